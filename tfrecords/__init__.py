@@ -1,0 +1,38 @@
+"""The data contract: what a line image, a label, a shard and a dataset are.
+
+Nothing here imports TensorFlow, Beam or a cloud client, so that a worker that only
+encodes or decodes images starts fast.
+"""
+
+from tfrecords.charset import Charset, CharsetError, adjacent_repeats, normalise_text
+from tfrecords.errors import DataError
+from tfrecords.example import LineExample, encode_example, examples_to_record_batch
+from tfrecords.image import ImageLimits, ImageRejected, LineImage, decode_png, encode_png, read_line
+from tfrecords.manifest import DatasetManifest, ShardEntry
+from tfrecords.shards import SPLITS, SplitFractions, read_records, shard_index, shard_name, split_of, write_records
+
+__all__ = [
+    "SPLITS",
+    "Charset",
+    "CharsetError",
+    "DataError",
+    "DatasetManifest",
+    "ImageLimits",
+    "ImageRejected",
+    "LineExample",
+    "LineImage",
+    "ShardEntry",
+    "SplitFractions",
+    "adjacent_repeats",
+    "decode_png",
+    "encode_example",
+    "encode_png",
+    "examples_to_record_batch",
+    "normalise_text",
+    "read_line",
+    "read_records",
+    "shard_index",
+    "shard_name",
+    "split_of",
+    "write_records",
+]

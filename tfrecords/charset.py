@@ -1,0 +1,138 @@
+"""Every decision about text, symbols, symbol ids and the CTC blank.
+
+A symbol is one Unicode code point of a label after `normalise_text`. Ids run from 0 in
+code-point order; the CTC blank is the last class, `len(charset)`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+from tfrecords.errors import DataError
+
+
+class CharsetError(DataError):
+    """A charset file or a symbol that cannot be used."""
+
+
+def normalise_text(text: str) -> str:
+    """The form in which labels are stored, trained on and compared.
+
+    NFC (never NFKC: `ﬁ`, `²` and the long s stay what they are), every run of white space
+    one space, none at either end. Right-to-left text stays in logical order; marks that
+    NFC leaves decomposed stay, as symbols of their own.
+    """
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def adjacent_repeats(label: Sequence[int]) -> int:
+    """How many symbols equal the one before them: each needs a blank between (Graves et al. 2006, section 3.1)."""
+    return sum(1 for left, right in zip(label, label[1:], strict=False) if left == right)
+
+
+@dataclasses.dataclass(frozen=True)
+class Charset:
+    """The symbols that a model can write, in the order of their ids.
+
+    Attributes:
+        symbols: distinct single code points in code-point order; symbol `i` has id `i`.
+
+    Raises:
+        CharsetError: for no symbols, a repeated or unordered one, one of several code
+            points, or one that `normalise_text` would change or drop.
+    """
+
+    symbols: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.symbols:
+            raise CharsetError("a charset needs at least one symbol: were there any labels?")
+        for symbol in self.symbols:
+            if len(symbol) != 1:
+                raise CharsetError(f"charset symbol {symbol!r} has {len(symbol)} code points, not 1")
+            if symbol != " " and normalise_text(symbol) != symbol:
+                raise CharsetError(f"charset symbol {symbol!r} (U+{ord(symbol):04X}) cannot occur in an NFC label")
+        for left, right in zip(self.symbols, self.symbols[1:], strict=False):
+            if left >= right:
+                raise CharsetError(
+                    f"charset symbols must be distinct and sorted by code point, but {right!r} follows {left!r}"
+                )
+
+    @classmethod
+    def from_texts(cls, texts: Iterable[str]) -> Charset:
+        """The symbols that occur in `texts`, each text in its `normalise_text` form."""
+        return cls(tuple(sorted({symbol for text in texts for symbol in text})))
+
+    @classmethod
+    def from_file_text(cls, content: str, *, source: str) -> Charset:
+        """Reads what `to_file_text` wrote: one symbol a line.
+
+        Raises:
+            CharsetError: naming `source` if the content is no charset.
+        """
+        lines = content.split("\n")
+        if lines and lines[-1] == "":
+            lines.pop()
+        try:
+            return cls(tuple(lines))
+        except CharsetError as error:
+            raise CharsetError(f"{source}: {error}") from None
+
+    def to_file_text(self) -> str:
+        """One symbol a line, in the order of the ids, each line ended by a newline."""
+        return "".join(f"{symbol}\n" for symbol in self.symbols)
+
+    @property
+    def blank(self) -> int:
+        """The class of the CTC blank: always the last."""
+        return len(self.symbols)
+
+    @property
+    def classes(self) -> int:
+        """How many classes the network's last layer has: the symbols and the blank."""
+        return len(self.symbols) + 1
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the charset file, hexadecimal: a model and a dataset must agree on it."""
+        return hashlib.sha256(self.to_file_text().encode()).hexdigest()
+
+    def missing(self, text: str) -> list[str]:
+        """The symbols of `text` that are not in the charset, sorted, each once."""
+        return sorted(set(text) - set(self.symbols))
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text's symbols.
+
+        Raises:
+            CharsetError: naming the symbols that are not in the charset.
+        """
+        if unknown := self.missing(text):
+            named = ", ".join(f"{symbol!r} (U+{ord(symbol):04X})" for symbol in unknown)
+            raise CharsetError(f"label {text!r} has symbols that are not in the charset: {named}")
+        ids = self._ids
+        return [ids[symbol] for symbol in text]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of symbol ids, without blanks (a decoder has already taken them out).
+
+        Raises:
+            CharsetError: for an id that is no symbol's, the blank's included.
+        """
+        symbols = []
+        for i in ids:
+            if not 0 <= i < len(self.symbols):
+                raise CharsetError(f"id {i} is no symbol: ids run from 0 to {len(self.symbols) - 1}, blank {self.blank}")
+            symbols.append(self.symbols[i])
+        return "".join(symbols)
+
+    @property
+    def _ids(self) -> dict[str, int]:
+        cached = self.__dict__.get("_ids_cache")
+        if cached is None:
+            cached = {symbol: i for i, symbol in enumerate(self.symbols)}
+            object.__setattr__(self, "_ids_cache", cached)
+        return cached

@@ -1,0 +1,113 @@
+"""One labelled line as a `tf.train.Example`, written without TensorFlow and read back as Arrow.
+
+The wire format is that of `tensorflow/core/example/example.proto`. It is written by hand
+because a shard's bytes must depend on its content alone: the map inside an Example has no
+fixed order in the protobuf libraries, here the features are in alphabetical order.
+
+| feature        | type       | meaning                                               |
+|----------------|------------|-------------------------------------------------------|
+| `image`        | bytes      | 8-bit grey line at the dataset's height, PNG          |
+| `width`        | int64      | pixels, after scaling to the height                   |
+| `label`        | int64 list | charset ids, unpadded                                 |
+| `label_length` | int64      | length of `label`                                     |
+| `text`         | bytes      | the label's text, UTF-8, in its `normalise_text` form |
+| `uri`          | bytes      | where the image came from                             |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import pyarrow
+
+
+@dataclasses.dataclass(frozen=True)
+class LineExample:
+    """What one TFRecord holds; see the table at the top of this module."""
+
+    image: bytes
+    width: int
+    label: tuple[int, ...]
+    text: str
+    uri: str
+
+    @property
+    def label_length(self) -> int:
+        """How many symbols the label has: what the CTC loss gets, never a padded length."""
+        return len(self.label)
+
+
+def encode_example(example: LineExample) -> bytes:
+    """The serialised `tf.train.Example`; equal examples give equal bytes.
+
+    Raises:
+        ValueError: for a negative width or symbol id.
+    """
+    features = (
+        ("image", _bytes_feature(example.image)),
+        ("label", _int64_feature(example.label)),
+        ("label_length", _int64_feature((example.label_length,))),
+        ("text", _bytes_feature(example.text.encode())),
+        ("uri", _bytes_feature(example.uri.encode())),
+        ("width", _int64_feature((example.width,))),
+    )
+    entries = b"".join(
+        _length_delimited(1, _length_delimited(1, name.encode()) + _length_delimited(2, feature))
+        for name, feature in features
+    )
+    return _length_delimited(1, entries)
+
+
+def examples_to_record_batch(serialized: Sequence[bytes]) -> pyarrow.RecordBatch:
+    """Serialised examples as Arrow, decoded by tfx-bsl.
+
+    Columns: `image`, `text`, `uri` as `list<binary>` of one value, `width`, `label_length`
+    as `list<int64>` of one value, `label` as `list<int64>`.
+
+    Raises:
+        ValueError: if bytes are no `tf.train.Example`.
+    """
+    try:
+        return _decoder().DecodeBatch(list(serialized))
+    except RuntimeError as error:
+        raise ValueError(f"not a serialised tf.train.Example: {error}") from error
+
+
+@functools.cache
+def _decoder():
+    # Imported here: ingest workers only encode.
+    from google.protobuf import text_format
+    from tensorflow_metadata.proto.v0 import schema_pb2
+    from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
+
+    kinds = {"image": "BYTES", "label": "INT", "label_length": "INT", "text": "BYTES", "uri": "BYTES", "width": "INT"}
+    schema = text_format.Parse(
+        "".join(f'feature {{ name: "{name}" type: {kind} }}\n' for name, kind in kinds.items()), schema_pb2.Schema()
+    )
+    return ExamplesToRecordBatchDecoder(schema.SerializeToString())
+
+
+def _varint(value: int) -> bytes:
+    if value < 0:
+        raise ValueError(f"widths and symbol ids are never negative, but one is {value}")
+    parts = bytearray()
+    while value > 0x7F:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)
+
+
+def _length_delimited(field: int, payload: bytes) -> bytes:
+    return _varint(field << 3 | 2) + _varint(len(payload)) + payload
+
+
+def _bytes_feature(value: bytes) -> bytes:
+    return _length_delimited(1, _length_delimited(1, value))
+
+
+def _int64_feature(values: Sequence[int]) -> bytes:
+    packed = b"".join(map(_varint, values))
+    return _length_delimited(3, _length_delimited(1, packed) if packed else b"")

@@ -1,0 +1,160 @@
+"""From a file's bytes to a grey line: the one function that ingest and inference share, to the bit.
+
+The policy, in the order in which it is applied:
+
+1. The format is what the bytes say, never the name.
+2. The header is read; too many pixels, or too few, are refused before anything is decoded.
+3. The whole image is decoded; half an image is refused.
+4. EXIF orientation is honoured, transparency is laid on white, colour becomes grey (ITU-R 601-2 luma).
+5. The line is scaled to the height, its aspect kept; nothing is squeezed or cut.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
+_SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+_EXIF_ORIENTATION = 0x0112
+
+# A truncated file must raise, whatever another library in this process prefers.
+ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
+class ImageRejected(Exception):
+    """An image that is no line: `reason` from the closed list of rejects, `detail` for a person."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageLimits:
+    """What is refused before it is decoded.
+
+    Attributes:
+        max_pixels: width times height of the source image.
+        max_bytes: size of the file.
+        max_line_width: pixels of width after scaling to the line height.
+        min_side: pixels of the source image's shorter side.
+    """
+
+    max_pixels: int = 20_000_000
+    max_bytes: int = 50_000_000
+    max_line_width: int = 20_000
+    min_side: int = 4
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) < 1:
+                raise ValueError(f"{field.name} must be at least 1, not {getattr(self, field.name)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class LineImage:
+    """A grey line and what it was.
+
+    Attributes:
+        pixels: uint8 [height, width], 0 black, 255 white.
+        source_width, source_height: pixels of the image as a viewer shows it.
+    """
+
+    pixels: np.ndarray
+    source_width: int
+    source_height: int
+
+
+def read_line(data: bytes, height: int, limits: ImageLimits) -> LineImage:
+    """Decodes an image file into a grey line of the given height.
+
+    Args:
+        data: the file's bytes, in any of PNG, JPEG, TIFF, BMP, GIF, WebP and PNM.
+        height: pixels; the width follows from the aspect, at least 1.
+
+    Raises:
+        ImageRejected: with the reason and the numbers behind it.
+    """
+    if not data:
+        raise ImageRejected("empty_file", "the file has 0 bytes")
+    if len(data) > limits.max_bytes:
+        raise ImageRejected("too_large", f"{len(data)} bytes are more than --max_bytes={limits.max_bytes}")
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            _check_size(image.width, image.height, limits)
+            frames = getattr(image, "n_frames", 1)
+            if frames != 1:
+                raise ImageRejected("several_images", f"the {image.format} file holds {frames} images, not 1")
+            image.load()
+            grey = _to_grey(image)
+    except UnidentifiedImageError:
+        start = " ".join(f"{byte:02x}" for byte in data[:8])
+        raise ImageRejected(
+            "not_an_image", f"{len(data)} bytes that start with {start} are none of {', '.join(_FORMATS)}"
+        ) from None
+    except Image.DecompressionBombError as error:
+        raise ImageRejected("too_large", f"{error} (--max_pixels={limits.max_pixels})") from None
+    except ImageRejected:
+        raise
+    except Exception as error:  # Pillow's plugins raise a dozen different ones on damaged files.
+        raise ImageRejected("truncated", f"the image ends early or is damaged: {error}") from None
+    source_width, source_height = grey.size
+    width = max(1, round(source_width * height / source_height))
+    if width > limits.max_line_width:
+        raise ImageRejected(
+            "too_large",
+            f"{source_width}x{source_height} pixels scaled to height {height} are {width} pixels wide, "
+            f"more than --max_line_width={limits.max_line_width}",
+        )
+    if grey.size != (width, height):
+        grey = grey.resize((width, height), Image.Resampling.BILINEAR)
+    return LineImage(np.asarray(grey), source_width, source_height)
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """A grey line, uint8 [height, width], as PNG bytes: lossless, equal pixels give equal bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def decode_png(data: bytes) -> np.ndarray:
+    """What `encode_png` wrote: uint8 [height, width]."""
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        return np.asarray(image)
+
+
+def _check_size(width: int, height: int, limits: ImageLimits) -> None:
+    if width * height > limits.max_pixels:
+        raise ImageRejected(
+            "too_large", f"{width}x{height} pixels are {width * height}, more than --max_pixels={limits.max_pixels}"
+        )
+    if min(width, height) < limits.min_side:
+        raise ImageRejected("too_small", f"{width}x{height} pixels: a line has at least {limits.min_side} on each side")
+
+
+def _to_grey(image: Image.Image) -> Image.Image:
+    if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "L" and "transparency" not in image.info:
+        return image
+    if image.mode in _SIXTEEN_BIT_MODES:
+        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ImageRejected(
+            "unsupported_pixels", f"{image.format} pixels of mode {image.mode} have no fixed black and white"
+        )
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        if image.getextrema()[3] != (255, 255):
+            white = Image.new("RGBA", image.size, "white")
+            white.alpha_composite(image)
+            image = white
+    elif image.mode not in ("1", "RGB"):
+        image = image.convert("RGB")
+    return image.convert("L")

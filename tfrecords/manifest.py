@@ -1,0 +1,116 @@
+"""The manifest of a committed dataset: a folder without one does not exist for any reader."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from tfrecords import storage
+from tfrecords.charset import Charset
+from tfrecords.errors import DataError
+from tfrecords.shards import SPLITS
+
+MANIFEST_NAME = "manifest.json"
+CHARSET_NAME = "charset.txt"
+STATISTICS_NAME = "statistics.json"
+SCHEMA_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardEntry:
+    """One committed file of a dataset.
+
+    Attributes:
+        name: file name inside the dataset's folder.
+        split: `train`, `validation` or `test`.
+        examples: how many TFRecords it holds.
+        bytes: its size.
+        sha256: of its content, hexadecimal.
+    """
+
+    name: str
+    split: str
+    examples: int
+    bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetManifest:
+    """What a committed dataset is.
+
+    Attributes:
+        dataset_id: short digest of the inputs and options that it was made from.
+        height: pixels of every image.
+        time_stride: pixels of width per time step that labels were checked against.
+        charset_sha256: digest of `charset.txt`.
+        matched: images that were listed; equals the examples plus the rejects.
+        rejects: images left out, by reason.
+        shards: every TFRecord file, sorted by name.
+        reject_files: every Parquet file of rejects, sorted.
+        warnings: sentences for the person who trains on it.
+        created_at: ISO 8601, UTC.
+        schema_version: of this manifest and of the examples.
+    """
+
+    dataset_id: str
+    height: int
+    time_stride: int
+    charset_sha256: str
+    matched: int
+    rejects: dict[str, int]
+    shards: tuple[ShardEntry, ...]
+    reject_files: tuple[str, ...]
+    warnings: tuple[str, ...]
+    created_at: str
+    schema_version: int = SCHEMA_VERSION
+
+    def examples(self, split: str) -> int:
+        """How many examples a split holds."""
+        return sum(shard.examples for shard in self.shards if shard.split == split)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Examples by split."""
+        return {split: self.examples(split) for split in SPLITS}
+
+    def shards_of(self, split: str) -> list[ShardEntry]:
+        """The files of a split, sorted by name."""
+        return [shard for shard in self.shards if shard.split == split]
+
+    def write(self, folder: str) -> None:
+        """Commits the dataset in `folder`."""
+        storage.write_json(storage.join(folder, MANIFEST_NAME), dataclasses.asdict(self))
+
+    @classmethod
+    def read(cls, folder: str) -> DatasetManifest:
+        """The manifest of the dataset in `folder`.
+
+        Raises:
+            FileNotFoundError: if nothing was committed there.
+            DataError: if it was written by another version.
+        """
+        path = storage.join(folder, MANIFEST_NAME)
+        content: dict[str, Any] = storage.read_json(path)
+        version = content.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise DataError(f"{path} has schema version {version}, this program reads {SCHEMA_VERSION}: ingest again")
+        content["shards"] = tuple(ShardEntry(**entry) for entry in content["shards"])
+        for name in ("reject_files", "warnings"):
+            content[name] = tuple(content[name])
+        return cls(**content)
+
+    def read_charset(self, folder: str) -> Charset:
+        """The dataset's charset, checked against the manifest.
+
+        Raises:
+            DataError: if `charset.txt` is not the one that the examples were encoded with.
+        """
+        path = storage.join(folder, CHARSET_NAME)
+        charset = Charset.from_file_text(storage.read_bytes(path).decode(), source=path)
+        if charset.digest != self.charset_sha256:
+            raise DataError(
+                f"{path} has digest {charset.digest[:12]}, but the dataset was written with "
+                f"{self.charset_sha256[:12]}: restore the file or ingest again"
+            )
+        return charset

@@ -1,0 +1,131 @@
+"""Which split and shard an image belongs to, and shard files of TFRecords.
+
+Split and shard follow from a salted SHA-256 of the image's key, never from order or
+chance: adding images moves no old one to another split.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import hashlib
+import struct
+from collections.abc import Iterable, Iterator
+
+import google_crc32c
+
+from tfrecords import storage
+from tfrecords.errors import DataError
+
+SPLITS = ("train", "validation", "test")
+
+_SPLIT_SALT = "split"
+_SHARD_SALT = "shard"
+_LENGTH = struct.Struct("<Q")
+_CHECKSUM = struct.Struct("<I")
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitFractions:
+    """The shares of images for validation and test; the rest is for training.
+
+    Raises:
+        ValueError: if a share is outside [0, 1) or nothing is left for training.
+    """
+
+    validation: float = 0.1
+    test: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.validation < 1 and 0 <= self.test < 1 and self.validation + self.test < 1):
+            raise ValueError(
+                f"validation_fraction={self.validation} and test_fraction={self.test} must be at least 0 "
+                "and leave something for training"
+            )
+
+
+def split_of(key: str, fractions: SplitFractions) -> str:
+    """The split of an image's key: `train`, `validation` or `test`."""
+    position = _hash(_SPLIT_SALT, key) / 2**64
+    if position < fractions.test:
+        return "test"
+    if position < fractions.test + fractions.validation:
+        return "validation"
+    return "train"
+
+
+def shard_index(key: str, shards: int) -> int:
+    """The shard, from 0, of an image's key among `shards`."""
+    return _hash(_SHARD_SALT, key) % shards
+
+
+def shard_name(prefix: str, index: int, count: int, suffix: str) -> str:
+    """A shard's file name, such as `train-00000-of-00004.tfrecord.gz`."""
+    return f"{prefix}-{index:05d}-of-{count:05d}.{suffix}"
+
+
+def write_records(path: str, records: Iterable[bytes]) -> tuple[int, int, str]:
+    """Writes one gzipped TFRecord file, atomically; equal records give equal bytes.
+
+    The images inside are compressed already, so gzip runs at its fastest setting.
+
+    Returns:
+        How many records, the file's bytes, and its SHA-256.
+    """
+    count = 0
+    with storage.open_atomically(path) as file:
+        hashing = _HashingWriter(file)
+        with gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=hashing, mtime=0) as compressed:
+            for record in records:
+                length = _LENGTH.pack(len(record))
+                compressed.write(length + _masked_crc(length) + record + _masked_crc(record))
+                count += 1
+    return count, hashing.size, hashing.digest.hexdigest()
+
+
+def read_records(path: str) -> Iterator[bytes]:
+    """The records of a gzipped TFRecord file, each checked against its checksum.
+
+    Raises:
+        DataError: naming the file and the record that is damaged.
+    """
+    number = 0
+    try:
+        with storage.open_to_read(path) as file, gzip.GzipFile(fileobj=file, mode="rb") as compressed:
+            while header := compressed.read(_LENGTH.size + _CHECKSUM.size):
+                length = header[: _LENGTH.size]
+                if header[_LENGTH.size :] != _masked_crc(length):
+                    raise EOFError("the checksum of its length is wrong")
+                (size,) = _LENGTH.unpack(length)
+                body = compressed.read(size + _CHECKSUM.size)
+                if len(body) != size + _CHECKSUM.size or body[size:] != _masked_crc(body[:size]):
+                    raise EOFError("the checksum of its data is wrong")
+                yield body[:size]
+                number += 1
+    except (EOFError, gzip.BadGzipFile, struct.error) as error:
+        raise DataError(f"record {number} of {path} is damaged ({error}): run the ingest step again") from None
+
+
+class _HashingWriter:
+    def __init__(self, file) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data) -> int:
+        self.digest.update(data)
+        self.size += len(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _hash(salt: str, key: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{salt}\0{key}".encode()).digest()[:8], "big")
+
+
+def _masked_crc(data: bytes) -> bytes:
+    """CRC-32C, rotated and offset as TensorFlow's `crc32c.h` defines the mask."""
+    crc = google_crc32c.value(data)
+    return _CHECKSUM.pack((crc >> 15 | crc << 17) + 0xA282EAD8 & 0xFFFFFFFF)
