@@ -1,0 +1,13 @@
+"""From labelled images to a committed dataset of TFRecord shards."""
+
+from components.ingest.dataset import IngestRequest, ShardSummary, commit_dataset, shards_for, write_training_shard
+from components.ingest.fit import label_problem
+
+__all__ = [
+    "IngestRequest",
+    "ShardSummary",
+    "commit_dataset",
+    "label_problem",
+    "shards_for",
+    "write_training_shard",
+]

@@ -1,0 +1,87 @@
+"""Images that were left out, with the reason: one schema for ingest and inference."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import datetime
+from collections.abc import Iterable, Sequence
+
+import pyarrow
+
+REASONS = {
+    "unreadable": "the file cannot be opened or read, or was gone when its turn came",
+    "empty_file": "the file has 0 bytes",
+    "not_an_image": "its bytes are no image format that is read here, whatever its name says",
+    "truncated": "the image ends early or is damaged",
+    "too_large": "too many bytes or pixels, or too wide a line: see the --max_ flags",
+    "too_small": "too few pixels on one side to be a line",
+    "several_images": "an animation or a file of several pages",
+    "unsupported_pixels": "pixel values without a fixed black and white",
+    "no_label": "no label was found for the image",
+    "empty_label": "the label has no symbols",
+    "label_not_text": "the label's bytes are not UTF-8",
+    "symbol_not_in_charset": "the label has a symbol that the given charset lacks",
+    "label_too_long": "the label needs more time steps than the image's width gives",
+    "duplicate_key": "another image has the same name inside its folder",
+}
+
+SCHEMA = pyarrow.schema(
+    [
+        pyarrow.field("uri", pyarrow.string(), nullable=False),
+        pyarrow.field("step", pyarrow.string(), nullable=False),
+        pyarrow.field("reason", pyarrow.string(), nullable=False),
+        pyarrow.field("detail", pyarrow.string(), nullable=False),
+        pyarrow.field("run_id", pyarrow.string(), nullable=False),
+        pyarrow.field("at", pyarrow.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reject:
+    """One image that was left out.
+
+    Raises:
+        ValueError: for a reason that is not in `REASONS`.
+    """
+
+    uri: str
+    reason: str
+    detail: str
+
+    def __post_init__(self) -> None:
+        if self.reason not in REASONS:
+            raise ValueError(f"{self.reason!r} is not a known reason: {', '.join(REASONS)}")
+
+
+def rejects_table(rejects: Sequence[Reject], *, step: str, run_id: str, at: datetime.datetime) -> pyarrow.Table:
+    """The rows of a rejects file, in the order given."""
+    return pyarrow.table(
+        {
+            "uri": [reject.uri for reject in rejects],
+            "step": [step] * len(rejects),
+            "reason": [reject.reason for reject in rejects],
+            "detail": [reject.detail for reject in rejects],
+            "run_id": [run_id] * len(rejects),
+            "at": [at] * len(rejects),
+        },
+        schema=SCHEMA,
+    )
+
+
+def count_by_reason(rejects: Iterable[Reject]) -> dict[str, int]:
+    """How many images were left out for each reason, sorted by reason."""
+    return dict(sorted(collections.Counter(reject.reason for reject in rejects).items()))
+
+
+def too_many_rejects(rejects: dict[str, int], matched: int, max_fraction: float, *, where: str) -> str | None:
+    """A sentence that refuses the run if more than `max_fraction` of the matched images were left out."""
+    count = sum(rejects.values())
+    if not matched or count <= max_fraction * matched:
+        return None
+    reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(rejects.items(), key=lambda item: -item[1]))
+    return (
+        f"{count} of {matched} images ({count / matched:.1%}) were rejected ({reasons}), more than "
+        f"--max_reject_fraction={max_fraction:g} allows; each is listed with its reason in {where}"
+    )
