@@ -1,0 +1,259 @@
+"""Training input: examples from committed shards, the order of every batch, and distortions.
+
+The order is a function of seed and epoch alone. Every worker computes the same order and
+takes its own slice of each global batch, so training does not depend on how many workers
+share it, nor on how the shards are cut.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from tfrecords import DataError, DatasetManifest, decode_png, examples_to_record_batch, read_records, storage
+
+_DISTORTIONS = 10
+_POOL_BATCHES = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """A split in memory, images still compressed.
+
+    Attributes:
+        images: PNG bytes, object [n].
+        widths: pixels, int32 [n].
+        labels: all labels one after the other, int32; example `i` owns
+            `labels[offsets[i]:offsets[i + 1]]`.
+        offsets: int64 [n + 1].
+        texts, uris: the labels' texts, and where the images came from.
+    """
+
+    images: np.ndarray
+    widths: np.ndarray
+    labels: np.ndarray
+    offsets: np.ndarray
+    texts: list[str]
+    uris: list[str]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def label_lengths(self) -> np.ndarray:
+        """Symbols in each label, int32 [n]."""
+        return np.diff(self.offsets).astype(np.int32)
+
+
+def load_examples(folder: str, manifest: DatasetManifest, split: str) -> Examples:
+    """Reads a split of a committed dataset.
+
+    Raises:
+        DataError: if a shard is missing, or is not what the manifest says.
+    """
+    images: list[bytes] = []
+    widths: list[int] = []
+    labels: list[np.ndarray] = []
+    lengths: list[int] = []
+    texts: list[str] = []
+    uris: list[str] = []
+    for shard in manifest.shards_of(split):
+        path = storage.join(folder, shard.name)
+        try:
+            digest = storage.checksum(path)
+        except FileNotFoundError:
+            raise DataError(f"{path} is missing, but the manifest beside it names it: run the ingest step again") from None
+        if digest != shard.sha256:
+            raise DataError(f"{path} has checksum {digest[:12]}, the manifest says {shard.sha256[:12]}: ingest again")
+        batch = examples_to_record_batch(list(read_records(path)))
+        column = dict(zip(batch.schema.names, batch.columns, strict=True))
+        images += column["image"].flatten().to_pylist()
+        widths += column["width"].flatten().to_pylist()
+        lengths += column["label_length"].flatten().to_pylist()
+        labels.append(column["label"].flatten().to_numpy())
+        texts += [text.decode() for text in column["text"].flatten().to_pylist()]
+        uris += [uri.decode() for uri in column["uri"].flatten().to_pylist()]
+    return Examples(
+        images=np.array(images, object),
+        widths=np.array(widths, np.int32),
+        labels=np.concatenate(labels).astype(np.int32) if labels else np.empty(0, np.int32),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        texts=texts,
+        uris=uris,
+    )
+
+
+def epoch_order(widths: np.ndarray, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+    """Which examples make up each global batch of an epoch.
+
+    Every example comes once, and the last batch is filled up with examples of the first.
+    Within pools of some batches, lines of like width go together to save padding.
+
+    Returns:
+        int32 [steps, batch_size].
+    """
+    chooser = np.random.default_rng([seed, epoch])
+    order = chooser.permutation(len(widths)).astype(np.int32)
+    order = np.resize(order, -(-len(order) // batch_size) * batch_size)
+    pool = _POOL_BATCHES * batch_size
+    for start in range(0, len(order), pool):
+        part = order[start : start + pool]
+        order[start : start + pool] = part[np.argsort(widths[part], kind="stable")]
+    return chooser.permutation(order.reshape(-1, batch_size), axis=0)
+
+
+def training_batches(
+    examples: Examples,
+    *,
+    batch_size: int,
+    seed: int,
+    epochs: range,
+    replicas: range,
+    replica_batch_size: int,
+    width_multiple: int,
+    augment: bool,
+) -> tf.data.Dataset:
+    """The batches of one worker's replicas, one after the other, for some epochs.
+
+    Args:
+        batch_size: of the global batch.
+        replicas: which replicas, of all workers', this worker runs: those slices of each
+            global batch come out in turn.
+
+    Yields:
+        Dictionaries of `images` uint8 [batch, height, width, 1], padded with white, `widths`
+        int32 [batch], `labels` int32 [batch, longest], `label_lengths` int32 [batch],
+        `indices` int32 [batch] into `examples`.
+    """
+    images = tf.constant(list(examples.images))
+    widths = tf.constant(examples.widths)
+    labels = tf.RaggedTensor.from_row_splits(examples.labels, examples.offsets)
+    mine = slice(replicas.start * replica_batch_size, replicas.stop * replica_batch_size)
+
+    def epoch_indices(epoch: np.int64) -> tuple[np.ndarray, np.ndarray]:
+        order = epoch_order(examples.widths, batch_size, seed, int(epoch))
+        distortions = np.random.default_rng([seed, int(epoch), 1]).uniform(-1, 1, (*order.shape, _DISTORTIONS))
+        return order[:, mine].reshape(-1), distortions[:, mine].reshape(-1, _DISTORTIONS).astype(np.float32)
+
+    def of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        indices, distortions = tf.numpy_function(epoch_indices, [epoch], (tf.int32, tf.float32), stateful=False)
+        indices = tf.ensure_shape(indices, [None])
+        return tf.data.Dataset.from_tensor_slices((indices, tf.ensure_shape(distortions, [None, _DISTORTIONS])))
+
+    def load(index: tf.Tensor, distortion: tf.Tensor) -> dict[str, tf.Tensor]:
+        label = labels[index]
+        return {
+            "images": tf.io.decode_png(images[index], channels=1),
+            "widths": widths[index],
+            "labels": label,
+            "label_lengths": tf.size(label),
+            "indices": index,
+            "distortions": distortion,
+        }
+
+    def finish(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        distortions = batch.pop("distortions")
+        batch["images"] = _pad_width(batch["images"], width_multiple)
+        if augment:
+            batch["images"] = distort(batch["images"], batch["widths"], distortions)
+        return batch
+
+    dataset = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(of_epoch)
+    dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    padding = {name: np.uint8(255) if name == "images" else None for name in dataset.element_spec}
+    dataset = dataset.padded_batch(replica_batch_size, padding_values=padding, drop_remainder=True)
+    return dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(4)
+
+
+def distort(images: tf.Tensor, widths: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
+    """Training lines, each a little different from what it was, its width unchanged.
+
+    One affine map per line (tilt, shear, narrowing, stretch in height, shift), a change of
+    contrast and brightness, and grain.
+
+    Args:
+        images: uint8 [batch, height, width, 1], white beyond each line's end.
+        widths: int32 [batch].
+        amounts: float32 [batch, 10] in [-1, 1]: how much of each.
+
+    Returns:
+        Of the type and shape of `images`, white beyond each line's end.
+    """
+    ink = (255.0 - tf.cast(images, tf.float32)) / 255.0
+    height, width = tf.shape(images)[1], tf.shape(images)[2]
+    tilt, shear, narrow, place, stretch, across, down, contrast, brightness, grain = tf.unstack(amounts, axis=1)
+    line_width = tf.cast(widths, tf.float32)
+    middle = tf.cast(height, tf.float32) / 2
+
+    # Output pixel (x, y) comes from input (x', y'), as ImageProjectiveTransformV3 wants it:
+    #   x' = scale_x * x + shear * (y - middle) + offset_x
+    #   y' = tilt * (x - width / 2) + scale_y * (y - middle) + middle + offset_y
+    tilt *= tf.minimum(0.05, 6.0 / line_width)  # at most 3 pixels at the ends of a line
+    shear *= 0.12
+    scale_x = 1.06 + 0.06 * narrow
+    scale_y = 1.02 + 0.1 * stretch
+    freed = line_width * (scale_x - 1)
+    offset_x = 3.0 * across - freed * (0.5 + 0.5 * place)
+    offset_y = 2.5 * down
+    zeros = tf.zeros_like(tilt)
+    transforms = tf.stack(
+        [
+            scale_x,
+            shear,
+            offset_x - shear * middle,
+            tilt,
+            scale_y,
+            middle * (1 - scale_y) + offset_y - tilt * line_width / 2,
+            zeros,
+            zeros,
+        ],
+        axis=1,
+    )
+    ink = tf.raw_ops.ImageProjectiveTransformV3(
+        images=ink,
+        transforms=transforms,
+        output_shape=tf.stack([height, width]),
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="CONSTANT",
+    )
+    grains = tf.random.stateless_normal(tf.shape(ink), seed=tf.bitcast(amounts[0, :2], tf.int32))
+
+    def per_line(values: tf.Tensor) -> tf.Tensor:
+        return values[:, None, None, None]
+
+    ink = ink * per_line(0.9 + 0.3 * contrast) + per_line(0.025 + 0.075 * brightness) + grains * per_line(0.03 + 0.03 * grain)
+    ink = tf.clip_by_value(ink, 0.0, 1.0)
+    inside = tf.sequence_mask(widths, width)[:, None, :, None]
+    return tf.where(inside, tf.cast(tf.round(255.0 * (1.0 - ink)), tf.uint8), tf.constant(255, tf.uint8))
+
+
+def reading_batches(
+    examples: Examples, batch_size: int, width_multiple: int, part: int = 0, parts: int = 1
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Each example once, lines of like width together.
+
+    Args:
+        part, parts: this worker's share of the batches.
+
+    Yields:
+        `images` uint8 [batch, height, width, 1], `widths` int32 [batch], and the indices of
+        the examples, int [batch].
+    """
+    order = np.argsort(examples.widths, kind="stable")
+    for start in range(part * batch_size, len(order), parts * batch_size):
+        indices = order[start : start + batch_size]
+        lines = [decode_png(examples.images[i]) for i in indices]
+        widest = -(-max(line.shape[1] for line in lines) // width_multiple) * width_multiple
+        images = np.full((len(lines), lines[0].shape[0], widest, 1), 255, np.uint8)
+        for image, line in zip(images, lines, strict=True):
+            image[:, : line.shape[1], 0] = line
+        yield images, examples.widths[indices], indices
+
+
+def _pad_width(images: tf.Tensor, multiple: int) -> tf.Tensor:
+    missing = -tf.shape(images)[2] % multiple
+    return tf.pad(images, [[0, 0], [0, 0], [0, missing], [0, 0]], constant_values=255)

@@ -1,0 +1,266 @@
+"""The networks that `--model` names, each small enough to read like a figure.
+
+Every network is a Keras model with the same face:
+
+    inputs   images      [batch, height, width, 1]   grey, 0 black to 255 white; white beyond a line's end
+             widths      int32 [batch]               each line's own width in pixels
+    outputs  logits      float32 [batch, time, classes]   unnormalised; the softmax is in the loss and in
+                                                          the decoder; the blank is class `classes - 1`
+             time_steps  int32 [batch]               the steps that belong to each line
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+from keras import layers, ops
+
+_PACKAGE = "line_networks"
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """One choice of `--model` and the training settings that suit it.
+
+    Attributes:
+        build: `(classes, height, synchronized)` to the Keras model; `synchronized` says that
+            batch normalisation shares its statistics over replicas.
+        epochs, batch_size, learning_rate: defaults of the flags; the rate is the peak.
+        weight_decay: decoupled (Loshchilov & Hutter 2019); 0 gives plain Adam.
+        one_cycle: whether the rate warms up and falls to zero along a cosine; else it is constant.
+        augment: whether training lines are distorted a little, each time anew.
+        width_multiple: batches are padded to a multiple of this many pixels.
+    """
+
+    build: Callable[[int, int, bool], keras.Model]
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    one_cycle: bool
+    augment: bool
+    width_multiple: int
+
+
+def build_crnn(classes: int, height: int, synchronized: bool = False) -> keras.Model:
+    """The default: any width, one time step for every 4 pixels, about 0.2 million weights.
+
+        conv 5x5, stride 2x2  ->  [height/2,  width/2, 16]
+        conv 3x3, stride 2x2  ->  [height/4,  width/4, 32]
+        conv 3x3, stride 2x1  ->  [height/8,  width/4, 48]
+        conv 3x3, stride 2x1  ->  [height/16, width/4, 64]
+        rows to channels      ->  [width/4, height/16 * 64]
+        dense                 ->  [width/4, 96]
+        two-way LSTM          ->  [width/4, 2 * 64]
+        dense                 ->  [width/4, classes]
+
+    Striding early keeps the convolutions cheap. After every layer the columns behind a
+    line's end are set to zero, as if the line stood alone: its logits do not depend on the
+    batch that it is in.
+    """
+    images, widths = _inputs(height)
+    steps = StridedTimeSteps(4, name="time_steps")(widths)
+
+    def normalised(x, columns_per_step: int = 1):
+        x = layers.BatchNormalization(momentum=0.9, synchronized=synchronized)(x)
+        return MaskColumns(columns_per_step)([layers.ReLU()(x), steps])
+
+    x = MaskColumns(4)([Ink()(images), steps])
+    x = normalised(layers.Conv2D(16, 5, (2, 2), padding="same", use_bias=False)(x), columns_per_step=2)
+    x = normalised(layers.Conv2D(32, 3, (2, 2), padding="same", use_bias=False)(x))
+    x = normalised(layers.Conv2D(48, 3, (2, 1), padding="same", use_bias=False)(x))
+    x = normalised(layers.Conv2D(64, 3, (2, 1), padding="same", use_bias=False)(x))
+    x = _rows_to_channels(x)
+    x = layers.Dropout(0.1)(x)
+    x = normalised(layers.Dense(96, use_bias=False)(x))
+    x = TwoWayLSTM(64)([x, steps])
+    x = layers.Dropout(0.1)(x)
+    logits = layers.Dense(classes, name="logits")(x)
+    return keras.Model([images, widths], {"logits": logits, "time_steps": steps}, name="crnn")
+
+
+def build_crnn_v1(classes: int, height: int, synchronized: bool = False) -> keras.Model:
+    """A reference network: lines squeezed to 200 by 50 pixels, 50 time steps, two one-way LSTMs."""
+    images, widths = _inputs(height)
+    x = Ink()(ResizeLines(50, 200)([images, widths]))
+
+    def block(x, channels: int, kernel: tuple[int, int]):
+        x = layers.Conv2D(channels, kernel, padding="same")(x)
+        return layers.ReLU()(layers.BatchNormalization(synchronized=synchronized)(x))
+
+    x = layers.MaxPooling2D((2, 2))(block(x, 8, (5, 5)))
+    x = layers.MaxPooling2D((2, 2))(block(x, 16, (5, 5)))
+    x = block(x, 32, (3, 3))
+    x = block(x, 64, (3, 1))
+    x = _rows_to_channels(x)
+    x = layers.LSTM(100, return_sequences=True)(x)
+    x = layers.LSTM(100, return_sequences=True)(x)
+    return _fixed_width_model("crnn_v1", images, widths, layers.Dense(classes, name="logits")(x))
+
+
+def build_ocr_model_v1(classes: int, height: int, synchronized: bool = False) -> keras.Model:
+    """A reference network: lines squeezed to 200 by 50 pixels, 50 time steps, two bidirectional LSTMs.
+
+    It has no batch normalisation, so `synchronized` changes nothing.
+    """
+    del synchronized
+    images, widths = _inputs(height)
+    x = Ink()(ResizeLines(50, 200)([images, widths]))
+    x = layers.Permute((2, 1, 3))(x)  # the width comes first, as in the original
+    for channels in (32, 64):
+        x = layers.Conv2D(channels, 3, padding="same", activation="relu", kernel_initializer="he_normal")(x)
+        x = layers.MaxPooling2D((2, 2))(x)
+    x = layers.Reshape((200 // 4, (50 // 4) * 64))(x)
+    x = layers.Dense(64, activation="relu")(x)
+    x = layers.Dropout(0.2)(x)
+    x = layers.Bidirectional(layers.LSTM(128, return_sequences=True, dropout=0.25))(x)
+    x = layers.Bidirectional(layers.LSTM(64, return_sequences=True, dropout=0.25))(x)
+    return _fixed_width_model("ocr_model_v1", images, widths, layers.Dense(classes, name="logits")(x))
+
+
+NETWORKS = {
+    "crnn": Network(build_crnn, 60, 32, 4e-3, 1e-3, one_cycle=True, augment=True, width_multiple=4),
+    "crnn_v1": Network(build_crnn_v1, 100, 16, 1e-3, 0.0, one_cycle=False, augment=False, width_multiple=4),
+    "ocr_model_v1": Network(build_ocr_model_v1, 100, 16, 1e-3, 0.0, one_cycle=False, augment=False, width_multiple=4),
+}
+
+
+@keras.saving.register_keras_serializable(package=_PACKAGE)
+class Ink(layers.Layer):
+    """Grey 0 to 255 to ink 1 to 0, so that white and padding are zero."""
+
+    def call(self, images):
+        return (255.0 - ops.cast(images, "float32")) / 255.0
+
+
+@keras.saving.register_keras_serializable(package=_PACKAGE)
+class StridedTimeSteps(layers.Layer):
+    """Widths in pixels, int32 [batch], to time steps: one for every `stride` pixels begun."""
+
+    def __init__(self, stride: int, **kwargs):
+        super().__init__(**kwargs)
+        self.stride = stride
+
+    def call(self, widths):
+        return (widths + self.stride - 1) // self.stride
+
+    def get_config(self):
+        return {**super().get_config(), "stride": self.stride}
+
+
+@keras.saving.register_keras_serializable(package=_PACKAGE)
+class FixedTimeSteps(layers.Layer):
+    """The same number of time steps for every line: widths, int32 [batch], to int32 [batch]."""
+
+    def __init__(self, steps: int, **kwargs):
+        super().__init__(**kwargs)
+        self.steps = steps
+
+    def call(self, widths):
+        return ops.full_like(widths, self.steps)
+
+    def get_config(self):
+        return {**super().get_config(), "steps": self.steps}
+
+
+@keras.saving.register_keras_serializable(package=_PACKAGE)
+class MaskColumns(layers.Layer):
+    """Sets what lies behind each line's end to zero: [x, time_steps] to x.
+
+    x is [batch, rows, columns, channels] or [batch, columns, channels];
+    `columns_per_step` is how many of its columns make one time step.
+    """
+
+    def __init__(self, columns_per_step: int, **kwargs):
+        super().__init__(**kwargs)
+        self.columns_per_step = columns_per_step
+
+    def call(self, inputs):
+        x, steps = inputs
+        inside = ops.arange(ops.shape(x)[-2], dtype="int32") < self.columns_per_step * steps[:, None]
+        inside = ops.cast(inside, x.dtype)[..., None]
+        return x * (inside[:, None] if len(x.shape) == 4 else inside)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape[0]
+
+    def get_config(self):
+        return {**super().get_config(), "columns_per_step": self.columns_per_step}
+
+
+@keras.saving.register_keras_serializable(package=_PACKAGE)
+class TwoWayLSTM(layers.Layer):
+    """An LSTM from each line's start and one from its true end: [x, time_steps] to [batch, time, 2 * units].
+
+    Lines are turned round by their own lengths instead of masked, which gives the same
+    result and keeps the fast kernels.
+    """
+
+    def __init__(self, units: int, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.onward = layers.LSTM(units, return_sequences=True, name="onward")
+        self.backward = layers.LSTM(units, return_sequences=True, name="backward")
+
+    def build(self, input_shape):
+        self.onward.build(input_shape[0])
+        self.backward.build(input_shape[0])
+        self.built = True
+
+    def call(self, inputs):
+        x, steps = inputs
+
+        def turned(sequence):
+            return tf.reverse_sequence(sequence, steps, seq_axis=1, batch_axis=0)
+
+        return ops.concatenate([self.onward(x), turned(self.backward(turned(x)))], axis=-1)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[0][:-1], 2 * self.units)
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+@keras.saving.register_keras_serializable(package=_PACKAGE)
+class ResizeLines(layers.Layer):
+    """Each line, without the padding behind its end, to one fixed size: [images, widths] to [batch, height, width, 1]."""
+
+    def __init__(self, height: int, width: int, **kwargs):
+        super().__init__(**kwargs)
+        self.height = height
+        self.width = width
+
+    def call(self, inputs):
+        images, widths = inputs
+        images = ops.cast(images, "float32")
+        # crop_and_resize maps corner pixel to corner pixel: the last one of a line is width - 1.
+        last = tf.cast(tf.maximum(tf.shape(images)[2] - 1, 1), tf.float32)
+        right = tf.cast(widths - 1, tf.float32) / last
+        zeros, ones = tf.zeros_like(right), tf.ones_like(right)
+        boxes = tf.stack([zeros, zeros, ones, right], axis=1)
+        return tf.image.crop_and_resize(images, boxes, tf.range(tf.shape(images)[0]), (self.height, self.width))
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0][0], self.height, self.width, input_shape[0][3])
+
+    def get_config(self):
+        return {**super().get_config(), "height": self.height, "width": self.width}
+
+
+def _inputs(height: int):
+    return layers.Input((height, None, 1), name="images"), layers.Input((), dtype="int32", name="widths")
+
+
+def _rows_to_channels(x):
+    """[batch, rows, columns, channels] to [batch, columns, rows * channels]: a sequence over the width."""
+    rows, channels = x.shape[1], x.shape[3]
+    return layers.Reshape((-1, rows * channels))(layers.Permute((2, 1, 3))(x))
+
+
+def _fixed_width_model(name: str, images, widths, logits) -> keras.Model:
+    steps = FixedTimeSteps(logits.shape[1], name="time_steps")(widths)
+    return keras.Model([images, widths], {"logits": logits, "time_steps": steps}, name=name)

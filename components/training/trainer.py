@@ -1,0 +1,353 @@
+"""The training loop: one program on every worker of a `MultiWorkerMirroredStrategy`.
+
+Keras' own `fit` fails under this strategy with two workers, so the loop is written out.
+Every worker runs this module with the same request; one worker is a cluster of one.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from components.evaluation.metrics import ErrorCounts
+from components.inference.decoding import greedy_decode
+from components.training import plots
+from components.training.ctc import ctc_loss
+from components.training.data import Examples, load_examples, reading_batches, training_batches
+from components.training.export import export_saved_model, reading_signature
+from components.training.networks import NETWORKS
+from tfrecords import Charset, DataError, DatasetManifest
+
+HISTORY_NAME = "history.csv"
+KERAS_NAME = "model.keras"
+SAVED_MODEL_NAME = "saved_model"
+PLOTS_NAME = "plots"
+
+_CLIP_NORM = 5.0
+_WARM_UP = 0.1
+_READING_BATCH = 64
+_SHOWN = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingRequest:
+    """What a model is trained from and with; the same on every worker.
+
+    Attributes:
+        dataset_folder: of a committed dataset, local.
+        output_folder: local; the chief writes the model here.
+        model: a name in `NETWORKS`.
+        epochs, batch_size, learning_rate: `batch_size` is that of all replicas together.
+        seed: of the weights' start, the order of examples and the distortions.
+        collective_timeout_s: seconds after which a worker that waits for the others gives up.
+    """
+
+    dataset_folder: str
+    output_folder: str
+    model: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+    collective_timeout_s: float = 120.0
+
+    def to_json(self) -> str:
+        """For another process on this machine."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> TrainingRequest:
+        """What `to_json` wrote."""
+        return cls(**json.loads(text))
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochRecord:
+    """One row of `history.csv`.
+
+    Attributes:
+        epoch: from 1.
+        learning_rate: at the end of the epoch.
+        train_loss: mean over training examples, nats.
+        validation_loss: mean over validation examples, nats; those without a finite loss left out.
+        cer, exact_match: on the validation split; without one, on the training split.
+        images_per_second: trained on, by all workers together, validation not counted.
+        non_finite: training examples left out of the gradient because their loss was not finite.
+        seconds: since training started.
+    """
+
+    epoch: int
+    learning_rate: float
+    train_loss: float
+    validation_loss: float
+    cer: float
+    exact_match: float
+    images_per_second: float
+    non_finite: int
+    seconds: float
+
+
+def train(request: TrainingRequest, say: Callable[[str], None] = print) -> None:
+    """Trains a model and, on the chief, writes it to the output folder.
+
+    The weights kept are those of the epoch with the lowest CER on the validation split.
+    Progress goes to `say`, on the chief alone.
+
+    Raises:
+        DataError: if the dataset cannot train this model.
+    """
+    manifest = DatasetManifest.read(request.dataset_folder)
+    charset = manifest.read_charset(request.dataset_folder)
+    network = NETWORKS[request.model]
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(
+        communication_options=tf.distribute.experimental.CommunicationOptions(
+            timeout_seconds=request.collective_timeout_s
+        )
+    )
+    replicas = strategy.num_replicas_in_sync
+    resolver = strategy.cluster_resolver
+    worker = resolver.task_id or 0
+    workers = max(len(resolver.cluster_spec().as_dict().get("worker", [])), 1)
+    chief = worker == 0
+    if request.batch_size % replicas:
+        raise DataError(f"--batch_size={request.batch_size} cannot be shared equally by {replicas} replicas")
+
+    examples = load_examples(request.dataset_folder, manifest, "train")
+    validation = load_examples(request.dataset_folder, manifest, "validation")
+    if not len(validation):
+        validation = examples
+    keras.utils.set_random_seed(request.seed)
+    with strategy.scope():
+        model = network.build(charset.classes, manifest.height, replicas > 1)
+        steps_per_epoch = -(-len(examples) // request.batch_size)
+        optimizer = _optimizer(request, network, steps_per_epoch * request.epochs)
+        optimizer.build(model.trainable_variables)
+    # What reads validation lines and is exported knows nothing of the strategy.
+    reader = network.build(charset.classes, manifest.height, False)
+    read = _reading_function(reader, manifest.height)
+    _refuse_labels_that_never_fit(reader, examples, request.model)
+
+    local_replicas = replicas // workers
+    mine = range(worker * local_replicas, (worker + 1) * local_replicas)
+    batches = strategy.distribute_datasets_from_function(
+        lambda _context: training_batches(
+            examples,
+            batch_size=request.batch_size,
+            seed=request.seed,
+            epochs=range(request.epochs),
+            replicas=mine,
+            replica_batch_size=request.batch_size // replicas,
+            width_multiple=network.width_multiple,
+            augment=network.augment,
+        )
+    )
+    step = _training_step(strategy, model, optimizer, request.batch_size)
+    if chief:
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        say(
+            f"training {request.model} ({model.count_params():,} weights, {charset.classes - 1} symbols) on "
+            f"{len(examples):,} images for {request.epochs} epochs of {steps_per_epoch} steps; {workers} "
+            f"worker{'s' * (workers > 1)} with {local_replicas} {devices[0].device_type} each"
+        )
+    history: list[EpochRecord] = []
+    best: tuple[float, float] | None = None
+    best_weights: list[np.ndarray] = []
+    left_out: set[str] = set()
+    started = time.monotonic()
+    iterator = iter(batches)
+    for epoch in range(request.epochs):
+        epoch_started = time.monotonic()
+        sums = [step(iterator) for _ in range(steps_per_epoch)]
+        total_loss, finite = np.sum([[float(loss), float(count)] for loss, count, _ in sums], axis=0)
+        training_s = time.monotonic() - epoch_started
+        for _, _, indices in sums:
+            left_out.update(examples.uris[i] for i in indices.numpy().ravel() if i >= 0)
+        reader.set_weights(model.get_weights())
+        counts, validation_loss = _validate(strategy, read, network.width_multiple, validation, charset, worker, workers)
+        record = EpochRecord(
+            epoch=epoch + 1,
+            learning_rate=float(optimizer.learning_rate),
+            train_loss=total_loss / max(finite, 1),
+            validation_loss=validation_loss,
+            cer=counts.cer,
+            exact_match=counts.exact_match,
+            images_per_second=steps_per_epoch * request.batch_size / training_s,
+            non_finite=int(steps_per_epoch * request.batch_size - finite),
+            seconds=time.monotonic() - started,
+        )
+        history.append(record)
+        if best is None or (record.cer, record.validation_loss) < best:
+            best = (record.cer, record.validation_loss)
+            best_weights = reader.get_weights()
+        if chief:
+            left_s = record.seconds / record.epoch * (request.epochs - record.epoch)
+            say(
+                f"epoch {record.epoch:>3}/{request.epochs}  loss {record.train_loss:7.3f}  "
+                f"validation loss {record.validation_loss:7.3f}  CER {record.cer:7.2%}  "
+                f"exact {record.exact_match:6.1%}  {record.images_per_second:5.0f} images/s  "
+                f"{_clock(left_s)} left"
+            )
+    if not chief:
+        return
+    if left_out:
+        say(f"{len(left_out)} images never had a finite loss in some step and were left out of it: {sorted(left_out)[:10]}")
+    reader.set_weights(best_weights)
+    _write_model(request, reader, examples, manifest.height, history)
+
+
+def _optimizer(request: TrainingRequest, network, steps: int) -> keras.optimizers.Optimizer:
+    rate = request.learning_rate
+    if network.one_cycle:
+        warm_up = max(1, int(steps * _WARM_UP))
+        rate = keras.optimizers.schedules.CosineDecay(
+            initial_learning_rate=rate / 25,
+            decay_steps=max(1, steps - warm_up),
+            alpha=0.01,
+            warmup_target=rate,
+            warmup_steps=warm_up,
+        )
+    if network.weight_decay:
+        optimizer = keras.optimizers.AdamW(rate, weight_decay=network.weight_decay)
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        return optimizer
+    return keras.optimizers.Adam(rate)
+
+
+def _training_step(strategy: tf.distribute.Strategy, model: keras.Model, optimizer, batch_size: int) -> Callable:
+    """One step over a global batch.
+
+    The gradient is that of the sum of all finite losses divided by the global batch size,
+    whatever the number of replicas; it is summed over replicas before it is clipped.
+
+    Returns:
+        A function of the iterator to the summed loss, the number of examples with a finite
+        loss, and, int32 [n], the indices of the others, -1 where there was none.
+    """
+    replicas = strategy.num_replicas_in_sync
+
+    def on_replica(batch):
+        with tf.GradientTape() as tape:
+            outputs = model([batch["images"], batch["widths"]], training=True)
+            losses = ctc_loss(outputs["logits"], outputs["time_steps"], batch["labels"], batch["label_lengths"])
+            finite = tf.math.is_finite(losses)
+            losses = tf.where(finite, losses, 0.0)
+            loss = tf.reduce_sum(losses) / batch_size
+        gradients = tape.gradient(loss, model.trainable_variables)
+        context = tf.distribute.get_replica_context()
+        gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        norm = tf.linalg.global_norm(gradients)
+        scale = tf.where(norm > _CLIP_NORM, _CLIP_NORM / norm, 1.0) / replicas
+        usable = tf.math.is_finite(norm)
+        gradients = [tf.where(usable, gradient * scale, 0.0) for gradient in gradients]
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+        return (
+            tf.reduce_sum(losses),
+            tf.reduce_sum(tf.cast(finite, tf.float32)),
+            tf.where(finite, -1, batch["indices"]),
+        )
+
+    @tf.function
+    def step(iterator):
+        loss, finite, left_out = strategy.run(on_replica, args=(next(iterator),))
+        return (
+            strategy.reduce(tf.distribute.ReduceOp.SUM, loss, axis=None),
+            strategy.reduce(tf.distribute.ReduceOp.SUM, finite, axis=None),
+            strategy.gather(left_out, axis=0),
+        )
+
+    return step
+
+
+def _validate(
+    strategy: tf.distribute.Strategy,
+    read: Callable,
+    width_multiple: int,
+    examples: Examples,
+    charset: Charset,
+    worker: int,
+    workers: int,
+) -> tuple[ErrorCounts, float]:
+    """Error counts and mean loss over a whole split; each worker reads its share, and all get the sums."""
+    counts = ErrorCounts()
+    loss_sum = finite = 0.0
+    for images, widths, indices in reading_batches(examples, _READING_BATCH, width_multiple, worker, workers):
+        logits, time_steps = read(images, widths)
+        lengths = examples.label_lengths[indices]
+        labels = np.zeros((len(indices), max(int(lengths.max()), 1)), np.int32)
+        for row, i in zip(labels, indices, strict=True):
+            row[: examples.offsets[i + 1] - examples.offsets[i]] = examples.labels[examples.offsets[i] : examples.offsets[i + 1]]
+        losses = ctc_loss(logits, time_steps, labels, lengths).numpy()
+        loss_sum += float(losses[np.isfinite(losses)].sum())
+        finite += float(np.isfinite(losses).sum())
+        for decoded, i in zip(greedy_decode(logits.numpy(), time_steps.numpy()), indices, strict=True):
+            counts += ErrorCounts.of(examples.texts[i], charset.decode(decoded.ids))
+    mine = tf.constant([*dataclasses.astuple(counts), loss_sum, finite], tf.float64)
+    shares = strategy.experimental_distribute_values_from_function(
+        lambda context: mine
+        if context.replica_id_in_sync_group % (strategy.num_replicas_in_sync // workers) == 0
+        else tf.zeros_like(mine)
+    )
+    total = strategy.reduce(tf.distribute.ReduceOp.SUM, shares, axis=None).numpy()
+    return ErrorCounts(*(round(value) for value in total[:-2])), float(total[-2] / max(total[-1], 1))
+
+
+def _reading_function(reader: keras.Model, height: int) -> Callable:
+    """The network without dropout: images uint8 [batch, height, width, 1] and widths to logits and time steps."""
+
+    @tf.function(input_signature=reading_signature(height))
+    def read(images, widths):
+        outputs = reader([images, widths], training=False)
+        return outputs["logits"], outputs["time_steps"]
+
+    return read
+
+
+def _refuse_labels_that_never_fit(reader: keras.Model, examples: Examples, name: str) -> None:
+    """A network of fixed width may give fewer time steps than the stride that ingest checked against."""
+    steps = reader.get_layer("time_steps")(tf.constant(examples.widths)).numpy()
+    repeats = np.array(
+        [
+            np.count_nonzero(label[1:] == label[:-1])
+            for label in np.split(examples.labels, examples.offsets[1:-1])
+        ]
+    )
+    needed = examples.label_lengths + repeats
+    if (needed > steps).any():
+        worst = int(np.argmax(needed - steps))
+        raise DataError(
+            f"--model={name} gives {steps[worst]} time steps, but {np.count_nonzero(needed > steps)} labels need more: "
+            f'"{examples.texts[worst]}" of {examples.uris[worst]} needs {needed[worst]}; use --model=crnn'
+        )
+
+
+def _write_model(
+    request: TrainingRequest,
+    reader: keras.Model,
+    examples: Examples,
+    height: int,
+    history: list[EpochRecord],
+) -> None:
+    folder = request.output_folder
+    os.makedirs(os.path.join(folder, PLOTS_NAME), exist_ok=True)
+    reader.save(os.path.join(folder, KERAS_NAME))
+    export_saved_model(reader, height, os.path.join(folder, SAVED_MODEL_NAME))
+    with open(os.path.join(folder, HISTORY_NAME), "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(EpochRecord)])
+        writer.writeheader()
+        writer.writerows(dataclasses.asdict(record) for record in history)
+    plots.plot_history(history, os.path.join(folder, PLOTS_NAME, "curves.png"))
+    chosen = np.random.default_rng(request.seed).permutation(len(examples))[:_SHOWN]
+    plots.plot_training_samples(examples, chosen, os.path.join(folder, PLOTS_NAME, "training_samples.png"))
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes}:{seconds:02d}"
