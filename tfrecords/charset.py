@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import unicodedata
 from collections.abc import Iterable, Sequence
 
@@ -30,7 +31,7 @@ def normalise_text(text: str) -> str:
 
 def adjacent_repeats(label: Sequence[int]) -> int:
     """How many symbols equal the one before them: each needs a blank between (Graves et al. 2006, section 3.1)."""
-    return sum(1 for left, right in zip(label, label[1:], strict=False) if left == right)
+    return sum(1 for left, right in itertools.pairwise(label) if left == right)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Charset:
                 raise CharsetError(f"charset symbol {symbol!r} has {len(symbol)} code points, not 1")
             if symbol != " " and normalise_text(symbol) != symbol:
                 raise CharsetError(f"charset symbol {symbol!r} (U+{ord(symbol):04X}) cannot occur in an NFC label")
-        for left, right in zip(self.symbols, self.symbols[1:], strict=False):
+        for left, right in itertools.pairwise(self.symbols):
             if left >= right:
                 raise CharsetError(
                     f"charset symbols must be distinct and sorted by code point, but {right!r} follows {left!r}"
@@ -125,7 +126,9 @@ class Charset:
         symbols = []
         for i in ids:
             if not 0 <= i < len(self.symbols):
-                raise CharsetError(f"id {i} is no symbol: ids run from 0 to {len(self.symbols) - 1}, blank {self.blank}")
+                raise CharsetError(
+                    f"id {i} is no symbol: ids run from 0 to {len(self.symbols) - 1}, blank {self.blank}"
+                )
             symbols.append(self.symbols[i])
         return "".join(symbols)
 

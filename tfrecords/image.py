@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
@@ -25,7 +26,7 @@ _EXIF_ORIENTATION = 0x0112
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
-class ImageRejected(Exception):
+class ImageRejected(Exception):  # noqa: N818 (an outcome, not a failure)
     """An image that is no line: `reason` from the closed list of rejects, `detail` for a person."""
 
     def __init__(self, reason: str, detail: str):
@@ -129,6 +130,24 @@ def decode_png(data: bytes) -> np.ndarray:
         return np.asarray(image)
 
 
+def pad_lines(lines: Sequence[np.ndarray], multiple: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lines of one height as a batch, padded with white to the widest.
+
+    Args:
+        lines: uint8 [height, width] each.
+        multiple: the batch's width is a multiple of this many pixels.
+
+    Returns:
+        Images uint8 [batch, height, width, 1] and the lines' own widths, int32 [batch].
+    """
+    widths = np.array([line.shape[1] for line in lines], np.int32)
+    widest = -(-int(widths.max()) // multiple) * multiple
+    images = np.full((len(lines), lines[0].shape[0], widest, 1), 255, np.uint8)
+    for image, line in zip(images, lines, strict=True):
+        image[:, : line.shape[1], 0] = line
+    return images, widths
+
+
 def _check_size(width: int, height: int, limits: ImageLimits) -> None:
     if width * height > limits.max_pixels:
         raise ImageRejected(
@@ -151,7 +170,7 @@ def _to_grey(image: Image.Image) -> Image.Image:
         )
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        if image.getextrema()[3] != (255, 255):
+        if image.getchannel("A").getextrema() != (255, 255):
             white = Image.new("RGBA", image.size, "white")
             white.alpha_composite(image)
             image = white

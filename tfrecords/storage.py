@@ -62,7 +62,9 @@ def read_json(path: str) -> Any:
     try:
         return json.loads(content)
     except ValueError as error:
-        raise DataError(f"{path} is not valid JSON ({error}): it was damaged or edited; delete it and run again") from None
+        raise DataError(
+            f"{path} is not valid JSON ({error}): it was damaged or edited; delete it and run again"
+        ) from None
 
 
 def exists(path: str) -> bool:

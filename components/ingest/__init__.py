@@ -1,6 +1,6 @@
 """From labelled images to a committed dataset of TFRecord shards."""
 
-from components.ingest.dataset import IngestRequest, ShardSummary, commit_dataset, shards_for, write_training_shard
+from components.ingest.dataset import IngestRequest, ShardSummary, commit_dataset, write_training_shard
 from components.ingest.fit import label_problem
 
 __all__ = [
@@ -8,6 +8,5 @@ __all__ = [
     "ShardSummary",
     "commit_dataset",
     "label_problem",
-    "shards_for",
     "write_training_shard",
 ]

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import dataclasses
 import datetime
-import hashlib
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from components.ingest.fit import breaks_sufficient_rule, label_problem
 from components.listing import ImageReference, read_image
 from components.rejects import Reject, count_by_reason, rejects_table, too_many_rejects
+from components.work import digest_of, finished_summary, in_order
 from tfrecords import (
     SPLITS,
     Charset,
@@ -33,7 +31,6 @@ from tfrecords.manifest import CHARSET_NAME, STATISTICS_NAME
 
 REFUSED_NAME = "refused.json"
 _SUMMARIES = "summaries"
-_READ_AHEAD = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,15 +96,6 @@ class ShardSummary:
     tight_labels: int
 
 
-def shards_for(images: int) -> int:
-    """How many shards a number of images is spread over: a function of the count alone.
-
-    About 4,000 images each; small collections get up to 8 shards of at least 250, so that
-    several workers have something to do.
-    """
-    return max(1, -(-images // 4000), min(8, images // 250))
-
-
 def write_training_shard(
     shard: tuple[str, int], references: Sequence[ImageReference], request: IngestRequest
 ) -> ShardSummary:
@@ -123,13 +111,9 @@ def write_training_shard(
     base = shard_name(split, index, request.shards[split], "")[:-1]
     path = storage.join(request.folder, f"{base}.tfrecord.gz")
     summary_path = storage.join(request.folder, _SUMMARIES, f"{base}.json")
-    inputs = hashlib.sha256(repr([dataclasses.astuple(reference) for reference in references]).encode()).hexdigest()
-    try:
-        finished = ShardSummary(**storage.read_json(summary_path))
-        if finished.inputs == inputs and storage.exists(path):
-            return finished
-    except FileNotFoundError:
-        pass
+    inputs = digest_of(references)
+    if finished := finished_summary(ShardSummary, summary_path, inputs, [path]):
+        return finished
 
     rejects: list[Reject] = []
     widths: collections.Counter[str] = collections.Counter()
@@ -139,7 +123,7 @@ def write_training_shard(
 
     def records() -> Iterator[bytes]:
         nonlocal tight_labels
-        for outcome in _encode_all(references, request):
+        for outcome in in_order(lambda pair: _encode(*pair, request), _with_twins(references)):
             if isinstance(outcome, Reject):
                 rejects.append(outcome)
                 continue
@@ -216,7 +200,9 @@ def commit_dataset(summaries: Iterable[ShardSummary], request: IngestRequest) ->
             f"{request.images} images were listed, {matched} reached a shard, {written} were written and "
             f"{sum(rejects.values())} rejected: an image was lost or doubled"
         )
-    problem = too_many_rejects(rejects, matched, request.max_reject_fraction, where=f"{request.folder}/rejects-*.parquet")
+    problem = too_many_rejects(
+        rejects, matched, request.max_reject_fraction, where=f"{request.folder}/rejects-*.parquet"
+    )
     if problem is None and not manifest.examples("train"):
         problem = f"none of the {matched} images is left for training: give more images"
     if problem is not None:
@@ -233,20 +219,17 @@ def commit_dataset(summaries: Iterable[ShardSummary], request: IngestRequest) ->
     storage.move_folder(request.folder, request.destination)
 
 
-def _encode_all(references: Sequence[ImageReference], request: IngestRequest) -> Iterator[LineExample | Reject]:
-    """The outcome of every reference, in order; at most `_READ_AHEAD` images are held at a time."""
-    previous: ImageReference | None = None
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        pending: collections.deque[concurrent.futures.Future[LineExample | Reject]] = collections.deque()
-        for reference in references:
-            twin = previous if previous is not None and previous.key == reference.key else None
-            pending.append(pool.submit(_encode, reference, twin, request))
-            if twin is None:
-                previous = reference
-            if len(pending) == _READ_AHEAD:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+def _with_twins(
+    references: Sequence[ImageReference],
+) -> Iterator[tuple[ImageReference, ImageReference | None]]:
+    """Each reference with the earlier one that has the same key, if there is one."""
+    first: ImageReference | None = None
+    for reference in references:
+        if first is not None and first.key == reference.key:
+            yield reference, first
+        else:
+            first = reference
+            yield reference, None
 
 
 def _encode(reference: ImageReference, twin: ImageReference | None, request: IngestRequest) -> LineExample | Reject:

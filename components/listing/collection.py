@@ -151,7 +151,10 @@ def choose_label_source(label_source: str, roots: Iterable[str]) -> tuple[str, s
     if with_sidecar == images and images:
         return "sidecar", f"labels come from the text file beside each image: all of the first {images} have one"
     if with_sidecar == 0:
-        return "filename", f"labels come from the file names: none of the first {images} images has a text file beside it"
+        return (
+            "filename",
+            f"labels come from the file names: none of the first {images} images has a text file beside it",
+        )
     raise DataError(
         f"{with_sidecar} of the first {images} images have a text file beside them and the others have none: "
         "say where the labels are with --label_source=sidecar or --label_source=filename"
@@ -241,7 +244,9 @@ def _with_label(
     try:
         raw = label_of(path, present)
     except OSError as error:
-        return dataclasses.replace(reference, label_problem="no_label", label_detail=f"its label cannot be read: {error}")
+        return dataclasses.replace(
+            reference, label_problem="no_label", label_detail=f"its label cannot be read: {error}"
+        )
     if raw is None:
         detail = f"no {' or '.join(SIDECAR_SUFFIXES)} file lies beside the image"
         return dataclasses.replace(reference, label_problem="no_label", label_detail=detail)
@@ -274,7 +279,9 @@ def _walk_local(root: str) -> Iterator[tuple[str, list[tuple[str, int, int]]]]:
     seen: set[tuple[int, int]] = set()
 
     def fail(error: OSError) -> None:
-        raise DataError(f"cannot list the folder {error.filename!r} ({error.strerror}): give it read access or leave it out")
+        raise DataError(
+            f"cannot list the folder {error.filename!r} ({error.strerror}): give it read access or leave it out"
+        )
 
     for folder, subfolders, names in os.walk(root, followlinks=True, onerror=fail):
         status = os.stat(folder)

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from typing import Any
 
 from components.training.worker import ERROR_NAME
 from tfrecords import DataError
@@ -22,14 +23,14 @@ _POLL_S = 0.2
 _GRACE_S = 5.0
 
 
-def train_in_processes(request_json: str, folder: str, workers: int) -> None:
+def train_in_processes(request: dict[str, Any], folder: str, workers: int) -> None:
     """Runs one training request on a local cluster and waits for its end.
 
     If one worker ends with an error, the others are stopped at once: there is no rejoining
     a `MultiWorkerMirroredStrategy`.
 
     Args:
-        request_json: a `TrainingRequest`, as JSON.
+        request: the fields of a `TrainingRequest`.
         folder: local, for the request and the workers' logs.
         workers: processes; each sees the others' addresses in `TF_CONFIG`.
 
@@ -38,7 +39,7 @@ def train_in_processes(request_json: str, folder: str, workers: int) -> None:
     """
     request_path = os.path.join(folder, "request.json")
     with open(request_path, "w", encoding="utf-8") as file:
-        file.write(request_json)
+        json.dump(request, file)
     addresses = [f"localhost:{port}" for port in _free_ports(workers)] if workers > 1 else []
     processes: list[subprocess.Popen] = []
     try:
@@ -64,7 +65,9 @@ def train_in_processes(request_json: str, folder: str, workers: int) -> None:
     log_path = _log_path(folder, failed)
     with open(log_path, encoding="utf-8", errors="replace") as log_file:
         lines = [line.strip() for line in log_file if line.strip()]
-    raise DataError(f"training worker {failed} of {workers} {how}: {lines[-1] if lines else 'it said nothing'} ({log_path})")
+    raise DataError(
+        f"training worker {failed} of {workers} {how}: {lines[-1] if lines else 'it said nothing'} ({log_path})"
+    )
 
 
 def _wait(processes: list[subprocess.Popen]) -> int | None:

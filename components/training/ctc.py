@@ -34,9 +34,7 @@ def ctc_loss(logits: tf.Tensor, time_steps: tf.Tensor, labels: tf.Tensor, label_
     inside = tf.where(ordinary[:, None], inside, tf.range(longest)[None] == 0)
     labels = tf.where(ordinary[:, None], labels, 0)
     indices = tf.where(inside)
-    sparse = tf.SparseTensor(
-        indices, tf.gather_nd(labels, indices), tf.cast([tf.shape(labels)[0], longest], tf.int64)
-    )
+    sparse = tf.SparseTensor(indices, tf.gather_nd(labels, indices), tf.cast([tf.shape(labels)[0], longest], tf.int64))
     losses = tf.nn.ctc_loss(
         labels=sparse,
         logits=tf.transpose(logits, [1, 0, 2]),

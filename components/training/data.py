@@ -13,7 +13,8 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from tfrecords import DataError, DatasetManifest, decode_png, examples_to_record_batch, read_records, storage
+from components.training.recipes import TIME_STRIDE
+from tfrecords import DataError, DatasetManifest, decode_png, examples_to_record_batch, pad_lines, read_records, storage
 
 _DISTORTIONS = 10
 _POOL_BATCHES = 32
@@ -65,7 +66,9 @@ def load_examples(folder: str, manifest: DatasetManifest, split: str) -> Example
         try:
             digest = storage.checksum(path)
         except FileNotFoundError:
-            raise DataError(f"{path} is missing, but the manifest beside it names it: run the ingest step again") from None
+            raise DataError(
+                f"{path} is missing, but the manifest beside it names it: run the ingest step again"
+            ) from None
         if digest != shard.sha256:
             raise DataError(f"{path} has checksum {digest[:12]}, the manifest says {shard.sha256[:12]}: ingest again")
         batch = examples_to_record_batch(list(read_records(path)))
@@ -113,7 +116,6 @@ def training_batches(
     epochs: range,
     replicas: range,
     replica_batch_size: int,
-    width_multiple: int,
     augment: bool,
 ) -> tf.data.Dataset:
     """The batches of one worker's replicas, one after the other, for some epochs.
@@ -156,7 +158,7 @@ def training_batches(
 
     def finish(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         distortions = batch.pop("distortions")
-        batch["images"] = _pad_width(batch["images"], width_multiple)
+        batch["images"] = _pad_width(batch["images"])
         if augment:
             batch["images"] = distort(batch["images"], batch["widths"], distortions)
         return batch
@@ -225,14 +227,18 @@ def distort(images: tf.Tensor, widths: tf.Tensor, amounts: tf.Tensor) -> tf.Tens
     def per_line(values: tf.Tensor) -> tf.Tensor:
         return values[:, None, None, None]
 
-    ink = ink * per_line(0.9 + 0.3 * contrast) + per_line(0.025 + 0.075 * brightness) + grains * per_line(0.03 + 0.03 * grain)
+    ink = (
+        ink * per_line(0.9 + 0.3 * contrast)
+        + per_line(0.025 + 0.075 * brightness)
+        + grains * per_line(0.03 + 0.03 * grain)
+    )
     ink = tf.clip_by_value(ink, 0.0, 1.0)
     inside = tf.sequence_mask(widths, width)[:, None, :, None]
     return tf.where(inside, tf.cast(tf.round(255.0 * (1.0 - ink)), tf.uint8), tf.constant(255, tf.uint8))
 
 
 def reading_batches(
-    examples: Examples, batch_size: int, width_multiple: int, part: int = 0, parts: int = 1
+    examples: Examples, batch_size: int, part: int = 0, parts: int = 1
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Each example once, lines of like width together.
 
@@ -246,14 +252,10 @@ def reading_batches(
     order = np.argsort(examples.widths, kind="stable")
     for start in range(part * batch_size, len(order), parts * batch_size):
         indices = order[start : start + batch_size]
-        lines = [decode_png(examples.images[i]) for i in indices]
-        widest = -(-max(line.shape[1] for line in lines) // width_multiple) * width_multiple
-        images = np.full((len(lines), lines[0].shape[0], widest, 1), 255, np.uint8)
-        for image, line in zip(images, lines, strict=True):
-            image[:, : line.shape[1], 0] = line
-        yield images, examples.widths[indices], indices
+        images, widths = pad_lines([decode_png(examples.images[i]) for i in indices], TIME_STRIDE)
+        yield images, widths, indices
 
 
-def _pad_width(images: tf.Tensor, multiple: int) -> tf.Tensor:
-    missing = -tf.shape(images)[2] % multiple
+def _pad_width(images: tf.Tensor) -> tf.Tensor:
+    missing = -tf.shape(images)[2] % TIME_STRIDE
     return tf.pad(images, [[0, 0], [0, 0], [0, missing], [0, 0]], constant_values=255)

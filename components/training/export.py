@@ -23,6 +23,8 @@ def export_saved_model(model: keras.Model, height: int, folder: str) -> None:
     archive = keras.export.ExportArchive()
     archive.track(model)
     archive.add_endpoint(
-        "score", lambda images, widths: model([images, widths], training=False), input_signature=reading_signature(height)
+        "score",
+        lambda images, widths: model([images, widths], training=False),
+        input_signature=reading_signature(height),
     )
     archive.write_out(folder, verbose=False)

@@ -11,42 +11,17 @@ Every network is a Keras model with the same face:
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-
 import keras
 import tensorflow as tf
 from keras import layers, ops
 
+from components.training.recipes import TIME_STRIDE
+
 _PACKAGE = "line_networks"
 
 
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """One choice of `--model` and the training settings that suit it.
-
-    Attributes:
-        build: `(classes, height, synchronized)` to the Keras model; `synchronized` says that
-            batch normalisation shares its statistics over replicas.
-        epochs, batch_size, learning_rate: defaults of the flags; the rate is the peak.
-        weight_decay: decoupled (Loshchilov & Hutter 2019); 0 gives plain Adam.
-        one_cycle: whether the rate warms up and falls to zero along a cosine; else it is constant.
-        augment: whether training lines are distorted a little, each time anew.
-        width_multiple: batches are padded to a multiple of this many pixels.
-    """
-
-    build: Callable[[int, int, bool], keras.Model]
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    one_cycle: bool
-    augment: bool
-    width_multiple: int
-
-
 def build_crnn(classes: int, height: int, synchronized: bool = False) -> keras.Model:
-    """The default: any width, one time step for every 4 pixels, about 0.2 million weights.
+    """The default: any width, one time step for every 4 pixels, about 0.15 million weights.
 
         conv 5x5, stride 2x2  ->  [height/2,  width/2, 16]
         conv 3x3, stride 2x2  ->  [height/4,  width/4, 32]
@@ -62,13 +37,13 @@ def build_crnn(classes: int, height: int, synchronized: bool = False) -> keras.M
     batch that it is in.
     """
     images, widths = _inputs(height)
-    steps = StridedTimeSteps(4, name="time_steps")(widths)
+    steps = StridedTimeSteps(TIME_STRIDE, name="time_steps")(widths)
 
     def normalised(x, columns_per_step: int = 1):
         x = layers.BatchNormalization(momentum=0.9, synchronized=synchronized)(x)
         return MaskColumns(columns_per_step)([layers.ReLU()(x), steps])
 
-    x = MaskColumns(4)([Ink()(images), steps])
+    x = MaskColumns(TIME_STRIDE)([Ink()(images), steps])
     x = normalised(layers.Conv2D(16, 5, (2, 2), padding="same", use_bias=False)(x), columns_per_step=2)
     x = normalised(layers.Conv2D(32, 3, (2, 2), padding="same", use_bias=False)(x))
     x = normalised(layers.Conv2D(48, 3, (2, 1), padding="same", use_bias=False)(x))
@@ -121,11 +96,9 @@ def build_ocr_model_v1(classes: int, height: int, synchronized: bool = False) ->
     return _fixed_width_model("ocr_model_v1", images, widths, layers.Dense(classes, name="logits")(x))
 
 
-NETWORKS = {
-    "crnn": Network(build_crnn, 60, 32, 4e-3, 1e-3, one_cycle=True, augment=True, width_multiple=4),
-    "crnn_v1": Network(build_crnn_v1, 100, 16, 1e-3, 0.0, one_cycle=False, augment=False, width_multiple=4),
-    "ocr_model_v1": Network(build_ocr_model_v1, 100, 16, 1e-3, 0.0, one_cycle=False, augment=False, width_multiple=4),
-}
+NETWORKS = {"crnn": build_crnn, "crnn_v1": build_crnn_v1, "ocr_model_v1": build_ocr_model_v1}
+"""`(classes, height, synchronized)` to a Keras model; `synchronized` says that batch
+normalisation shares its statistics over replicas."""
 
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
@@ -227,7 +200,7 @@ class TwoWayLSTM(layers.Layer):
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
 class ResizeLines(layers.Layer):
-    """Each line, without the padding behind its end, to one fixed size: [images, widths] to [batch, height, width, 1]."""
+    """Each line, without the padding behind its end, to one size: [images, widths] to [batch, height, width, 1]."""
 
     def __init__(self, height: int, width: int, **kwargs):
         super().__init__(**kwargs)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import os
 import time
 from collections.abc import Callable
@@ -17,13 +16,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from components import plots
 from components.evaluation.metrics import ErrorCounts
 from components.inference.decoding import greedy_decode
-from components.training import plots
 from components.training.ctc import ctc_loss
 from components.training.data import Examples, load_examples, reading_batches, training_batches
 from components.training.export import export_saved_model, reading_signature
 from components.training.networks import NETWORKS
+from components.training.recipes import RECIPES, Recipe
 from tfrecords import Charset, DataError, DatasetManifest
 
 HISTORY_NAME = "history.csv"
@@ -58,15 +58,6 @@ class TrainingRequest:
     learning_rate: float
     seed: int
     collective_timeout_s: float = 120.0
-
-    def to_json(self) -> str:
-        """For another process on this machine."""
-        return json.dumps(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> TrainingRequest:
-        """What `to_json` wrote."""
-        return cls(**json.loads(text))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +97,7 @@ def train(request: TrainingRequest, say: Callable[[str], None] = print) -> None:
     """
     manifest = DatasetManifest.read(request.dataset_folder)
     charset = manifest.read_charset(request.dataset_folder)
-    network = NETWORKS[request.model]
+    build, recipe = NETWORKS[request.model], RECIPES[request.model]
     strategy = tf.distribute.MultiWorkerMirroredStrategy(
         communication_options=tf.distribute.experimental.CommunicationOptions(
             timeout_seconds=request.collective_timeout_s
@@ -126,12 +117,12 @@ def train(request: TrainingRequest, say: Callable[[str], None] = print) -> None:
         validation = examples
     keras.utils.set_random_seed(request.seed)
     with strategy.scope():
-        model = network.build(charset.classes, manifest.height, replicas > 1)
+        model = build(charset.classes, manifest.height, replicas > 1)
         steps_per_epoch = -(-len(examples) // request.batch_size)
-        optimizer = _optimizer(request, network, steps_per_epoch * request.epochs)
+        optimizer = _optimizer(request, recipe, steps_per_epoch * request.epochs)
         optimizer.build(model.trainable_variables)
     # What reads validation lines and is exported knows nothing of the strategy.
-    reader = network.build(charset.classes, manifest.height, False)
+    reader = build(charset.classes, manifest.height, False)
     read = _reading_function(reader, manifest.height)
     _refuse_labels_that_never_fit(reader, examples, request.model)
 
@@ -145,8 +136,7 @@ def train(request: TrainingRequest, say: Callable[[str], None] = print) -> None:
             epochs=range(request.epochs),
             replicas=mine,
             replica_batch_size=request.batch_size // replicas,
-            width_multiple=network.width_multiple,
-            augment=network.augment,
+            augment=recipe.augment,
         )
     )
     step = _training_step(strategy, model, optimizer, request.batch_size)
@@ -171,7 +161,7 @@ def train(request: TrainingRequest, say: Callable[[str], None] = print) -> None:
         for _, _, indices in sums:
             left_out.update(examples.uris[i] for i in indices.numpy().ravel() if i >= 0)
         reader.set_weights(model.get_weights())
-        counts, validation_loss = _validate(strategy, read, network.width_multiple, validation, charset, worker, workers)
+        counts, validation_loss = _validate(strategy, read, validation, charset, worker, workers)
         record = EpochRecord(
             epoch=epoch + 1,
             learning_rate=float(optimizer.learning_rate),
@@ -198,14 +188,17 @@ def train(request: TrainingRequest, say: Callable[[str], None] = print) -> None:
     if not chief:
         return
     if left_out:
-        say(f"{len(left_out)} images never had a finite loss in some step and were left out of it: {sorted(left_out)[:10]}")
+        say(
+            f"{len(left_out)} images had a loss that was not finite and were left out of those steps: "
+            f"{', '.join(sorted(left_out)[:10])}"
+        )
     reader.set_weights(best_weights)
     _write_model(request, reader, examples, manifest.height, history)
 
 
-def _optimizer(request: TrainingRequest, network, steps: int) -> keras.optimizers.Optimizer:
+def _optimizer(request: TrainingRequest, recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
     rate = request.learning_rate
-    if network.one_cycle:
+    if recipe.one_cycle:
         warm_up = max(1, int(steps * _WARM_UP))
         rate = keras.optimizers.schedules.CosineDecay(
             initial_learning_rate=rate / 25,
@@ -214,8 +207,8 @@ def _optimizer(request: TrainingRequest, network, steps: int) -> keras.optimizer
             warmup_target=rate,
             warmup_steps=warm_up,
         )
-    if network.weight_decay:
-        optimizer = keras.optimizers.AdamW(rate, weight_decay=network.weight_decay)
+    if recipe.weight_decay:
+        optimizer = keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay)
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
         return optimizer
     return keras.optimizers.Adam(rate)
@@ -269,7 +262,6 @@ def _training_step(strategy: tf.distribute.Strategy, model: keras.Model, optimiz
 def _validate(
     strategy: tf.distribute.Strategy,
     read: Callable,
-    width_multiple: int,
     examples: Examples,
     charset: Charset,
     worker: int,
@@ -278,12 +270,14 @@ def _validate(
     """Error counts and mean loss over a whole split; each worker reads its share, and all get the sums."""
     counts = ErrorCounts()
     loss_sum = finite = 0.0
-    for images, widths, indices in reading_batches(examples, _READING_BATCH, width_multiple, worker, workers):
+    for images, widths, indices in reading_batches(examples, _READING_BATCH, worker, workers):
         logits, time_steps = read(images, widths)
         lengths = examples.label_lengths[indices]
         labels = np.zeros((len(indices), max(int(lengths.max()), 1)), np.int32)
         for row, i in zip(labels, indices, strict=True):
-            row[: examples.offsets[i + 1] - examples.offsets[i]] = examples.labels[examples.offsets[i] : examples.offsets[i + 1]]
+            row[: examples.offsets[i + 1] - examples.offsets[i]] = examples.labels[
+                examples.offsets[i] : examples.offsets[i + 1]
+            ]
         losses = ctc_loss(logits, time_steps, labels, lengths).numpy()
         loss_sum += float(losses[np.isfinite(losses)].sum())
         finite += float(np.isfinite(losses).sum())
@@ -291,9 +285,11 @@ def _validate(
             counts += ErrorCounts.of(examples.texts[i], charset.decode(decoded.ids))
     mine = tf.constant([*dataclasses.astuple(counts), loss_sum, finite], tf.float64)
     shares = strategy.experimental_distribute_values_from_function(
-        lambda context: mine
-        if context.replica_id_in_sync_group % (strategy.num_replicas_in_sync // workers) == 0
-        else tf.zeros_like(mine)
+        lambda context: (
+            mine
+            if context.replica_id_in_sync_group % (strategy.num_replicas_in_sync // workers) == 0
+            else tf.zeros_like(mine)
+        )
     )
     total = strategy.reduce(tf.distribute.ReduceOp.SUM, shares, axis=None).numpy()
     return ErrorCounts(*(round(value) for value in total[:-2])), float(total[-2] / max(total[-1], 1))
@@ -314,10 +310,7 @@ def _refuse_labels_that_never_fit(reader: keras.Model, examples: Examples, name:
     """A network of fixed width may give fewer time steps than the stride that ingest checked against."""
     steps = reader.get_layer("time_steps")(tf.constant(examples.widths)).numpy()
     repeats = np.array(
-        [
-            np.count_nonzero(label[1:] == label[:-1])
-            for label in np.split(examples.labels, examples.offsets[1:-1])
-        ]
+        [np.count_nonzero(label[1:] == label[:-1]) for label in np.split(examples.labels, examples.offsets[1:-1])]
     )
     needed = examples.label_lengths + repeats
     if (needed > steps).any():
@@ -344,7 +337,7 @@ def _write_model(
         writer.writeheader()
         writer.writerows(dataclasses.asdict(record) for record in history)
     plots.plot_history(history, os.path.join(folder, PLOTS_NAME, "curves.png"))
-    chosen = np.random.default_rng(request.seed).permutation(len(examples))[:_SHOWN]
+    chosen = np.random.default_rng(request.seed).permutation(len(examples))[:_SHOWN].tolist()
     plots.plot_training_samples(examples, chosen, os.path.join(folder, PLOTS_NAME, "training_samples.png"))
 
 

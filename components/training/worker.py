@@ -6,6 +6,7 @@ be trained on, with anything else after a failure of its own.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
@@ -21,7 +22,7 @@ def main(request_path: str) -> int:
     from tfrecords import DataError
 
     with open(request_path, encoding="utf-8") as file:
-        request = TrainingRequest.from_json(file.read())
+        request = TrainingRequest(**json.load(file))
     try:
         train(request, lambda line: print(line, flush=True))
     except DataError as error:

@@ -1,0 +1,42 @@
+"""Beam wiring of the evaluation job."""
+
+from __future__ import annotations
+
+import functools
+
+import apache_beam as beam
+
+from components.evaluation.evaluate import EvaluationRequest, commit_evaluation, read_test_shard
+from components.inference.handler import LineModelHandler
+from components.inference.transforms import ModelDoFn
+from components.listing.transforms import GatherOnce
+from tfrecords import ShardEntry
+
+
+class EvaluateModel(beam.PTransform):
+    """The test shards of a dataset to one evaluation.
+
+    Input:  `ShardEntry` of each TFRecord file of the test split.
+    Output: None, once, when the evaluation is written.
+    """
+
+    def __init__(self, request: EvaluationRequest, model_folder: str):
+        super().__init__()
+        self._request = request
+        self._handler = LineModelHandler(model_folder)
+
+    def expand(self, shards):
+        return (
+            shards
+            | "ReadTestShard" >> beam.ParDo(_ReadTestShard(self._handler, self._request))
+            | "CommitEvaluation" >> GatherOnce(functools.partial(commit_evaluation, request=self._request))
+        )
+
+
+class _ReadTestShard(ModelDoFn):
+    def __init__(self, handler: LineModelHandler, request: EvaluationRequest):
+        super().__init__(handler)
+        self._request = request
+
+    def process(self, element: ShardEntry):
+        yield read_test_shard(element, self._request, self.read)

@@ -1,0 +1,113 @@
+"""The manifest of a trained model: a model's folder without one does not exist for any reader."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from typing import Any
+
+from tfrecords import Charset, DataError, storage
+from tfrecords.manifest import CHARSET_NAME, MANIFEST_NAME
+
+SCHEMA_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelManifest:
+    """What a committed model is.
+
+    Attributes:
+        model_id: short digest of the dataset and the options that it was trained with.
+        dataset_id: what it was trained on.
+        model: name of the network.
+        height: pixels of the lines that it reads.
+        charset_sha256: digest of `charset.txt`.
+        options: the training options, by flag.
+        files: `{path inside the folder: {"bytes": …, "sha256": …}}`.
+        created_at: ISO 8601, UTC.
+        schema_version: of this manifest and of the SavedModel's signature.
+    """
+
+    model_id: str
+    dataset_id: str
+    model: str
+    height: int
+    charset_sha256: str
+    options: dict[str, Any]
+    files: dict[str, dict[str, Any]]
+    created_at: str
+    schema_version: int = SCHEMA_VERSION
+
+    def write(self, folder: str) -> None:
+        """Commits the model in `folder`."""
+        storage.write_json(storage.join(folder, MANIFEST_NAME), dataclasses.asdict(self))
+
+    @classmethod
+    def read(cls, folder: str) -> ModelManifest:
+        """The manifest of the model in `folder`.
+
+        Raises:
+            FileNotFoundError: if nothing was committed there.
+            DataError: if it was written by another version.
+        """
+        path = storage.join(folder, MANIFEST_NAME)
+        content = storage.read_json(path)
+        version = content.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise DataError(f"{path} has schema version {version}, this program reads {SCHEMA_VERSION}: train again")
+        return cls(**content)
+
+    def read_charset(self, folder: str) -> Charset:
+        """The model's charset, checked against the manifest.
+
+        Raises:
+            DataError: if `charset.txt` is not the one that the model was trained with.
+        """
+        path = storage.join(folder, CHARSET_NAME)
+        charset = Charset.from_file_text(storage.read_bytes(path).decode(), source=path)
+        if charset.digest != self.charset_sha256:
+            raise DataError(
+                f"{path} has digest {charset.digest[:12]}, but the model was trained with "
+                f"{self.charset_sha256[:12]}: restore the file or train again"
+            )
+        return charset
+
+    def fetch(self, folder: str, prefix: str) -> str:
+        """A local folder with the committed files whose path starts with `prefix`, each checked.
+
+        Local files are checked where they are; others are copied first.
+
+        Raises:
+            DataError: for a file that is missing or not what the manifest says.
+        """
+        local = tempfile.mkdtemp(prefix="model-") if storage.is_remote(folder) else folder
+        for name, expected in self.files.items():
+            if not name.startswith(prefix):
+                continue
+            path = os.path.join(local, *name.split("/"))
+            try:
+                if local != folder:
+                    storage.copy_file(storage.join(folder, name), path)
+                digest = storage.checksum(path)
+            except FileNotFoundError:
+                raise DataError(
+                    f"{folder}/{name} is missing, but the manifest beside it names it: train again"
+                ) from None
+            if digest != expected["sha256"]:
+                raise DataError(
+                    f"{folder}/{name} has checksum {digest[:12]}, the manifest says {expected['sha256'][:12]}: "
+                    "it was damaged or replaced; train again"
+                )
+        return os.path.join(local, prefix)
+
+
+def describe_files(folder: str) -> dict[str, dict[str, Any]]:
+    """Bytes and SHA-256 of every file below a local folder, by path inside it."""
+    described = {}
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(parent, name)
+            inside = os.path.relpath(path, folder).replace(os.sep, "/")
+            described[inside] = {"bytes": storage.size(path), "sha256": storage.checksum(path)}
+    return dict(sorted(described.items()))

@@ -1,0 +1,48 @@
+"""How each network is trained unless flags say otherwise; free of TensorFlow, so that options can be checked fast."""
+
+from __future__ import annotations
+
+import dataclasses
+
+TIME_STRIDE = 4
+"""Pixels of width per time step of every network here, for lines that are not squeezed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Training settings that suit one network.
+
+    Attributes:
+        epochs: passes over the training images; more if they would be fewer than `least_steps`.
+        least_steps: steps that a network needs to learn to read at all, however few the images.
+        batch_size: images a step, all workers together.
+        learning_rate: at its peak.
+        weight_decay: decoupled (Loshchilov & Hutter 2019); 0 gives plain Adam.
+        one_cycle: whether the rate warms up and falls to zero along a cosine; else it is constant.
+        augment: whether training lines are distorted a little, each time anew.
+    """
+
+    epochs: int
+    least_steps: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    one_cycle: bool
+    augment: bool
+
+    def epochs_for(self, images: int, batch_size: int) -> int:
+        """Epochs for a number of training images."""
+        steps_per_epoch = -(-images // batch_size)
+        return max(self.epochs, -(-self.least_steps // steps_per_epoch))
+
+
+_REFERENCE = Recipe(
+    epochs=100, least_steps=0, batch_size=16, learning_rate=1e-3, weight_decay=0.0, one_cycle=False, augment=False
+)
+RECIPES = {
+    "crnn": Recipe(
+        epochs=40, least_steps=1500, batch_size=32, learning_rate=4e-3, weight_decay=1e-2, one_cycle=True, augment=True
+    ),
+    "crnn_v1": _REFERENCE,
+    "ocr_model_v1": _REFERENCE,
+}

@@ -1,0 +1,55 @@
+"""What every shard job shares: images read ahead by threads, and the memory of what is finished."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from tfrecords import storage
+
+_Item = TypeVar("_Item")
+_Outcome = TypeVar("_Outcome")
+_Summary = TypeVar("_Summary")
+
+READ_AHEAD = 256
+
+
+def in_order(function: Callable[[_Item], _Outcome], items: Iterable[_Item]) -> Iterator[_Outcome]:
+    """`map` by threads, in the order of the items, at most `READ_AHEAD` outcomes held at a time."""
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        pending: collections.deque[concurrent.futures.Future[_Outcome]] = collections.deque()
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) == READ_AHEAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def digest_of(references: Sequence[Any]) -> str:
+    """SHA-256 over dataclass instances, hexadecimal: equal inputs in equal order, equal digest."""
+    return hashlib.sha256(repr([dataclasses.astuple(reference) for reference in references]).encode()).hexdigest()
+
+
+def finished_summary(kind: type[_Summary], summary_path: str, inputs: str, files: Iterable[str]) -> _Summary | None:
+    """The summary of a shard that was finished before for the same inputs and whose files are there."""
+    try:
+        summary = kind(**storage.read_json(summary_path))
+    except FileNotFoundError:
+        return None
+    same = summary.inputs == inputs  # type: ignore[attr-defined]
+    return summary if same and all(map(storage.exists, files)) else None
+
+
+def shards_for(images: int) -> int:
+    """How many shards a number of images is spread over: a function of the count alone.
+
+    About 4,000 images each; small collections get up to 8 shards of at least 250, so that
+    several workers have something to do.
+    """
+    return max(1, -(-images // 4000), min(8, images // 250))

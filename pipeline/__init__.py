@@ -1,0 +1,1 @@
+"""The command: options, the steps and their order, the workspace, runners, and the run report."""

@@ -1,0 +1,259 @@
+"""Every flag of the command, checked once, before anything starts."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import yaml
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from components.listing import LABEL_SOURCES
+from components.training.recipes import RECIPES
+from tfrecords import DataError, ImageLimits, SplitFractions, storage
+
+STEPS = ("ingest", "train", "evaluate", "infer")
+
+
+class UsageError(DataError):
+    """A command line that cannot be run."""
+
+
+class LinePipelineOptions(PipelineOptions):
+    """The flags of this project; Beam's own pass through beside them."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+        images = parser.add_argument_group("what is read")
+        images.add_argument(
+            "--images",
+            help="labelled image folders, files or globs, comma separated; "
+            "without it a sample collection is rendered into the workspace",
+        )
+        images.add_argument(
+            "--label_source",
+            choices=LABEL_SOURCES,
+            default="auto",
+            help="where labels are: in the file name, or in a .gt.txt or .txt file beside each image "
+            "(sidecar); auto looks, and says what it found (default: %(default)s)",
+        )
+        images.add_argument(
+            "--infer_images",
+            help="images that the accepted model reads, like --images; without it the sample's unlabelled part",
+        )
+        images.add_argument(
+            "--charset",
+            help="file of the symbols that labels may have, one a line; without it every symbol that occurs",
+        )
+        images.add_argument(
+            "--height",
+            type=int,
+            default=48,
+            help="pixels to which every line is scaled, its aspect kept (default: %(default)s)",
+        )
+        images.add_argument(
+            "--validation_fraction",
+            type=float,
+            default=0.1,
+            help="share of the images that chooses the best epoch (default: %(default)s)",
+        )
+        images.add_argument(
+            "--test_fraction",
+            type=float,
+            default=0.1,
+            help="share of the images that is held out for the evaluation (default: %(default)s)",
+        )
+        limits = ImageLimits()
+        images.add_argument(
+            "--max_pixels",
+            type=int,
+            default=limits.max_pixels,
+            help="an image with more pixels is rejected before it is decoded (default: %(default)s)",
+        )
+        images.add_argument(
+            "--max_bytes", type=int, default=limits.max_bytes, help="a larger file is rejected (default: %(default)s)"
+        )
+        images.add_argument(
+            "--max_line_width",
+            type=int,
+            default=limits.max_line_width,
+            help="a line that is wider after scaling, in pixels, is rejected (default: %(default)s)",
+        )
+        images.add_argument(
+            "--max_reject_fraction",
+            type=float,
+            default=0.05,
+            help="a step that rejects a greater share of its images commits nothing (default: %(default)s)",
+        )
+
+        run = parser.add_argument_group("what is done")
+        run.add_argument(
+            "--steps",
+            default=",".join(STEPS),
+            help="which steps, in this order, comma separated (default: %(default)s)",
+        )
+        run.add_argument(
+            "--workspace",
+            default="workspace",
+            help="folder or gs:// URL of datasets, models, predictions and reports (default: %(default)s)",
+        )
+        run.add_argument("--config", help="YAML file of flags by their names; the command line wins")
+
+        training = parser.add_argument_group("training")
+        training.add_argument(
+            "--model",
+            choices=tuple(RECIPES),
+            default="crnn",
+            help="the network: crnn reads lines of any width; the other two are references "
+            "of fixed width (default: %(default)s)",
+        )
+        training.add_argument("--epochs", type=int, help="passes over the training images (default: by model)")
+        training.add_argument(
+            "--batch_size", type=int, help="images in a training step, all workers together (default: by model)"
+        )
+        training.add_argument("--learning_rate", type=float, help="at its peak (default: by model)")
+        training.add_argument(
+            "--seed", type=int, default=0, help="of weights, order and distortions (default: %(default)s)"
+        )
+        training.add_argument(
+            "--train_workers", type=int, default=1, help="local training processes (default: %(default)s)"
+        )
+
+        gate = parser.add_argument_group("acceptance")
+        gate.add_argument(
+            "--max_cer",
+            type=float,
+            default=0.2,
+            help="a model with a greater character error rate on the test split is refused (default: %(default)s)",
+        )
+        gate.add_argument(
+            "--max_cer_regression",
+            type=float,
+            default=0.005,
+            help="how much worse than the accepted model's, on the same test split, the character "
+            "error rate may be (default: %(default)s)",
+        )
+
+    @property
+    def step_names(self) -> tuple[str, ...]:
+        """The steps asked for, in their order."""
+        asked = {step.strip() for step in self.steps.split(",")}
+        return tuple(step for step in STEPS if step in asked)
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        """What is refused before it is decoded."""
+        return ImageLimits(self.max_pixels, self.max_bytes, self.max_line_width)
+
+    @property
+    def split_fractions(self) -> SplitFractions:
+        """The shares of validation and test."""
+        return SplitFractions(self.validation_fraction, self.test_fraction)
+
+
+def parse_options(argv: Sequence[str]) -> LinePipelineOptions:
+    """The options of a command line, and of the file that its `--config` names.
+
+    Raises:
+        UsageError: for an unknown flag, naming the nearest known one, or a value that cannot be.
+    """
+    parser = _Parser(prog="run_pipeline.py", allow_abbrev=False, add_help=False)
+    for options_class in _option_classes():
+        options_class._add_argparse_args(parser)
+    flags = {flag for action in parser._actions for flag in action.option_strings}
+    found, unknown = argparse.ArgumentParser(allow_abbrev=False, add_help=False), list(argv)
+    found.add_argument("--config")
+    config = found.parse_known_args(unknown)[0].config
+    argv = [*(_read_config(config, flags) if config else []), *argv]
+    _, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise UsageError(_unknown_flag(unknown[0], flags))
+    options = PipelineOptions(argv).view_as(LinePipelineOptions)
+    _check(options)
+    return options
+
+
+def usage() -> str:
+    """The help text: this project's flags."""
+    parser = argparse.ArgumentParser(
+        prog="run_pipeline.py",
+        description="Train a CTC line recogniser on labelled images, and read a collection with it.",
+        epilog="Beam's own flags pass through, --runner first of all: DirectRunner runs everything on this machine.",
+        add_help=False,
+    )
+    LinePipelineOptions._add_argparse_args(parser)
+    return parser.format_help()
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see --help")
+
+
+def _option_classes() -> list[Any]:
+    """Ours and Beam's own."""
+    return [cls for cls in PipelineOptions.__subclasses__() if "_add_argparse_args" in cls.__dict__]
+
+
+def _unknown_flag(flag: str, flags: set[str]) -> str:
+    name = flag.partition("=")[0]
+    near = difflib.get_close_matches(name, flags, 1)
+    if not name.startswith("--"):
+        return f"{flag!r} is not a flag: flags are written --name=value; see --help"
+    return f"unknown flag {name}" + (f": did you mean {near[0]}?" if near else "; see --help")
+
+
+def _read_config(path: str, flags: set[str]) -> list[str]:
+    try:
+        content: Any = yaml.safe_load(storage.read_bytes(path).decode())
+    except OSError as error:
+        raise UsageError(f"--config={path} cannot be read: {error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config={path} is not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"--config={path} must hold flags by name, such as 'epochs: 20'")
+    argv = []
+    for name, value in content.items():
+        if f"--{name}" not in flags or name == "config":
+            raise UsageError(f"--config={path}: {_unknown_flag(f'--{name}', flags - {'--config'})}")
+        if isinstance(value, bool):
+            argv += [f"--{name}"] if value else []
+        elif isinstance(value, list):
+            argv.append(f"--{name}={','.join(map(str, value))}")
+        else:
+            argv.append(f"--{name}={value}")
+    return argv
+
+
+def _check(options: LinePipelineOptions) -> None:
+    unknown = sorted({step.strip() for step in options.steps.split(",")} - set(STEPS))
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], STEPS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"steps are {', '.join(STEPS)}"
+        raise UsageError(f"--steps={options.steps}: there is no step {unknown[0]!r}; {hint}")
+    for name in ("epochs", "batch_size", "train_workers", "max_pixels", "max_bytes", "max_line_width"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name}={value} must be at least 1")
+    if not 16 <= options.height <= 512:
+        raise UsageError(f"--height={options.height} must be from 16 to 512 pixels")
+    if options.learning_rate is not None and not 0 < options.learning_rate < 10:
+        raise UsageError(f"--learning_rate={options.learning_rate:g} must be above 0 and below 10")
+    for name in ("max_reject_fraction", "max_cer", "max_cer_regression"):
+        value = getattr(options, name)
+        if not 0 <= value <= 1:
+            raise UsageError(f"--{name}={value:g} must be from 0 to 1")
+    try:
+        options.split_fractions  # noqa: B018 (raises for shares that leave nothing)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if options.images and not options.infer_images and {"ingest", "infer"} <= set(options.step_names):
+        raise UsageError(
+            "--images is given, but not what to read with the model: add --infer_images=DIR, "
+            "or leave inference out with --steps=ingest,train,evaluate"
+        )
+    if options.charset and not storage.is_remote(options.charset) and not os.path.isfile(options.charset):
+        raise UsageError(f"--charset={options.charset} is not a file")

@@ -1,0 +1,75 @@
+"""Running one Beam job on the runner that was asked for."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import StandardOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+from pipeline.options import LinePipelineOptions
+from tfrecords import DataError
+
+_LOCAL_RUNNERS = ("DirectRunner", "FnApiRunner", "direct")
+
+
+def runner_name(options: LinePipelineOptions) -> str:
+    """What will run the jobs, for the log.
+
+    `DirectRunner` is run by Beam's FnApiRunner inside this process: left alone, Beam would
+    first try to download another engine for it.
+    """
+    name = options.view_as(StandardOptions).runner or "DirectRunner"
+    return "DirectRunner (Beam's FnApiRunner, in this process)" if name in _LOCAL_RUNNERS else name
+
+
+def run_job(options: LinePipelineOptions, build: Callable[[beam.Pipeline], object]) -> None:
+    """Builds a pipeline, runs it, and waits for its end.
+
+    Raises:
+        DataError: with our own sentence if a worker raised one, or with the engine's words
+            if the job failed otherwise.
+    """
+    name = options.view_as(StandardOptions).runner or "DirectRunner"
+    _keep_our_sentences_out_of_the_log()
+    local = name in _LOCAL_RUNNERS
+    try:
+        pipeline = beam.Pipeline(runner=FnApiRunner() if local else name, options=options)
+        build(pipeline)
+        result = pipeline.run()
+        result.wait_until_finish()
+    except DataError as error:
+        raise DataError(_without_place(str(error))) from None
+    except RuntimeError as error:
+        if sentence := _own_sentence(str(error)):
+            raise DataError(sentence) from None
+        raise
+
+
+class _NotOurs(logging.Filter):
+    """Drops records of a `DataError`: its sentence is printed once, at the end, without a stack trace."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, DataError)
+
+
+_FILTER = _NotOurs()
+
+
+def _keep_our_sentences_out_of_the_log() -> None:
+    for name in ("apache_beam.runners.common", "apache_beam.runners.worker.sdk_worker"):
+        logging.getLogger(name).addFilter(_FILTER)
+
+
+def _without_place(message: str) -> str:
+    return re.sub(r" \[while running '[^\]]*'\]", "", message)
+
+
+def _own_sentence(traceback: str) -> str | None:
+    """Our sentence in the traceback that an engine passes on as text."""
+    found = re.findall(r"^tfrecords\.\w+\.\w*Error: (.+?)(?: \[while running|$)", traceback, re.MULTILINE)
+    return found[-1] if found else None

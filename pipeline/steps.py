@@ -1,0 +1,459 @@
+"""The four steps. Each reads what is committed in the workspace and commits its own result."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import apache_beam as beam
+import pyarrow.parquet
+
+from components.evaluation.evaluate import EVALUATION_NAME, PICTURE_NAME, READINGS_NAME, EvaluationRequest
+from components.evaluation.transforms import EvaluateModel
+from components.inference.predictions import REFUSED_NAME, RUN_MANIFEST_NAME, InferenceRequest
+from components.inference.transforms import ReadCollection
+from components.ingest import IngestRequest
+from components.ingest.sample import read_truth, render_sample
+from components.ingest.transforms import WriteDataset
+from components.listing import ListingSummary, choose_label_source, find_roots
+from components.listing.transforms import ListCollection
+from components.models import ModelManifest, describe_files
+from components.training.cluster import train_in_processes
+from components.training.recipes import RECIPES, TIME_STRIDE
+from components.work import shards_for
+from pipeline.options import LinePipelineOptions
+from pipeline.runners import run_job
+from pipeline.workspace import Workspace, short_id
+from tfrecords import SPLITS, Charset, DataError, DatasetManifest, SplitFractions, storage
+from tfrecords.manifest import CHARSET_NAME, STATISTICS_NAME
+
+# Raised when a step would make another result from the same input: no old one is then taken for it.
+_CODE_VERSION = 1
+_LATEST, _ACCEPTED = "LATEST", "ACCEPTED"
+_FIRST_ROWS = 5
+
+
+@dataclasses.dataclass
+class StepResult:
+    """What a step did.
+
+    Attributes:
+        name: of the step.
+        summary: one sentence for the log.
+        folder: where the result lies.
+        figures: counts and measures, for the report.
+        refused: why a check failed, or None.
+        reused: whether the result was there already.
+    """
+
+    name: str
+    summary: str
+    folder: str
+    figures: dict[str, Any] = dataclasses.field(default_factory=dict)
+    refused: str | None = None
+    reused: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What every step gets: options, the workspace, and where to say what happens."""
+
+    options: LinePipelineOptions
+    workspace: Workspace
+    say: Callable[[str], None]
+
+
+def ingest(context: Context) -> StepResult:
+    """Labelled images to a committed dataset.
+
+    Raises:
+        DataError: if there are no images, or too many of them are rejected.
+    """
+    options, workspace = context.options, context.workspace
+    images = options.images or render_sample(_sample_folder(workspace, "--images"))[0]
+    if not options.images:
+        context.say(f"no --images given: using the rendered sample collection in {images}")
+    roots = find_roots(images, flag="--images")
+    label_source, why = choose_label_source(options.label_source, roots)
+    context.say(why)
+    fractions = options.split_fractions
+    with _listing(context, roots, label_source, fractions, flag="--images") as (listing, files):
+        charset = _charset(options, listing)
+        dataset_id = short_id(
+            version=_CODE_VERSION,
+            inputs=listing.digest,
+            label_source=label_source,
+            height=options.height,
+            time_stride=TIME_STRIDE,
+            charset=charset.digest,
+            fractions=dataclasses.asdict(fractions),
+            limits=dataclasses.asdict(options.image_limits),
+        )
+        folder = workspace.dataset(dataset_id)
+        try:
+            manifest = DatasetManifest.read(folder)
+            reused = True
+        except FileNotFoundError:
+            reused = False
+            request = IngestRequest(
+                dataset_id=dataset_id,
+                folder=workspace.unfinished(f"dataset-{dataset_id}"),
+                destination=folder,
+                images=listing.images,
+                shards={split: shards_for(listing.splits.get(split, 0)) for split in SPLITS},
+                height=options.height,
+                time_stride=TIME_STRIDE,
+                charset=charset,
+                limits=options.image_limits,
+                max_reject_fraction=options.max_reject_fraction,
+            )
+            context.say(f"encoding {listing.images:,} images as TFRecords")
+            run_job(
+                options,
+                lambda pipeline: (
+                    pipeline | "Listings" >> beam.Create(files) | "Ingest" >> WriteDataset(request, fractions)
+                ),
+            )
+            _raise_if_refused(request.folder)
+            manifest = DatasetManifest.read(folder)
+    workspace.write_pointer("datasets", _LATEST, dataset_id)
+    for warning in manifest.warnings:
+        context.say(f"warning: {warning}")
+    counts = manifest.counts
+    summary = (
+        f"dataset {dataset_id}: {manifest.matched:,} images matched, {sum(counts.values()):,} written "
+        f"({', '.join(f'{counts[split]:,} {split}' for split in SPLITS)}), {_rejects_text(manifest.rejects)}"
+    )
+    if reused:
+        summary += "; it was there already, made from the very same images"
+    figures = {
+        "dataset_id": dataset_id,
+        "matched": manifest.matched,
+        "examples": counts,
+        "rejects": manifest.rejects,
+        "warnings": list(manifest.warnings),
+        "symbols": len(charset.symbols),
+    }
+    return StepResult("ingest", summary, folder, figures, reused=reused)
+
+
+def train(context: Context) -> StepResult:
+    """The latest dataset to a committed model.
+
+    Raises:
+        DataError: if no dataset is committed, or it cannot train the model.
+    """
+    options, workspace = context.options, context.workspace
+    dataset_id, dataset_folder, dataset = _latest_dataset(workspace)
+    recipe = RECIPES[options.model]
+    batch_size = options.batch_size or recipe.batch_size
+    request = {
+        "model": options.model,
+        "epochs": options.epochs or recipe.epochs_for(dataset.examples("train"), batch_size),
+        "batch_size": batch_size,
+        "learning_rate": options.learning_rate or recipe.learning_rate,
+        "seed": options.seed,
+    }
+    model_id = short_id(version=_CODE_VERSION, dataset_id=dataset_id, **request)
+    folder = workspace.model(model_id)
+    try:
+        manifest = ModelManifest.read(folder)
+        reused = True
+    except FileNotFoundError:
+        reused = False
+        scratch = tempfile.mkdtemp(prefix="training-")
+        unfinished = workspace.unfinished(f"model-{model_id}")
+        storage.remove_folder(unfinished)
+        output = os.path.join(scratch, "model")
+        os.makedirs(output)
+        local_dataset = _local_dataset(dataset_folder, dataset, scratch)
+        train_in_processes(
+            {**request, "dataset_folder": local_dataset, "output_folder": output}, scratch, options.train_workers
+        )
+        storage.copy_file(storage.join(dataset_folder, CHARSET_NAME), os.path.join(output, CHARSET_NAME))
+        manifest = ModelManifest(
+            model_id=model_id,
+            dataset_id=dataset_id,
+            model=options.model,
+            height=dataset.height,
+            charset_sha256=dataset.charset_sha256,
+            options=request,
+            files=describe_files(output),
+            created_at=_now().isoformat(),
+        )
+        storage.copy_folder(output, unfinished)
+        manifest.write(unfinished)
+        storage.move_folder(unfinished, folder)
+        storage.remove_folder(scratch)
+    workspace.write_pointer("models", _LATEST, model_id)
+    summary = f"model {model_id}: {options.model}, {request['epochs']} epochs on dataset {dataset_id}"
+    if reused:
+        summary += "; it was there already, trained on the very same dataset with the same options"
+    return StepResult("train", summary, folder, {"model_id": model_id, **manifest.options}, reused=reused)
+
+
+def evaluate(context: Context) -> StepResult:
+    """The latest model on the latest dataset's test split: accepted, or refused with the reason.
+
+    Raises:
+        DataError: if there is no model, no dataset, no test split, or their charsets differ.
+    """
+    workspace = context.workspace
+    model_id = workspace.read_pointer("models", _LATEST)
+    if model_id is None:
+        raise DataError(f"no model is committed in {workspace.root}: run the train step first (--steps=train)")
+    dataset_id, dataset_folder, dataset = _latest_dataset(workspace)
+    folder = workspace.model(model_id)
+    model = _read_model(workspace, model_id)
+    if model.charset_sha256 != dataset.charset_sha256:
+        raise DataError(
+            f"model {model_id} was trained with another charset (digest {model.charset_sha256[:12]}) than dataset "
+            f"{dataset_id} has ({dataset.charset_sha256[:12]}): train on this dataset first (--steps=train,evaluate)"
+        )
+    if not dataset.examples("test"):
+        raise DataError(f"the test split of dataset {dataset_id} is empty: ingest more images or raise --test_fraction")
+    figures = _evaluate_model(context, model_id, dataset_id, dataset_folder, dataset, keep=True)
+    accepted_id = workspace.read_pointer("models", _ACCEPTED)
+    accepted_cer = None
+    if accepted_id is not None and accepted_id != model_id:
+        context.say(f"reading the same images with model {accepted_id}, accepted until now")
+        accepted_cer = _evaluate_model(context, accepted_id, dataset_id, dataset_folder, dataset, keep=False)["cer"]
+    refused = _refusal(context.options, figures["cer"], accepted_id, accepted_cer)
+    figures = {
+        **figures,
+        "accepted": refused is None,
+        "refused_because": refused,
+        "accepted_before": accepted_id,
+        "accepted_before_cer": accepted_cer,
+    }
+    storage.write_json(storage.join(folder, EVALUATION_NAME), figures)
+    if refused is None:
+        workspace.write_pointer("models", _ACCEPTED, model_id)
+    summary = (
+        f"model {model_id} on {figures['images']:,} held-out images: CER {figures['cer']:.2%}, "
+        f"exact match {figures['exact_match']:.1%}; {'accepted' if refused is None else 'REFUSED: ' + refused}"
+    )
+    return StepResult("evaluate", summary, folder, figures, refused=refused)
+
+
+def infer(context: Context) -> StepResult:
+    """New images to committed predictions, by the accepted model.
+
+    Raises:
+        DataError: if no model is accepted, there are no images, or too many are rejected.
+    """
+    options, workspace = context.options, context.workspace
+    model_id = workspace.read_pointer("models", _ACCEPTED)
+    if model_id is None:
+        raise DataError(
+            f"no model in {workspace.root} has been accepted: run the train and evaluate steps first "
+            "(--steps=train,evaluate)"
+        )
+    model = _read_model(workspace, model_id)
+    images = options.infer_images or _sample_to_read(workspace)
+    roots = find_roots(images, flag="--infer_images")
+    scored_at = _now()
+    date = scored_at.date().isoformat()
+    with _listing(context, roots, None, SplitFractions(), flag="--infer_images") as (listing, files):
+        # The letter keeps an ID of digits alone from being taken for a number in the path's partition.
+        run_id = "r" + short_id(
+            version=_CODE_VERSION,
+            inputs=listing.digest,
+            model_id=model_id,
+            limits=dataclasses.asdict(options.image_limits),
+        )
+        found = workspace.find_predictions(run_id)
+        destination = found or workspace.predictions(date, run_id)
+        if found is None:
+            request = InferenceRequest(
+                run_id=run_id,
+                folder=workspace.unfinished(f"run-{run_id}"),
+                destination=destination,
+                rejects_destination=workspace.rejects(date, run_id),
+                images=listing.images,
+                shards=shards_for(listing.images),
+                model_folder=workspace.model(model_id),
+                model_id=model_id,
+                height=model.height,
+                limits=options.image_limits,
+                max_reject_fraction=options.max_reject_fraction,
+                scored_at=scored_at,
+            )
+            context.say(f"reading {listing.images:,} images with model {model_id}")
+            run_job(
+                options,
+                lambda pipeline: pipeline | "Listings" >> beam.Create(files) | "Infer" >> ReadCollection(request),
+            )
+            _raise_if_refused(request.folder)
+    manifest = storage.read_json(storage.join(destination, RUN_MANIFEST_NAME))
+    summary = (
+        f"run {run_id}: {manifest['matched']:,} images matched, {manifest['rows']:,} read with mean confidence "
+        f"{manifest['mean_confidence']:.3f}, {_rejects_text(manifest['rejects'])}"
+    )
+    if found is not None:
+        summary += "; it was there already, read from the very same images by the same model"
+    figures = {name: manifest[name] for name in ("run_id", "model_id", "matched", "rows", "rejects", "mean_confidence")}
+    if not options.infer_images:
+        figures["right"] = _right(workspace, destination, manifest)
+    return StepResult("infer", summary, destination, figures, reused=found is not None)
+
+
+STEP_FUNCTIONS: dict[str, Callable[[Context], StepResult]] = {
+    "ingest": ingest,
+    "train": train,
+    "evaluate": evaluate,
+    "infer": infer,
+}
+
+
+def read_predictions(folder: str, columns: list[str], rows: int | None = None) -> list[dict[str, Any]]:
+    """The first rows of a committed run, or all of them, in the order of its files."""
+    found: list[dict[str, Any]] = []
+    for name in storage.read_json(storage.join(folder, RUN_MANIFEST_NAME))["files"]:
+        with storage.open_to_read(storage.join(folder, name)) as file:
+            for batch in pyarrow.parquet.ParquetFile(file).iter_batches(columns=columns):
+                found += batch.to_pylist()
+                if rows is not None and len(found) >= rows:
+                    return found[:rows]
+    return found
+
+
+@contextlib.contextmanager
+def _listing(
+    context: Context, roots: list[str], label_source: str | None, fractions: SplitFractions, *, flag: str
+) -> Iterator[tuple[ListingSummary, list[str]]]:
+    """Lists the images below some roots; the listing files are there inside the block."""
+    folder = context.workspace.unfinished(f"listing-{short_id(roots=roots, label_source=label_source)}")
+    files = [storage.join(folder, f"{number:05d}.parquet") for number in range(len(roots))]
+    summary_path = storage.join(folder, "summary.json")
+    storage.remove_folder(folder)
+    work = ListCollection(summary_path, label_source, fractions)
+    run_job(
+        context.options,
+        lambda pipeline: pipeline | "Roots" >> beam.Create(list(zip(roots, files, strict=True))) | "List" >> work,
+    )
+    summary = ListingSummary(**storage.read_json(summary_path))
+    if not summary.images:
+        raise DataError(f"{flag}: there is not one image in {', '.join(roots)}; is it the right folder?")
+    yield summary, files
+    storage.remove_folder(folder)
+
+
+def _charset(options: LinePipelineOptions, listing: ListingSummary) -> Charset:
+    if options.charset:
+        return Charset.from_file_text(storage.read_bytes(options.charset).decode(), source=options.charset)
+    if not listing.symbols:
+        raise DataError(f"none of the {listing.images} images in --images has a label: see --label_source")
+    return Charset(tuple(sorted(listing.symbols)))
+
+
+def _latest_dataset(workspace: Workspace) -> tuple[str, str, DatasetManifest]:
+    dataset_id = workspace.read_pointer("datasets", _LATEST)
+    if dataset_id is None:
+        raise DataError(f"no dataset is committed in {workspace.root}: run the ingest step first (--steps=ingest)")
+    folder = workspace.dataset(dataset_id)
+    try:
+        return dataset_id, folder, DatasetManifest.read(folder)
+    except FileNotFoundError:
+        raise DataError(f"dataset {dataset_id} is gone from {folder}: run the ingest step again") from None
+
+
+def _local_dataset(folder: str, manifest: DatasetManifest, scratch: str) -> str:
+    """The dataset on a local disk: TensorFlow reads no object store here."""
+    if not storage.is_remote(folder):
+        return folder
+    local = os.path.join(scratch, "dataset")
+    for name in [CHARSET_NAME, STATISTICS_NAME, *(shard.name for shard in manifest.shards)]:
+        storage.copy_file(storage.join(folder, name), os.path.join(local, name))
+    manifest.write(local)
+    return local
+
+
+def _read_model(workspace: Workspace, model_id: str) -> ModelManifest:
+    try:
+        return ModelManifest.read(workspace.model(model_id))
+    except FileNotFoundError:
+        raise DataError(
+            f"model {model_id} is gone from {workspace.model(model_id)}: run the train step again"
+        ) from None
+
+
+def _evaluate_model(
+    context: Context, model_id: str, dataset_id: str, dataset_folder: str, dataset: DatasetManifest, *, keep: bool
+) -> dict[str, Any]:
+    """Figures of a model on a test split; `keep` puts readings and picture into the model's folder."""
+    folder = context.workspace.unfinished(f"evaluation-{model_id}-{dataset_id}")
+    storage.remove_folder(folder)
+    model_folder = context.workspace.model(model_id)
+    request = EvaluationRequest(dataset_folder, dataset_id, model_id, dataset.examples("test"), folder)
+    run_job(
+        context.options,
+        lambda pipeline: (
+            pipeline
+            | "TestShards" >> beam.Create(dataset.shards_of("test"))
+            | "Evaluate" >> EvaluateModel(request, model_folder)
+        ),
+    )
+    if keep:
+        storage.copy_file(storage.join(folder, READINGS_NAME), storage.join(model_folder, READINGS_NAME))
+        storage.copy_file(storage.join(folder, PICTURE_NAME), storage.join(model_folder, "plots", PICTURE_NAME))
+    figures = storage.read_json(storage.join(folder, EVALUATION_NAME))
+    storage.remove_folder(folder)
+    return figures
+
+
+def _refusal(
+    options: LinePipelineOptions, cer: float, accepted_id: str | None, accepted_cer: float | None
+) -> str | None:
+    if cer > options.max_cer:
+        return f"its CER of {cer:.2%} is above --max_cer={options.max_cer:g}"
+    if accepted_cer is not None and cer > accepted_cer + options.max_cer_regression:
+        return (
+            f"its CER of {cer:.2%} is more than --max_cer_regression={options.max_cer_regression:g} worse than the "
+            f"{accepted_cer:.2%} of model {accepted_id}, accepted until now, which stays in use"
+        )
+    return None
+
+
+def _raise_if_refused(folder: str) -> None:
+    path = storage.join(folder, REFUSED_NAME)
+    if storage.exists(path):
+        raise DataError(storage.read_json(path)["reason"])
+
+
+def _sample_folder(workspace: Workspace, flag: str) -> str:
+    if storage.is_remote(workspace.root):
+        raise DataError(
+            f"{flag} is needed with --workspace={workspace.root}: the sample is rendered into local folders"
+        )
+    return workspace.sample
+
+
+def _sample_to_read(workspace: Workspace) -> str:
+    folder = storage.join(_sample_folder(workspace, "--infer_images"), "unlabelled")
+    if not storage.exists(folder):
+        raise DataError(f"--infer_images says what to read: there is no sample collection in {workspace.root}")
+    return folder
+
+
+def _right(workspace: Workspace, folder: str, manifest: dict[str, Any]) -> dict[str, int]:
+    """How many images of the sample, whose truth is known, were read exactly."""
+    truth = read_truth(workspace.sample)
+    rows = read_predictions(folder, ["uri", "text"])
+    right = sum(truth.get(os.path.basename(row["uri"])) == row["text"] for row in rows)
+    return {"images": manifest["matched"], "exact": right}
+
+
+def _rejects_text(rejects: dict[str, int]) -> str:
+    if not rejects:
+        return "none rejected"
+    return f"{sum(rejects.values()):,} rejected ({', '.join(f'{count} {reason}' for reason, count in rejects.items())})"
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.timezone.utc)

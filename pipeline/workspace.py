@@ -1,0 +1,98 @@
+"""Where everything lies: the folders of a workspace, and the names that point into it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import Any
+
+from components.inference.predictions import RUN_MANIFEST_NAME
+from tfrecords import DataError, storage
+
+_ID_LENGTH = 12
+
+
+def short_id(**what: Any) -> str:
+    """A short digest of what goes in: the same request, the same name."""
+    content = json.dumps(what, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()[:_ID_LENGTH]
+
+
+class Workspace:
+    """The folders below `--workspace`.
+
+    Datasets, models and predictions exist once they are moved to their place, with a
+    manifest; work in progress is below `unfinished/`.
+
+    Args:
+        root: local folder, made absolute, or a URL.
+    """
+
+    def __init__(self, root: str):
+        self.root = root.rstrip("/") if storage.is_remote(root) else os.path.abspath(os.path.expanduser(root))
+
+    def prepare(self) -> None:
+        """Makes the folder, if it is local.
+
+        Raises:
+            DataError: if that cannot be done.
+        """
+        if storage.is_remote(self.root):
+            return
+        try:
+            os.makedirs(self.root, exist_ok=True)
+            probe = self.unfinished(f".probe-{os.getpid()}")
+            storage.write_bytes(probe, b"")
+            storage.remove_file(probe)
+        except OSError as error:
+            raise DataError(f"--workspace={self.root} cannot be written: {error}") from None
+
+    def unfinished(self, name: str) -> str:
+        """A folder for work in progress."""
+        return storage.join(self.root, "unfinished", name)
+
+    def dataset(self, dataset_id: str) -> str:
+        """The folder of a committed dataset."""
+        return storage.join(self.root, "datasets", dataset_id)
+
+    def model(self, model_id: str) -> str:
+        """The folder of a committed model."""
+        return storage.join(self.root, "models", model_id)
+
+    def predictions(self, date: str, run_id: str) -> str:
+        """The folder of a committed run of predictions."""
+        return storage.join(self.root, "predictions", f"date={date}", f"run={run_id}")
+
+    def rejects(self, date: str, run_id: str) -> str:
+        """The folder of what a committed run left out; apart, so that predictions are one table."""
+        return storage.join(self.root, "rejects", f"date={date}", f"run={run_id}")
+
+    def run_record(self, run_id: str, suffix: str) -> str:
+        """A file of the run report."""
+        return storage.join(self.root, "runs", f"{run_id}.{suffix}")
+
+    @property
+    def sample(self) -> str:
+        """The folder of the rendered sample collection."""
+        return storage.join(self.root, "sample")
+
+    def find_predictions(self, run_id: str) -> str | None:
+        """The folder of a committed run, whatever its date, if there is one."""
+        parent = storage.join(self.root, "predictions")
+        for date in reversed(storage.list_names(parent)):
+            folder = storage.join(parent, date, f"run={run_id}")
+            if storage.exists(storage.join(folder, RUN_MANIFEST_NAME)):
+                return folder
+        return None
+
+    def read_pointer(self, kind: str, name: str) -> str | None:
+        """The ID that `datasets/LATEST`, `models/LATEST` or `models/ACCEPTED` names, or None."""
+        try:
+            return storage.read_bytes(storage.join(self.root, kind, name)).decode().strip() or None
+        except FileNotFoundError:
+            return None
+
+    def write_pointer(self, kind: str, name: str, target: str) -> None:
+        """Replaces a pointer whole."""
+        storage.write_bytes(storage.join(self.root, kind, name), f"{target}\n".encode())

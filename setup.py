@@ -1,0 +1,42 @@
+"""What a worker installs; run as `--setup_file=./setup.py` by engines that stage packages."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="ctc-line-reader",
+    version="0.1.0",
+    description="Train your own CTC line recogniser, and read the whole collection with it every night",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.14",
+    packages=find_packages(
+        include=["pipeline", "pipeline.*", "components", "components.*", "tfrecords", "tfrecords.*"]
+    ),
+    package_data={"pipeline": ["report.html.j2"]},
+    install_requires=[
+        "apache-beam[gcp]>=2.77,<2.78",
+        "fsspec>=2026.9",
+        "gcsfs>=2026.9",
+        "google-crc32c>=1.8",
+        "jinja2>=3.1",
+        "keras>=3.15,<3.16",
+        "matplotlib>=3.10",
+        "numpy>=2.2",
+        "pillow>=12.2",
+        "pyarrow>=25,<26",
+        "pyyaml>=6.0",
+        "tensorflow>=2.21,<2.22",
+        "tensorflow-metadata>=1.21,<1.22",
+        "tfx-bsl>=1.21,<1.22",
+    ],
+    extras_require={
+        "test": [
+            "duckdb>=1.4",
+            "mypy>=2.4",
+            "pandas>=2.2",
+            "pytest>=9.2",
+            "pytest-xdist>=3.8",
+            "ruff>=0.17",
+            "types-PyYAML",
+        ]
+    },
+)
