@@ -13,6 +13,11 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from pipeline.options import LinePipelineOptions
 from tfrecords import DataError
 
+_WORKER_LOGGERS = (
+    "apache_beam.runners.common",
+    "apache_beam.runners.worker.sdk_worker",
+    "apache_beam.runners.portability.local_job_service",
+)
 _LOCAL_RUNNERS = ("DirectRunner", "FnApiRunner", "direct")
 
 
@@ -54,15 +59,17 @@ class _NotOurs(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        return not isinstance(error, DataError)
+        return not isinstance(error, DataError) and not _own_sentence(record.getMessage().replace("\\n", "\n"))
 
 
 _FILTER = _NotOurs()
 
 
 def _keep_our_sentences_out_of_the_log() -> None:
-    for name in ("apache_beam.runners.common", "apache_beam.runners.worker.sdk_worker"):
+    for name in _WORKER_LOGGERS:
         logging.getLogger(name).addFilter(_FILTER)
+    # Workers in other processes warn about settings of a container that they do not run in.
+    logging.getLogger(_WORKER_LOGGERS[-1]).setLevel(logging.ERROR)
 
 
 def _without_place(message: str) -> str:
@@ -71,5 +78,5 @@ def _without_place(message: str) -> str:
 
 def _own_sentence(traceback: str) -> str | None:
     """Our sentence in the traceback that an engine passes on as text."""
-    found = re.findall(r"^tfrecords\.\w+\.\w*Error: (.+?)(?: \[while running|$)", traceback, re.MULTILINE)
+    found = re.findall(r"^tfrecords\.\w+\.\w*Error: (.+?)(?: \[while running|\"|$)", traceback, re.MULTILINE)
     return found[-1] if found else None

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import tempfile
 from collections.abc import Iterable, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -65,8 +68,7 @@ class LineModelHandler(ModelHandler[np.ndarray, Reading, LoadedModel]):
         Raises:
             DataError: if the folder holds no intact model.
         """
-        import tensorflow as tf
-
+        tf = _import_tensorflow()
         try:
             manifest = ModelManifest.read(self._model_folder)
         except FileNotFoundError:
@@ -114,3 +116,19 @@ class LineModelHandler(ModelHandler[np.ndarray, Reading, LoadedModel]):
     def get_metrics_namespace(self) -> str:
         """Where RunInference's own counters appear."""
         return "inference"
+
+
+def _import_tensorflow() -> ModuleType:
+    """TensorFlow, without what its libraries print to standard error as they start: on a machine without a GPU
+    that is a screenful, and it cannot be turned off before they are loaded."""
+    standard_error = os.dup(2)
+    try:
+        with tempfile.TemporaryFile() as hidden:
+            os.dup2(hidden.fileno(), 2)
+            import tensorflow
+
+            tensorflow.config.list_physical_devices()
+    finally:
+        os.dup2(standard_error, 2)
+        os.close(standard_error)
+    return tensorflow

@@ -1,0 +1,188 @@
+"""Options, markers and small committed artefacts that all tests share.
+
+Nothing here imports TensorFlow before a fixture that needs it is asked for.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+LINE_HEIGHT = 32
+LABELS = (
+    # train
+    ["11", "2", "1231", "3313", "b0b", "aab1", "c2221", "0a", "12b3c", "ccc", "a1b2c3", "3", "00", "b33a0", "1c", "2ab2"]
+    # validation
+    + ["1a", "b22", "c0c0", "33"]
+    # test
+    + ["0", "a11b", "2c3", "bb"]
+)
+SPLIT_SIZES = {"train": 16, "validation": 4, "test": 4}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the tests that train or start processes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    slow = pytest.mark.skip(reason="trains or starts processes for more than a few seconds: run with --slow")
+    folder = _shared_data_folder(config)
+    absent = pytest.mark.skip(reason=f"the real images are not there: {folder}")
+    for item in items:
+        if item.get_closest_marker("slow") and not config.getoption("--slow"):
+            item.add_marker(slow)
+        if item.get_closest_marker("shared_data") and not folder.is_dir():
+            item.add_marker(absent)
+
+
+def _shared_data_folder(config: pytest.Config) -> Path:
+    return config.rootpath.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data(pytestconfig: pytest.Config) -> Path:
+    """The folder of real images; use it in tests marked `shared_data`."""
+    return _shared_data_folder(pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def tiny_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 24 rendered lines, `00-11.png` to `23-bb.png`, each with its label in a `.txt` beside it."""
+    folder = tmp_path_factory.mktemp("tiny-images")
+    for number, text in enumerate(LABELS):
+        _render(text, number).save(folder / f"{number:02d}-{text}.png")
+        (folder / f"{number:02d}-{text}.txt").write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tiny_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A committed dataset of the tiny images: 16 lines to train on in two shards, 4 to validate, 4 to test.
+
+    Widths differ, labels have 1 to 6 symbols of `0123abc`, half of them adjacent repeats.
+    Never write into it: copy it first.
+    """
+    from components.ingest.dataset import IngestRequest, commit_dataset, write_training_shard
+    from components.listing import list_images
+    from tfrecords import Charset, ImageLimits
+
+    folder = tmp_path_factory.mktemp("tiny-dataset")
+    request = IngestRequest(
+        dataset_id="tinydataset0",
+        folder=str(folder / "unfinished"),
+        destination=str(folder / "committed"),
+        images=len(LABELS),
+        shards={"train": 2, "validation": 1, "test": 1},
+        height=LINE_HEIGHT,
+        time_stride=4,
+        charset=Charset.from_texts(LABELS),
+        limits=ImageLimits(),
+        max_reject_fraction=0.0,
+    )
+    references = list(list_images(str(tiny_images), "sidecar"))
+    summaries = [
+        write_training_shard(shard, part, request)
+        for shard, part in {
+            ("train", 0): references[:9],
+            ("train", 1): references[9:16],
+            ("validation", 0): references[16:20],
+            ("test", 0): references[20:],
+        }.items()
+    ]
+    commit_dataset(summaries, request)
+    return folder / "committed"
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A committed `crnn` that never trained, but whose random weights make it read something on every line.
+
+    Never write into it: copy it first.
+    """
+    import keras
+
+    from components.models import ModelManifest, describe_files
+    from components.training.export import export_saved_model
+    from components.training.networks import build_crnn
+    from tfrecords import DatasetManifest
+
+    dataset = DatasetManifest.read(str(tiny_dataset))
+    charset = dataset.read_charset(str(tiny_dataset))
+    keras.utils.set_random_seed(1)
+    model = build_crnn(charset.classes, dataset.height)
+    kernel, bias = model.get_layer("logits").get_weights()
+    spread = np.random.default_rng(1).normal(0, 3, kernel.shape)
+    model.get_layer("logits").set_weights([spread, bias])
+
+    folder = tmp_path_factory.mktemp("tiny-model")
+    model.save(folder / "model.keras")
+    export_saved_model(model, dataset.height, str(folder / "saved_model"))
+    (folder / "charset.txt").write_text(charset.to_file_text(), encoding="utf-8")
+    ModelManifest(
+        model_id="tinymodel000",
+        dataset_id=dataset.dataset_id,
+        model="crnn",
+        height=dataset.height,
+        charset_sha256=charset.digest,
+        options={"model": "crnn", "epochs": 0},
+        files=describe_files(str(folder)),
+        created_at=datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc).isoformat(),
+    ).write(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def label_loss() -> Callable[[np.ndarray, list[int]], float]:
+    """Minus the log probability of a label given its logits [time, classes], in float64, blank last.
+
+    A reference to hold the fast ones against: plain loops after Graves et al. 2006,
+    equations 6 to 8, in logarithms.
+    """
+    return _label_loss
+
+
+def _label_loss(logits: np.ndarray, label: list[int]) -> float:
+    logits = np.asarray(logits, np.float64)
+    log_y = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+    steps, classes = logits.shape
+    blank = classes - 1
+    extended = [blank]  # l' in the paper: blanks at both ends and between all symbols
+    for symbol in label:
+        extended += [symbol, blank]
+    alpha = np.full((steps, len(extended)), -np.inf)
+    alpha[0, 0] = log_y[0, blank]
+    if label:
+        alpha[0, 1] = log_y[0, extended[1]]
+    for t in range(1, steps):
+        for s, symbol in enumerate(extended):
+            total = alpha[t - 1, s]
+            if s >= 1:
+                total = np.logaddexp(total, alpha[t - 1, s - 1])
+            if s >= 2 and symbol != blank and symbol != extended[s - 2]:
+                total = np.logaddexp(total, alpha[t - 1, s - 2])
+            alpha[t, s] = total + log_y[t, symbol]
+    probability = alpha[-1, -1]
+    if label:
+        probability = np.logaddexp(probability, alpha[-1, -2])
+    return -float(probability)
+
+
+def _render(text: str, seed: int) -> Image.Image:
+    """Dark text on a light ground, of its own size and place."""
+    chooser = random.Random(seed)
+    font = ImageFont.load_default(chooser.randint(24, 34))
+    left, top, right, bottom = font.getbbox(text)
+    margin = chooser.randint(4, 14)
+    size = (round(right - left) + 2 * margin, round(bottom - top) + 12)
+    image = Image.new("L", size, chooser.randint(200, 250))
+    ImageDraw.Draw(image).text((margin - left, 6 - top), text, font=font, fill=chooser.randint(0, 60))
+    return image

@@ -1,0 +1,44 @@
+"""Names of the workspace: the same request, the same ID; pointers are replaced whole."""
+
+import os
+
+import pytest
+
+from pipeline.workspace import Workspace, short_id
+from tfrecords import DataError
+
+
+def test_equal_requests_have_equal_ids_and_any_difference_another():
+    assert short_id(a=1, b="x") == short_id(b="x", a=1)
+    assert short_id(a=1, b="x") != short_id(a=1, b="y")
+    assert len(short_id(a=1)) == 12
+
+
+def test_a_pointer_names_what_was_written_last(tmp_path):
+    workspace = Workspace(str(tmp_path))
+    assert workspace.read_pointer("models", "ACCEPTED") is None
+    workspace.write_pointer("models", "ACCEPTED", "one")
+    workspace.write_pointer("models", "ACCEPTED", "two")
+    assert workspace.read_pointer("models", "ACCEPTED") == "two"
+    assert os.listdir(tmp_path / "models") == ["ACCEPTED"]
+
+
+def test_only_a_run_with_a_manifest_is_found(tmp_path):
+    workspace = Workspace(str(tmp_path))
+    folder = tmp_path / "predictions" / "date=2026-01-31" / "run=rabc"
+    folder.mkdir(parents=True)
+    assert workspace.find_predictions("rabc") is None
+    (folder / "_manifest.json").write_text("{}")
+    assert workspace.find_predictions("rabc") == str(folder)
+    assert workspace.find_predictions("rxyz") is None
+
+
+def test_a_workspace_that_cannot_be_made_is_refused_with_its_name(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"--workspace=.*file/below cannot be written"):
+        Workspace(str(tmp_path / "file" / "below")).prepare()
+
+
+def test_preparing_leaves_nothing_behind(tmp_path):
+    Workspace(str(tmp_path / "new")).prepare()
+    assert [names for _, _, names in os.walk(tmp_path / "new") if names] == []
