@@ -7,7 +7,7 @@ setup(
     version="0.1.0",
     description="Train your own CTC line recogniser, and read the whole collection with it every night",
     license="Apache-2.0",
-    python_requires=">=3.10,<3.14",
+    python_requires=">=3.11,<3.14",
     packages=find_packages(
         include=["pipeline", "pipeline.*", "components", "components.*", "tfrecords", "tfrecords.*"]
     ),

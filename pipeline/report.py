@@ -52,7 +52,7 @@ class RunRecord:
     @classmethod
     def start(cls, options: LinePipelineOptions, workspace: str) -> RunRecord:
         """A run that starts now."""
-        now = datetime.datetime.now(datetime.timezone.utc)
+        now = datetime.datetime.now(datetime.UTC)
         ours = options.get_all_options(current_only=True)
         given = {**options.get_all_options(drop_default=True), **ours}
         run = f"{now:%Y%m%dT%H%M%SZ}-{short_id(at=now.isoformat(), pid=os.getpid())[:6]}"
@@ -77,7 +77,7 @@ def write(record: RunRecord, workspace: Workspace) -> dict[str, str]:
     Returns:
         The two paths, by what they are; empty if the workspace cannot be written.
     """
-    finished = datetime.datetime.now(datetime.timezone.utc)
+    finished = datetime.datetime.now(datetime.UTC)
     record.finished_at = finished.isoformat()
     record.seconds = round((finished - datetime.datetime.fromisoformat(record.started_at)).total_seconds(), 3)
     paths = {

@@ -78,5 +78,5 @@ def _without_place(message: str) -> str:
 
 def _own_sentence(traceback: str) -> str | None:
     """Our sentence in the traceback that an engine passes on as text."""
-    found = re.findall(r"^tfrecords\.\w+\.\w*Error: (.+?)(?: \[while running|\"|$)", traceback, re.MULTILINE)
+    found = re.findall(r"^tfrecords\.\w+\.\w*Error: (.+?)(?: \[while running|$)", traceback, re.MULTILINE)
     return found[-1] if found else None

@@ -166,9 +166,12 @@ def train(context: Context) -> StepResult:
         reused = True
     except FileNotFoundError:
         reused = False
-        scratch = tempfile.mkdtemp(prefix="training-")
         unfinished = workspace.unfinished(f"model-{model_id}")
+        scratch = workspace.unfinished(f"training-{model_id}")
         storage.remove_folder(unfinished)
+        storage.remove_folder(scratch)
+        if storage.is_remote(scratch):
+            scratch = tempfile.mkdtemp(prefix="training-")
         output = os.path.join(scratch, "model")
         os.makedirs(output)
         local_dataset = _local_dataset(dataset_folder, dataset, scratch)
@@ -333,15 +336,17 @@ def _listing(
     summary_path = storage.join(folder, "summary.json")
     storage.remove_folder(folder)
     work = ListCollection(summary_path, label_source, fractions)
-    run_job(
-        context.options,
-        lambda pipeline: pipeline | "Roots" >> beam.Create(list(zip(roots, files, strict=True))) | "List" >> work,
-    )
-    summary = ListingSummary(**storage.read_json(summary_path))
-    if not summary.images:
-        raise DataError(f"{flag}: there is not one image in {', '.join(roots)}; is it the right folder?")
-    yield summary, files
-    storage.remove_folder(folder)
+    try:
+        run_job(
+            context.options,
+            lambda pipeline: pipeline | "Roots" >> beam.Create(list(zip(roots, files, strict=True))) | "List" >> work,
+        )
+        summary = ListingSummary(**storage.read_json(summary_path))
+        if not summary.images:
+            raise DataError(f"{flag}: there is not one image in {', '.join(roots)}; is it the right folder?")
+        yield summary, files
+    finally:
+        storage.remove_folder(folder)
 
 
 def _charset(options: LinePipelineOptions, listing: ListingSummary) -> Charset:
@@ -456,4 +461,4 @@ def _rejects_text(rejects: dict[str, int]) -> str:
 
 
 def _now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.timezone.utc)
+    return datetime.datetime.now(datetime.UTC)

@@ -135,9 +135,7 @@ def write_training_shard(
 
     examples, size, sha256 = write_records(path, records())
     if rejects:
-        table = rejects_table(
-            rejects, step="ingest", run_id=request.dataset_id, at=datetime.datetime.now(datetime.timezone.utc)
-        )
+        table = rejects_table(rejects, step="ingest", run_id=request.dataset_id, at=datetime.datetime.now(datetime.UTC))
         storage.write_parquet(storage.join(request.folder, f"rejects-{base}.parquet"), table)
     summary = ShardSummary(
         split=split,
@@ -192,7 +190,7 @@ def commit_dataset(summaries: Iterable[ShardSummary], request: IngestRequest) ->
         shards=entries,
         reject_files=reject_files,
         warnings=tuple(_warnings(ordered)),
-        created_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
     written = sum(entry.examples for entry in entries)
     if matched != request.images or matched != written + sum(rejects.values()):

@@ -65,7 +65,7 @@ class ImageReference:
     @property
     def modified(self) -> datetime.datetime:
         """Time of the last change, UTC."""
-        return datetime.datetime.fromtimestamp(self.modified_us / 1e6, datetime.timezone.utc)
+        return datetime.datetime.fromtimestamp(self.modified_us / 1e6, datetime.UTC)
 
 
 @dataclasses.dataclass(frozen=True)

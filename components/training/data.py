@@ -48,6 +48,10 @@ class Examples:
         """Symbols in each label, int32 [n]."""
         return np.diff(self.offsets).astype(np.int32)
 
+    def label(self, index: int) -> np.ndarray:
+        """The symbol ids of one label, int32."""
+        return self.labels[self.offsets[index] : self.offsets[index + 1]]
+
 
 def load_examples(folder: str, manifest: DatasetManifest, split: str) -> Examples:
     """Reads a split of a committed dataset.
@@ -126,29 +130,41 @@ def training_batches(
             global batch come out in turn.
 
     Yields:
-        Dictionaries of `images` uint8 [batch, height, width, 1], padded with white, `widths`
-        int32 [batch], `labels` int32 [batch, longest], `label_lengths` int32 [batch],
-        `indices` int32 [batch] into `examples`.
+        Dictionaries of `images` uint8 [batch, height, width, 1], padded with white to the widest
+        of the global batch, `widths` int32 [batch], `labels` int32 [batch, longest],
+        `label_lengths` int32 [batch], `indices` int32 [batch] into `examples`.
     """
     images = tf.constant(list(examples.images))
     widths = tf.constant(examples.widths)
     labels = tf.RaggedTensor.from_row_splits(examples.labels, examples.offsets)
     mine = slice(replicas.start * replica_batch_size, replicas.stop * replica_batch_size)
 
-    def epoch_indices(epoch: np.int64) -> tuple[np.ndarray, np.ndarray]:
+    def plan(epoch: np.int64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         order = epoch_order(examples.widths, batch_size, seed, int(epoch))
+        # All replicas pad to the same width, so that batch statistics do not depend on their number.
+        widest = -(-examples.widths[order].max(axis=1) // TIME_STRIDE) * TIME_STRIDE
         distortions = np.random.default_rng([seed, int(epoch), 1]).uniform(-1, 1, (*order.shape, _DISTORTIONS))
-        return order[:, mine].reshape(-1), distortions[:, mine].reshape(-1, _DISTORTIONS).astype(np.float32)
+        return (
+            order[:, mine].reshape(-1),
+            np.repeat(widest.astype(np.int32), order[0, mine].size),
+            distortions[:, mine].reshape(-1, _DISTORTIONS).astype(np.float32),
+        )
 
     def of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        indices, distortions = tf.numpy_function(epoch_indices, [epoch], (tf.int32, tf.float32), stateful=False)
-        indices = tf.ensure_shape(indices, [None])
-        return tf.data.Dataset.from_tensor_slices((indices, tf.ensure_shape(distortions, [None, _DISTORTIONS])))
+        indices, padded, distortions = tf.numpy_function(plan, [epoch], (tf.int32, tf.int32, tf.float32))
+        return tf.data.Dataset.from_tensor_slices(
+            (
+                tf.ensure_shape(indices, [None]),
+                tf.ensure_shape(padded, [None]),
+                tf.ensure_shape(distortions, [None, _DISTORTIONS]),
+            )
+        )
 
-    def load(index: tf.Tensor, distortion: tf.Tensor) -> dict[str, tf.Tensor]:
+    def load(index: tf.Tensor, padded: tf.Tensor, distortion: tf.Tensor) -> dict[str, tf.Tensor]:
         label = labels[index]
+        image = tf.io.decode_png(images[index], channels=1)
         return {
-            "images": tf.io.decode_png(images[index], channels=1),
+            "images": tf.pad(image, [[0, 0], [0, padded - tf.shape(image)[1]], [0, 0]], constant_values=255),
             "widths": widths[index],
             "labels": label,
             "label_lengths": tf.size(label),
@@ -158,15 +174,13 @@ def training_batches(
 
     def finish(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         distortions = batch.pop("distortions")
-        batch["images"] = _pad_width(batch["images"])
         if augment:
             batch["images"] = distort(batch["images"], batch["widths"], distortions)
         return batch
 
     dataset = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(of_epoch)
     dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    padding = {name: np.uint8(255) if name == "images" else None for name in dataset.element_spec}
-    dataset = dataset.padded_batch(replica_batch_size, padding_values=padding, drop_remainder=True)
+    dataset = dataset.padded_batch(replica_batch_size, drop_remainder=True)
     return dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(4)
 
 
@@ -196,10 +210,10 @@ def distort(images: tf.Tensor, widths: tf.Tensor, amounts: tf.Tensor) -> tf.Tens
     tilt *= tf.minimum(0.05, 6.0 / line_width)  # at most 3 pixels at the ends of a line
     shear *= 0.12
     scale_x = 1.06 + 0.06 * narrow
-    scale_y = 1.02 + 0.1 * stretch
+    scale_y = 1.05 + 0.09 * stretch
     freed = line_width * (scale_x - 1)
-    offset_x = 3.0 * across - freed * (0.5 + 0.5 * place)
-    offset_y = 2.5 * down
+    offset_x = across - freed * (0.5 + 0.5 * place)
+    offset_y = 2.0 * down
     zeros = tf.zeros_like(tilt)
     transforms = tf.stack(
         [
@@ -222,7 +236,12 @@ def distort(images: tf.Tensor, widths: tf.Tensor, amounts: tf.Tensor) -> tf.Tens
         interpolation="BILINEAR",
         fill_mode="CONSTANT",
     )
-    grains = tf.random.stateless_normal(tf.shape(ink), seed=tf.bitcast(amounts[0, :2], tf.int32))
+    # Each line's own amounts are the seed of its grain: it does not matter in which batch the line is.
+    grains = tf.map_fn(
+        lambda seed: tf.random.stateless_normal(tf.shape(ink)[1:], seed),
+        tf.bitcast(amounts[:, :2], tf.int32),
+        fn_output_signature=tf.float32,
+    )
 
     def per_line(values: tf.Tensor) -> tf.Tensor:
         return values[:, None, None, None]
@@ -254,8 +273,3 @@ def reading_batches(
         indices = order[start : start + batch_size]
         images, widths = pad_lines([decode_png(examples.images[i]) for i in indices], TIME_STRIDE)
         yield images, widths, indices
-
-
-def _pad_width(images: tf.Tensor) -> tf.Tensor:
-    missing = -tf.shape(images)[2] % TIME_STRIDE
-    return tf.pad(images, [[0, 0], [0, 0], [0, missing], [0, 0]], constant_values=255)

@@ -41,7 +41,7 @@ _REFERENCE = Recipe(
 )
 RECIPES = {
     "crnn": Recipe(
-        epochs=40, least_steps=1500, batch_size=32, learning_rate=4e-3, weight_decay=1e-2, one_cycle=True, augment=True
+        epochs=30, least_steps=1500, batch_size=16, learning_rate=4e-3, weight_decay=1e-2, one_cycle=True, augment=True
     ),
     "crnn_v1": _REFERENCE,
     "ocr_model_v1": _REFERENCE,

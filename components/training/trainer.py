@@ -10,7 +10,7 @@ import csv
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -24,7 +24,7 @@ from components.training.data import Examples, load_examples, reading_batches, t
 from components.training.export import export_saved_model, reading_signature
 from components.training.networks import NETWORKS
 from components.training.recipes import RECIPES, Recipe
-from tfrecords import Charset, DataError, DatasetManifest
+from tfrecords import Charset, DataError, DatasetManifest, adjacent_repeats
 
 HISTORY_NAME = "history.csv"
 KERAS_NAME = "model.keras"
@@ -35,6 +35,7 @@ _CLIP_NORM = 5.0
 _WARM_UP = 0.1
 _READING_BATCH = 64
 _SHOWN = 16
+_SAY_EVERY_S = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +87,47 @@ class EpochRecord:
     seconds: float
 
 
+@dataclasses.dataclass(frozen=True)
+class _Cluster:
+    """This worker's place among all."""
+
+    strategy: tf.distribute.MultiWorkerMirroredStrategy
+    worker: int
+    workers: int
+
+    @classmethod
+    def join(cls, collective_timeout_s: float) -> _Cluster:
+        """The cluster that `TF_CONFIG` names, or one of this process alone."""
+        options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=collective_timeout_s)
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+        resolver = strategy.cluster_resolver
+        workers = max(len(resolver.cluster_spec().as_dict().get("worker", [])), 1)
+        return cls(strategy, resolver.task_id or 0, workers)
+
+    @property
+    def chief(self) -> bool:
+        return self.worker == 0
+
+    @property
+    def replicas(self) -> int:
+        return self.strategy.num_replicas_in_sync
+
+    @property
+    def replicas_here(self) -> range:
+        """Which of all replicas this worker runs."""
+        each = self.replicas // self.workers
+        return range(self.worker * each, (self.worker + 1) * each)
+
+    def sum_over_workers(self, values: Sequence[float]) -> np.ndarray:
+        """The sums of every worker's values, float64, on all of them."""
+        mine = tf.constant(values, tf.float64)
+        first = self.replicas_here.start
+        shares = self.strategy.experimental_distribute_values_from_function(
+            lambda context: mine if context.replica_id_in_sync_group == first else tf.zeros_like(mine)
+        )
+        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, shares, axis=None).numpy()
+
+
 def train(request: TrainingRequest, say: Callable[[str], None] = print) -> None:
     """Trains a model and, on the chief, writes it to the output folder.
 
@@ -93,107 +135,101 @@ def train(request: TrainingRequest, say: Callable[[str], None] = print) -> None:
     Progress goes to `say`, on the chief alone.
 
     Raises:
-        DataError: if the dataset cannot train this model.
+        DataError: if the dataset cannot train this model, or training diverges.
     """
     manifest = DatasetManifest.read(request.dataset_folder)
     charset = manifest.read_charset(request.dataset_folder)
-    build, recipe = NETWORKS[request.model], RECIPES[request.model]
-    strategy = tf.distribute.MultiWorkerMirroredStrategy(
-        communication_options=tf.distribute.experimental.CommunicationOptions(
-            timeout_seconds=request.collective_timeout_s
-        )
-    )
-    replicas = strategy.num_replicas_in_sync
-    resolver = strategy.cluster_resolver
-    worker = resolver.task_id or 0
-    workers = max(len(resolver.cluster_spec().as_dict().get("worker", [])), 1)
-    chief = worker == 0
-    if request.batch_size % replicas:
-        raise DataError(f"--batch_size={request.batch_size} cannot be shared equally by {replicas} replicas")
-
+    cluster = _Cluster.join(request.collective_timeout_s)
+    if request.batch_size % cluster.replicas:
+        raise DataError(f"--batch_size={request.batch_size} cannot be shared equally by {cluster.replicas} replicas")
     examples = load_examples(request.dataset_folder, manifest, "train")
     validation = load_examples(request.dataset_folder, manifest, "validation")
-    if not len(validation):
-        validation = examples
+    steps_per_epoch = -(-len(examples) // request.batch_size)
+
+    build, recipe = NETWORKS[request.model], RECIPES[request.model]
     keras.utils.set_random_seed(request.seed)
-    with strategy.scope():
-        model = build(charset.classes, manifest.height, replicas > 1)
-        steps_per_epoch = -(-len(examples) // request.batch_size)
+    with cluster.strategy.scope():
+        model = build(charset.classes, manifest.height, cluster.replicas > 1)
         optimizer = _optimizer(request, recipe, steps_per_epoch * request.epochs)
         optimizer.build(model.trainable_variables)
     # What reads validation lines and is exported knows nothing of the strategy.
     reader = build(charset.classes, manifest.height, False)
-    read = _reading_function(reader, manifest.height)
     _refuse_labels_that_never_fit(reader, examples, request.model)
-
-    local_replicas = replicas // workers
-    mine = range(worker * local_replicas, (worker + 1) * local_replicas)
-    batches = strategy.distribute_datasets_from_function(
+    if cluster.chief:
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        say(
+            f"training {request.model} ({model.count_params():,} weights, {charset.classes - 1} symbols) on "
+            f"{len(examples):,} images for {request.epochs} epochs of {steps_per_epoch} steps; {cluster.workers} "
+            f"worker{'s' * (cluster.workers > 1)} with {len(cluster.replicas_here)} {devices[0].device_type} each"
+        )
+    batches = cluster.strategy.distribute_datasets_from_function(
         lambda _context: training_batches(
             examples,
             batch_size=request.batch_size,
             seed=request.seed,
             epochs=range(request.epochs),
-            replicas=mine,
-            replica_batch_size=request.batch_size // replicas,
+            replicas=cluster.replicas_here,
+            replica_batch_size=request.batch_size // cluster.replicas,
             augment=recipe.augment,
         )
     )
-    step = _training_step(strategy, model, optimizer, request.batch_size)
-    if chief:
-        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-        say(
-            f"training {request.model} ({model.count_params():,} weights, {charset.classes - 1} symbols) on "
-            f"{len(examples):,} images for {request.epochs} epochs of {steps_per_epoch} steps; {workers} "
-            f"worker{'s' * (workers > 1)} with {local_replicas} {devices[0].device_type} each"
-        )
+    step = _training_step(cluster.strategy, model, optimizer, request.batch_size)
+    read = _reading_function(reader, manifest.height)
+    iterator = iter(batches)
     history: list[EpochRecord] = []
-    best: tuple[float, float] | None = None
     best_weights: list[np.ndarray] = []
     left_out: set[str] = set()
-    started = time.monotonic()
-    iterator = iter(batches)
-    for epoch in range(request.epochs):
+    started = said = time.monotonic()
+    for epoch in range(1, request.epochs + 1):
         epoch_started = time.monotonic()
-        sums = [step(iterator) for _ in range(steps_per_epoch)]
-        total_loss, finite = np.sum([[float(loss), float(count)] for loss, count, _ in sums], axis=0)
-        training_s = time.monotonic() - epoch_started
-        for _, _, indices in sums:
-            left_out.update(examples.uris[i] for i in indices.numpy().ravel() if i >= 0)
+        steps = [step(iterator) for _ in range(steps_per_epoch)]
+        loss, finite = np.sum([[float(loss), float(finite)] for loss, finite, _ in steps], axis=0)
+        trained_s = time.monotonic() - epoch_started
+        left_out.update(examples.uris[i] for _, _, indices in steps for i in indices.numpy() if i >= 0)
         reader.set_weights(model.get_weights())
-        counts, validation_loss = _validate(strategy, read, validation, charset, worker, workers)
+        try:
+            counts, validation_loss = _validate(cluster, read, validation if len(validation) else examples, charset)
+        except ValueError as error:
+            raise DataError(f"training diverged in epoch {epoch}: {error}") from None
         record = EpochRecord(
-            epoch=epoch + 1,
+            epoch=epoch,
             learning_rate=float(optimizer.learning_rate),
-            train_loss=total_loss / max(finite, 1),
+            train_loss=loss / max(finite, 1),
             validation_loss=validation_loss,
             cer=counts.cer,
             exact_match=counts.exact_match,
-            images_per_second=steps_per_epoch * request.batch_size / training_s,
+            images_per_second=steps_per_epoch * request.batch_size / trained_s,
             non_finite=int(steps_per_epoch * request.batch_size - finite),
             seconds=time.monotonic() - started,
         )
-        history.append(record)
-        if best is None or (record.cer, record.validation_loss) < best:
-            best = (record.cer, record.validation_loss)
+        if not history or _quality(record) < min(map(_quality, history)):
             best_weights = reader.get_weights()
-        if chief:
-            left_s = record.seconds / record.epoch * (request.epochs - record.epoch)
+        history.append(record)
+        if cluster.chief and (time.monotonic() - said > _SAY_EVERY_S or epoch in (1, request.epochs)):
+            said = time.monotonic()
+            say(_progress(record, request.epochs))
+    if cluster.chief:
+        if left_out:
             say(
-                f"epoch {record.epoch:>3}/{request.epochs}  loss {record.train_loss:7.3f}  "
-                f"validation loss {record.validation_loss:7.3f}  CER {record.cer:7.2%}  "
-                f"exact {record.exact_match:6.1%}  {record.images_per_second:5.0f} images/s  "
-                f"{_clock(left_s)} left"
+                f"{len(left_out)} images had a loss that was not finite and were left out of those steps: "
+                f"{', '.join(sorted(left_out)[:10])}"
             )
-    if not chief:
-        return
-    if left_out:
-        say(
-            f"{len(left_out)} images had a loss that was not finite and were left out of those steps: "
-            f"{', '.join(sorted(left_out)[:10])}"
-        )
-    reader.set_weights(best_weights)
-    _write_model(request, reader, examples, manifest.height, history)
+        reader.set_weights(best_weights)
+        _write_model(request, reader, examples, manifest.height, history)
+
+
+def _quality(record: EpochRecord) -> tuple[float, float]:
+    """What is least in the best epoch."""
+    return record.cer, record.validation_loss
+
+
+def _progress(record: EpochRecord, epochs: int) -> str:
+    minutes, seconds = divmod(round(record.seconds / record.epoch * (epochs - record.epoch)), 60)
+    return (
+        f"epoch {record.epoch:>{len(str(epochs))}}/{epochs}  loss {record.train_loss:7.3f}  "
+        f"validation loss {record.validation_loss:7.3f}  CER {record.cer:7.2%}  exact {record.exact_match:6.1%}  "
+        f"{record.images_per_second:5.0f} images/s  {minutes}:{seconds:02d} left"
+    )
 
 
 def _optimizer(request: TrainingRequest, recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
@@ -259,40 +295,27 @@ def _training_step(strategy: tf.distribute.Strategy, model: keras.Model, optimiz
     return step
 
 
-def _validate(
-    strategy: tf.distribute.Strategy,
-    read: Callable,
-    examples: Examples,
-    charset: Charset,
-    worker: int,
-    workers: int,
-) -> tuple[ErrorCounts, float]:
-    """Error counts and mean loss over a whole split; each worker reads its share, and all get the sums."""
+def _validate(cluster: _Cluster, read: Callable, examples: Examples, charset: Charset) -> tuple[ErrorCounts, float]:
+    """Error counts and mean loss over a whole split; each worker reads its share, and all get the sums.
+
+    Raises:
+        ValueError: if the network gives logits that are not finite.
+    """
     counts = ErrorCounts()
     loss_sum = finite = 0.0
-    for images, widths, indices in reading_batches(examples, _READING_BATCH, worker, workers):
+    for images, widths, indices in reading_batches(examples, _READING_BATCH, cluster.worker, cluster.workers):
         logits, time_steps = read(images, widths)
         lengths = examples.label_lengths[indices]
-        labels = np.zeros((len(indices), max(int(lengths.max()), 1)), np.int32)
+        labels = np.zeros((len(indices), lengths.max()), np.int32)
         for row, i in zip(labels, indices, strict=True):
-            row[: examples.offsets[i + 1] - examples.offsets[i]] = examples.labels[
-                examples.offsets[i] : examples.offsets[i + 1]
-            ]
+            row[: len(examples.label(i))] = examples.label(i)
         losses = ctc_loss(logits, time_steps, labels, lengths).numpy()
         loss_sum += float(losses[np.isfinite(losses)].sum())
         finite += float(np.isfinite(losses).sum())
         for decoded, i in zip(greedy_decode(logits.numpy(), time_steps.numpy()), indices, strict=True):
             counts += ErrorCounts.of(examples.texts[i], charset.decode(decoded.ids))
-    mine = tf.constant([*dataclasses.astuple(counts), loss_sum, finite], tf.float64)
-    shares = strategy.experimental_distribute_values_from_function(
-        lambda context: (
-            mine
-            if context.replica_id_in_sync_group % (strategy.num_replicas_in_sync // workers) == 0
-            else tf.zeros_like(mine)
-        )
-    )
-    total = strategy.reduce(tf.distribute.ReduceOp.SUM, shares, axis=None).numpy()
-    return ErrorCounts(*(round(value) for value in total[:-2])), float(total[-2] / max(total[-1], 1))
+    *total, loss_sum, finite = cluster.sum_over_workers([*dataclasses.astuple(counts), loss_sum, finite])
+    return ErrorCounts(*map(round, total)), float(loss_sum / max(finite, 1))
 
 
 def _reading_function(reader: keras.Model, height: int) -> Callable:
@@ -309,9 +332,7 @@ def _reading_function(reader: keras.Model, height: int) -> Callable:
 def _refuse_labels_that_never_fit(reader: keras.Model, examples: Examples, name: str) -> None:
     """A network of fixed width may give fewer time steps than the stride that ingest checked against."""
     steps = reader.get_layer("time_steps")(tf.constant(examples.widths)).numpy()
-    repeats = np.array(
-        [np.count_nonzero(label[1:] == label[:-1]) for label in np.split(examples.labels, examples.offsets[1:-1])]
-    )
+    repeats = np.array([adjacent_repeats(examples.label(i).tolist()) for i in range(len(examples))])
     needed = examples.label_lengths + repeats
     if (needed > steps).any():
         worst = int(np.argmax(needed - steps))
@@ -339,8 +360,3 @@ def _write_model(
     plots.plot_history(history, os.path.join(folder, PLOTS_NAME, "curves.png"))
     chosen = np.random.default_rng(request.seed).permutation(len(examples))[:_SHOWN].tolist()
     plots.plot_training_samples(examples, chosen, os.path.join(folder, PLOTS_NAME, "training_samples.png"))
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes}:{seconds:02d}"
