@@ -50,7 +50,9 @@ def test_a_bad_flag_is_refused_with_the_way_out(argv, sentence):
 
 def test_a_config_file_gives_flags_and_the_command_line_wins(tmp_path):
     config = tmp_path / "nightly.yaml"
-    config.write_text("epochs: 7\nsteps: [ingest, train]\nmodel: crnn_v1\nrunner: DirectRunner\nsave_main_session: true\n")
+    config.write_text(
+        "epochs: 7\nsteps: [ingest, train]\nmodel: crnn_v1\nrunner: DirectRunner\nsave_main_session: true\n"
+    )
     options = parse_options([f"--config={config}", "--epochs=9"])
     assert (options.epochs, options.model, options.step_names) == (9, "crnn_v1", ("ingest", "train"))
     assert options.get_all_options()["runner"] == "DirectRunner"

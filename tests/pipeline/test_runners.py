@@ -9,7 +9,7 @@ from tfrecords import DataError
 
 
 def _refuse(element):
-    raise DataError(f"element {element} is wrong: leave it out")
+    raise DataError(f'element "{element}" is wrong: leave it out')
 
 
 def test_direct_runner_is_run_in_this_process_and_says_so():
@@ -22,7 +22,7 @@ def test_direct_runner_is_run_in_this_process_and_says_so():
 def test_a_sentence_of_ours_arrives_without_beams_additions(argv, caplog, capfd):
     with pytest.raises(DataError) as refusal:
         run_job(parse_options(argv), lambda pipeline: pipeline | beam.Create([7]) | beam.Map(_refuse))
-    assert str(refusal.value) == "element 7 is wrong: leave it out"
+    assert str(refusal.value) == 'element "7" is wrong: leave it out'
     assert "Traceback" not in caplog.text
 
 

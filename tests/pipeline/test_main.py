@@ -1,0 +1,215 @@
+"""The command as a person runs it: what it prints, what it leaves behind, and its exit status."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import duckdb
+import pandas
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline.main import EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, main
+
+RUN_PIPELINE = pathlib.Path(__file__).parents[2] / "run_pipeline.py"
+
+
+def _write_lines(folder: pathlib.Path, labels: list[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for label in labels:
+        image = Image.new("L", (24 * len(label) + 20, 40), 240)
+        ImageDraw.Draw(image).text((10, 2), label, font=ImageFont.load_default(30), fill=20)
+        image.save(folder / f"{label}.png")
+
+
+def _labels(count: int) -> list[str]:
+    return [f"{number:03d}{'AB' if number % 2 else 'C'}" for number in range(count)]
+
+
+def _run(*argv: object, cwd: pathlib.Path | None = None) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(RUN_PIPELINE), *map(str, argv)], cwd=cwd, capture_output=True, text=True, timeout=1500
+    )
+
+
+def _error(capsys) -> str:
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.out + captured.err
+    errors = [line for line in captured.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, captured.err
+    return errors[0]
+
+
+def test_ingest_alone_commits_a_dataset_and_a_second_run_finds_it(tmp_path, capsys):
+    _write_lines(tmp_path / "scans", _labels(60))
+    command = ["--steps=ingest", f"--images={tmp_path / 'scans'}", f"--workspace={tmp_path / 'ws'}"]
+    assert main(command) == EXIT_DONE
+    assert "60 images matched, 60 written" in capsys.readouterr().out
+    (dataset_id,) = [path.name for path in (tmp_path / "ws" / "datasets").iterdir() if path.is_dir()]
+    assert (tmp_path / "ws" / "datasets" / "LATEST").read_text() == f"{dataset_id}\n"
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "ws" / "datasets" / dataset_id).iterdir()}
+
+    assert main(command) == EXIT_DONE
+    assert "it was there already" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "ws" / "datasets" / dataset_id).iterdir()} == written
+    assert list((tmp_path / "ws" / "unfinished").iterdir()) == []
+
+
+def test_a_changed_label_makes_another_dataset(tmp_path, capsys):
+    _write_lines(tmp_path / "scans", _labels(40))
+    command = ["--steps=ingest", f"--images={tmp_path / 'scans'}", f"--workspace={tmp_path / 'ws'}"]
+    assert main(command) == EXIT_DONE
+    first = (tmp_path / "ws" / "datasets" / "LATEST").read_text()
+    (tmp_path / "scans" / "000C.png").rename(tmp_path / "scans" / "777C.png")
+    assert main(command) == EXIT_DONE
+    assert (tmp_path / "ws" / "datasets" / "LATEST").read_text() != first
+
+
+@pytest.mark.parametrize(
+    ("step", "sentence"),
+    [
+        ("train", "no dataset is committed in {ws}: run the ingest step first (--steps=ingest)"),
+        ("evaluate", "no model is committed in {ws}: run the train step first (--steps=train)"),
+        ("infer", "no model in {ws} has been accepted: run the train and evaluate steps first"),
+    ],
+)
+def test_a_step_alone_says_what_is_missing(tmp_path, capsys, step, sentence):
+    assert main([f"--steps={step}", f"--workspace={tmp_path}"]) == EXIT_REFUSED
+    assert sentence.format(ws=tmp_path) in _error(capsys)
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path, capsys):
+    missing = tmp_path / "nowhere"
+    assert main(["--steps=ingest", f"--images={missing}", f"--workspace={tmp_path / 'ws'}"]) == EXIT_REFUSED
+    assert f"--images: nothing matches '{missing}'" in _error(capsys)
+
+
+@pytest.mark.parametrize("content", [{}, {"notes.txt": "no image", "table.csv": "a,b", ".hidden.png": "x"}])
+def test_a_folder_without_images_is_named(tmp_path, capsys, content):
+    (tmp_path / "scans").mkdir()
+    for name, text in content.items():
+        (tmp_path / "scans" / name).write_text(text)
+    assert main(["--steps=ingest", f"--images={tmp_path / 'scans'}", f"--workspace={tmp_path / 'ws'}"]) == EXIT_REFUSED
+    assert f"--images: there is not one image in {tmp_path / 'scans'}" in _error(capsys)
+
+
+def test_a_text_file_named_png_becomes_a_rejects_row(tmp_path, capsys):
+    _write_lines(tmp_path / "scans", _labels(60))
+    (tmp_path / "scans" / "fake.png").write_text("this is no image")
+    assert main(["--steps=ingest", f"--images={tmp_path / 'scans'}", f"--workspace={tmp_path / 'ws'}"]) == EXIT_DONE
+    assert "61 images matched, 60 written" in capsys.readouterr().out
+    rows = duckdb.sql(f"select uri, step, reason from '{tmp_path}/ws/datasets/*/rejects-*.parquet'").fetchall()
+    assert rows == [(str(tmp_path / "scans" / "fake.png"), "ingest", "not_an_image")]
+
+
+def test_too_many_rejects_commit_nothing_and_say_why(tmp_path, capsys):
+    _write_lines(tmp_path / "scans", _labels(20))
+    for number in range(4):
+        (tmp_path / "scans" / f"fake{number}.png").write_text("this is no image")
+    command = ["--steps=ingest", f"--images={tmp_path / 'scans'}", f"--workspace={tmp_path / 'ws'}"]
+    assert main(command) == EXIT_REFUSED
+    error = _error(capsys)
+    assert "4 of 24 images (16.7%) were rejected (4 not_an_image), more than --max_reject_fraction=0.05" in error
+    assert not (tmp_path / "ws" / "datasets").exists()
+    assert main([*command, "--max_reject_fraction=0.2"]) == EXIT_DONE
+
+
+def test_a_symbol_that_the_given_charset_lacks_becomes_a_rejects_row(tmp_path, capsys):
+    _write_lines(tmp_path / "scans", [*_labels(60), "12Ж"])
+    (tmp_path / "charset.txt").write_text("".join(f"{symbol}\n" for symbol in "0123456789ABC"))
+    command = ["--steps=ingest", f"--images={tmp_path / 'scans'}", f"--workspace={tmp_path / 'ws'}"]
+    assert main([*command, f"--charset={tmp_path / 'charset.txt'}"]) == EXIT_DONE
+    rows = duckdb.sql(f"select reason, detail from '{tmp_path}/ws/datasets/*/rejects-*.parquet'").fetchall()
+    assert rows == [("symbol_not_in_charset", "label '12Ж' has 'Ж': see --charset")]
+
+
+def test_a_label_that_does_not_fit_is_refused_with_the_numbers(tmp_path, capsys):
+    _write_lines(tmp_path / "scans", _labels(60))
+    Image.new("L", (20, 40), 240).save(tmp_path / "scans" / "1122334455.png")
+    assert main(["--steps=ingest", f"--images={tmp_path / 'scans'}", f"--workspace={tmp_path / 'ws'}"]) == EXIT_DONE
+    ((reason, detail),) = duckdb.sql(
+        f"select reason, detail from '{tmp_path}/ws/datasets/*/rejects-*.parquet'"
+    ).fetchall()
+    assert reason == "label_too_long"
+    assert "is 10 symbols and needs 15 time steps (5 repeats), but the image is 24 px wide and gives 6" in detail
+
+
+def test_a_bad_flag_exits_with_status_2_and_one_sentence(capsys):
+    assert main(["--epoch=3"]) == EXIT_USAGE
+    assert _error(capsys) == "error: unknown flag --epoch: did you mean --epochs?"
+
+
+def test_a_failed_run_leaves_a_record_and_a_page_that_say_so(tmp_path, capsys):
+    assert main(["--steps=train", f"--workspace={tmp_path}"]) == EXIT_REFUSED
+    (record_path,) = (tmp_path / "runs").glob("*.json")
+    record = json.loads(record_path.read_text())
+    assert record["status"] == "failed"
+    assert "no dataset is committed" in record["problems"][0]
+    assert "no dataset is committed" in record_path.with_suffix(".html").read_text()
+
+
+@pytest.mark.slow
+def test_the_main_job_trains_reads_and_reports_on_its_own_sample(tmp_path):
+    done = _run("--runner=DirectRunner", cwd=tmp_path)
+    assert done.returncode == EXIT_DONE, done.stdout + done.stderr
+    assert done.stderr == ""
+    workspace = tmp_path / "workspace"
+
+    truth = pandas.read_csv(workspace / "sample" / "truth.tsv", sep="\t", names=["name", "truth"], dtype=str)
+    read = duckdb.sql(
+        f"select parse_filename(uri) as name, text, confidence, model_id, date, run from "
+        f"read_parquet('{workspace}/predictions/**/*.parquet', hive_partitioning = true)"
+    ).df()
+    assert len(read) == len(truth) == 400
+    both = read.merge(truth, on="name", validate="one_to_one")
+    assert (both.text == both.truth).mean() >= 0.9
+    assert both.confidence.between(0, 1).all()
+    assert len(pandas.read_parquet(workspace / "predictions")) == 400
+
+    (model_id,) = {*read.model_id}
+    assert (workspace / "models" / "ACCEPTED").read_text().strip() == model_id
+    for name in ("training_samples.png", "predictions.png", "curves.png"):
+        with Image.open(workspace / "models" / model_id / "plots" / name) as picture:
+            assert min(picture.size) > 300
+    (page,) = (workspace / "runs").glob("*.html")
+    content = page.read_text()
+    assert content.count('<img src="data:image/png;base64,') >= 3 + 16
+    assert "http://" not in content
+    assert "https://" not in content
+    assert str(page) in done.stdout
+    assert "first rows of 400:" in done.stdout
+    assert not os.listdir(workspace / "unfinished")
+
+    # Each step alone finds what is committed, and the same request does nothing again.
+    again = _run("--runner=DirectRunner", cwd=tmp_path)
+    assert again.returncode == EXIT_DONE, again.stdout + again.stderr
+    assert again.stdout.count("it was there already") == 3
+    assert "epoch" not in again.stdout.replace("epochs on dataset", "")
+
+    # A model that learned nothing is refused, and the accepted one goes on reading.
+    refused = _run("--steps=train,evaluate,infer", "--epochs=1", cwd=tmp_path)
+    assert refused.returncode == EXIT_REFUSED
+    assert "is above --max_cer=0.2" in refused.stderr
+    assert (workspace / "models" / "ACCEPTED").read_text().strip() == model_id
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+def test_real_captchas_are_read_97_percent_exactly(tmp_path, shared_data):
+    done = _run(
+        "--runner=DirectRunner",
+        f"--images={shared_data / 'captcha'}",
+        f"--workspace={tmp_path}",
+        f"--infer_images={shared_data / 'captcha'}",
+    )
+    assert done.returncode == EXIT_DONE, done.stdout + done.stderr
+    evaluation = json.loads(next((tmp_path / "models").glob("*/evaluation.json")).read_text())
+    assert evaluation["images"] > 80
+    assert evaluation["exact_match"] >= 0.97
+    images, exact = duckdb.sql(
+        f"select count(*), count_if(text = parse_filename(uri, true)) from '{tmp_path}/predictions/*/*/*.parquet'"
+    ).fetchone()
+    assert images == 936
+    assert exact / images >= 0.97
