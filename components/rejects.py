@@ -78,7 +78,7 @@ def count_by_reason(rejects: Iterable[Reject]) -> dict[str, int]:
 def too_many_rejects(rejects: dict[str, int], matched: int, max_fraction: float, *, where: str) -> str | None:
     """A sentence that refuses the run if more than `max_fraction` of the matched images were left out."""
     count = sum(rejects.values())
-    if not matched or count <= max_fraction * matched:
+    if not matched or count / matched <= max_fraction:
         return None
     reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(rejects.items(), key=lambda item: -item[1]))
     return (

@@ -10,7 +10,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from tfrecords import storage
+from components.listing import ImageReference, read_image
+from components.rejects import Reject
+from tfrecords import ImageLimits, ImageRejected, LineImage, read_line, storage
 
 _Item = TypeVar("_Item")
 _Outcome = TypeVar("_Outcome")
@@ -31,6 +33,17 @@ def in_order(function: Callable[[_Item], _Outcome], items: Iterable[_Item]) -> I
             yield pending.popleft().result()
 
 
+def read_referenced_line(reference: ImageReference, height: int, limits: ImageLimits) -> LineImage | Reject:
+    """The grey line of a listed image, or why it is none."""
+    try:
+        limits.check_bytes(reference.size_bytes)
+        return read_line(read_image(reference.uri), height, limits)
+    except OSError as error:
+        return Reject(reference.uri, "unreadable", str(error))
+    except ImageRejected as error:
+        return Reject(reference.uri, error.reason, error.detail)
+
+
 def digest_of(references: Sequence[Any]) -> str:
     """SHA-256 over dataclass instances, hexadecimal: equal inputs in equal order, equal digest."""
     return hashlib.sha256(repr([dataclasses.astuple(reference) for reference in references]).encode()).hexdigest()
@@ -40,10 +53,26 @@ def finished_summary(kind: type[_Summary], summary_path: str, inputs: str, files
     """The summary of a shard that was finished before for the same inputs and whose files are there."""
     try:
         summary = kind(**storage.read_json(summary_path))
-    except FileNotFoundError:
+    except (FileNotFoundError, TypeError):  # TypeError: an older version's summary had other fields
         return None
     same = summary.inputs == inputs  # type: ignore[attr-defined]
     return summary if same and all(map(storage.exists, files)) else None
+
+
+def check_files(folder: str, sizes: dict[str, int]) -> None:
+    """Makes sure before a commit that the files which workers wrote are there.
+
+    Raises:
+        RuntimeError: for a file that is missing or has another size.
+    """
+    for name, expected in sizes.items():
+        path = storage.join(folder, name)
+        found = storage.size(path) if storage.exists(path) else None
+        if found != expected:
+            raise RuntimeError(
+                f"{path} should have {expected} bytes but {'is missing' if found is None else f'has {found}'}: "
+                "do all workers share the workspace?"
+            )
 
 
 def shards_for(images: int) -> int:

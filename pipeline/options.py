@@ -15,6 +15,7 @@ from components.listing import LABEL_SOURCES
 from components.training.recipes import RECIPES
 from tfrecords import DataError, ImageLimits, SplitFractions, storage
 
+_PILLOW_LIMIT = 178_956_970
 STEPS = ("ingest", "train", "evaluate", "infer")
 
 
@@ -238,6 +239,8 @@ def _check(options: LinePipelineOptions) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name}={value} must be at least 1")
+    if options.max_pixels > _PILLOW_LIMIT:
+        raise UsageError(f"--max_pixels={options.max_pixels} must be at most {_PILLOW_LIMIT}, Pillow's own limit")
     if not 16 <= options.height <= 512:
         raise UsageError(f"--height={options.height} must be from 16 to 512 pixels")
     if options.learning_rate is not None and not 0 < options.learning_rate < 10:

@@ -20,7 +20,7 @@ from components.inference.transforms import ReadCollection
 from components.ingest import IngestRequest
 from components.ingest.sample import read_truth, render_sample
 from components.ingest.transforms import WriteDataset
-from components.listing import ListingSummary, choose_label_source, find_roots
+from components.listing import ListingSummary, choose_label_source, find_roots, group_roots
 from components.listing.transforms import ListCollection
 from components.models import ModelManifest, describe_files
 from components.training.cluster import train_in_processes
@@ -332,14 +332,15 @@ def _listing(
 ) -> Iterator[tuple[ListingSummary, list[str]]]:
     """Lists the images below some roots; the listing files are there inside the block."""
     folder = context.workspace.unfinished(f"listing-{short_id(roots=roots, label_source=label_source)}")
-    files = [storage.join(folder, f"{number:05d}.parquet") for number in range(len(roots))]
+    groups = group_roots(roots)
+    files = [storage.join(folder, f"{number:05d}.parquet") for number in range(len(groups))]
     summary_path = storage.join(folder, "summary.json")
     storage.remove_folder(folder)
     work = ListCollection(summary_path, label_source, fractions)
     try:
         run_job(
             context.options,
-            lambda pipeline: pipeline | "Roots" >> beam.Create(list(zip(roots, files, strict=True))) | "List" >> work,
+            lambda pipeline: pipeline | "Roots" >> beam.Create(list(zip(groups, files, strict=True))) | "List" >> work,
         )
         summary = ListingSummary(**storage.read_json(summary_path))
         if not summary.images:

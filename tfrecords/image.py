@@ -21,6 +21,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 _EXIF_ORIENTATION = 0x0112
+_TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 
 # A truncated file must raise, whatever another library in this process prefers.
 ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -56,6 +57,11 @@ class ImageLimits:
             if getattr(self, field.name) < 1:
                 raise ValueError(f"{field.name} must be at least 1, not {getattr(self, field.name)}")
 
+    def check_bytes(self, size: int) -> None:
+        """Raises `ImageRejected` for a file of too many bytes."""
+        if size > self.max_bytes:
+            raise ImageRejected("too_large", f"{size} bytes are more than --max_bytes={self.max_bytes}")
+
 
 @dataclasses.dataclass(frozen=True)
 class LineImage:
@@ -83,8 +89,7 @@ def read_line(data: bytes, height: int, limits: ImageLimits) -> LineImage:
     """
     if not data:
         raise ImageRejected("empty_file", "the file has 0 bytes")
-    if len(data) > limits.max_bytes:
-        raise ImageRejected("too_large", f"{len(data)} bytes are more than --max_bytes={limits.max_bytes}")
+    limits.check_bytes(len(data))
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_size(image.width, image.height, limits)
@@ -163,7 +168,7 @@ def _to_grey(image: Image.Image) -> Image.Image:
     if image.mode == "L" and "transparency" not in image.info:
         return image
     if image.mode in _SIXTEEN_BIT_MODES:
-        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+        return _sixteen_bits_to_grey(image)
     if image.mode in ("I", "F"):
         raise ImageRejected(
             "unsupported_pixels", f"{image.format} pixels of mode {image.mode} have no fixed black and white"
@@ -177,3 +182,14 @@ def _to_grey(image: Image.Image) -> Image.Image:
     elif image.mode not in ("1", "RGB"):
         image = image.convert("RGB")
     return image.convert("L")
+
+
+def _sixteen_bits_to_grey(image: Image.Image) -> Image.Image:
+    """The upper 8 bits; Pillow leaves the meaning of 16-bit values to its users."""
+    values = np.asarray(image).astype(np.uint16)
+    grey = (values >> 8).astype(np.uint8)
+    if "transparency" in image.info:
+        grey[values == image.info["transparency"]] = 255
+    if image.format == "TIFF" and image.tag_v2.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO:  # type: ignore[attr-defined]
+        grey = 255 - grey
+    return Image.fromarray(grey)

@@ -10,6 +10,7 @@ import dataclasses
 import gzip
 import hashlib
 import struct
+import zlib
 from collections.abc import Iterable, Iterator
 
 import google_crc32c
@@ -91,6 +92,8 @@ def read_records(path: str) -> Iterator[bytes]:
     """
     number = 0
     try:
+        if not storage.size(path):
+            raise EOFError("the file has 0 bytes")
         with storage.open_to_read(path) as file, gzip.GzipFile(fileobj=file, mode="rb") as compressed:
             while header := compressed.read(_LENGTH.size + _CHECKSUM.size):
                 length = header[: _LENGTH.size]
@@ -102,7 +105,7 @@ def read_records(path: str) -> Iterator[bytes]:
                     raise EOFError("the checksum of its data is wrong")
                 yield body[:size]
                 number += 1
-    except (EOFError, gzip.BadGzipFile, struct.error) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"record {number} of {path} is damaged ({error}): run the ingest step again") from None
 
 

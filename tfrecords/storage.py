@@ -161,7 +161,7 @@ def move_folder(source: str, destination: str) -> None:
             fs.copy(path, join(destination, path.removeprefix(fs._strip_protocol(source)).lstrip("/")))
         remove_folder(source)
         return
-    os.makedirs(os.path.dirname(destination), exist_ok=True)
+    os.makedirs(os.path.dirname(os.path.abspath(destination)), exist_ok=True)
     os.rename(source, destination)
 
 

@@ -13,10 +13,10 @@ import pyarrow
 
 from components.inference.handler import Reading
 from components.inference.scoring import read_lines
-from components.listing import ImageReference, read_image
+from components.listing import ImageReference
 from components.rejects import Reject, count_by_reason, rejects_table, too_many_rejects
-from components.work import digest_of, finished_summary, in_order
-from tfrecords import ImageLimits, ImageRejected, LineImage, read_line, shard_name, storage
+from components.work import check_files, digest_of, finished_summary, in_order, read_referenced_line
+from tfrecords import ImageLimits, shard_name, storage
 
 # The underscore keeps the manifest out of what pandas, pyarrow and Spark take for data.
 RUN_MANIFEST_NAME = "_manifest.json"
@@ -130,7 +130,9 @@ def read_shard(
     sizes: dict[int, tuple[int, int]] = {}
 
     def lines() -> Iterator[tuple[int, np.ndarray]]:
-        outcomes = in_order(lambda reference: _read(reference, request), references)
+        outcomes = in_order(
+            lambda reference: read_referenced_line(reference, request.height, request.limits), references
+        )
         for position, outcome in enumerate(outcomes):
             if isinstance(outcome, Reject):
                 rejects.append(outcome)
@@ -166,6 +168,8 @@ def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> N
     If too many images were left out, `refused.json` with one sentence is written instead,
     and nothing is committed.
     """
+    if storage.exists(storage.join(request.destination, RUN_MANIFEST_NAME)):
+        return  # the engine repeats a commit that was done
     ordered = sorted(summaries, key=lambda summary: summary.index)
     matched = sum(summary.matched for summary in ordered)
     rows = sum(summary.rows for summary in ordered)
@@ -184,8 +188,7 @@ def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> N
     if problem is not None:
         storage.write_json(storage.join(request.folder, REFUSED_NAME), {"reason": problem})
         return
-    storage.remove_file(storage.join(request.folder, REFUSED_NAME))
-    files = {
+    files: dict[str, dict[str, Any]] = {
         shard_name("part", summary.index, request.shards, "parquet"): {
             "rows": summary.rows,
             "bytes": summary.bytes,
@@ -194,8 +197,9 @@ def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> N
         for summary in ordered
         if summary.rows
     }
+    check_files(request.folder, {name: described["bytes"] for name, described in files.items()})
     for name in storage.list_names(request.folder):
-        if name.endswith(".parquet") and name not in files:
+        if name not in (*files, _SUMMARIES, _TEMPORARY_REJECTS):
             storage.remove_file(storage.join(request.folder, name))
     manifest: dict[str, Any] = {
         "run_id": request.run_id,
@@ -212,15 +216,6 @@ def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> N
         storage.move_folder(temporary_rejects, request.rejects_destination)
     storage.write_json(storage.join(request.folder, RUN_MANIFEST_NAME), manifest)
     storage.move_folder(request.folder, request.destination)
-
-
-def _read(reference: ImageReference, request: InferenceRequest) -> LineImage | Reject:
-    try:
-        return read_line(read_image(reference.uri), request.height, request.limits)
-    except OSError as error:
-        return Reject(reference.uri, "unreadable", str(error))
-    except ImageRejected as error:
-        return Reject(reference.uri, error.reason, error.detail)
 
 
 def _row(

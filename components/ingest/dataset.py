@@ -9,25 +9,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from components.ingest.fit import breaks_sufficient_rule, label_problem
-from components.listing import ImageReference, read_image
+from components.listing import ImageReference
 from components.rejects import Reject, count_by_reason, rejects_table, too_many_rejects
-from components.work import digest_of, finished_summary, in_order
+from components.work import check_files, digest_of, finished_summary, in_order, read_referenced_line
 from tfrecords import (
     SPLITS,
     Charset,
     DatasetManifest,
     ImageLimits,
-    ImageRejected,
     LineExample,
     ShardEntry,
     encode_example,
     encode_png,
-    read_line,
     shard_name,
     storage,
     write_records,
 )
-from tfrecords.manifest import CHARSET_NAME, STATISTICS_NAME
+from tfrecords.manifest import CHARSET_NAME, MANIFEST_NAME, STATISTICS_NAME
 
 REFUSED_NAME = "refused.json"
 _SUMMARIES = "summaries"
@@ -161,6 +159,8 @@ def commit_dataset(summaries: Iterable[ShardSummary], request: IngestRequest) ->
     If too many images were left out, or none is left to train on, `refused.json` with one
     sentence is written instead, and nothing is committed.
     """
+    if storage.exists(storage.join(request.destination, MANIFEST_NAME)):
+        return  # the engine repeats a commit that was done
     ordered = sorted(summaries, key=lambda summary: (SPLITS.index(summary.split), summary.index))
     matched = sum(summary.matched for summary in ordered)
     rejects = _merge(summary.rejects for summary in ordered)
@@ -206,9 +206,10 @@ def commit_dataset(summaries: Iterable[ShardSummary], request: IngestRequest) ->
     if problem is not None:
         storage.write_json(storage.join(request.folder, REFUSED_NAME), {"reason": problem})
         return
+    check_files(request.folder, {entry.name: entry.bytes for entry in entries})
     keep = {entry.name for entry in entries} | set(reject_files)
     for name in storage.list_names(request.folder):
-        if name.endswith((".tfrecord.gz", ".parquet", REFUSED_NAME)) and name not in keep:
+        if name not in keep and name != _SUMMARIES:
             storage.remove_file(storage.join(request.folder, name))
     storage.remove_folder(storage.join(request.folder, _SUMMARIES))
     storage.write_bytes(storage.join(request.folder, CHARSET_NAME), request.charset.to_file_text().encode())
@@ -240,12 +241,9 @@ def _encode(reference: ImageReference, twin: ImageReference | None, request: Ing
         return Reject(
             uri, "symbol_not_in_charset", f"label {reference.text!r} has {', '.join(map(repr, unknown))}: see --charset"
         )
-    try:
-        line = read_line(read_image(uri), request.height, request.limits)
-    except OSError as error:
-        return Reject(uri, "unreadable", str(error))
-    except ImageRejected as error:
-        return Reject(uri, error.reason, error.detail)
+    line = read_referenced_line(reference, request.height, request.limits)
+    if isinstance(line, Reject):
+        return line
     width = line.pixels.shape[1]
     label = tuple(request.charset.encode(reference.text))
     if problem := label_problem(uri, label, width, request.time_stride):

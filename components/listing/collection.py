@@ -13,10 +13,12 @@ import dataclasses
 import datetime
 import glob
 import hashlib
+import itertools
 import os
 import re
+import stat
 import urllib.parse
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import pyarrow
 import pyarrow.parquet
@@ -39,6 +41,7 @@ _LISTING_SCHEMA = pyarrow.schema(
     ]
 )
 _ROWS_AT_A_TIME = 10_000
+_LOOKED_AT = 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +104,10 @@ def path_of_uri(uri: str) -> str:
 
 def read_image(uri: str) -> bytes:
     """The bytes of a listed image; raises an `OSError` if it cannot be read."""
-    return storage.read_bytes(path_of_uri(uri))
+    path = path_of_uri(uri)
+    if not storage.is_remote(path) and not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(f"{uri} is not a regular file")  # a pipe would be read for ever
+    return storage.read_bytes(path)
 
 
 def find_roots(patterns: str, *, flag: str) -> list[str]:
@@ -127,7 +133,14 @@ def find_roots(patterns: str, *, flag: str) -> list[str]:
         found.update(match.rstrip("/") or "/" for match in matches)
     if not found:
         raise DataError(f"{flag} names no folder: give one, several separated by commas, or a glob")
-    return [root for root in sorted(found) if not any(root.startswith(other + "/") for other in found)]
+    return [root for root in sorted(found) if not any(_inside(root, other) for other in found)]
+
+
+def group_roots(roots: Sequence[str]) -> list[list[str]]:
+    """Roots in groups that are listed together: each folder alone, single files by the ten thousand."""
+    files = [root for root in roots if not _is_folder(root)]
+    folders = [[root] for root in roots if root not in set(files)]
+    return folders + [files[start : start + _ROWS_AT_A_TIME] for start in range(0, len(files), _ROWS_AT_A_TIME)]
 
 
 def choose_label_source(label_source: str, roots: Iterable[str]) -> tuple[str, str]:
@@ -146,8 +159,10 @@ def choose_label_source(label_source: str, roots: Iterable[str]) -> tuple[str, s
         for reference in list_images(root, "sidecar"):
             images += 1
             with_sidecar += reference.label_problem != "no_label"
-            if images >= 500:
+            if images == _LOOKED_AT:
                 break
+        if images == _LOOKED_AT:
+            break
     if with_sidecar == images and images:
         return "sidecar", f"labels come from the text file beside each image: all of the first {images} have one"
     if with_sidecar == 0:
@@ -169,10 +184,17 @@ def list_images(root: str, label_source: str | None = None) -> Iterator[ImageRef
         label_source: `filename`, `sidecar` or None.
     """
     label_of = {None: None, "filename": _label_from_name, "sidecar": _label_from_sidecar}[label_source]
-    files = _walk_remote(root) if storage.is_remote(root) else _walk_local(root)
-    parent = root.rstrip("/").rpartition("/")[0] + "/"
+    single = not _is_folder(root)
+    if storage.is_remote(root):
+        root = _canonical(root)
+        files = _walk_remote(root)
+    else:
+        files = _walk_local(root)
+    # Of a single file, the folder that it lies in counts as the one that was named.
+    named = root.rpartition("/")[0] if single else root.rstrip("/")
+    parent = named.rpartition("/")[0] + "/"
     for folder, names in files:
-        present = {name for name, _, _ in names}
+        present = None if single else {name for name, _, _ in names}
         for name, size, modified_us in names:
             if name.startswith(".") or name.lower().endswith(COMPANION_SUFFIXES):
                 continue
@@ -185,8 +207,10 @@ def list_images(root: str, label_source: str | None = None) -> Iterator[ImageRef
             yield _with_label(reference, label_of, path, present) if label_of else reference
 
 
-def write_listing(root: str, destination: str, label_source: str | None, fractions: SplitFractions) -> ListingSummary:
-    """Lists a root into one Parquet file; memory does not grow with the number of images.
+def write_listing(
+    roots: Sequence[str], destination: str, label_source: str | None, fractions: SplitFractions
+) -> ListingSummary:
+    """Lists some roots into one Parquet file; memory does not grow with the number of images.
 
     Raises:
         DataError: if a folder cannot be listed.
@@ -196,7 +220,7 @@ def write_listing(root: str, destination: str, label_source: str | None, fractio
     symbols: collections.Counter[str] = collections.Counter()
     with storage.open_atomically(destination) as file, pyarrow.parquet.ParquetWriter(file, _LISTING_SCHEMA) as writer:
         rows: list[dict] = []
-        for reference in list_images(root, label_source):
+        for reference in itertools.chain.from_iterable(list_images(root, label_source) for root in roots):
             row = dataclasses.asdict(reference)
             digest.update(repr(tuple(row.values())).encode())
             splits[split_of(reference.key, fractions)] += 1
@@ -239,7 +263,10 @@ def read_listing(path: str) -> Iterator[ImageReference]:
 
 
 def _with_label(
-    reference: ImageReference, label_of: Callable[[str, set[str]], bytes | None], path: str, present: set[str]
+    reference: ImageReference,
+    label_of: Callable[[str, set[str] | None], bytes | None],
+    path: str,
+    present: set[str] | None,
 ) -> ImageReference:
     try:
         raw = label_of(path, present)
@@ -259,15 +286,17 @@ def _with_label(
     return dataclasses.replace(reference, text=text)
 
 
-def _label_from_name(path: str, _present: set[str]) -> bytes:
+def _label_from_name(path: str, _present: set[str] | None) -> bytes:
     return os.fsencode(os.path.splitext(os.path.basename(path))[0])
 
 
-def _label_from_sidecar(path: str, present: set[str]) -> bytes | None:
+def _label_from_sidecar(path: str, present: set[str] | None) -> bytes | None:
+    """The text file beside an image; `present` are the names in its folder, where they are known."""
     stem = os.path.splitext(path)[0]
     for suffix in SIDECAR_SUFFIXES:
-        if os.path.basename(stem) + suffix in present:
-            return storage.read_bytes(stem + suffix)
+        sidecar = stem + suffix
+        if storage.exists(sidecar) if present is None else os.path.basename(sidecar) in present:
+            return storage.read_bytes(sidecar)
     return None
 
 
@@ -306,12 +335,29 @@ def _walk_remote(root: str) -> Iterator[tuple[str, list[tuple[str, int, int]]]]:
     folders: dict[str, list[tuple[str, int, int]]] = collections.defaultdict(list)
     for path, info in sorted(fs.find(root, detail=True).items()):
         folder, _, name = fs.unstrip_protocol(path).rpartition("/")
+        if any(part.startswith(".") for part in folder.removeprefix(root).split("/")):
+            continue
         modified = info.get("mtime") or info.get("updated") or info.get("created")
         if isinstance(modified, str):
             modified = datetime.datetime.fromisoformat(modified)
-        modified_us = int(modified.timestamp() * 1e6) if isinstance(modified, datetime.datetime) else 0
+        seconds = modified.timestamp() if isinstance(modified, datetime.datetime) else float(modified or 0)
+        modified_us = round(seconds * 1e6)
         folders[folder].append((name, int(info["size"] or 0), modified_us))
     yield from sorted(folders.items())
+
+
+def _inside(path: str, folder: str) -> bool:
+    return path != folder and path.startswith(folder.rstrip("/") + "/")
+
+
+def _is_folder(root: str) -> bool:
+    return storage.filesystem(root).isdir(root) if storage.is_remote(root) else os.path.isdir(root)
+
+
+def _canonical(url: str) -> str:
+    """A URL as its file system's own listings write it."""
+    fs = storage.filesystem(url)
+    return fs.unstrip_protocol(fs._strip_protocol(url))
 
 
 def _remote_matches(pattern: str) -> list[str]:

@@ -14,9 +14,9 @@ from tfrecords import SplitFractions, storage
 
 
 class ListCollection(beam.PTransform):
-    """Folders to one listing file each, and their summary at `summary_path`.
+    """Folders to listing files, and their summary at `summary_path`.
 
-    Input:  `(root, destination)`: a folder or file, and the listing file to write.
+    Input:  `(roots, destination)`: folders or files, and the listing file to write.
     Output: the merged `ListingSummary`, once; it is also written as JSON to `summary_path`.
     """
 
@@ -26,7 +26,7 @@ class ListCollection(beam.PTransform):
         self._write = functools.partial(write_listing, label_source=label_source, fractions=fractions)
 
     def expand(self, roots):
-        return roots | "ListFolder" >> beam.MapTuple(self._write) | GatherOnce(self._commit)
+        return roots | "ListFolders" >> beam.MapTuple(self._write) | GatherOnce(self._commit)
 
     def _commit(self, summaries: Iterable[ListingSummary]) -> ListingSummary:
         merged = merge_listings(summaries)
