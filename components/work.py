@@ -49,14 +49,16 @@ def digest_of(references: Sequence[Any]) -> str:
     return hashlib.sha256(repr([dataclasses.astuple(reference) for reference in references]).encode()).hexdigest()
 
 
-def finished_summary(kind: type[_Summary], summary_path: str, inputs: str, files: Iterable[str]) -> _Summary | None:
-    """The summary of a shard that was finished before for the same inputs and whose files are there."""
+def finished_summary(
+    kind: type[_Summary], summary_path: str, inputs: str, files: Callable[[_Summary], Iterable[str]]
+) -> _Summary | None:
+    """The summary of a shard that was finished before for the same inputs, if the `files` that it wrote are there."""
     try:
         summary = kind(**storage.read_json(summary_path))
     except (FileNotFoundError, TypeError):  # TypeError: an older version's summary had other fields
         return None
     same = summary.inputs == inputs  # type: ignore[attr-defined]
-    return summary if same and all(map(storage.exists, files)) else None
+    return summary if same and all(map(storage.exists, files(summary))) else None
 
 
 def check_files(folder: str, sizes: dict[str, int]) -> None:

@@ -52,7 +52,7 @@ class EvaluationRequest:
 
 
 @dataclasses.dataclass(frozen=True)
-class TestReading:
+class EvaluatedLine:
     """One test line: what it says, what was read, and its pixels as PNG if it may be shown."""
 
     uri: str
@@ -69,13 +69,13 @@ class TestReading:
 
 def read_test_shard(
     shard: ShardEntry, request: EvaluationRequest, read: Callable[[Sequence[np.ndarray]], Iterable[Reading]]
-) -> list[TestReading]:
+) -> list[EvaluatedLine]:
     """Reads one TFRecord file of the test split, sorted by URI.
 
     Raises:
         DataError: if the file is damaged.
     """
-    readings: list[TestReading] = []
+    readings: list[EvaluatedLine] = []
     records = list(read_records(storage.join(request.dataset_folder, shard.name)))
     for start in range(0, len(records), _EXAMPLES_AT_A_TIME):
         batch = examples_to_record_batch(records[start : start + _EXAMPLES_AT_A_TIME])
@@ -85,14 +85,14 @@ def read_test_shard(
         lines = ((i, decode_png(image)) for i, image in enumerate(images))
         for i, reading in read_lines(lines, read):
             readings.append(
-                TestReading(uris[i].decode(), texts[i].decode(), reading.text, reading.confidence, images[i])
+                EvaluatedLine(uris[i].decode(), texts[i].decode(), reading.text, reading.confidence, images[i])
             )
     readings.sort(key=lambda reading: reading.uri)
     shown = {id(reading) for right in (True, False) for reading in [r for r in readings if r.right == right][:_SHOWN]}
     return [reading if id(reading) in shown else dataclasses.replace(reading, png=None) for reading in readings]
 
 
-def commit_evaluation(shards: Iterable[list[TestReading]], request: EvaluationRequest) -> None:
+def commit_evaluation(shards: Iterable[list[EvaluatedLine]], request: EvaluationRequest) -> None:
     """Writes the figures, every reading, and a picture of 16, at least half of them wrong if so many are."""
     readings = sorted((reading for shard in shards for reading in shard), key=lambda reading: reading.uri)
     if len(readings) != request.examples:
@@ -129,7 +129,7 @@ def commit_evaluation(shards: Iterable[list[TestReading]], request: EvaluationRe
     )
 
 
-def _write_picture(readings: Sequence[TestReading], path: str) -> None:
+def _write_picture(readings: Sequence[EvaluatedLine], path: str) -> None:
     from components.plots import plot_predictions
 
     candidates = [reading for reading in readings if reading.png is not None]

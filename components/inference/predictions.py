@@ -62,7 +62,7 @@ class InferenceRequest:
         model_folder, model_id, height: the committed model, and the height of its lines.
         limits: which images are refused.
         max_reject_fraction: the share of images that may be left out.
-        scored_at: time of the run, UTC; the same in every row.
+        scored_at: time of the run, UTC; shards that a stopped run had finished keep that run's.
     """
 
     run_id: str
@@ -123,7 +123,11 @@ def read_shard(
     )
     summary_path = storage.join(request.folder, _SUMMARIES, f"{index:05d}.json")
     inputs = digest_of(references)
-    if finished := finished_summary(ReadSummary, summary_path, inputs, []):
+
+    def files(summary: ReadSummary) -> list[str]:
+        return [*([path] if summary.rows else []), *([rejects_path] if summary.rejects else [])]
+
+    if finished := finished_summary(ReadSummary, summary_path, inputs, files):
         return finished
 
     rejects: list[Reject] = []

@@ -108,9 +108,14 @@ def write_training_shard(
     split, index = shard
     base = shard_name(split, index, request.shards[split], "")[:-1]
     path = storage.join(request.folder, f"{base}.tfrecord.gz")
+    rejects_path = storage.join(request.folder, f"rejects-{base}.parquet")
     summary_path = storage.join(request.folder, _SUMMARIES, f"{base}.json")
     inputs = digest_of(references)
-    if finished := finished_summary(ShardSummary, summary_path, inputs, [path]):
+
+    def files(summary: ShardSummary) -> list[str]:
+        return [path, *([rejects_path] if summary.rejects else [])]
+
+    if finished := finished_summary(ShardSummary, summary_path, inputs, files):
         return finished
 
     rejects: list[Reject] = []
@@ -134,7 +139,7 @@ def write_training_shard(
     examples, size, sha256 = write_records(path, records())
     if rejects:
         table = rejects_table(rejects, step="ingest", run_id=request.dataset_id, at=datetime.datetime.now(datetime.UTC))
-        storage.write_parquet(storage.join(request.folder, f"rejects-{base}.parquet"), table)
+        storage.write_parquet(rejects_path, table)
     summary = ShardSummary(
         split=split,
         index=index,

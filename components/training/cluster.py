@@ -17,7 +17,7 @@ import time
 from typing import Any
 
 from components.training.worker import ERROR_NAME
-from tfrecords import DataError
+from tfrecords import DataError, storage
 
 _POLL_S = 0.2
 _GRACE_S = 5.0
@@ -38,6 +38,7 @@ def train_in_processes(request: dict[str, Any], folder: str, workers: int) -> No
         DataError: if a worker refuses the data, or fails; the sentence names its log.
     """
     request_path = os.path.join(folder, "request.json")
+    storage.remove_file(os.path.join(folder, ERROR_NAME))
     with open(request_path, "w", encoding="utf-8") as file:
         json.dump(request, file)
     addresses = [f"localhost:{port}" for port in _free_ports(workers)] if workers > 1 else []

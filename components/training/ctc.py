@@ -21,6 +21,8 @@ def ctc_loss(logits: tf.Tensor, time_steps: tf.Tensor, labels: tf.Tensor, label_
     time_steps = tf.cast(time_steps, tf.int32)
     label_lengths = tf.cast(label_lengths, tf.int32)
     labels = tf.cast(labels, tf.int32)
+    within = tf.sequence_mask(time_steps, tf.shape(logits)[1])
+    logits = tf.where(within[:, :, None], logits, 0.0)
     longest = tf.maximum(tf.reduce_max(label_lengths), 1)
     labels = tf.pad(labels, [[0, 0], [0, tf.maximum(longest - tf.shape(labels)[1], 0)]])[:, :longest]
     inside = tf.sequence_mask(label_lengths, longest)
@@ -43,7 +45,6 @@ def ctc_loss(logits: tf.Tensor, time_steps: tf.Tensor, labels: tf.Tensor, label_
         logits_time_major=True,
         blank_index=-1,
     )
-    within = tf.sequence_mask(time_steps, tf.shape(logits)[1])
     only_blanks = tf.nn.log_softmax(logits)[:, :, -1]
     losses = tf.where(empty, -tf.reduce_sum(tf.where(within, only_blanks, 0.0), axis=1), losses)
     return tf.where(fits, losses, tf.constant(float("inf")))

@@ -193,7 +193,7 @@ def train(request: TrainingRequest, say: Callable[[str], None] = print) -> None:
             raise DataError(f"training diverged in epoch {epoch}: {error}") from None
         record = EpochRecord(
             epoch=epoch,
-            learning_rate=float(optimizer.learning_rate),
+            learning_rate=float(keras.ops.convert_to_numpy(optimizer.learning_rate)),
             train_loss=loss / max(finite, 1),
             validation_loss=validation_loss,
             cer=counts.cer,
@@ -337,7 +337,8 @@ def _refuse_labels_that_never_fit(reader: keras.Model, examples: Examples, name:
     if (needed > steps).any():
         worst = int(np.argmax(needed - steps))
         raise DataError(
-            f"--model={name} gives {steps[worst]} time steps, but {np.count_nonzero(needed > steps)} labels need more: "
+            f"--model={name} gives {steps[worst]} time steps, too few for {np.count_nonzero(needed > steps)} of "
+            f"{len(examples)} labels: "
             f'"{examples.texts[worst]}" of {examples.uris[worst]} needs {needed[worst]}; use --model=crnn'
         )
 

@@ -82,7 +82,9 @@ def finished(tmp_path, *, inputs: str = "same", files: tuple[str, ...] = ("shard
     """Asks for a shard that was finished with the inputs `same` and the one file `shard`."""
     storage.write_json(str(tmp_path / "summary.json"), dataclasses.asdict(Summary("same", 3)))
     storage.write_bytes(str(tmp_path / "shard"), b"")
-    return finished_summary(Summary, str(tmp_path / "summary.json"), inputs, [str(tmp_path / name) for name in files])
+    return finished_summary(
+        Summary, str(tmp_path / "summary.json"), inputs, lambda _: [str(tmp_path / n) for n in files]
+    )
 
 
 def test_a_shard_that_was_finished_for_the_same_inputs_is_remembered(tmp_path):
@@ -99,13 +101,15 @@ def test_a_shard_of_which_a_file_is_gone_is_not_finished(tmp_path):
 
 def test_a_shard_without_a_summary_is_not_finished(tmp_path):
     storage.write_bytes(str(tmp_path / "shard"), b"")
-    assert finished_summary(Summary, str(tmp_path / "summary.json"), "same", [str(tmp_path / "shard")]) is None
+    assert (
+        finished_summary(Summary, str(tmp_path / "summary.json"), "same", lambda _: [str(tmp_path / "shard")]) is None
+    )
 
 
 def test_a_damaged_summary_is_named(tmp_path):
     (tmp_path / "summary.json").write_text("{")
     with pytest.raises(DataError, match=r"summary\.json is not valid JSON"):
-        finished_summary(Summary, str(tmp_path / "summary.json"), "same", [])
+        finished_summary(Summary, str(tmp_path / "summary.json"), "same", lambda _: [])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,320 @@
+"""Reading a shard of a collection, and committing a run: files, counts, resume, and who can read the result."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import shutil
+from pathlib import Path
+
+import apache_beam as beam
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow.parquet
+import pytest
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.testing.test_pipeline import TestPipeline as BeamPipeline
+from PIL import Image
+
+from components.inference.handler import LineModelHandler, Reading
+from components.inference.predictions import PREDICTIONS_SCHEMA, InferenceRequest, commit_run, read_shard
+from components.inference.transforms import ReadCollection
+from components.listing import ImageReference, list_images, write_listing
+from components.rejects import SCHEMA as REJECTS_SCHEMA
+from tfrecords import ImageLimits, SplitFractions
+
+AT = datetime.datetime(2026, 3, 4, 5, 6, 7, 89, tzinfo=datetime.UTC)
+
+
+@pytest.fixture
+def collection(tiny_images, tmp_path) -> Path:
+    """The tiny images and, among them, four that cannot be read."""
+    folder = shutil.copytree(tiny_images, tmp_path / "images")
+    good = (folder / "05-aab1.png").read_bytes()
+    (folder / "05-broken.png").write_bytes(good[: len(good) // 2])
+    (folder / "07-empty.png").write_bytes(b"")
+    (folder / "09-page.png").write_bytes(b"<html>not found</html>")
+    (folder / "11-dangling.png").symlink_to(folder / "gone.png")
+    return folder
+
+
+@pytest.fixture
+def request_of(tmp_path, tiny_model) -> InferenceRequest:
+    return InferenceRequest(
+        run_id="rabc123",
+        folder=str(tmp_path / "unfinished"),
+        destination=str(tmp_path / "predictions" / "date=2026-03-04" / "run=rabc123"),
+        rejects_destination=str(tmp_path / "rejects" / "date=2026-03-04" / "run=rabc123"),
+        images=28,
+        shards=2,
+        model_folder=str(tiny_model),
+        model_id="tinymodel000",
+        height=32,
+        limits=ImageLimits(),
+        max_reject_fraction=0.2,
+        scored_at=AT,
+    )
+
+
+class WidthReader:
+    """Reads a line as its width, and keeps how many lines every batch had."""
+
+    def __init__(self):
+        self.batches: list[int] = []
+
+    def __call__(self, lines):
+        self.batches.append(len(lines))
+        return [Reading(f"w{line.shape[1]}", 0.5, (0.25, 0.75)) for line in lines]
+
+
+def references_in(folder: Path) -> list[ImageReference]:
+    return sorted(list_images(str(folder)), key=lambda reference: reference.key)
+
+
+def read_all(collection: Path, request: InferenceRequest, read=None):
+    references = references_in(collection)
+    read = read or WidthReader()
+    return [read_shard(0, references[:10], request, read), read_shard(1, references[10:], request, read)]
+
+
+def rows_of(*paths: Path) -> list[dict]:
+    return [row for path in paths for row in pyarrow.parquet.read_table(path, partitioning=None).to_pylist()]
+
+
+def test_rows_and_rejects_are_all_images_and_rows_say_what_was_read(collection, request_of, tmp_path):
+    first, second = read_all(collection, request_of)
+    assert (first.matched, second.matched) == (10, 18)
+    assert first.rows + sum(first.rejects.values()) == 10
+    assert second.rows + sum(second.rejects.values()) == 18
+    assert first.rows + second.rows == 24
+
+    path = tmp_path / "unfinished" / "part-00000-of-00002.parquet"
+    assert pyarrow.parquet.read_schema(path).equals(PREDICTIONS_SCHEMA)
+    assert first.bytes == path.stat().st_size
+    rows = rows_of(path)
+    assert [row["uri"] for row in rows] == sorted(row["uri"] for row in rows)
+    for row in rows:
+        with Image.open(row["uri"]) as image:
+            assert (row["width"], row["height"]) == image.size
+            assert row["text"] == f"w{round(image.width * 32 / image.height)}"
+        source = Path(row["uri"])
+        assert row["size_bytes"] == source.stat().st_size
+        assert row["modified"].timestamp() == pytest.approx(source.stat().st_mtime, abs=1e-5)
+        assert row["symbol_confidences"] == [0.25, 0.75]
+        assert (row["confidence"], row["model_id"], row["run_id"]) == (0.5, "tinymodel000", "rabc123")
+        assert row["scored_at"] == AT
+    assert first.confidence_sum == pytest.approx(0.5 * len(rows))
+
+
+def test_a_broken_image_is_rejected_with_its_reason_and_never_fails_its_batch(collection, request_of, tmp_path):
+    read_all(collection, request_of)
+    rejects = rows_of(*sorted((tmp_path / "unfinished" / "_rejects").iterdir()))
+    assert {row["uri"].rpartition("/")[2]: row["reason"] for row in rejects} == {
+        "05-broken.png": "truncated",
+        "07-empty.png": "empty_file",
+        "09-page.png": "not_an_image",
+        "11-dangling.png": "unreadable",
+    }
+    for row in rejects:
+        assert (row["step"], row["run_id"], row["at"]) == ("infer", "rabc123", AT)
+        assert row["detail"]
+
+
+def test_an_image_that_vanished_after_it_was_listed_is_a_reject(collection, request_of):
+    references = references_in(collection)[:3]
+    Path(references[1].uri).unlink()
+    summary = read_shard(0, references, request_of, WidthReader())
+    assert (summary.rows, summary.rejects) == (2, {"unreadable": 1})
+
+
+def test_a_shard_of_rejects_alone_writes_no_empty_file_of_predictions(collection, request_of, tmp_path):
+    broken = [reference for reference in references_in(collection) if "broken" in reference.uri]
+    summary = read_shard(0, broken, request_of, WidthReader())
+    assert (summary.rows, summary.bytes, summary.sha256) == (0, 0, "")
+    assert not list((tmp_path / "unfinished").glob("part-*"))
+
+
+def test_a_finished_shard_is_not_read_again_for_the_same_images(collection, request_of):
+    summaries = read_all(collection, request_of)
+    again = WidthReader()
+    assert read_all(collection, request_of, again) == summaries
+    assert again.batches == []
+
+
+def test_a_finished_shard_is_read_again_when_one_of_its_images_changed(collection, request_of):
+    read_all(collection, request_of)
+    (collection / "00-11.png").write_bytes((collection / "04-b0b.png").read_bytes())
+    again = WidthReader()
+    first, _ = read_all(collection, request_of, again)
+    assert sum(again.batches) == first.rows  # the first shard, and not the second
+
+
+@pytest.mark.parametrize("lost", ["part-00000-of-00002.parquet", "_rejects/rejects-00000-of-00002.parquet"])
+def test_a_finished_shard_whose_file_is_gone_is_read_again(collection, request_of, tmp_path, lost):
+    summaries = read_all(collection, request_of)
+    (tmp_path / "unfinished" / lost).unlink()
+    assert read_all(collection, request_of) == summaries
+    assert (tmp_path / "unfinished" / lost).exists()
+
+
+def test_reading_a_shard_twice_gives_the_same_bytes(collection, request_of, tmp_path):
+    first = read_all(collection, request_of)
+    shutil.rmtree(tmp_path / "unfinished")
+    assert read_all(collection, request_of) == first
+
+
+def test_a_committed_run_has_its_files_its_manifest_and_its_rejects_apart(collection, request_of, tmp_path):
+    summaries = read_all(collection, request_of)
+    commit_run(reversed(summaries), request_of)
+    folder = Path(request_of.destination)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "_manifest.json",
+        "part-00000-of-00002.parquet",
+        "part-00001-of-00002.parquet",
+    ]
+    manifest = json.loads((folder / "_manifest.json").read_text())
+    assert (manifest["matched"], manifest["rows"]) == (28, 24)
+    assert manifest["rejects"] == {"empty_file": 1, "not_an_image": 1, "truncated": 1, "unreadable": 1}
+    assert manifest["mean_confidence"] == pytest.approx(0.5)
+    assert manifest["run_id"] == "rabc123"
+    assert manifest["model_id"] == "tinymodel000"
+    for name, entry in manifest["files"].items():
+        assert entry["bytes"] == (folder / name).stat().st_size
+        assert entry["rows"] == len(rows_of(folder / name))
+    rejects = sorted(Path(request_of.rejects_destination).iterdir())
+    assert len(rows_of(*rejects)) == 4
+    assert all(pyarrow.parquet.read_schema(path).equals(REJECTS_SCHEMA) for path in rejects)
+    assert not (tmp_path / "unfinished").exists()
+
+
+def test_a_run_is_one_hive_table_for_duckdb_and_pandas(collection, request_of, tmp_path):
+    commit_run(read_all(collection, request_of), request_of)
+    later = dataclasses.replace(
+        request_of,
+        run_id="rdef456",
+        destination=str(tmp_path / "predictions" / "date=2026-03-05" / "run=rdef456"),
+        rejects_destination=str(tmp_path / "rejects" / "date=2026-03-05" / "run=rdef456"),
+    )
+    commit_run(read_all(collection, later), later)
+
+    pattern = tmp_path / "predictions" / "**" / "*.parquet"
+    rows = duckdb.sql(
+        f"select date::varchar, run, run_id, count(*), count(distinct uri), min(width), "
+        f"typeof(any_value(scored_at)), typeof(any_value(symbol_confidences)) "
+        f"from read_parquet('{pattern}', hive_partitioning = true) group by 1, 2, 3 order by 1"
+    ).fetchall()
+    widths = [row["width"] for row in rows_of(*Path(request_of.destination).glob("*.parquet"))]
+    types = ("TIMESTAMP WITH TIME ZONE", "FLOAT[]")
+    assert rows == [
+        ("2026-03-04", "rabc123", "rabc123", 24, 24, min(widths), *types),
+        ("2026-03-05", "rdef456", "rdef456", 24, 24, min(widths), *types),
+    ]
+
+    frame = pd.read_parquet(tmp_path / "predictions")
+    assert len(frame) == 48
+    assert set(frame["run"].astype(str)) == {"rabc123", "rdef456"}
+    assert (frame["text"].str[0] == "w").all()
+    assert str(frame["scored_at"].dtype) == "datetime64[us, UTC]"
+    assert len(pd.read_parquet(tmp_path / "rejects")) == 8
+
+
+def test_too_many_rejects_refuse_the_run_and_commit_nothing(collection, request_of, tmp_path):
+    strict = dataclasses.replace(request_of, max_reject_fraction=0.1)
+    summaries = read_all(collection, strict)
+    commit_run(summaries, strict)
+    refused = json.loads((tmp_path / "unfinished" / "refused.json").read_text())["reason"]
+    assert refused.startswith("4 of 28 images (14.3%) were rejected")
+    assert "--max_reject_fraction=0.1" in refused
+    assert not Path(strict.destination).exists()
+    assert not Path(strict.rejects_destination).exists()
+
+    # With more allowed, the same shards are committed, and the refusal is gone.
+    commit_run(read_all(collection, request_of), request_of)
+    assert not (Path(request_of.destination) / "refused.json").exists()
+    assert len(rows_of(*Path(request_of.destination).glob("*.parquet"))) == 24
+
+
+def test_exactly_the_allowed_fraction_of_rejects_is_committed(collection, request_of):
+    exact = dataclasses.replace(request_of, max_reject_fraction=4 / 28)
+    commit_run(read_all(collection, exact), exact)
+    assert Path(exact.destination).exists()
+
+
+@pytest.mark.parametrize("changes", [{"matched": 9}, {"rows": 7}, {"rows": 100}])
+def test_a_lost_or_doubled_image_is_an_error_and_nothing_is_committed(collection, request_of, changes):
+    first, second = read_all(collection, request_of)
+    with pytest.raises(RuntimeError, match="an image was lost or doubled"):
+        commit_run([dataclasses.replace(first, **changes), second], request_of)
+    assert not Path(request_of.destination).exists()
+
+
+def test_a_lost_shard_is_an_error(collection, request_of):
+    with pytest.raises(RuntimeError, match="28 images were listed, 18 reached a shard"):
+        commit_run(read_all(collection, request_of)[1:], request_of)
+
+
+def test_files_of_an_older_attempt_are_not_committed(collection, request_of, tmp_path):
+    summaries = read_all(collection, request_of)
+    shutil.copy(
+        tmp_path / "unfinished" / "part-00000-of-00002.parquet", tmp_path / "unfinished" / "part-00002-of-00003.parquet"
+    )
+    commit_run(summaries, request_of)
+    assert len(list(Path(request_of.destination).glob("*.parquet"))) == 2
+
+
+def test_a_run_without_rejects_leaves_no_folder_of_rejects(tiny_images, request_of):
+    request = dataclasses.replace(request_of, images=24)
+    commit_run(read_all(tiny_images, request), request)
+    assert not Path(request.rejects_destination).exists()
+
+
+def test_a_collection_read_in_beam_gives_what_the_model_reads_and_counts_every_image(collection, request_of, tmp_path):
+    listing = str(tmp_path / "listing.parquet")
+    write_listing([str(collection)], listing, None, SplitFractions())
+    pipeline = BeamPipeline(runner=FnApiRunner())
+    _ = pipeline | beam.Create([listing]) | ReadCollection(request_of)
+    result = pipeline.run()
+    result.wait_until_finish()
+    counters = {
+        counter.key.metric.name: counter.result
+        for counter in result.metrics().query(beam.metrics.MetricsFilter().with_namespace("infer"))["counters"]
+    }
+    assert counters["images-matched"] == 28
+    assert counters["images-read"] == 24
+    assert counters["images-rejected"] == 4
+    files = list(Path(request_of.destination).glob("*.parquet"))
+    assert counters["bytes-written"] == sum(path.stat().st_size for path in files)
+
+    handler = LineModelHandler(request_of.model_folder)
+    model = handler.load_model()
+    read_all(collection, request_of, lambda lines: handler.run_inference(lines, model))
+    wanted = {row["uri"]: row["text"] for row in rows_of(*(tmp_path / "unfinished").glob("*.parquet"))}
+    found = {row["uri"]: row["text"] for row in rows_of(*files)}
+    assert found == wanted
+    assert len({text for text in found.values() if text}) > 10
+
+
+def test_a_row_does_not_depend_on_the_other_images_of_its_shard(collection, request_of, tmp_path):
+    handler = LineModelHandler(request_of.model_folder)
+    model = handler.load_model()
+    references = references_in(collection)
+
+    def texts(chosen) -> dict[str, str]:
+        shutil.rmtree(tmp_path / "unfinished", ignore_errors=True)
+        read_shard(0, chosen, request_of, lambda lines: handler.run_inference(lines, model))
+        return {row["uri"]: row["text"] for row in rows_of(tmp_path / "unfinished" / "part-00000-of-00002.parquet")}
+
+    assert texts(references[::2]).items() < texts(references).items()
+
+
+def test_threads_keep_the_order_of_many_images(request_of, tmp_path):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(300):
+        Image.fromarray(np.full((32, 4 + number), 255, np.uint8)).save(folder / f"{number:03d}.png")
+    summary = read_shard(0, references_in(folder), request_of, WidthReader())
+    assert summary.rows == 300
+    rows = rows_of(tmp_path / "unfinished" / "part-00000-of-00002.parquet")
+    assert [row["text"] for row in rows] == [f"w{4 + number}" for number in range(300)]

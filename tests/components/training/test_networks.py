@@ -1,0 +1,183 @@
+"""The three networks: their faces, their layers as specified, padding, and what is saved of them."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from components.training.export import export_saved_model, reading_signature
+from components.training.networks import NETWORKS, build_crnn, build_crnn_v1, build_ocr_model_v1
+
+CLASSES = 7
+HEIGHT = 40
+WIDTHS = np.array([61, 8, 117, 3], np.int32)
+
+
+@pytest.fixture(scope="module", params=sorted(NETWORKS))
+def model(request: pytest.FixtureRequest) -> keras.Model:
+    """A network whose batch-norm statistics, scales and shifts are not those of the start."""
+    keras.utils.set_random_seed(2)
+    model = NETWORKS[request.param](CLASSES, HEIGHT)
+    chooser = np.random.default_rng(2)
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.set_weights([chooser.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()])
+    return model
+
+
+@pytest.fixture(scope="module")
+def batch() -> tuple[np.ndarray, np.ndarray]:
+    """Lines of very different widths, padded with white."""
+    images = np.random.default_rng(3).integers(0, 256, (len(WIDTHS), HEIGHT, 120, 1), np.uint8)
+    for image, width in zip(images, WIDTHS, strict=True):
+        image[:, width:] = 255
+    return images, WIDTHS
+
+
+def compiled(model: keras.Model):
+    """A function of images and widths to logits and time steps: one graph for every shape."""
+
+    @tf.function(input_signature=reading_signature(HEIGHT))
+    def score(images, widths):
+        outputs = model([images, widths], training=False)
+        return outputs["logits"], outputs["time_steps"]
+
+    return lambda images, widths: tuple(each.numpy() for each in score(images, widths))
+
+
+@pytest.fixture(scope="module")
+def read(model):
+    return compiled(model)
+
+
+def assert_equal_within_time_steps(found, wanted, tolerance: float) -> None:
+    """Same time steps, and the same logits within each line's own."""
+    np.testing.assert_array_equal(found[1], wanted[1])
+    for row, steps in enumerate(wanted[1]):
+        np.testing.assert_allclose(found[0][row, :steps], wanted[0][row, :steps], atol=tolerance)
+
+
+def test_logits_have_a_class_for_each_symbol_and_the_blank_and_enough_time_steps(model, read, batch):
+    logits, time_steps = read(*batch)
+    assert logits.dtype == np.float32
+    assert time_steps.dtype == np.int32
+    assert logits.shape == (4, 30 if model.name == "crnn" else 50, CLASSES)
+    assert time_steps.tolist() == ([16, 2, 30, 1] if model.name == "crnn" else [50] * 4)
+
+
+def test_logits_are_not_normalised(read, batch):
+    logits, _ = read(*batch)
+    assert np.abs(np.exp(logits).sum(axis=2) - 1).min() > 1e-3
+
+
+def test_a_line_reads_the_same_alone_and_in_a_batch_padded_wider(read, batch):
+    images, widths = batch
+    together = read(images, widths)
+    for row, width in enumerate(widths):
+        own_width = -(-width // 4) * 4
+        logits, time_steps = read(images[row : row + 1, :, :own_width], widths[row : row + 1])
+        steps = time_steps[0]
+        assert steps == together[1][row]
+        np.testing.assert_allclose(logits[0, :steps], together[0][row, :steps], atol=1e-5)
+
+
+def test_what_lies_behind_a_line_never_matters_to_its_logits(read, batch):
+    """Padding is white, but a network that looked at it would learn from it."""
+    images, widths = batch
+    dark = images.copy()
+    for image, width in zip(dark, widths, strict=True):
+        image[:, -(-width // 4) * 4 :] = 0
+    assert_equal_within_time_steps(read(dark, widths), read(images, widths), 1e-5)
+
+
+def test_every_part_of_a_line_matters(read, batch):
+    images, widths = batch
+    for column in (0, widths[2] - 1):
+        changed = images.copy()
+        changed[2, :, column] = 255 - changed[2, :, column]
+        difference = read(changed, widths)[0] - read(images, widths)[0]
+        assert np.abs(difference[2]).max() > 1e-6
+        np.testing.assert_allclose(difference[[0, 1, 3]], 0, atol=1e-6)
+
+
+def test_keras_file_reads_the_same_in_safe_mode(model, read, batch, tmp_path):
+    path = tmp_path / "model.keras"
+    model.save(path)
+    loaded = keras.models.load_model(path, safe_mode=True)
+    assert_equal_within_time_steps(compiled(loaded)(*batch), read(*batch), 1e-6)
+
+
+def test_saved_model_reads_the_same_at_any_batch_size_and_width(model, read, batch, tmp_path):
+    export_saved_model(model, HEIGHT, str(tmp_path / "saved"))
+    loaded = tf.saved_model.load(str(tmp_path / "saved"))
+    for rows, width in ((slice(None), 120), (slice(0, 1), 64)):
+        images, widths = batch[0][rows, :, :width], batch[1][rows]
+        outputs = loaded.score(tf.constant(images), tf.constant(widths))
+        found = outputs["logits"].numpy(), outputs["time_steps"].numpy()
+        assert_equal_within_time_steps(found, read(images, widths), 1e-5)
+
+
+def test_synchronized_reaches_every_batch_normalisation():
+    for build in NETWORKS.values():
+        for synchronized in (False, True):
+            found = build(CLASSES, HEIGHT, synchronized)
+            norms = [layer for layer in found.layers if isinstance(layer, layers.BatchNormalization)]
+            assert all(layer.synchronized == synchronized for layer in norms)
+
+
+def test_crnn_is_small_and_takes_one_time_step_for_every_four_pixels_begun():
+    model = build_crnn(37, 48)
+    assert 100_000 < model.count_params() < 250_000
+    widths = tf.constant([1, 4, 5, 8, 199, 200, 201])
+    assert model.get_layer("time_steps")(widths).numpy().tolist() == [1, 1, 2, 2, 50, 50, 51]
+
+
+def test_crnn_v1_has_the_layers_that_are_specified():
+    model = build_crnn_v1(CLASSES, HEIGHT)
+    convolutions = [layer for layer in model.layers if isinstance(layer, layers.Conv2D)]
+    assert [(layer.filters, layer.kernel_size, layer.strides, layer.padding) for layer in convolutions] == [
+        (8, (5, 5), (1, 1), "same"),
+        (16, (5, 5), (1, 1), "same"),
+        (32, (3, 3), (1, 1), "same"),
+        (64, (3, 1), (1, 1), "same"),
+    ]
+    kinds = [type(layer).__name__ for layer in model.layers]
+    assert kinds.count("BatchNormalization") == 4
+    lstms = [layer for layer in model.layers if isinstance(layer, layers.LSTM)]
+    assert [(layer.units, layer.return_sequences, layer.go_backwards) for layer in lstms] == [(100, True, False)] * 2
+    assert "Bidirectional" not in kinds
+    order = [kind for kind in kinds if kind in ("Conv2D", "BatchNormalization", "ReLU")]
+    assert order == ["Conv2D", "BatchNormalization", "ReLU"] * 4
+    assert model.get_layer("logits").units == CLASSES
+    assert model.output["logits"].shape == (None, 50, CLASSES)
+
+
+def test_ocr_model_v1_has_the_layers_that_are_specified():
+    model = build_ocr_model_v1(CLASSES, HEIGHT)
+    convolutions = [layer for layer in model.layers if isinstance(layer, layers.Conv2D)]
+    assert [(layer.filters, layer.kernel_size, layer.padding, layer.activation.__name__) for layer in convolutions] == [
+        (32, (3, 3), "same", "relu"),
+        (64, (3, 3), "same", "relu"),
+    ]
+    assert {type(layer.kernel_initializer).__name__ for layer in convolutions} == {"HeNormal"}
+    pools = [layer.pool_size for layer in model.layers if isinstance(layer, layers.MaxPooling2D)]
+    assert pools == [(2, 2), (2, 2)]
+    dense = [layer for layer in model.layers if isinstance(layer, layers.Dense)]
+    assert [(layer.units, layer.activation.__name__) for layer in dense] == [(64, "relu"), (CLASSES, "linear")]
+    assert [layer.rate for layer in model.layers if isinstance(layer, layers.Dropout)] == [0.2]
+    both_ways = [layer for layer in model.layers if isinstance(layer, layers.Bidirectional)]
+    assert [
+        (one.units, one.dropout, one.return_sequences)
+        for layer in both_ways
+        for one in (layer.forward_layer, layer.backward_layer)
+    ] == [(128, 0.25, True)] * 2 + [(64, 0.25, True)] * 2
+    assert model.output["logits"].shape == (None, 50, CLASSES)
+
+
+@pytest.mark.parametrize("build", [build_crnn_v1, build_ocr_model_v1])
+def test_fixed_width_networks_give_fifty_time_steps_to_any_width(build):
+    model = build(CLASSES, HEIGHT)
+    assert model.get_layer("time_steps")(tf.constant([3, 200, 999])).numpy().tolist() == [50, 50, 50]
