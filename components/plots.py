@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from components.training.trainer import EpochRecord
 
 _COLUMNS = 2
+_LEAST_LOSS = 1e-4  # a loss of 0 has no place on a logarithmic axis
 _RIGHT, _WRONG = "#1b6e3c", "#b3261e"
 
 
@@ -61,8 +62,8 @@ def plot_history(history: Sequence[EpochRecord], path: str) -> None:
     figure = Figure(figsize=(10, 4), layout="constrained")
     losses, errors = figure.subplots(1, 2)
     epochs = [record.epoch for record in history]
-    losses.plot(epochs, [record.train_loss for record in history], label="training")
-    losses.plot(epochs, [record.validation_loss for record in history], label="validation")
+    losses.plot(epochs, [max(record.train_loss, _LEAST_LOSS) for record in history], label="training")
+    losses.plot(epochs, [max(record.validation_loss, _LEAST_LOSS) for record in history], label="validation")
     losses.set(title="CTC loss", xlabel="epoch", ylabel="nats per line", yscale="log")
     errors.plot(epochs, [100 * record.cer for record in history], label="CER")
     errors.plot(epochs, [100 * (1 - record.exact_match) for record in history], label="lines not exactly right")

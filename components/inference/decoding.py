@@ -76,8 +76,9 @@ def label_log_probability(
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(axis=2, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=2, keepdims=True))
+    with np.errstate(invalid="ignore"):  # infinite logits give NaN, which the callers look for
+        shifted = logits - logits.max(axis=2, keepdims=True)
+        return shifted - np.log(np.exp(shifted).sum(axis=2, keepdims=True))
 
 
 def _forward(

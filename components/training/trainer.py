@@ -35,7 +35,7 @@ _CLIP_NORM = 5.0
 _WARM_UP = 0.1
 _READING_BATCH = 64
 _SHOWN = 16
-_SAY_EVERY_S = 1.0
+_SAY_EVERY_S = 0.5
 
 
 @dataclasses.dataclass(frozen=True)

@@ -208,8 +208,8 @@ def test_real_captchas_are_read_97_percent_exactly(tmp_path, shared_data):
     evaluation = json.loads(next((tmp_path / "models").glob("*/evaluation.json")).read_text())
     assert evaluation["images"] > 80
     assert evaluation["exact_match"] >= 0.97
-    images, exact = duckdb.sql(
+    ((images, exact),) = duckdb.sql(
         f"select count(*), count_if(text = parse_filename(uri, true)) from '{tmp_path}/predictions/*/*/*.parquet'"
-    ).fetchone()
+    ).fetchall()
     assert images == 936
     assert exact / images >= 0.97
