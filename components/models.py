@@ -8,7 +8,7 @@ import tempfile
 from typing import Any
 
 from tfrecords import Charset, DataError, storage
-from tfrecords.manifest import CHARSET_NAME, MANIFEST_NAME
+from tfrecords.manifest import MANIFEST_NAME, read_charset, read_manifest, remedy
 
 SCHEMA_VERSION = 1
 
@@ -51,12 +51,7 @@ class ModelManifest:
             FileNotFoundError: if nothing was committed there.
             DataError: if it was written by another version.
         """
-        path = storage.join(folder, MANIFEST_NAME)
-        content = storage.read_json(path)
-        version = content.get("schema_version")
-        if version != SCHEMA_VERSION:
-            raise DataError(f"{path} has schema version {version}, this program reads {SCHEMA_VERSION}: train again")
-        return cls(**content)
+        return cls(**read_manifest(folder, SCHEMA_VERSION, step="train"))
 
     def read_charset(self, folder: str) -> Charset:
         """The model's charset, checked against the manifest.
@@ -64,14 +59,7 @@ class ModelManifest:
         Raises:
             DataError: if `charset.txt` is not the one that the model was trained with.
         """
-        path = storage.join(folder, CHARSET_NAME)
-        charset = Charset.from_file_text(storage.read_bytes(path).decode(), source=path)
-        if charset.digest != self.charset_sha256:
-            raise DataError(
-                f"{path} has digest {charset.digest[:12]}, but the model was trained with "
-                f"{self.charset_sha256[:12]}: restore the file or train again"
-            )
-        return charset
+        return read_charset(folder, self.charset_sha256, step="train")
 
     def fetch(self, folder: str, prefix: str) -> str:
         """A local folder with the committed files whose path starts with `prefix`, each checked.
@@ -92,12 +80,12 @@ class ModelManifest:
                 digest = storage.checksum(path)
             except FileNotFoundError:
                 raise DataError(
-                    f"{folder}/{name} is missing, but the manifest beside it names it: train again"
+                    f"{folder}/{name} is missing, but the manifest beside it names it: {remedy(folder, 'train')}"
                 ) from None
             if digest != expected["sha256"]:
                 raise DataError(
                     f"{folder}/{name} has checksum {digest[:12]}, the manifest says {expected['sha256'][:12]}: "
-                    "it was damaged or replaced; train again"
+                    f"it was damaged or replaced; {remedy(folder, 'train')}"
                 )
         return os.path.join(local, prefix)
 

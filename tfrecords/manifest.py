@@ -90,11 +90,7 @@ class DatasetManifest:
             FileNotFoundError: if nothing was committed there.
             DataError: if it was written by another version.
         """
-        path = storage.join(folder, MANIFEST_NAME)
-        content: dict[str, Any] = storage.read_json(path)
-        version = content.get("schema_version")
-        if version != SCHEMA_VERSION:
-            raise DataError(f"{path} has schema version {version}, this program reads {SCHEMA_VERSION}: ingest again")
+        content = read_manifest(folder, SCHEMA_VERSION, step="ingest")
         content["shards"] = tuple(ShardEntry(**entry) for entry in content["shards"])
         for name in ("reject_files", "warnings"):
             content[name] = tuple(content[name])
@@ -106,11 +102,45 @@ class DatasetManifest:
         Raises:
             DataError: if `charset.txt` is not the one that the examples were encoded with.
         """
-        path = storage.join(folder, CHARSET_NAME)
+        return read_charset(folder, self.charset_sha256, step="ingest")
+
+
+def remedy(folder: str, step: str) -> str:
+    """What to do about a committed folder that was damaged: a step leaves alone what it finds committed."""
+    return f"delete {folder} and run the {step} step again"
+
+
+def read_manifest(folder: str, schema_version: int, *, step: str) -> dict[str, Any]:
+    """The fields of the manifest of a dataset or a model.
+
+    Raises:
+        FileNotFoundError: if nothing was committed in `folder`.
+        DataError: if it was damaged or written by another version; `step` is the one that makes it.
+    """
+    path = storage.join(folder, MANIFEST_NAME)
+    content = storage.read_json(path)
+    version = content.pop("schema_version", None) if isinstance(content, dict) else None
+    if version != schema_version:
+        raise DataError(
+            f"{path} has schema version {version}, this program reads {schema_version}: {remedy(folder, step)}"
+        )
+    return content
+
+
+def read_charset(folder: str, sha256: str, *, step: str) -> Charset:
+    """The charset of a dataset or a model, checked against its manifest.
+
+    Raises:
+        DataError: if `charset.txt` is missing or not the one that was committed.
+    """
+    path = storage.join(folder, CHARSET_NAME)
+    try:
         charset = Charset.from_file_text(storage.read_bytes(path).decode(), source=path)
-        if charset.digest != self.charset_sha256:
-            raise DataError(
-                f"{path} has digest {charset.digest[:12]}, but the dataset was written with "
-                f"{self.charset_sha256[:12]}: restore the file or ingest again"
-            )
-        return charset
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing, but the manifest beside it names it: {remedy(folder, step)}") from None
+    if charset.digest != sha256:
+        raise DataError(
+            f"{path} has digest {charset.digest[:12]}, but the manifest beside it says {sha256[:12]}: "
+            f"{remedy(folder, step)}"
+        )
+    return charset

@@ -106,7 +106,9 @@ def read_records(path: str) -> Iterator[bytes]:
                 yield body[:size]
                 number += 1
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"record {number} of {path} is damaged ({error}): run the ingest step again") from None
+        raise DataError(
+            f"record {number} of {path} is damaged ({error}): delete the dataset and run the ingest step again"
+        ) from None
 
 
 class _HashingWriter:

@@ -63,7 +63,7 @@ def read_json(path: str) -> Any:
         return json.loads(content)
     except ValueError as error:
         raise DataError(
-            f"{path} is not valid JSON ({error}): it was damaged or edited; delete it and run again"
+            f"{path} is not valid JSON ({error}): it was damaged; delete its folder and run again"
         ) from None
 
 

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from components.training.recipes import TIME_STRIDE
 from tfrecords import DataError, DatasetManifest, decode_png, examples_to_record_batch, pad_lines, read_records, storage
+from tfrecords.manifest import remedy
 
 _DISTORTIONS = 10
 _POOL_BATCHES = 32
@@ -71,10 +72,12 @@ def load_examples(folder: str, manifest: DatasetManifest, split: str) -> Example
             digest = storage.checksum(path)
         except FileNotFoundError:
             raise DataError(
-                f"{path} is missing, but the manifest beside it names it: run the ingest step again"
+                f"{path} is missing, but the manifest beside it names it: {remedy(folder, 'ingest')}"
             ) from None
         if digest != shard.sha256:
-            raise DataError(f"{path} has checksum {digest[:12]}, the manifest says {shard.sha256[:12]}: ingest again")
+            raise DataError(
+                f"{path} has checksum {digest[:12]}, the manifest says {shard.sha256[:12]}: {remedy(folder, 'ingest')}"
+            )
         batch = examples_to_record_batch(list(read_records(path)))
         column = dict(zip(batch.schema.names, batch.columns, strict=True))
         images += column["image"].flatten().to_pylist()

@@ -65,7 +65,7 @@ def test_a_model_of_another_version_is_refused_with_both_versions(folder, versio
     content = json.loads(path.read_text())
     content["schema_version"] = version
     path.write_text(json.dumps(content))
-    with pytest.raises(DataError, match=f"schema version {version}, this program reads {SCHEMA_VERSION}: train again"):
+    with pytest.raises(DataError, match=f"schema version {version}, this program reads {SCHEMA_VERSION}: delete "):
         ModelManifest.read(str(folder))
 
 
@@ -78,7 +78,7 @@ def test_a_manifest_that_is_no_json_is_refused(folder):
 def test_another_charset_is_refused_with_both_digests(folder):
     (folder / "charset.txt").write_text("a\nc\n")
     wanted, found = Charset(("a", "b")).digest[:12], Charset(("a", "c")).digest[:12]
-    with pytest.raises(DataError, match=f"has digest {found}, but the model was trained with {wanted}"):
+    with pytest.raises(DataError, match=f"has digest {found}, but the manifest beside it says {wanted}"):
         ModelManifest.read(str(folder)).read_charset(str(folder))
 
 
@@ -88,7 +88,7 @@ def test_local_files_are_checked_where_they_are(folder):
 
 def test_a_missing_file_is_refused_by_name(folder):
     (folder / "saved_model" / "graph.pb").unlink()
-    with pytest.raises(DataError, match=r"saved_model/graph\.pb is missing.*train again"):
+    with pytest.raises(DataError, match=r"saved_model/graph\.pb is missing.*train step again"):
         ModelManifest.read(str(folder)).fetch(str(folder), "saved_model")
 
 

@@ -105,6 +105,14 @@ def test_bytes_that_are_no_example_are_refused():
         examples_to_record_batch([encode_example(EXAMPLES["plain"]), b"\xff\xff\xff"])
 
 
+def test_bytes_that_were_refused_leave_nothing_for_the_next_batch():
+    with pytest.raises(ValueError, match="not a serialised"):
+        examples_to_record_batch([encode_example(EXAMPLES["plain"]), b"\xff\xff\xff"])
+    wanted = EXAMPLES["plain"]
+    (row,) = examples_to_record_batch([encode_example(wanted)]).to_pylist()
+    assert (row["image"], row["uri"]) == ([wanted.image], [wanted.uri.encode()])
+
+
 def modules_after(statement: str) -> set[str]:
     """The top-level modules that a fresh interpreter has loaded after a statement."""
     code = f"{statement}\nimport sys\nprint(*{{name.partition('.')[0] for name in sys.modules}})"

@@ -55,13 +55,16 @@ def test_a_manifest_of_another_version_is_refused_with_both_versions(tmp_path, v
     manifest().write(str(tmp_path))
     path = tmp_path / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": version}))
-    with pytest.raises(DataError, match=rf"manifest\.json has schema version {version}, .* reads 1: ingest again"):
+    with pytest.raises(
+        DataError,
+        match=rf"manifest\.json has schema version {version}, .* reads 1: delete ",
+    ):
         DatasetManifest.read(str(tmp_path))
 
 
 def test_a_damaged_manifest_is_named(tmp_path):
     (tmp_path / "manifest.json").write_text('{"height": 3')
-    with pytest.raises(DataError, match=r"manifest\.json is not valid JSON .*delete it and run again"):
+    with pytest.raises(DataError, match=r"manifest\.json is not valid JSON .*delete its folder and run again"):
         DatasetManifest.read(str(tmp_path))
 
 
@@ -75,5 +78,10 @@ def test_another_charset_than_the_dataset_was_written_with_is_refused_with_both_
     (tmp_path / "charset.txt").write_text(other.to_file_text(), encoding="utf-8")
     with pytest.raises(DataError) as error:
         manifest().read_charset(str(tmp_path))
-    for part in ("charset.txt", other.digest[:12], CHARSET.digest[:12], "restore the file or ingest again"):
+    for part in (
+        "charset.txt",
+        other.digest[:12],
+        CHARSET.digest[:12],
+        f"delete {tmp_path} and run",
+    ):
         assert part in str(error.value)

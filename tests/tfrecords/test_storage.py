@@ -193,7 +193,7 @@ def test_json_is_written_readable_with_sorted_keys(folder):
 def test_a_file_that_is_not_json_is_named(folder, content):
     path = storage.join(folder, "x.json")
     storage.write_bytes(path, content)
-    with pytest.raises(DataError, match=r"x\.json is not valid JSON .*delete it and run again"):
+    with pytest.raises(DataError, match=r"x\.json is not valid JSON .*delete its folder and run again"):
         storage.read_json(path)
 
 

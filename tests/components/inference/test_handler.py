@@ -106,7 +106,7 @@ def test_a_folder_without_a_committed_model_is_refused(tmp_path):
 def test_a_missing_model_file_is_refused_by_name(tiny_model, tmp_path, name):
     folder = shutil.copytree(tiny_model, tmp_path / "model")
     (folder / name).unlink()
-    with pytest.raises(DataError, match=rf"{name} is missing, but the manifest beside it names it: train again"):
+    with pytest.raises(DataError, match=rf"{name} is missing, but the manifest beside it names it: delete "):
         LineModelHandler(str(folder)).load_model()
 
 
@@ -116,14 +116,17 @@ def test_a_damaged_model_file_is_refused_by_name(tiny_model, tmp_path):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"variables\.data-\S+ has checksum .* damaged or replaced; train again"):
+    with pytest.raises(
+        DataError,
+        match=r"variables\.data-\S+ has checksum .* damaged or replaced; delete ",
+    ):
         LineModelHandler(str(folder)).load_model()
 
 
 def test_a_foreign_charset_is_refused(tiny_model, tmp_path):
     folder = shutil.copytree(tiny_model, tmp_path / "model")
     (folder / "charset.txt").write_text("0\n1\n2\n3\na\nb\nd\n")
-    with pytest.raises(DataError, match=r"charset\.txt has digest .* restore the file or train again"):
+    with pytest.raises(DataError, match=r"charset\.txt has digest .* delete .* and run the train step again"):
         LineModelHandler(str(folder)).load_model()
 
 

@@ -66,7 +66,7 @@ def test_a_damaged_shard_is_refused_by_name_and_checksum(tiny_dataset, tmp_path)
     path.write_bytes(content)
     manifest = DatasetManifest.read(str(folder))
     wanted = manifest.shards_of("train")[0].sha256[:12]
-    with pytest.raises(DataError, match=rf"train-00000-of-00002\.tfrecord\.gz has checksum .*{wanted}.*ingest again"):
+    with pytest.raises(DataError, match=rf"train-00000-of-00002\.tfrecord\.gz has checksum .*{wanted}.*: delete "):
         load_examples(str(folder), manifest, "train")
 
 
