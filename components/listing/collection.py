@@ -133,13 +133,18 @@ def find_roots(patterns: str, *, flag: str) -> list[str]:
         found.update(match.rstrip("/") or "/" for match in matches)
     if not found:
         raise DataError(f"{flag} names no folder: give one, several separated by commas, or a glob")
-    return [root for root in sorted(found) if not any(_inside(root, other) for other in found)]
+    return [root for root in sorted(found) if found.isdisjoint(_folders_above(root))]
 
 
 def group_roots(roots: Sequence[str]) -> list[list[str]]:
     """Roots in groups that are listed together: each folder alone, single files by the ten thousand."""
-    files = [root for root in roots if not _is_folder(root)]
-    folders = [[root] for root in roots if root not in set(files)]
+    folders: list[list[str]] = []
+    files: list[str] = []
+    for root in roots:
+        if _is_folder(root):
+            folders.append([root])
+        else:
+            files.append(root)
     return folders + [files[start : start + _ROWS_AT_A_TIME] for start in range(0, len(files), _ROWS_AT_A_TIME)]
 
 
@@ -154,15 +159,9 @@ def choose_label_source(label_source: str, roots: Iterable[str]) -> tuple[str, s
     """
     if label_source != "auto":
         return label_source, f"labels come from the {label_source}, as --label_source says"
-    images = with_sidecar = 0
-    for root in roots:
-        for reference in list_images(root, "sidecar"):
-            images += 1
-            with_sidecar += reference.label_problem != "no_label"
-            if images == _LOOKED_AT:
-                break
-        if images == _LOOKED_AT:
-            break
+    references = itertools.chain.from_iterable(list_images(root, "sidecar") for root in roots)
+    has_sidecar = [reference.label_problem != "no_label" for reference in itertools.islice(references, _LOOKED_AT)]
+    images, with_sidecar = len(has_sidecar), sum(has_sidecar)
     if with_sidecar == images and images:
         return "sidecar", f"labels come from the text file beside each image: all of the first {images} have one"
     if with_sidecar == 0:
@@ -346,8 +345,11 @@ def _walk_remote(root: str) -> Iterator[tuple[str, list[tuple[str, int, int]]]]:
     yield from sorted(folders.items())
 
 
-def _inside(path: str, folder: str) -> bool:
-    return path != folder and path.startswith(folder.rstrip("/") + "/")
+def _folders_above(path: str) -> Iterator[str]:
+    """Every folder that a path lies in, the root folder `/` included."""
+    while "/" in path.rstrip("/"):
+        path = path.rstrip("/").rpartition("/")[0]
+        yield path or "/"
 
 
 def _is_folder(root: str) -> bool:
