@@ -12,6 +12,7 @@ setup(
         include=["pipeline", "pipeline.*", "components", "components.*", "tfrecords", "tfrecords.*"]
     ),
     package_data={"pipeline": ["report.html.j2"]},
+    entry_points={"console_scripts": ["line-reader = pipeline.main:command"]},
     install_requires=[
         "apache-beam[gcp]>=2.77,<2.78",
         "fsspec>=2026.9",

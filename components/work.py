@@ -19,6 +19,8 @@ _Outcome = TypeVar("_Outcome")
 _Summary = TypeVar("_Summary")
 
 READ_AHEAD = 256
+REFUSED_NAME = "refused.json"
+"""What a job leaves, with its reason in one sentence, when it commits nothing."""
 
 
 def in_order(function: Callable[[_Item], _Outcome], items: Iterable[_Item]) -> Iterator[_Outcome]:
@@ -67,14 +69,8 @@ def check_files(folder: str, sizes: dict[str, int]) -> None:
     Raises:
         RuntimeError: for a file that is missing or has another size.
     """
-    for name, expected in sizes.items():
-        path = storage.join(folder, name)
-        found = storage.size(path) if storage.exists(path) else None
-        if found != expected:
-            raise RuntimeError(
-                f"{path} should have {expected} bytes but {'is missing' if found is None else f'has {found}'}: "
-                "do all workers share the workspace?"
-            )
+    if problem := storage.missing_or_changed(folder, sizes):
+        raise RuntimeError(f"{problem}: do all workers share the workspace?")
 
 
 def shards_for(images: int) -> int:

@@ -5,13 +5,25 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import signal
 import sys
 import time
+import traceback
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from pipeline.options import LinePipelineOptions, UsageError, parse_options, usage
+from pipeline.options import LinePipelineOptions, parse_options, usage
+from tfrecords import DataError, storage
 
-EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+if TYPE_CHECKING:
+    from pipeline.report import RunRecord
+    from pipeline.steps import StepResult
+    from pipeline.workspace import Workspace
+
+EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, EXIT_HELD, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+
+_FIRST_ROWS = 5
+_PLACES = {"ingest": "dataset", "train": "model", "evaluate": "evaluation", "infer": "predictions"}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -19,7 +31,8 @@ def main(argv: Sequence[str]) -> int:
 
     Returns:
         0 when done, 1 when a check refused something or the input cannot be used, 2 for a
-        command line that cannot be run, 130 when interrupted.
+        command line that cannot be run, 3 when another run holds the workspace, 130 when
+        interrupted or terminated.
     """
     if {"--help", "-h"} & set(argv):
         print(usage())
@@ -29,68 +42,118 @@ def main(argv: Sequence[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         options = parse_options(argv)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
+    except DataError as error:
+        return _refuse(error, EXIT_USAGE)
+    from pipeline.workspace import Workspace, WorkspaceHeldError
+
+    workspace = Workspace(options.workspace)
     try:
-        return run(options)
-    except KeyboardInterrupt:
-        print("interrupted: nothing unfinished was committed; the same command goes on from here", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        with workspace.lock():
+            return run(options, workspace)
+    except WorkspaceHeldError as error:
+        return _refuse(error, EXIT_HELD)
+    except DataError as error:
+        return _refuse(error, EXIT_REFUSED)
 
 
-def run(options: LinePipelineOptions) -> int:
+def command() -> None:
+    """The installed command."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def run(options: LinePipelineOptions, workspace: Workspace) -> int:
     """Runs the steps in their order, writes the run report, and returns the exit status."""
     from pipeline import report
-    from pipeline.runners import runner_name
-    from pipeline.steps import STEP_FUNCTIONS, Context, StepResult
-    from pipeline.workspace import Workspace
-    from tfrecords import DataError
 
-    say = _say
-    workspace = Workspace(options.workspace)
     record = report.RunRecord.start(options, workspace.root)
     results: list[StepResult] = []
+    status = EXIT_REFUSED
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        workspace.prepare()
-        say(f"workspace {workspace.root}, runner {runner_name(options)}")
-        for number, name in enumerate(options.step_names, 1):
-            say(f"[{number}/{len(options.step_names)}] {name}")
-            started = time.monotonic()
-            result = STEP_FUNCTIONS[name](Context(options, workspace, say))
-            seconds = time.monotonic() - started
-            say(f"{result.summary} ({seconds:.1f} s)")
-            results.append(result)
-            record.add(dataclasses.asdict(result), seconds)
+        _run_steps(options, workspace, record, results)
+        status = EXIT_DONE if record.status == "done" else EXIT_REFUSED
     except DataError as error:
         record.fail(str(error))
+    except KeyboardInterrupt:
+        record.fail("interrupted: finished steps are kept, and the same command does the unfinished one again")
+        status = EXIT_INTERRUPTED
+    except OSError as error:
+        record.fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except Exception as error:
+        log = workspace.run_record(record.run, "log")
+        storage.write_bytes(log, traceback.format_exc().encode())
+        record.fail(f"a failure of the program or its engine, {type(error).__name__}; the whole story is in {log}")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if status == EXIT_DONE:
+        workspace.clear_unfinished()
     paths = report.write(record, workspace)
-    _print_end(results, record, paths)
-    return EXIT_DONE if record.status == "done" else EXIT_REFUSED
+    _print_end(results, record, paths, workspace)
+    return status
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
+def _run_steps(
+    options: LinePipelineOptions, workspace: Workspace, record: RunRecord, results: list[StepResult]
+) -> None:
+    from pipeline.runners import runner_name
+    from pipeline.steps import STEP_FUNCTIONS, Context
+
+    context = Context(options, workspace, _say)
+    _say(f"workspace {workspace.root}, runner {runner_name(options)}")
+    for number, name in enumerate(options.step_names, 1):
+        _say(f"[{number}/{len(options.step_names)}] {name}")
+        if name == "infer" and record.status == "refused" and workspace.read_pointer("models", "ACCEPTED") is None:
+            _say("nothing is read: no model is accepted")
+            continue
+        started = time.monotonic()
+        result = STEP_FUNCTIONS[name](context)
+        seconds = time.monotonic() - started
+        _say(f"{result.summary} ({seconds:.1f} s)")
+        results.append(result)
+        record.add(dataclasses.asdict(result), seconds)
 
 
-def _print_end(results, record, paths: dict[str, str]) -> None:
+def _print_end(results: list[StepResult], record: RunRecord, paths: dict[str, str], workspace: Workspace) -> None:
     from pipeline.steps import read_predictions
 
     print()
-    places = {"ingest": "dataset", "train": "model", "evaluate": "evaluation", "infer": "predictions"}
     for result in results:
-        print(f"{places[result.name]:<12} {result.folder}")
+        print(f"{_PLACES[result.name]:<12} {result.folder}")
+        if result.name == "infer" and result.figures["rejects"]:
+            print(f"{'rejects':<12} {workspace.rejects_of(result.folder)}")
     for name, path in paths.items():
         print(f"{name:<12} {path}")
     for result in results:
         if result.name == "infer":
             print(f"\nfirst rows of {result.figures['rows']:,}:")
             print(f"  {'confidence':>10}  {'text':<24} uri")
-            for row in read_predictions(result.folder, ["uri", "text", "confidence"], 5):
+            for row in read_predictions(result.folder, ["uri", "text", "confidence"], _FIRST_ROWS):
                 print(f"  {row['confidence']:>10.3f}  {row['text']:<24} {row['uri']}")
             if right := result.figures.get("right"):
                 share = f"{right['exact']} ({right['exact'] / right['images']:.1%})"
                 print(f"\nof the sample's {right['images']} unlabelled images, {share} were read exactly")
     sys.stdout.flush()
     for problem in record.problems:
-        print(f"error: {problem}", file=sys.stderr)
+        _say_error(problem)
+
+
+def _refuse(error: DataError, status: int) -> int:
+    _say_error(str(error))
+    return status
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _say_error(sentence: str) -> None:
+    print(f"error: {sentence}", file=sys.stderr, flush=True)
+
+
+def _interrupt(_signal: int, _frame: Any) -> None:
+    """A scheduler's stop is handled as a person's Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    command()

@@ -213,13 +213,15 @@ def _read_config(path: str, flags: set[str]) -> list[str]:
     except OSError as error:
         raise UsageError(f"--config={path} cannot be read: {error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config={path} is not YAML: {error}") from None
+        raise UsageError(f"--config={path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UsageError(f"--config={path} must hold flags by name, such as 'epochs: 20'")
     argv = []
     for name, value in content.items():
         if f"--{name}" not in flags or name == "config":
             raise UsageError(f"--config={path}: {_unknown_flag(f'--{name}', flags - {'--config'})}")
+        if value is None:
+            raise UsageError(f"--config={path}: {name} has no value; leave it out to get the default")
         if isinstance(value, bool):
             argv += [f"--{name}"] if value else []
         elif isinstance(value, list):
@@ -243,6 +245,12 @@ def _check(options: LinePipelineOptions) -> None:
         raise UsageError(f"--max_pixels={options.max_pixels} must be at most {_PILLOW_LIMIT}, Pillow's own limit")
     if not 16 <= options.height <= 512:
         raise UsageError(f"--height={options.height} must be from 16 to 512 pixels")
+    if not 0 <= options.seed < 2**32:
+        raise UsageError(f"--seed={options.seed} must be from 0 to {2**32 - 1}")
+    if options.batch_size is not None and options.batch_size % options.train_workers:
+        raise UsageError(
+            f"--batch_size={options.batch_size} cannot be shared equally by --train_workers={options.train_workers}"
+        )
     if options.learning_rate is not None and not 0 < options.learning_rate < 10:
         raise UsageError(f"--learning_rate={options.learning_rate:g} must be above 0 and below 10")
     for name in ("max_reject_fraction", "max_cer", "max_cer_regression"):

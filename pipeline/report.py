@@ -12,7 +12,7 @@ import pyarrow.parquet
 
 from pipeline.options import LinePipelineOptions
 from pipeline.workspace import Workspace, short_id
-from tfrecords import storage
+from tfrecords import DataError, storage
 
 _PICTURES = {
     "training_samples.png": "Training samples with their labels",
@@ -87,7 +87,7 @@ def write(record: RunRecord, workspace: Workspace) -> dict[str, str]:
     try:
         storage.write_json(paths["run record"], dataclasses.asdict(record))
         storage.write_bytes(paths["run report"], _page(record, workspace).encode())
-    except OSError as error:
+    except (OSError, DataError) as error:
         record.fail(f"the run report cannot be written: {error}")
         return {}
     return paths
@@ -108,6 +108,7 @@ def _page(record: RunRecord, workspace: Workspace) -> str:
         steps=steps,
         pictures=_pictures(model_folder) if model_folder else [],
         doubtful=_doubtful(steps["infer"]["folder"]) if "infer" in steps else [],
+        looked_at=min(_ROWS_LOOKED_AT, steps["infer"]["figures"]["rows"]) if "infer" in steps else 0,
         rejects=_rejects(steps, workspace),
     )
 
@@ -144,8 +145,7 @@ def _rejects(steps: dict[str, Any], workspace: Workspace) -> list[dict[str, Any]
     if "ingest" in steps:
         folders.append(steps["ingest"]["folder"])
     if "infer" in steps:
-        date, run = steps["infer"]["folder"].rstrip("/").split("/")[-2:]
-        folders.append(workspace.rejects(date.partition("=")[2], run.partition("=")[2]))
+        folders.append(workspace.rejects_of(steps["infer"]["folder"]))
     rows: list[dict[str, Any]] = []
     for folder in folders:
         for name in storage.list_names(folder):

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import StandardOptions
+from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipeline.options import LinePipelineOptions
@@ -18,7 +18,7 @@ _WORKER_LOGGERS = (
     "apache_beam.runners.worker.sdk_worker",
     "apache_beam.runners.portability.local_job_service",
 )
-_LOCAL_RUNNERS = ("DirectRunner", "FnApiRunner", "direct")
+_LOCAL_RUNNERS = ("directrunner", "fnapirunner", "direct")
 
 
 def runner_name(options: LinePipelineOptions) -> str:
@@ -28,7 +28,10 @@ def runner_name(options: LinePipelineOptions) -> str:
     first try to download another engine for it.
     """
     name = options.view_as(StandardOptions).runner or "DirectRunner"
-    return "DirectRunner (Beam's FnApiRunner, in this process)" if name in _LOCAL_RUNNERS else name
+    if name.lower() not in _LOCAL_RUNNERS:
+        return name
+    mode = options.view_as(DirectOptions).direct_running_mode
+    return f"DirectRunner (Beam's FnApiRunner, {mode.replace('_', ' ')})"
 
 
 def run_job(options: LinePipelineOptions, build: Callable[[beam.Pipeline], object]) -> None:
@@ -40,7 +43,7 @@ def run_job(options: LinePipelineOptions, build: Callable[[beam.Pipeline], objec
     """
     name = options.view_as(StandardOptions).runner or "DirectRunner"
     _keep_our_sentences_out_of_the_log()
-    local = name in _LOCAL_RUNNERS
+    local = name.lower() in _LOCAL_RUNNERS
     try:
         pipeline = beam.Pipeline(runner=FnApiRunner() if local else name, options=options)
         build(pipeline)

@@ -15,7 +15,7 @@ import pyarrow.parquet
 
 from components.evaluation.evaluate import EVALUATION_NAME, PICTURE_NAME, READINGS_NAME, EvaluationRequest
 from components.evaluation.transforms import EvaluateModel
-from components.inference.predictions import REFUSED_NAME, RUN_MANIFEST_NAME, InferenceRequest
+from components.inference.predictions import RUN_MANIFEST_NAME, InferenceRequest, move_rejects
 from components.inference.transforms import ReadCollection
 from components.ingest import IngestRequest
 from components.ingest.sample import read_truth, render_sample
@@ -23,19 +23,19 @@ from components.ingest.transforms import WriteDataset
 from components.listing import ListingSummary, choose_label_source, find_roots, group_roots
 from components.listing.transforms import ListCollection
 from components.models import ModelManifest, describe_files
+from components.rejects import too_many_rejects
 from components.training.cluster import train_in_processes
 from components.training.recipes import RECIPES, TIME_STRIDE
-from components.work import shards_for
+from components.work import REFUSED_NAME, shards_for
 from pipeline.options import LinePipelineOptions
 from pipeline.runners import run_job
 from pipeline.workspace import Workspace, short_id
-from tfrecords import SPLITS, Charset, DataError, DatasetManifest, SplitFractions, storage
+from tfrecords import SPLITS, Charset, CharsetError, DataError, DatasetManifest, SplitFractions, storage
 from tfrecords.manifest import CHARSET_NAME, STATISTICS_NAME
 
 # Raised when a step would make another result from the same input: no old one is then taken for it.
 _CODE_VERSION = 1
 _LATEST, _ACCEPTED = "LATEST", "ACCEPTED"
-_FIRST_ROWS = 5
 
 
 @dataclasses.dataclass
@@ -80,7 +80,8 @@ def ingest(context: Context) -> StepResult:
         context.say(f"no --images given: using the rendered sample collection in {images}")
     roots = find_roots(images, flag="--images")
     label_source, why = choose_label_source(options.label_source, roots)
-    context.say(why)
+    if why:
+        context.say(why)
     fractions = options.split_fractions
     with _listing(context, roots, label_source, fractions, flag="--images") as (listing, files):
         charset = _charset(options, listing)
@@ -95,11 +96,11 @@ def ingest(context: Context) -> StepResult:
             limits=dataclasses.asdict(options.image_limits),
         )
         folder = workspace.dataset(dataset_id)
-        try:
-            manifest = DatasetManifest.read(folder)
-            reused = True
-        except FileNotFoundError:
-            reused = False
+        found = _intact_dataset(context, folder)
+        if found is not None:
+            manifest = found
+            _need_few_rejects(options, manifest.rejects, manifest.matched, folder)
+        else:
             request = IngestRequest(
                 dataset_id=dataset_id,
                 folder=workspace.unfinished(f"dataset-{dataset_id}"),
@@ -129,7 +130,7 @@ def ingest(context: Context) -> StepResult:
         f"dataset {dataset_id}: {manifest.matched:,} images matched, {sum(counts.values()):,} written "
         f"({', '.join(f'{counts[split]:,} {split}' for split in SPLITS)}), {_rejects_text(manifest.rejects)}"
     )
-    if reused:
+    if found is not None:
         summary += "; it was there already, made from the very same images"
     figures = {
         "dataset_id": dataset_id,
@@ -139,7 +140,7 @@ def ingest(context: Context) -> StepResult:
         "warnings": list(manifest.warnings),
         "symbols": len(charset.symbols),
     }
-    return StepResult("ingest", summary, folder, figures, reused=reused)
+    return StepResult("ingest", summary, folder, figures, reused=found is not None)
 
 
 def train(context: Context) -> StepResult:
@@ -161,11 +162,12 @@ def train(context: Context) -> StepResult:
     }
     model_id = short_id(version=_CODE_VERSION, dataset_id=dataset_id, **request)
     folder = workspace.model(model_id)
-    try:
-        manifest = ModelManifest.read(folder)
-        reused = True
-    except FileNotFoundError:
-        reused = False
+    found = _intact_model(context, folder)
+    if found is not None:
+        manifest = found
+    else:
+        if "evaluate" in options.step_names:
+            _need_test_split(dataset)
         unfinished = workspace.unfinished(f"model-{model_id}")
         scratch = workspace.unfinished(f"training-{model_id}")
         storage.remove_folder(unfinished)
@@ -195,9 +197,9 @@ def train(context: Context) -> StepResult:
         storage.remove_folder(scratch)
     workspace.write_pointer("models", _LATEST, model_id)
     summary = f"model {model_id}: {options.model}, {request['epochs']} epochs on dataset {dataset_id}"
-    if reused:
+    if found is not None:
         summary += "; it was there already, trained on the very same dataset with the same options"
-    return StepResult("train", summary, folder, {"model_id": model_id, **manifest.options}, reused=reused)
+    return StepResult("train", summary, folder, {"model_id": model_id, **manifest.options}, reused=found is not None)
 
 
 def evaluate(context: Context) -> StepResult:
@@ -218,14 +220,16 @@ def evaluate(context: Context) -> StepResult:
             f"model {model_id} was trained with another charset (digest {model.charset_sha256[:12]}) than dataset "
             f"{dataset_id} has ({dataset.charset_sha256[:12]}): train on this dataset first (--steps=train,evaluate)"
         )
-    if not dataset.examples("test"):
-        raise DataError(f"the test split of dataset {dataset_id} is empty: ingest more images or raise --test_fraction")
+    _need_test_split(dataset)
     figures = _evaluate_model(context, model_id, dataset_id, dataset_folder, dataset, keep=True)
     accepted_id = workspace.read_pointer("models", _ACCEPTED)
     accepted_cer = None
     if accepted_id is not None and accepted_id != model_id:
-        context.say(f"reading the same images with model {accepted_id}, accepted until now")
-        accepted_cer = _evaluate_model(context, accepted_id, dataset_id, dataset_folder, dataset, keep=False)["cer"]
+        if problem := _why_not_comparable(workspace, accepted_id, dataset):
+            context.say(f"warning: model {accepted_id}, accepted until now, cannot be compared: {problem}")
+        else:
+            context.say(f"reading the same images with model {accepted_id}, accepted until now")
+            accepted_cer = _evaluate_model(context, accepted_id, dataset_id, dataset_folder, dataset, keep=False)["cer"]
     refused = _refusal(context.options, figures["cer"], accepted_id, accepted_cer)
     figures = {
         **figures,
@@ -237,6 +241,9 @@ def evaluate(context: Context) -> StepResult:
     storage.write_json(storage.join(folder, EVALUATION_NAME), figures)
     if refused is None:
         workspace.write_pointer("models", _ACCEPTED, model_id)
+    elif accepted_id == model_id:
+        workspace.remove_pointer("models", _ACCEPTED)
+        refused += "; it had been accepted before, and no model is in use now"
     summary = (
         f"model {model_id} on {figures['images']:,} held-out images: CER {figures['cer']:.2%}, "
         f"exact match {figures['exact_match']:.1%}; {'accepted' if refused is None else 'REFUSED: ' + refused}"
@@ -258,6 +265,11 @@ def infer(context: Context) -> StepResult:
             "(--steps=train,evaluate)"
         )
     model = _read_model(workspace, model_id)
+    if (latest := workspace.read_pointer("models", _LATEST)) != model_id:
+        context.say(
+            f"warning: the latest model, {latest}, is not accepted: reading with model {model_id}, "
+            f"accepted before and trained on dataset {model.dataset_id}"
+        )
     images = options.infer_images or _sample_to_read(workspace)
     roots = find_roots(images, flag="--infer_images")
     scored_at = _now()
@@ -270,13 +282,17 @@ def infer(context: Context) -> StepResult:
             model_id=model_id,
             limits=dataclasses.asdict(options.image_limits),
         )
-        found = workspace.find_predictions(run_id)
+        found = _intact_predictions(context, workspace.find_predictions(run_id))
         destination = found or workspace.predictions(date, run_id)
-        if found is None:
+        rejects_folder = workspace.unfinished(f"rejects-{run_id}")
+        if found is not None:
+            move_rejects(rejects_folder, workspace.rejects_of(found))  # where a run was killed between two moves
+        else:
             request = InferenceRequest(
                 run_id=run_id,
                 folder=workspace.unfinished(f"run-{run_id}"),
                 destination=destination,
+                rejects_folder=rejects_folder,
                 rejects_destination=workspace.rejects(date, run_id),
                 images=listing.images,
                 shards=shards_for(listing.images),
@@ -294,6 +310,7 @@ def infer(context: Context) -> StepResult:
             )
             _raise_if_refused(request.folder)
     manifest = storage.read_json(storage.join(destination, RUN_MANIFEST_NAME))
+    _need_few_rejects(options, manifest["rejects"], manifest["matched"], workspace.rejects_of(destination))
     summary = (
         f"run {run_id}: {manifest['matched']:,} images matched, {manifest['rows']:,} read with mean confidence "
         f"{manifest['mean_confidence']:.3f}, {_rejects_text(manifest['rejects'])}"
@@ -331,6 +348,12 @@ def _listing(
     context: Context, roots: list[str], label_source: str | None, fractions: SplitFractions, *, flag: str
 ) -> Iterator[tuple[ListingSummary, list[str]]]:
     """Lists the images below some roots; the listing files are there inside the block."""
+    inside = [root for root in roots if f"{context.workspace.root}/".startswith(f"{root.rstrip('/')}/")]
+    if inside:
+        raise DataError(
+            f"{flag}: the workspace {context.workspace.root} lies inside {inside[0]}, so that its own pictures "
+            "would be read as images: put it elsewhere with --workspace"
+        )
     folder = context.workspace.unfinished(f"listing-{short_id(roots=roots, label_source=label_source)}")
     groups = group_roots(roots)
     files = [storage.join(folder, f"{number:05d}.parquet") for number in range(len(groups))]
@@ -352,7 +375,11 @@ def _listing(
 
 def _charset(options: LinePipelineOptions, listing: ListingSummary) -> Charset:
     if options.charset:
-        return Charset.from_file_text(storage.read_bytes(options.charset).decode(), source=options.charset)
+        try:
+            lines = storage.read_bytes(options.charset).decode("utf-8-sig").splitlines()
+            return Charset(tuple(sorted(set(lines))))
+        except (UnicodeDecodeError, CharsetError) as error:
+            raise DataError(f"--charset={options.charset} has to hold one symbol a line, in UTF-8: {error}") from None
     if not listing.symbols:
         raise DataError(f"none of the {listing.images} images in --images has a label: see --label_source")
     return Charset(tuple(sorted(listing.symbols)))
@@ -367,6 +394,67 @@ def _latest_dataset(workspace: Workspace) -> tuple[str, str, DatasetManifest]:
         return dataset_id, folder, DatasetManifest.read(folder)
     except FileNotFoundError:
         raise DataError(f"dataset {dataset_id} is gone from {folder}: run the ingest step again") from None
+
+
+def _need_test_split(dataset: DatasetManifest) -> None:
+    if not dataset.examples("test"):
+        raise DataError(
+            f"the test split of dataset {dataset.dataset_id} is empty, so that no model can be evaluated: "
+            "ingest more images or raise --test_fraction"
+        )
+
+
+def _need_few_rejects(options: LinePipelineOptions, rejects: dict[str, int], matched: int, folder: str) -> None:
+    if problem := too_many_rejects(rejects, matched, options.max_reject_fraction, where=f"{folder}/rejects-*.parquet"):
+        raise DataError(problem)
+
+
+def _why_not_comparable(workspace: Workspace, model_id: str, dataset: DatasetManifest) -> str | None:
+    """Why a model cannot read the test lines of a dataset, or None if it can."""
+    try:
+        model = ModelManifest.read(workspace.model(model_id))
+    except FileNotFoundError:
+        return f"it is gone from {workspace.model(model_id)}"
+    if model.height != dataset.height:
+        return f"it reads lines of height {model.height}, this dataset's are {dataset.height} pixels high"
+    return None
+
+
+def _intact_dataset(context: Context, folder: str) -> DatasetManifest | None:
+    """A committed dataset, if it is there; one that lost files since is removed, to be made again."""
+    try:
+        manifest = DatasetManifest.read(folder)
+    except FileNotFoundError:
+        return None
+    sizes = {shard.name: shard.bytes for shard in manifest.shards}
+    return manifest if _intact(context, folder, sizes) else None
+
+
+def _intact_model(context: Context, folder: str) -> ModelManifest | None:
+    """A committed model, if it is there; one that lost files since is removed, to be trained again."""
+    try:
+        manifest = ModelManifest.read(folder)
+    except FileNotFoundError:
+        return None
+    sizes = {name: described["bytes"] for name, described in manifest.files.items()}
+    return manifest if _intact(context, folder, sizes) else None
+
+
+def _intact_predictions(context: Context, folder: str | None) -> str | None:
+    """The folder of a committed run, if it is there; one that lost files since is removed, to be read again."""
+    if folder is None:
+        return None
+    files = storage.read_json(storage.join(folder, RUN_MANIFEST_NAME))["files"]
+    return folder if _intact(context, folder, {name: file["bytes"] for name, file in files.items()}) else None
+
+
+def _intact(context: Context, folder: str, sizes: dict[str, int]) -> bool:
+    problem = storage.missing_or_changed(folder, sizes)
+    if problem is None:
+        return True
+    context.say(f"warning: {problem}: it was damaged after it was committed, and is made again")
+    storage.remove_folder(folder)
+    return False
 
 
 def _local_dataset(folder: str, manifest: DatasetManifest, scratch: str) -> str:
@@ -385,7 +473,7 @@ def _read_model(workspace: Workspace, model_id: str) -> ModelManifest:
         return ModelManifest.read(workspace.model(model_id))
     except FileNotFoundError:
         raise DataError(
-            f"model {model_id} is gone from {workspace.model(model_id)}: run the train step again"
+            f"model {model_id} is gone from {workspace.model(model_id)}: run the train and evaluate steps again"
         ) from None
 
 

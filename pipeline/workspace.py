@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import socket
+from collections.abc import Iterator
 from typing import Any
 
 from components.inference.predictions import RUN_MANIFEST_NAME
@@ -17,6 +21,10 @@ def short_id(**what: Any) -> str:
     """A short digest of what goes in: the same request, the same name."""
     content = json.dumps(what, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:_ID_LENGTH]
+
+
+class WorkspaceHeldError(DataError):
+    """Another run works in the workspace."""
 
 
 class Workspace:
@@ -32,21 +40,43 @@ class Workspace:
     def __init__(self, root: str):
         self.root = root.rstrip("/") if storage.is_remote(root) else os.path.abspath(os.path.expanduser(root))
 
-    def prepare(self) -> None:
-        """Makes the folder, if it is local.
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Makes a local workspace's folder and holds it for this process alone.
+
+        The operating system gives the lock back when its holder ends, however it ends. A
+        workspace in an object store is not locked.
 
         Raises:
-            DataError: if that cannot be done.
+            WorkspaceHeldError: if another run holds it, naming that one.
+            DataError: if the folder cannot be written.
         """
         if storage.is_remote(self.root):
+            yield
             return
         try:
             os.makedirs(self.root, exist_ok=True)
-            probe = self.unfinished(f".probe-{os.getpid()}")
-            storage.write_bytes(probe, b"")
-            storage.remove_file(probe)
+            file = open(os.path.join(self.root, ".lock"), "a+", encoding="utf-8")  # noqa: SIM115 (closed below)
         except OSError as error:
-            raise DataError(f"--workspace={self.root} cannot be written: {error}") from None
+            raise DataError(f"--workspace={self.root} cannot be written: {error.strerror}") from None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise WorkspaceHeldError(
+                    f"another run works in {self.root} ({file.read().strip()}): wait for its end, or use another "
+                    "--workspace"
+                ) from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            yield
+
+    def clear_unfinished(self) -> None:
+        """Deletes what stopped runs left, when nothing can be made of it any more."""
+        if not storage.is_remote(self.root):
+            storage.remove_folder(self.unfinished(""))
 
     def unfinished(self, name: str) -> str:
         """A folder for work in progress."""
@@ -67,6 +97,10 @@ class Workspace:
     def rejects(self, date: str, run_id: str) -> str:
         """The folder of what a committed run left out; apart, so that predictions are one table."""
         return storage.join(self.root, "rejects", f"date={date}", f"run={run_id}")
+
+    def rejects_of(self, predictions: str) -> str:
+        """The folder of what a committed run left out, from the folder of its predictions."""
+        return storage.join(self.root, "rejects", *predictions.split("/")[-2:])
 
     def run_record(self, run_id: str, suffix: str) -> str:
         """A file of the run report."""
@@ -92,6 +126,10 @@ class Workspace:
             return storage.read_bytes(storage.join(self.root, kind, name)).decode().strip() or None
         except FileNotFoundError:
             return None
+
+    def remove_pointer(self, kind: str, name: str) -> None:
+        """Takes a pointer back."""
+        storage.remove_file(storage.join(self.root, kind, name))
 
     def write_pointer(self, kind: str, name: str, target: str) -> None:
         """Replaces a pointer whole."""

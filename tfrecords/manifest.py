@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from tfrecords import storage
-from tfrecords.charset import Charset
+from tfrecords.charset import Charset, CharsetError
 from tfrecords.errors import DataError
 from tfrecords.shards import SPLITS
 
@@ -138,6 +138,8 @@ def read_charset(folder: str, sha256: str, *, step: str) -> Charset:
         charset = Charset.from_file_text(storage.read_bytes(path).decode(), source=path)
     except FileNotFoundError:
         raise DataError(f"{path} is missing, but the manifest beside it names it: {remedy(folder, step)}") from None
+    except (CharsetError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} was damaged ({error}): {remedy(folder, step)}") from None
     if charset.digest != sha256:
         raise DataError(
             f"{path} has digest {charset.digest[:12]}, but the manifest beside it says {sha256[:12]}: "

@@ -189,6 +189,16 @@ def checksum(path: str) -> str:
     return digest.hexdigest()
 
 
+def missing_or_changed(folder: str, sizes: dict[str, int]) -> str | None:
+    """Says which file of a folder is missing or has another size than it should; None if all are as they should be."""
+    for name, expected in sizes.items():
+        path = join(folder, name)
+        found = size(path) if exists(path) else None
+        if found != expected:
+            return f"{path} should have {expected} bytes but {'is missing' if found is None else f'has {found}'}"
+    return None
+
+
 def size(path: str) -> int:
     """Bytes of a file."""
     return filesystem(path).info(path)["size"] if is_remote(path) else os.path.getsize(path)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import sys
 import tempfile
+import threading
 from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any
@@ -19,6 +21,7 @@ from components.training.recipes import TIME_STRIDE
 from tfrecords import Charset, DataError, pad_lines
 
 _SAVED_MODEL = "saved_model"
+_IMPORT_LOCK = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,14 +124,16 @@ class LineModelHandler(ModelHandler[np.ndarray, Reading, LoadedModel]):
 def _import_tensorflow() -> ModuleType:
     """TensorFlow, without what its libraries print to standard error as they start: on a machine without a GPU
     that is a screenful, and it cannot be turned off before they are loaded."""
-    standard_error = os.dup(2)
-    try:
-        with tempfile.TemporaryFile() as hidden:
-            os.dup2(hidden.fileno(), 2)
-            import tensorflow
+    with _IMPORT_LOCK:
+        if "tensorflow" not in sys.modules:
+            standard_error = os.dup(2)
+            try:
+                with tempfile.TemporaryFile() as hidden:
+                    os.dup2(hidden.fileno(), 2)
+                    import tensorflow
 
-            tensorflow.config.list_physical_devices()
-    finally:
-        os.dup2(standard_error, 2)
-        os.close(standard_error)
-    return tensorflow
+                    tensorflow.config.list_physical_devices()
+            finally:
+                os.dup2(standard_error, 2)
+                os.close(standard_error)
+    return sys.modules["tensorflow"]

@@ -15,15 +15,13 @@ from components.inference.handler import Reading
 from components.inference.scoring import read_lines
 from components.listing import ImageReference
 from components.rejects import Reject, count_by_reason, rejects_table, too_many_rejects
-from components.work import check_files, digest_of, finished_summary, in_order, read_referenced_line
+from components.work import REFUSED_NAME, check_files, digest_of, finished_summary, in_order, read_referenced_line
 from tfrecords import ImageLimits, shard_name, storage
 
 # The underscore keeps the manifest out of what pandas, pyarrow and Spark take for data.
 RUN_MANIFEST_NAME = "_manifest.json"
-REFUSED_NAME = "refused.json"
 ROW_GROUP_ROWS = 100_000
 _SUMMARIES = "_summaries"
-_TEMPORARY_REJECTS = "_rejects"
 
 _TIME = pyarrow.timestamp("us", tz="UTC")
 PREDICTIONS_SCHEMA = pyarrow.schema(
@@ -56,7 +54,7 @@ class InferenceRequest:
         run_id: short digest of the inputs, the model and the options.
         folder: where files are written until the run is committed.
         destination: the run's folder among the predictions.
-        rejects_destination: the run's folder among the rejects.
+        rejects_folder, rejects_destination: the same of what is left out.
         images: how many images were listed.
         shards: over how many shards they are spread.
         model_folder, model_id, height: the committed model, and the height of its lines.
@@ -68,6 +66,7 @@ class InferenceRequest:
     run_id: str
     folder: str
     destination: str
+    rejects_folder: str
     rejects_destination: str
     images: int
     shards: int
@@ -118,9 +117,7 @@ def read_shard(
         read: scores one batch of lines, in order.
     """
     path = storage.join(request.folder, shard_name("part", index, request.shards, "parquet"))
-    rejects_path = storage.join(
-        request.folder, _TEMPORARY_REJECTS, shard_name("rejects", index, request.shards, "parquet")
-    )
+    rejects_path = storage.join(request.rejects_folder, shard_name("rejects", index, request.shards, "parquet"))
     summary_path = storage.join(request.folder, _SUMMARIES, f"{index:05d}.json")
     inputs = digest_of(references)
 
@@ -173,6 +170,7 @@ def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> N
     and nothing is committed.
     """
     if storage.exists(storage.join(request.destination, RUN_MANIFEST_NAME)):
+        move_rejects(request.rejects_folder, request.rejects_destination)
         return  # the engine repeats a commit that was done
     ordered = sorted(summaries, key=lambda summary: summary.index)
     matched = sum(summary.matched for summary in ordered)
@@ -185,9 +183,8 @@ def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> N
             f"{request.images} images were listed, {matched} reached a shard, {rows} were read and "
             f"{rejects.total()} rejected: an image was lost or doubled"
         )
-    temporary_rejects = storage.join(request.folder, _TEMPORARY_REJECTS)
     problem = too_many_rejects(
-        dict(rejects), matched, request.max_reject_fraction, where=f"{temporary_rejects}/rejects-*.parquet"
+        dict(rejects), matched, request.max_reject_fraction, where=f"{request.rejects_folder}/rejects-*.parquet"
     )
     if problem is not None:
         storage.write_json(storage.join(request.folder, REFUSED_NAME), {"reason": problem})
@@ -203,7 +200,7 @@ def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> N
     }
     check_files(request.folder, {name: described["bytes"] for name, described in files.items()})
     for name in storage.list_names(request.folder):
-        if name not in (*files, _SUMMARIES, _TEMPORARY_REJECTS):
+        if name not in (*files, _SUMMARIES):
             storage.remove_file(storage.join(request.folder, name))
     manifest: dict[str, Any] = {
         "run_id": request.run_id,
@@ -216,10 +213,15 @@ def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> N
         "files": files,
     }
     storage.remove_folder(storage.join(request.folder, _SUMMARIES))
-    if rejects:
-        storage.move_folder(temporary_rejects, request.rejects_destination)
     storage.write_json(storage.join(request.folder, RUN_MANIFEST_NAME), manifest)
     storage.move_folder(request.folder, request.destination)
+    move_rejects(request.rejects_folder, request.rejects_destination)
+
+
+def move_rejects(folder: str, destination: str) -> None:
+    """Puts the rejects of a run whose predictions are committed in their place, if that was not done."""
+    if storage.exists(folder):
+        storage.move_folder(folder, destination)
 
 
 def _row(

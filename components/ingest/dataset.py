@@ -11,7 +11,7 @@ from typing import Any
 from components.ingest.fit import breaks_sufficient_rule, label_problem
 from components.listing import ImageReference
 from components.rejects import Reject, count_by_reason, rejects_table, too_many_rejects
-from components.work import check_files, digest_of, finished_summary, in_order, read_referenced_line
+from components.work import REFUSED_NAME, check_files, digest_of, finished_summary, in_order, read_referenced_line
 from tfrecords import (
     SPLITS,
     Charset,
@@ -27,7 +27,6 @@ from tfrecords import (
 )
 from tfrecords.manifest import CHARSET_NAME, MANIFEST_NAME, STATISTICS_NAME
 
-REFUSED_NAME = "refused.json"
 _SUMMARIES = "summaries"
 
 
@@ -99,7 +98,7 @@ def write_training_shard(
 ) -> ShardSummary:
     """Reads, checks and encodes the images of one shard and writes its TFRecord file.
 
-    The bytes depend on the references and the request alone. If the shard was finished
+    The TFRecord file's bytes depend on the references and the request alone. If the shard was finished
     before for the very same references, by a run that was stopped later, nothing is done.
 
     Args:

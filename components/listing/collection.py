@@ -152,7 +152,7 @@ def choose_label_source(label_source: str, roots: Iterable[str]) -> tuple[str, s
     """Resolves `auto` by looking at the first images.
 
     Returns:
-        `filename` or `sidecar`, and a sentence that says why.
+        `filename` or `sidecar`, and a sentence that says why, empty if there are no images.
 
     Raises:
         DataError: if some images have a sidecar and others have not.
@@ -162,7 +162,9 @@ def choose_label_source(label_source: str, roots: Iterable[str]) -> tuple[str, s
     references = itertools.chain.from_iterable(list_images(root, "sidecar") for root in roots)
     has_sidecar = [reference.label_problem != "no_label" for reference in itertools.islice(references, _LOOKED_AT)]
     images, with_sidecar = len(has_sidecar), sum(has_sidecar)
-    if with_sidecar == images and images:
+    if not images:
+        return "filename", ""
+    if with_sidecar == images:
         return "sidecar", f"labels come from the text file beside each image: all of the first {images} have one"
     if with_sidecar == 0:
         return (
@@ -171,7 +173,8 @@ def choose_label_source(label_source: str, roots: Iterable[str]) -> tuple[str, s
         )
     raise DataError(
         f"{with_sidecar} of the first {images} images have a text file beside them and the others have none: "
-        "say where the labels are with --label_source=sidecar or --label_source=filename"
+        "say where the labels are with --label_source=sidecar (images without one are rejected) "
+        "or --label_source=filename"
     )
 
 
@@ -209,7 +212,7 @@ def list_images(root: str, label_source: str | None = None) -> Iterator[ImageRef
 def write_listing(
     roots: Sequence[str], destination: str, label_source: str | None, fractions: SplitFractions
 ) -> ListingSummary:
-    """Lists some roots into one Parquet file; memory does not grow with the number of images.
+    """Lists some roots into one Parquet file; memory grows with the largest folder's names alone.
 
     Raises:
         DataError: if a folder cannot be listed.

@@ -62,13 +62,16 @@ def train_in_processes(request: dict[str, Any], folder: str, workers: int) -> No
     with contextlib.suppress(FileNotFoundError), open(os.path.join(folder, ERROR_NAME), encoding="utf-8") as file:
         raise DataError(file.read())
     code = processes[failed].returncode
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
     log_path = _log_path(folder, failed)
-    with open(log_path, encoding="utf-8", errors="replace") as log_file:
-        lines = [line.strip() for line in log_file if line.strip()]
-    raise DataError(
-        f"training worker {failed} of {workers} {how}: {lines[-1] if lines else 'it said nothing'} ({log_path})"
-    )
+    if code == -signal.SIGKILL:
+        reason = "was killed by SIGKILL, which is how a machine that is out of memory ends a process"
+    elif code < 0:
+        reason = f"was killed by {signal.Signals(-code).name}"
+    else:
+        with open(log_path, encoding="utf-8", errors="replace") as log_file:
+            lines = [line.strip() for line in log_file if line.strip()]
+        reason = f"ended with status {code}: {lines[-1] if lines else 'it said nothing'}"
+    raise DataError(f"training worker {failed} of {workers} {reason} (its log is {log_path})")
 
 
 def _wait(processes: list[subprocess.Popen]) -> int | None:

@@ -68,7 +68,10 @@ def build_crnn(classes: int, height: int, synchronized: bool = False) -> keras.M
 
 
 def build_crnn_v1(classes: int, height: int, synchronized: bool = False) -> keras.Model:
-    """A reference network: lines squeezed to 200 by 50 pixels, 50 time steps, two one-way LSTMs."""
+    """A reference network: lines squeezed to 200 by 50 pixels, 50 time steps, two one-way LSTMs.
+
+    Without cuDNN: its operation would be exported too, and not be there where no GPU is.
+    """
     images, widths = _inputs(height)
     x = Ink()(ResizeLines(50, 200)([images, widths]))
 
@@ -81,8 +84,8 @@ def build_crnn_v1(classes: int, height: int, synchronized: bool = False) -> kera
     x = block(x, 32, (3, 3))
     x = block(x, 64, (3, 1))
     x = _rows_to_channels(x)
-    x = layers.LSTM(100, return_sequences=True)(x)
-    x = layers.LSTM(100, return_sequences=True)(x)
+    x = layers.LSTM(100, return_sequences=True, use_cudnn=False)(x)
+    x = layers.LSTM(100, return_sequences=True, use_cudnn=False)(x)
     return _fixed_width_model("crnn_v1", images, widths, layers.Dense(classes, name="logits")(x))
 
 
@@ -101,8 +104,8 @@ def build_ocr_model_v1(classes: int, height: int, synchronized: bool = False) ->
     x = layers.Reshape((200 // 4, (50 // 4) * 64))(x)
     x = layers.Dense(64, activation="relu")(x)
     x = layers.Dropout(0.2)(x)
-    x = layers.Bidirectional(layers.LSTM(128, return_sequences=True, dropout=0.25))(x)
-    x = layers.Bidirectional(layers.LSTM(64, return_sequences=True, dropout=0.25))(x)
+    x = layers.Bidirectional(layers.LSTM(128, return_sequences=True, dropout=0.25, use_cudnn=False))(x)
+    x = layers.Bidirectional(layers.LSTM(64, return_sequences=True, dropout=0.25, use_cudnn=False))(x)
     return _fixed_width_model("ocr_model_v1", images, widths, layers.Dense(classes, name="logits")(x))
 
 

@@ -101,8 +101,12 @@ class _Cluster:
         options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=collective_timeout_s)
         strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
         resolver = strategy.cluster_resolver
-        workers = max(len(resolver.cluster_spec().as_dict().get("worker", [])), 1)
-        return cls(strategy, resolver.task_id or 0, workers)
+        cluster = resolver.cluster_spec().as_dict()
+        if unknown := set(cluster) - {"chief", "worker"}:
+            raise DataError(f"TF_CONFIG names tasks that do not train here: {', '.join(sorted(unknown))}")
+        chiefs = len(cluster.get("chief", []))  # a scheduler may call the first worker so
+        rank = (resolver.task_id or 0) + (chiefs if resolver.task_type == "worker" else 0)
+        return cls(strategy, rank, max(chiefs + len(cluster.get("worker", [])), 1))
 
     @property
     def chief(self) -> bool:
@@ -162,6 +166,8 @@ def train(request: TrainingRequest, say: Callable[[str], None] = print) -> None:
             f"{len(examples):,} images for {request.epochs} epochs of {steps_per_epoch} steps; {cluster.workers} "
             f"worker{'s' * (cluster.workers > 1)} with {len(cluster.replicas_here)} {devices[0].device_type} each"
         )
+        if not len(validation):
+            say("the validation split is empty: the best epoch is chosen on the training images themselves")
     batches = cluster.strategy.distribute_datasets_from_function(
         lambda _context: training_batches(
             examples,
@@ -274,7 +280,8 @@ def _training_step(strategy: tf.distribute.Strategy, model: keras.Model, optimiz
         gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         norm = tf.linalg.global_norm(gradients)
         scale = tf.where(norm > _CLIP_NORM, _CLIP_NORM / norm, 1.0) / replicas
-        usable = tf.math.is_finite(norm)
+        usable = tf.math.is_finite(norm)  # else the whole batch is left out
+        finite &= usable
         gradients = [tf.where(usable, gradient * scale, 0.0) for gradient in gradients]
         optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
         return (

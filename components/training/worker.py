@@ -19,15 +19,14 @@ def main(request_path: str) -> int:
     """Trains what the request says."""
     _end_with_parent()
     from components.training.trainer import TrainingRequest, train
-    from tfrecords import DataError
+    from tfrecords import DataError, storage
 
     with open(request_path, encoding="utf-8") as file:
         request = TrainingRequest(**json.load(file))
     try:
         train(request, lambda line: print(line, flush=True))
     except DataError as error:
-        with open(os.path.join(os.path.dirname(request_path), ERROR_NAME), "w", encoding="utf-8") as file:
-            file.write(str(error))
+        storage.write_bytes(os.path.join(os.path.dirname(request_path), ERROR_NAME), str(error).encode())
         return 1
     return 0
 

@@ -1,7 +1,6 @@
 """The command as a person runs it: what it prints, what it leaves behind, and its exit status."""
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -54,7 +53,7 @@ def test_ingest_alone_commits_a_dataset_and_a_second_run_finds_it(tmp_path, caps
     assert main(command) == EXIT_DONE
     assert "it was there already" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "ws" / "datasets" / dataset_id).iterdir()} == written
-    assert list((tmp_path / "ws" / "unfinished").iterdir()) == []
+    assert not (tmp_path / "ws" / "unfinished").exists()
 
 
 def test_a_changed_label_makes_another_dataset(tmp_path, capsys):
@@ -180,7 +179,7 @@ def test_the_main_job_trains_reads_and_reports_on_its_own_sample(tmp_path):
     assert "https://" not in content
     assert str(page) in done.stdout
     assert "first rows of 400:" in done.stdout
-    assert not os.listdir(workspace / "unfinished")
+    assert not (workspace / "unfinished").exists()
 
     # Each step alone finds what is committed, and the same request does nothing again.
     again = _run("--runner=DirectRunner", cwd=tmp_path)

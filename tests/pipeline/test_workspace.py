@@ -1,11 +1,21 @@
 """Names of the workspace: the same request, the same ID; pointers are replaced whole."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
-from pipeline.workspace import Workspace, short_id
+from pipeline.workspace import Workspace, WorkspaceHeldError, short_id
 from tfrecords import DataError
+
+HOLD = """
+import sys
+from pipeline.workspace import Workspace
+with Workspace(sys.argv[1]).lock():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
 def test_equal_requests_have_equal_ids_and_any_difference_another():
@@ -35,10 +45,24 @@ def test_only_a_run_with_a_manifest_is_found(tmp_path):
 
 def test_a_workspace_that_cannot_be_made_is_refused_with_its_name(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"--workspace=.*file/below cannot be written"):
-        Workspace(str(tmp_path / "file" / "below")).prepare()
+    with (
+        pytest.raises(DataError, match=r"--workspace=.*file/below cannot be written: Not a directory"),
+        Workspace(str(tmp_path / "file" / "below")).lock(),
+    ):
+        pass
 
 
-def test_preparing_leaves_nothing_behind(tmp_path):
-    Workspace(str(tmp_path / "new")).prepare()
-    assert [names for _, _, names in os.walk(tmp_path / "new") if names] == []
+def test_a_second_run_is_refused_while_the_first_holds_the_workspace_and_not_after(tmp_path):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout.readline() == "held\n"
+    with (
+        pytest.raises(WorkspaceHeldError, match=rf"another run works in .*\(process {holder.pid} on "),
+        Workspace(str(tmp_path)).lock(),
+    ):
+        pass
+    holder.kill()  # a holder that crashed does not keep the lock
+    holder.wait()
+    with Workspace(str(tmp_path)).lock():
+        pass

@@ -46,6 +46,7 @@ def request_of(tmp_path, tiny_model) -> InferenceRequest:
         run_id="rabc123",
         folder=str(tmp_path / "unfinished"),
         destination=str(tmp_path / "predictions" / "date=2026-03-04" / "run=rabc123"),
+        rejects_folder=str(tmp_path / "unfinished-rejects"),
         rejects_destination=str(tmp_path / "rejects" / "date=2026-03-04" / "run=rabc123"),
         images=28,
         shards=2,
@@ -110,7 +111,7 @@ def test_rows_and_rejects_are_all_images_and_rows_say_what_was_read(collection, 
 
 def test_a_broken_image_is_rejected_with_its_reason_and_never_fails_its_batch(collection, request_of, tmp_path):
     read_all(collection, request_of)
-    rejects = rows_of(*sorted((tmp_path / "unfinished" / "_rejects").iterdir()))
+    rejects = rows_of(*sorted((tmp_path / "unfinished-rejects").iterdir()))
     assert {row["uri"].rpartition("/")[2]: row["reason"] for row in rejects} == {
         "05-broken.png": "truncated",
         "07-empty.png": "empty_file",
@@ -151,7 +152,9 @@ def test_a_finished_shard_is_read_again_when_one_of_its_images_changed(collectio
     assert sum(again.batches) == first.rows  # the first shard, and not the second
 
 
-@pytest.mark.parametrize("lost", ["part-00000-of-00002.parquet", "_rejects/rejects-00000-of-00002.parquet"])
+@pytest.mark.parametrize(
+    "lost", ["part-00000-of-00002.parquet", "../unfinished-rejects/rejects-00000-of-00002.parquet"]
+)
 def test_a_finished_shard_whose_file_is_gone_is_read_again(collection, request_of, tmp_path, lost):
     summaries = read_all(collection, request_of)
     (tmp_path / "unfinished" / lost).unlink()
@@ -262,6 +265,17 @@ def test_files_of_an_older_attempt_are_not_committed(collection, request_of, tmp
     )
     commit_run(summaries, request_of)
     assert len(list(Path(request_of.destination).glob("*.parquet"))) == 2
+
+
+def test_a_commit_that_an_engine_repeats_leaves_the_run_whole_and_finishes_the_rejects(collection, request_of):
+    summaries = [read_shard(0, references_in(collection), dataclasses.replace(request_of, shards=1), WidthReader())]
+    request = dataclasses.replace(request_of, shards=1)
+    commit_run(summaries, request)
+    wanted = sorted(path.name for path in Path(request.destination).iterdir())
+    shutil.move(request.rejects_destination, request.rejects_folder)  # as if killed between the two moves
+    commit_run(summaries, request)
+    assert sorted(path.name for path in Path(request.destination).iterdir()) == wanted
+    assert len(rows_of(*Path(request.rejects_destination).iterdir())) == 4
 
 
 def test_a_run_without_rejects_leaves_no_folder_of_rejects(tiny_images, request_of):

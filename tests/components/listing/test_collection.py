@@ -390,7 +390,7 @@ def test_auto_refuses_to_guess_if_only_some_images_have_a_text_file(images):
     with pytest.raises(DataError) as error:
         choose_label_source("auto", [str(images)])
     assert str(error.value).startswith("1 of the first 3 images have a text file beside them")
-    assert "--label_source=sidecar or --label_source=filename" in str(error.value)
+    assert "--label_source=sidecar (images without one are rejected) or --label_source=filename" in str(error.value)
 
 
 def test_auto_finds_the_text_files_beside_images_that_a_glob_names(images):
