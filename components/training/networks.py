@@ -73,7 +73,7 @@ def build_crnn_v1(classes: int, height: int, synchronized: bool = False) -> kera
     Without cuDNN: its operation would be exported too, and not be there where no GPU is.
     """
     images, widths = _inputs(height)
-    x = Ink()(ResizeLines(50, 200)([images, widths]))
+    x = _squeezed(images, widths)
 
     def block(x, channels: int, kernel: tuple[int, int]):
         x = layers.Conv2D(channels, kernel, padding="same")(x)
@@ -96,7 +96,7 @@ def build_ocr_model_v1(classes: int, height: int, synchronized: bool = False) ->
     """
     del synchronized
     images, widths = _inputs(height)
-    x = Ink()(ResizeLines(50, 200)([images, widths]))
+    x = _squeezed(images, widths)
     x = layers.Permute((2, 1, 3))(x)  # the width comes first, as in the original
     for channels in (32, 64):
         x = layers.Conv2D(channels, 3, padding="same", activation="relu", kernel_initializer="he_normal")(x)
@@ -211,6 +211,11 @@ def _rows_to_channels(x):
     """[batch, rows, columns, channels] to [batch, columns, rows * channels]: a sequence over the width."""
     rows, channels = x.shape[1], x.shape[3]
     return layers.Reshape((-1, rows * channels))(layers.Permute((2, 1, 3))(x))
+
+
+def _squeezed(images, widths):
+    """Lines of 50 by 200 pixels, 0 black to 1 white, as the originals have them."""
+    return layers.Rescaling(1 / 255)(ResizeLines(50, 200)([images, widths]))
 
 
 def _fixed_width_model(name: str, images, widths, logits) -> keras.Model:

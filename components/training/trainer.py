@@ -31,7 +31,6 @@ KERAS_NAME = "model.keras"
 SAVED_MODEL_NAME = "saved_model"
 PLOTS_NAME = "plots"
 
-_CLIP_NORM = 5.0
 _WARM_UP = 0.1
 _READING_BATCH = 64
 _SHOWN = 16
@@ -179,7 +178,7 @@ def train(request: TrainingRequest, say: Callable[[str], None] = print) -> None:
             augment=recipe.augment,
         )
     )
-    step = _training_step(cluster.strategy, model, optimizer, request.batch_size)
+    step = _training_step(cluster.strategy, model, optimizer, request.batch_size, recipe.clip_norm)
     read = _reading_function(reader, manifest.height)
     iterator = iter(batches)
     history: list[EpochRecord] = []
@@ -256,7 +255,9 @@ def _optimizer(request: TrainingRequest, recipe: Recipe, steps: int) -> keras.op
     return keras.optimizers.Adam(rate)
 
 
-def _training_step(strategy: tf.distribute.Strategy, model: keras.Model, optimizer, batch_size: int) -> Callable:
+def _training_step(
+    strategy: tf.distribute.Strategy, model: keras.Model, optimizer, batch_size: int, clip_norm: float
+) -> Callable:
     """One step over a global batch.
 
     The gradient is that of the sum of all finite losses divided by the global batch size,
@@ -279,7 +280,7 @@ def _training_step(strategy: tf.distribute.Strategy, model: keras.Model, optimiz
         context = tf.distribute.get_replica_context()
         gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         norm = tf.linalg.global_norm(gradients)
-        scale = tf.where(norm > _CLIP_NORM, _CLIP_NORM / norm, 1.0) / replicas
+        scale = tf.where(norm > clip_norm, clip_norm / norm, 1.0) / replicas
         usable = tf.math.is_finite(norm)  # else the whole batch is left out
         finite &= usable
         gradients = [tf.where(usable, gradient * scale, 0.0) for gradient in gradients]

@@ -46,11 +46,10 @@ def plain(build):
     return build_plain
 
 trainer.NETWORKS = {name: plain(build) for name, build in trainer.NETWORKS.items()}
-trainer.RECIPES = {name: dataclasses.replace(r, augment=False) for name, r in trainer.RECIPES.items()}
+trainer.RECIPES = {name: dataclasses.replace(r, augment=False, clip_norm=clip_norm) for name, r in trainer.RECIPES.items()}
 trainer._optimizer = lambda request, recipe, steps: keras.optimizers.SGD(
     keras.optimizers.schedules.CosineDecay(request.learning_rate, steps)
 )
-trainer._CLIP_NORM = clip_norm
 trainer.train(request)
 folder = os.path.dirname(sys.argv[1])
 for name, weights in (("start", starts[0]), ("end", models[0].get_weights())):
