@@ -46,7 +46,8 @@ def plain(build):
     return build_plain
 
 trainer.NETWORKS = {name: plain(build) for name, build in trainer.NETWORKS.items()}
-trainer.RECIPES = {name: dataclasses.replace(r, augment=False, clip_norm=clip_norm) for name, r in trainer.RECIPES.items()}
+plain_recipe = {"augment": False, "clip_norm": clip_norm}
+trainer.RECIPES = {name: dataclasses.replace(r, **plain_recipe) for name, r in trainer.RECIPES.items()}
 trainer._optimizer = lambda request, recipe, steps: keras.optimizers.SGD(
     keras.optimizers.schedules.CosineDecay(request.learning_rate, steps)
 )
