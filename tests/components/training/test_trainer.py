@@ -255,3 +255,31 @@ def test_training_that_diverges_is_refused_with_the_way_out(one_width_dataset, t
     with pytest.raises(DataError, match=r"training diverged in epoch \d.*lower --learning_rate"):
         train(request, lambda line: None)
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.slow
+def test_a_chief_that_a_scheduler_names_is_the_first_of_the_workers(tiny_dataset, tmp_path):
+    request = TrainingRequest(str(tiny_dataset), str(tmp_path / "model"), "crnn", 1, 8, 1e-3, 0)
+    (tmp_path / "request.json").write_text(json.dumps(dataclasses.asdict(request)))
+    first, second = (f"localhost:{port}" for port in cluster._free_ports(2))
+    processes = []
+    for kind in ("chief", "worker"):
+        config = {"cluster": {"chief": [first], "worker": [second]}, "task": {"type": kind, "index": 0}}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "components.training.worker", str(tmp_path / "request.json")],
+                env={**cluster._environment([], 0), "TF_CONFIG": json.dumps(config)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+        )
+    try:
+        said = [process.communicate(timeout=240)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0]
+    assert "2 workers with 1 CPU each" in said[0]
+    assert said[1] == ""  # it is not the chief
+    assert (tmp_path / "model" / "model.keras").exists()
