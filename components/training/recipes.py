@@ -39,7 +39,8 @@ class Recipe:
         return max(self.epochs, -(-self.least_steps // steps_per_epoch))
 
 
-# Clipped at 5, the reference networks learn their training lines by heart and read no others.
+# Unclipped as in the originals: clipped at 5, ocr_model_v1 was at a CER of 50 % on captcha codes after 40 epochs,
+# unclipped at 0.2 % after 27.
 _REFERENCE = Recipe(
     epochs=100,
     least_steps=0,
