@@ -11,6 +11,8 @@ from tfrecords import Charset, DataError, storage
 from tfrecords.manifest import MANIFEST_NAME, read_charset, read_manifest, remedy
 
 SCHEMA_VERSION = 1
+SAVED_MODEL_NAME = "saved_model"
+PLOTS_NAME = "plots"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -63,6 +63,31 @@ def finished_summary(
     return summary if same and all(map(storage.exists, files(summary))) else None
 
 
+def merge_counts(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    """The sums of several counts, sorted by what was counted."""
+    total: collections.Counter[str] = collections.Counter()
+    for count in counts:
+        total.update(count)
+    return dict(sorted(total.items()))
+
+
+def check_accounted(listed: int, matched: int, done: int, rejects: dict[str, int], *, verb: str) -> None:
+    """Makes sure before a commit that every listed image was either done or rejected, once.
+
+    Args:
+        verb: what was done with an image, for the message.
+
+    Raises:
+        RuntimeError: with all the numbers.
+    """
+    rejected = sum(rejects.values())
+    if matched != listed or matched != done + rejected:
+        raise RuntimeError(
+            f"{listed} images were listed, {matched} reached a shard, {done} were {verb} and "
+            f"{rejected} rejected: an image was lost or doubled"
+        )
+
+
 def check_files(folder: str, sizes: dict[str, int]) -> None:
     """Makes sure before a commit that the files which workers wrote are there.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet
 
+from components.models import PLOTS_NAME
 from pipeline.options import LinePipelineOptions
 from pipeline.workspace import Workspace, short_id
 from tfrecords import DataError, storage
@@ -117,7 +118,7 @@ def _pictures(model_folder: str) -> list[dict[str, str]]:
     found = []
     for name, caption in _PICTURES.items():
         try:
-            content = storage.read_bytes(storage.join(model_folder, "plots", name))
+            content = storage.read_bytes(storage.join(model_folder, PLOTS_NAME, name))
         except FileNotFoundError:
             continue
         found.append({"caption": caption, "source": _data_url(content)})

@@ -22,7 +22,7 @@ from components.ingest.sample import read_truth, render_sample
 from components.ingest.transforms import WriteDataset
 from components.listing import ListingSummary, choose_label_source, find_roots, group_roots
 from components.listing.transforms import ListCollection
-from components.models import ModelManifest, describe_files
+from components.models import PLOTS_NAME, ModelManifest, describe_files
 from components.rejects import too_many_rejects
 from components.training.cluster import train_in_processes
 from components.training.recipes import RECIPES, TIME_STRIDE
@@ -310,7 +310,8 @@ def infer(context: Context) -> StepResult:
             )
             _raise_if_refused(request.folder)
     manifest = storage.read_json(storage.join(destination, RUN_MANIFEST_NAME))
-    _need_few_rejects(options, manifest["rejects"], manifest["matched"], workspace.rejects_of(destination))
+    if found is not None:
+        _need_few_rejects(options, manifest["rejects"], manifest["matched"], workspace.rejects_of(found))
     summary = (
         f"run {run_id}: {manifest['matched']:,} images matched, {manifest['rows']:,} read with mean confidence "
         f"{manifest['mean_confidence']:.3f}, {_rejects_text(manifest['rejects'])}"
@@ -495,7 +496,7 @@ def _evaluate_model(
     )
     if keep:
         storage.copy_file(storage.join(folder, READINGS_NAME), storage.join(model_folder, READINGS_NAME))
-        storage.copy_file(storage.join(folder, PICTURE_NAME), storage.join(model_folder, "plots", PICTURE_NAME))
+        storage.copy_file(storage.join(folder, PICTURE_NAME), storage.join(model_folder, PLOTS_NAME, PICTURE_NAME))
     figures = storage.read_json(storage.join(folder, EVALUATION_NAME))
     storage.remove_folder(folder)
     return figures

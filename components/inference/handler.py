@@ -16,11 +16,10 @@ import numpy as np
 from apache_beam.ml.inference.base import ModelHandler
 
 from components.inference.decoding import greedy_decode
-from components.models import ModelManifest
+from components.models import SAVED_MODEL_NAME, ModelManifest
 from components.training.recipes import TIME_STRIDE
 from tfrecords import Charset, DataError, pad_lines
 
-_SAVED_MODEL = "saved_model"
 _IMPORT_LOCK = threading.Lock()
 
 
@@ -77,7 +76,7 @@ class LineModelHandler(ModelHandler[np.ndarray, Reading, LoadedModel]):
         except FileNotFoundError:
             raise DataError(f"{self._model_folder} holds no committed model: run the train step first") from None
         charset = manifest.read_charset(self._model_folder)
-        loaded = tf.saved_model.load(manifest.fetch(self._model_folder, _SAVED_MODEL))
+        loaded = tf.saved_model.load(manifest.fetch(self._model_folder, SAVED_MODEL_NAME))
 
         def score(images: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             outputs = loaded.score(tf.constant(images), tf.constant(widths))

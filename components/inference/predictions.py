@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import datetime
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +14,16 @@ from components.inference.handler import Reading
 from components.inference.scoring import read_lines
 from components.listing import ImageReference
 from components.rejects import Reject, count_by_reason, rejects_table, too_many_rejects
-from components.work import REFUSED_NAME, check_files, digest_of, finished_summary, in_order, read_referenced_line
+from components.work import (
+    REFUSED_NAME,
+    check_accounted,
+    check_files,
+    digest_of,
+    finished_summary,
+    in_order,
+    merge_counts,
+    read_referenced_line,
+)
 from tfrecords import ImageLimits, shard_name, storage
 
 # The underscore keeps the manifest out of what pandas, pyarrow and Spark take for data.
@@ -175,16 +183,10 @@ def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> N
     ordered = sorted(summaries, key=lambda summary: summary.index)
     matched = sum(summary.matched for summary in ordered)
     rows = sum(summary.rows for summary in ordered)
-    rejects: collections.Counter[str] = collections.Counter()
-    for summary in ordered:
-        rejects.update(summary.rejects)
-    if matched != request.images or matched != rows + rejects.total():
-        raise RuntimeError(
-            f"{request.images} images were listed, {matched} reached a shard, {rows} were read and "
-            f"{rejects.total()} rejected: an image was lost or doubled"
-        )
+    rejects = merge_counts(summary.rejects for summary in ordered)
+    check_accounted(request.images, matched, rows, rejects, verb="read")
     problem = too_many_rejects(
-        dict(rejects), matched, request.max_reject_fraction, where=f"{request.rejects_folder}/rejects-*.parquet"
+        rejects, matched, request.max_reject_fraction, where=f"{request.rejects_folder}/rejects-*.parquet"
     )
     if problem is not None:
         storage.write_json(storage.join(request.folder, REFUSED_NAME), {"reason": problem})
@@ -208,7 +210,7 @@ def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> N
         "scored_at": request.scored_at.isoformat(),
         "matched": matched,
         "rows": rows,
-        "rejects": dict(sorted(rejects.items())),
+        "rejects": rejects,
         "mean_confidence": sum(summary.confidence_sum for summary in ordered) / max(rows, 1),
         "files": files,
     }

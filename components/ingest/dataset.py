@@ -11,7 +11,16 @@ from typing import Any
 from components.ingest.fit import breaks_sufficient_rule, label_problem
 from components.listing import ImageReference
 from components.rejects import Reject, count_by_reason, rejects_table, too_many_rejects
-from components.work import REFUSED_NAME, check_files, digest_of, finished_summary, in_order, read_referenced_line
+from components.work import (
+    REFUSED_NAME,
+    check_accounted,
+    check_files,
+    digest_of,
+    finished_summary,
+    in_order,
+    merge_counts,
+    read_referenced_line,
+)
 from tfrecords import (
     SPLITS,
     Charset,
@@ -105,10 +114,10 @@ def write_training_shard(
         references: sorted by key.
     """
     split, index = shard
-    base = shard_name(split, index, request.shards[split], "")[:-1]
-    path = storage.join(request.folder, f"{base}.tfrecord.gz")
-    rejects_path = storage.join(request.folder, f"rejects-{base}.parquet")
-    summary_path = storage.join(request.folder, _SUMMARIES, f"{base}.json")
+    count = request.shards[split]
+    path = storage.join(request.folder, shard_name(split, index, count, "tfrecord.gz"))
+    rejects_path = storage.join(request.folder, shard_name(f"rejects-{split}", index, count, "parquet"))
+    summary_path = storage.join(request.folder, _SUMMARIES, shard_name(split, index, count, "json"))
     inputs = digest_of(references)
 
     def files(summary: ShardSummary) -> list[str]:
@@ -167,7 +176,7 @@ def commit_dataset(summaries: Iterable[ShardSummary], request: IngestRequest) ->
         return  # the engine repeats a commit that was done
     ordered = sorted(summaries, key=lambda summary: (SPLITS.index(summary.split), summary.index))
     matched = sum(summary.matched for summary in ordered)
-    rejects = _merge(summary.rejects for summary in ordered)
+    rejects = merge_counts(summary.rejects for summary in ordered)
     entries = tuple(
         ShardEntry(
             name=shard_name(summary.split, summary.index, request.shards[summary.split], "tfrecord.gz"),
@@ -180,7 +189,7 @@ def commit_dataset(summaries: Iterable[ShardSummary], request: IngestRequest) ->
         if summary.examples
     )
     reject_files = tuple(
-        f"rejects-{shard_name(summary.split, summary.index, request.shards[summary.split], 'parquet')}"
+        shard_name(f"rejects-{summary.split}", summary.index, request.shards[summary.split], "parquet")
         for summary in ordered
         if summary.rejects
     )
@@ -197,11 +206,7 @@ def commit_dataset(summaries: Iterable[ShardSummary], request: IngestRequest) ->
         created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
     written = sum(entry.examples for entry in entries)
-    if matched != request.images or matched != written + sum(rejects.values()):
-        raise RuntimeError(
-            f"{request.images} images were listed, {matched} reached a shard, {written} were written and "
-            f"{sum(rejects.values())} rejected: an image was lost or doubled"
-        )
+    check_accounted(request.images, matched, written, rejects, verb="written")
     problem = too_many_rejects(
         rejects, matched, request.max_reject_fraction, where=f"{request.folder}/rejects-*.parquet"
     )
@@ -265,7 +270,7 @@ def _warnings(summaries: Sequence[ShardSummary]) -> Iterator[str]:
             f"{tight} labels fit their images but leave no room for a blank around every symbol "
             "(time_steps > 2 * label_length + 1): they train more slowly; a greater --height gives more time steps"
         )
-    by_split = {split: _merge(s.symbols for s in summaries if s.split == split) for split in SPLITS}
+    by_split = {split: merge_counts(s.symbols for s in summaries if s.split == split) for split in SPLITS}
     for split in SPLITS:
         if not examples[split]:
             yield f"the {split} split is empty: there are too few images for it"
@@ -282,19 +287,12 @@ def _statistics(summaries: Sequence[ShardSummary], manifest: DatasetManifest) ->
         mine = [summary for summary in summaries if summary.split == split]
         splits[split] = {
             "examples": manifest.examples(split),
-            "rejects": _merge(summary.rejects for summary in mine),
-            "widths": _by_number(_merge(summary.widths for summary in mine)),
-            "label_lengths": _by_number(_merge(summary.label_lengths for summary in mine)),
-            "symbols": _merge(summary.symbols for summary in mine),
+            "rejects": merge_counts(summary.rejects for summary in mine),
+            "widths": _by_number(merge_counts(summary.widths for summary in mine)),
+            "label_lengths": _by_number(merge_counts(summary.label_lengths for summary in mine)),
+            "symbols": merge_counts(summary.symbols for summary in mine),
         }
     return {"dataset_id": manifest.dataset_id, "matched": manifest.matched, "splits": splits}
-
-
-def _merge(counts: Iterable[dict[str, int]]) -> dict[str, int]:
-    total: collections.Counter[str] = collections.Counter()
-    for count in counts:
-        total.update(count)
-    return dict(sorted(total.items()))
 
 
 def _by_number(counts: dict[str, int]) -> list[list[int]]:

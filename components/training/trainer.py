@@ -19,6 +19,7 @@ import tensorflow as tf
 from components import plots
 from components.evaluation.metrics import ErrorCounts
 from components.inference.decoding import greedy_decode
+from components.models import PLOTS_NAME, SAVED_MODEL_NAME
 from components.training.ctc import ctc_loss
 from components.training.data import Examples, load_examples, reading_batches, training_batches
 from components.training.export import export_saved_model, reading_signature
@@ -28,8 +29,6 @@ from tfrecords import Charset, DataError, DatasetManifest, adjacent_repeats
 
 HISTORY_NAME = "history.csv"
 KERAS_NAME = "model.keras"
-SAVED_MODEL_NAME = "saved_model"
-PLOTS_NAME = "plots"
 
 _WARM_UP = 0.1
 _READING_BATCH = 64
