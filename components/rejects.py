@@ -22,8 +22,13 @@ REASONS = {
     "empty_label": "the label has no symbols",
     "label_not_text": "the label's bytes are not UTF-8",
     "symbol_not_in_charset": "the label has a symbol that the given charset lacks",
-    "label_too_long": "the label needs more time steps than the image's width gives",
-    "duplicate_key": "another image has the same name inside its folder",
+    "several_lines": "the label has more than one line of text",
+    "conflicting_labels": "rows of a table give the image different labels",
+    "no_group": "the table has nothing in the column that --split_by names",
+    "label_too_long": "the label needs more time steps than the image's width gives, or has too many symbols",
+    "unreadable_folder": "a folder that cannot be listed; its images are unknown, and it counts as one",
+    "no_image": "not an image, but a label: the image that it belongs to is not there",
+    "damaged_row": "not an image, but a row of a label table that cannot be read",
 }
 
 SCHEMA = pyarrow.schema(

@@ -1,42 +1,47 @@
-"""What every shard job shares: images read ahead by threads, and the memory of what is finished."""
+"""What every shard job shares: images read in order, and the memory of what is finished."""
 
 from __future__ import annotations
 
 import collections
 import concurrent.futures
-import dataclasses
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from components.listing import ImageReference, read_image
+from components.processes import helpers_run, map_in_processes
 from components.rejects import Reject
 from tfrecords import ImageLimits, ImageRejected, LineImage, read_line, storage
 
-_Item = TypeVar("_Item")
 _Outcome = TypeVar("_Outcome")
 _Summary = TypeVar("_Summary")
 
-READ_AHEAD = 256
+_READ_AHEAD, _THREADS = 64, 16
+_WORTH_CALLING, _WORTH_STARTING = 64, 500  # references; with fewer, helper processes cost more than they save
 REFUSED_NAME = "refused.json"
 """What a job leaves, with its reason in one sentence, when it commits nothing."""
 
 
-def in_order(function: Callable[[_Item], _Outcome], items: Iterable[_Item]) -> Iterator[_Outcome]:
-    """`map` by threads, in the order of the items, at most `READ_AHEAD` outcomes held at a time."""
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        pending: collections.deque[concurrent.futures.Future[_Outcome]] = collections.deque()
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) == READ_AHEAD:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+def in_order(
+    function: Callable[[ImageReference], _Outcome], references: Sequence[ImageReference], processes: int
+) -> Iterator[_Outcome]:
+    """`map` in the order of the references, which are read and decoded as fast as the machine allows.
+
+    Args:
+        function: to be pickled; reads the file that a reference names.
+        processes: how many processes this one may occupy.
+    """
+    if processes > 1 and len(references) >= (_WORTH_CALLING if helpers_run() else _WORTH_STARTING):
+        return map_in_processes(function, references, processes)
+    if references and storage.is_remote(references[0].uri):
+        return _map_in_threads(function, references)
+    return map(function, references)  # threads would take turns at decoding, and lose time at each
 
 
 def read_referenced_line(reference: ImageReference, height: int, limits: ImageLimits) -> LineImage | Reject:
     """The grey line of a listed image, or why it is none."""
+    if reference.problem is not None:
+        return Reject(reference.uri, reference.problem, reference.detail or "")
     try:
         limits.check_bytes(reference.size_bytes)
         return read_line(read_image(reference.uri), height, limits)
@@ -46,9 +51,9 @@ def read_referenced_line(reference: ImageReference, height: int, limits: ImageLi
         return Reject(reference.uri, error.reason, error.detail)
 
 
-def digest_of(references: Sequence[Any]) -> str:
-    """SHA-256 over dataclass instances, hexadecimal: equal inputs in equal order, equal digest."""
-    return hashlib.sha256(repr([dataclasses.astuple(reference) for reference in references]).encode()).hexdigest()
+def digest_of(references: Sequence[ImageReference]) -> str:
+    """SHA-256 over references, hexadecimal: equal inputs in equal order, equal digest."""
+    return hashlib.sha256(repr([tuple(reference) for reference in references]).encode()).hexdigest()
 
 
 def finished_summary(
@@ -61,6 +66,20 @@ def finished_summary(
         return None
     same = summary.inputs == inputs  # type: ignore[attr-defined]
     return summary if same and all(map(storage.exists, files(summary))) else None
+
+
+def _map_in_threads(
+    function: Callable[[ImageReference], _Outcome], references: Iterable[ImageReference]
+) -> Iterator[_Outcome]:
+    """`map` while many files are on their way."""
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        pending: collections.deque[concurrent.futures.Future[_Outcome]] = collections.deque()
+        for reference in references:
+            pending.append(pool.submit(function, reference))
+            if len(pending) == _READ_AHEAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 def merge_counts(counts: Iterable[dict[str, int]]) -> dict[str, int]:
@@ -101,7 +120,11 @@ def check_files(folder: str, sizes: dict[str, int]) -> None:
 def shards_for(images: int) -> int:
     """How many shards a number of images is spread over: a function of the count alone.
 
-    About 4,000 images each; small collections get up to 8 shards of at least 250, so that
-    several workers have something to do.
+    A power of two, so that the number changes, and with it every shard, only when the
+    collection has doubled: 2,000 to 4,000 images each; small collections get up to 8 shards
+    of at least 250, so that several workers have something to do.
     """
-    return max(1, -(-images // 4000), min(8, images // 250))
+    shards = 1
+    while images > 4000 * shards or (shards < 8 and images >= 500 * shards):
+        shards *= 2
+    return shards

@@ -116,23 +116,22 @@ def _run_steps(
 def _print_end(results: list[StepResult], record: RunRecord, paths: dict[str, str], workspace: Workspace) -> None:
     from pipeline.steps import read_predictions
 
-    print()
+    _say("")
     for result in results:
-        print(f"{_PLACES[result.name]:<12} {result.folder}")
+        _say(f"{_PLACES[result.name]:<12} {result.folder}")
         if result.name == "infer" and result.figures["rejects"]:
-            print(f"{'rejects':<12} {workspace.rejects_of(result.folder)}")
+            _say(f"{'rejects':<12} {workspace.rejects_of(result.folder)}")
     for name, path in paths.items():
-        print(f"{name:<12} {path}")
+        _say(f"{name:<12} {path}")
     for result in results:
         if result.name == "infer":
-            print(f"\nfirst rows of {result.figures['rows']:,}:")
-            print(f"  {'confidence':>10}  {'text':<24} uri")
+            _say(f"\nfirst rows of {result.figures['rows']:,}:")
+            _say(f"  {'confidence':>10}  {'text':<24} uri")
             for row in read_predictions(result.folder, ["uri", "text", "confidence"], _FIRST_ROWS):
-                print(f"  {row['confidence']:>10.3f}  {row['text']:<24} {row['uri']}")
+                _say(f"  {row['confidence']:>10.3f}  {row['text']:<24} {row['uri']}")
             if right := result.figures.get("right"):
                 share = f"{right['exact']} ({right['exact'] / right['images']:.1%})"
-                print(f"\nof the sample's {right['images']} unlabelled images, {share} were read exactly")
-    sys.stdout.flush()
+                _say(f"\nof the sample's {right['images']} unlabelled images, {share} were read exactly")
     for problem in record.problems:
         _say_error(problem)
 
@@ -143,11 +142,19 @@ def _refuse(error: DataError, status: int) -> int:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    try:
+        print(_printable(line), flush=True)
+    except BrokenPipeError:  # nobody reads any more; the run goes on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say_error(sentence: str) -> None:
-    print(f"error: {sentence}", file=sys.stderr, flush=True)
+    print(_printable(f"error: {sentence}"), file=sys.stderr, flush=True)
+
+
+def _printable(line: str) -> str:
+    """A line without what a terminal cannot show of names that are not UTF-8."""
+    return line.encode(errors="backslashreplace").decode()
 
 
 def _interrupt(_signal: int, _frame: Any) -> None:

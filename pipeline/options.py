@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import yaml
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from components.listing import LABEL_SOURCES
+from components.listing import LABEL_SOURCES, TABLE_SUFFIXES, LabelRules, TableColumns
 from components.training.recipes import RECIPES
 from tfrecords import DataError, ImageLimits, SplitFractions, storage
 
@@ -36,10 +36,26 @@ class LinePipelineOptions(PipelineOptions):
         )
         images.add_argument(
             "--label_source",
-            choices=LABEL_SOURCES,
             default="auto",
-            help="where labels are: in the file name, or in a .gt.txt or .txt file beside each image "
-            "(sidecar); auto looks, and says what it found (default: %(default)s)",
+            help="where labels are: in the file name (filename), in a .gt.txt or .txt file beside each image "
+            "(sidecar), or in a table, given by its path (.csv, .tsv, .jsonl; several separated by commas); "
+            "auto looks, and says what it found (default: %(default)s)",
+        )
+        images.add_argument(
+            "--label_pattern",
+            default="{label}",
+            help="of file names without their suffix, such as {label}_{id} (default: %(default)s)",
+        )
+        images.add_argument(
+            "--path_column", help="of a label table: the image's path, relative to the table; without it a usual name"
+        )
+        images.add_argument("--text_column", help="of a label table: the text; without it one of the usual names")
+        images.add_argument(
+            "--split_by",
+            default="image",
+            help="what stays together in training, validation or test: each image by itself (image), the images of "
+            "one folder (folder), or those with the same value in the named column of the label table "
+            "(default: %(default)s)",
         )
         images.add_argument(
             "--infer_images",
@@ -82,6 +98,12 @@ class LinePipelineOptions(PipelineOptions):
             type=int,
             default=limits.max_line_width,
             help="a line that is wider after scaling, in pixels, is rejected (default: %(default)s)",
+        )
+        images.add_argument(
+            "--max_label_length",
+            type=int,
+            default=500,
+            help="a label with more symbols is rejected (default: %(default)s)",
         )
         images.add_argument(
             "--max_reject_fraction",
@@ -150,6 +172,21 @@ class LinePipelineOptions(PipelineOptions):
         return ImageLimits(self.max_pixels, self.max_bytes, self.max_line_width)
 
     @property
+    def label_rules(self) -> LabelRules:
+        """Where labels are, as asked for."""
+        sources = [] if self.label_source in LABEL_SOURCES else self.label_source.split(",")
+        tables = tuple(dict.fromkeys(map(_absolute, sources)))
+        column = None if self.split_by in ("image", "folder") else self.split_by
+        return LabelRules(
+            source="table" if tables else self.label_source,
+            pattern=self.label_pattern,
+            tables=tables,
+            columns=TableColumns(self.path_column, self.text_column, column),
+            split_by=self.split_by,
+            max_label_length=self.max_label_length,
+        )
+
+    @property
     def split_fractions(self) -> SplitFractions:
         """The shares of validation and test."""
         return SplitFractions(self.validation_fraction, self.test_fraction)
@@ -187,6 +224,10 @@ def usage() -> str:
     )
     LinePipelineOptions._add_argparse_args(parser)
     return parser.format_help()
+
+
+def _absolute(path: str) -> str:
+    return path.strip() if storage.is_remote(path) else os.path.abspath(os.path.expanduser(path.strip()))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -237,7 +278,10 @@ def _check(options: LinePipelineOptions) -> None:
         near = difflib.get_close_matches(unknown[0], STEPS, 1)
         hint = f"did you mean {near[0]}?" if near else f"steps are {', '.join(STEPS)}"
         raise UsageError(f"--steps={options.steps}: there is no step {unknown[0]!r}; {hint}")
-    for name in ("epochs", "batch_size", "train_workers", "max_pixels", "max_bytes", "max_line_width"):
+    for name in (
+        *("epochs", "batch_size", "train_workers"),
+        *("max_pixels", "max_bytes", "max_line_width", "max_label_length"),
+    ):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name}={value} must be at least 1")
@@ -261,6 +305,7 @@ def _check(options: LinePipelineOptions) -> None:
         options.split_fractions  # noqa: B018 (raises for shares that leave nothing)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    _check_labels(options)
     if options.images and not options.infer_images and {"ingest", "infer"} <= set(options.step_names):
         raise UsageError(
             "--images is given, but not what to read with the model: add --infer_images=DIR, "
@@ -268,3 +313,32 @@ def _check(options: LinePipelineOptions) -> None:
         )
     if options.charset and not storage.is_remote(options.charset) and not os.path.isfile(options.charset):
         raise UsageError(f"--charset={options.charset} is not a file")
+
+
+def _check_labels(options: LinePipelineOptions) -> None:
+    """What can be said of the flags for labels before any file is opened."""
+    source = options.label_source
+    try:
+        rules = options.label_rules
+    except DataError as error:
+        raise UsageError(str(error)) from None
+    for table in rules.tables:
+        if not table.lower().endswith(TABLE_SUFFIXES):
+            near = difflib.get_close_matches(source, LABEL_SOURCES, 1)
+            raise UsageError(
+                f"--label_source={source} is none of {', '.join(LABEL_SOURCES)}, "
+                f"and no {', '.join(TABLE_SUFFIXES)} file" + (f": did you mean {near[0]}?" if near else "")
+            )
+        if not storage.is_remote(table) and not os.path.isfile(table):
+            raise UsageError(f"--label_source={source}: there is no file {table}")
+    if source in ("filename", "sidecar"):
+        for flag, value in (("path_column", options.path_column), ("text_column", options.text_column)):
+            if value is not None:
+                raise UsageError(f"--{flag}={value} is for label tables, but --label_source={source}")
+        if rules.columns.group is not None:
+            raise UsageError(
+                f"--split_by={options.split_by} is a column of a label table, but --label_source={source}: "
+                "use image or folder, or a table as --label_source"
+            )
+    if source not in ("auto", "filename") and options.label_pattern != "{label}":
+        raise UsageError(f"--label_pattern={options.label_pattern} is for file names, but --label_source={source}")

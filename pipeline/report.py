@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import base64
+import collections
 import dataclasses
 import datetime
 import os
+import unicodedata
+from collections.abc import Iterable
 from typing import Any
 
 import pyarrow.parquet
 
+from components.ingest.dataset import UNUSED_LABELS_NAME
+from components.ingest.describe import SAMPLES_NAME
+from components.ingest.statistics import RARE
 from components.models import PLOTS_NAME
+from components.rejects import REASONS
 from pipeline.options import LinePipelineOptions
 from pipeline.workspace import Workspace, short_id
-from tfrecords import DataError, storage
+from tfrecords import SPLITS, DataError, storage
+from tfrecords.manifest import STATISTICS_NAME
 
 _PICTURES = {
     "training_samples.png": "Training samples with their labels",
@@ -22,7 +30,15 @@ _PICTURES = {
 }
 _DOUBTFUL = 24
 _ROWS_LOOKED_AT = 100_000
-_REJECTS_SHOWN = 50
+_REJECTS_SHOWN, _REJECT_FILES_READ = 8, 50  # rows of each reason
+_BARS, _SYMBOLS_SHOWN = 48, 300
+_LONG = 500  # pixels of a line that gets a wide place on the page
+_SAMPLES = {
+    "contact_sheet": "Drawn by chance",
+    "longest": "The longest labels",
+    "strangest": "The strangest: room for their label, or what is in the image, is far from the others'",
+    "twins": "Identical images with different labels, or in different splits",
+}
 
 
 @dataclasses.dataclass
@@ -87,7 +103,7 @@ def write(record: RunRecord, workspace: Workspace) -> dict[str, str]:
     }
     try:
         storage.write_json(paths["run record"], dataclasses.asdict(record))
-        storage.write_bytes(paths["run report"], _page(record, workspace).encode())
+        storage.write_bytes(paths["run report"], _page(record, workspace).encode(errors="backslashreplace"))
     except (OSError, DataError) as error:
         record.fail(f"the run report cannot be written: {error}")
         return {}
@@ -111,7 +127,53 @@ def _page(record: RunRecord, workspace: Workspace) -> str:
         doubtful=_doubtful(steps["infer"]["folder"]) if "infer" in steps else [],
         looked_at=min(_ROWS_LOOKED_AT, steps["infer"]["figures"]["rows"]) if "infer" in steps else 0,
         rejects=_rejects(steps, workspace),
+        dataset=_dataset(steps["ingest"]["folder"]) if "ingest" in steps else None,
+        reasons=REASONS,
     )
+
+
+def _dataset(folder: str) -> dict[str, Any]:
+    """What the page says and shows of a dataset."""
+    statistics = storage.read_json(storage.join(folder, STATISTICS_NAME))
+    with storage.open_to_read(storage.join(folder, SAMPLES_NAME)) as file:
+        samples = pyarrow.parquet.read_table(file).to_pylist()
+    statistics["splits"] = splits = {split: statistics["splits"][split] for split in SPLITS}
+    by_count = sorted(statistics["symbols"].items(), key=lambda item: (-item[1], item[0]))
+    return {
+        "statistics": statistics,
+        "widths": _bars(histogram for split in splits.values() for histogram in split["widths"]),
+        "label_lengths": _bars(histogram for split in splits.values() for histogram in split["label_lengths"]),
+        "symbols": [
+            {
+                "symbol": symbol,
+                "name": f"U+{ord(symbol):04X} {unicodedata.name(symbol, '')}",
+                "counts": {split: splits[split]["symbols"].get(symbol, 0) for split in splits},
+                "rare": splits["train"]["symbols"].get(symbol, 0) < RARE,
+            }
+            for symbol, _ in by_count[:_SYMBOLS_SHOWN]
+        ],
+        "long": any(pixels > _LONG for pixels, _ in splits["train"]["widths"]),
+        "symbols_left_out": max(0, len(by_count) - _SYMBOLS_SHOWN),
+        "samples": [
+            (title, [{**row, "source": _data_url(row["image"])} for row in samples if row["role"] == role])
+            for role, title in _SAMPLES.items()
+        ],
+    }
+
+
+def _bars(histogram: Iterable[list[int]]) -> list[dict[str, int]]:
+    """A histogram of whole numbers as at most `_BARS` bars of equal width: `start`, `end` and `count` of each."""
+    counts: collections.Counter[int] = collections.Counter()
+    for value, count in histogram:
+        counts[value] += count
+    if not counts:
+        return []
+    low, high = min(counts), max(counts)
+    width = -(-(high - low + 1) // _BARS)
+    bars = [{"start": start, "end": start + width - 1, "count": 0} for start in range(low, high + 1, width)]
+    for value, count in counts.items():
+        bars[(value - low) // width]["count"] += count
+    return bars
 
 
 def _pictures(model_folder: str) -> list[dict[str, str]]:
@@ -147,13 +209,17 @@ def _rejects(steps: dict[str, Any], workspace: Workspace) -> list[dict[str, Any]
         folders.append(steps["ingest"]["folder"])
     if "infer" in steps:
         folders.append(workspace.rejects_of(steps["infer"]["folder"]))
+    shown: collections.Counter[tuple[str, str]] = collections.Counter()
     rows: list[dict[str, Any]] = []
     for folder in folders:
-        for name in storage.list_names(folder):
-            if name.startswith("rejects-") and len(rows) < _REJECTS_SHOWN:
-                with storage.open_to_read(storage.join(folder, name)) as file:
-                    rows += pyarrow.parquet.read_table(file).to_pylist()
-    return rows[:_REJECTS_SHOWN]
+        names = [name for name in storage.list_names(folder) if name.startswith(("rejects-", UNUSED_LABELS_NAME))]
+        for name in names[-_REJECT_FILES_READ:]:
+            with storage.open_to_read(storage.join(folder, name)) as file:
+                for row in pyarrow.parquet.read_table(file).to_pylist():
+                    shown[row["step"], row["reason"]] += 1
+                    if shown[row["step"], row["reason"]] <= _REJECTS_SHOWN:
+                        rows.append(row)
+    return sorted(rows, key=lambda row: (row["step"], row["reason"], row["uri"]))
 
 
 def _data_url(png: bytes) -> str:

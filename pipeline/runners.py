@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
+from components.processes import stop_helpers
 from pipeline.options import LinePipelineOptions
 from tfrecords import DataError
 
@@ -34,6 +36,13 @@ def runner_name(options: LinePipelineOptions) -> str:
     return f"DirectRunner (Beam's FnApiRunner, {mode.replace('_', ' ')})"
 
 
+def processes_per_worker(options: LinePipelineOptions) -> int:
+    """How many processes a worker may occupy: all processors if it is the only one, else its own."""
+    name = options.view_as(StandardOptions).runner or "DirectRunner"
+    alone = name.lower() in _LOCAL_RUNNERS and options.view_as(DirectOptions).direct_running_mode == "in_memory"
+    return len(os.sched_getaffinity(0)) if alone else 1
+
+
 def run_job(options: LinePipelineOptions, build: Callable[[beam.Pipeline], object]) -> None:
     """Builds a pipeline, runs it, and waits for its end.
 
@@ -55,6 +64,8 @@ def run_job(options: LinePipelineOptions, build: Callable[[beam.Pipeline], objec
         if sentence := _own_sentence(str(error)):
             raise DataError(sentence) from None
         raise
+    finally:
+        stop_helpers()
 
 
 class _NotOurs(logging.Filter):

@@ -20,21 +20,31 @@ from components.inference.transforms import ReadCollection
 from components.ingest import IngestRequest
 from components.ingest.sample import read_truth, render_sample
 from components.ingest.transforms import WriteDataset
-from components.listing import ListingSummary, choose_label_source, find_roots, group_roots
-from components.listing.transforms import ListCollection
+from components.listing import (
+    TABLE_SUFFIXES,
+    LabelRules,
+    ListingSummary,
+    check_choice,
+    choose_labels,
+    find_roots,
+    group_roots,
+    uri_of,
+)
+from components.listing.transforms import JoinTables, ListCollection
 from components.models import PLOTS_NAME, ModelManifest, describe_files
 from components.rejects import too_many_rejects
 from components.training.cluster import train_in_processes
 from components.training.recipes import RECIPES, TIME_STRIDE
 from components.work import REFUSED_NAME, shards_for
 from pipeline.options import LinePipelineOptions
-from pipeline.runners import run_job
+from pipeline.runners import processes_per_worker, run_job
 from pipeline.workspace import Workspace, short_id
 from tfrecords import SPLITS, Charset, CharsetError, DataError, DatasetManifest, SplitFractions, storage
 from tfrecords.manifest import CHARSET_NAME, STATISTICS_NAME
 
 # Raised when a step would make another result from the same input: no old one is then taken for it.
-_CODE_VERSION = 1
+_CODE_VERSION = 2
+_BYTES_A_ROW = 64  # of a label table, as a guess
 _LATEST, _ACCEPTED = "LATEST", "ACCEPTED"
 
 
@@ -75,20 +85,31 @@ def ingest(context: Context) -> StepResult:
         DataError: if there are no images, or too many of them are rejected.
     """
     options, workspace = context.options, context.workspace
-    images = options.images or render_sample(_sample_folder(workspace, "--images"))[0]
-    if not options.images:
-        context.say(f"no --images given: using the rendered sample collection in {images}")
-    roots = find_roots(images, flag="--images")
-    label_source, why = choose_label_source(options.label_source, roots)
+    roots = find_roots(_images_to_ingest(context), flag="--images")
+    rules, why = choose_labels(options.label_rules, roots)
     if why:
         context.say(why)
+    if rules.columns.group is not None and rules.source != "table":
+        raise DataError(
+            f"--split_by={options.split_by} is a column of a label table, but labels come from {rules}: "
+            "use image or folder, or name a table with --label_source"
+        )
     fractions = options.split_fractions
-    with _listing(context, roots, label_source, fractions, flag="--images") as (listing, files):
+    with _listing(context, roots, rules, fractions, flag="--images") as (listing, files):
+        if options.label_source == "auto":
+            check_choice(rules, listing)
+            passed_over = sum(listing.passed_over.get(suffix, 0) for suffix in TABLE_SUFFIXES)
+            if passed_over and rules.source != "table":
+                context.say(
+                    f"warning: {passed_over} {', '.join(TABLE_SUFFIXES)} files lie among the images: if the labels "
+                    "are in there, name the table with --label_source"
+                )
         charset = _charset(options, listing)
         dataset_id = short_id(
             version=_CODE_VERSION,
             inputs=listing.digest,
-            label_source=label_source,
+            passed_over=listing.passed_over,
+            labels=dataclasses.asdict(rules),
             height=options.height,
             time_stride=TIME_STRIDE,
             charset=charset.digest,
@@ -112,6 +133,11 @@ def ingest(context: Context) -> StepResult:
                 charset=charset,
                 limits=options.image_limits,
                 max_reject_fraction=options.max_reject_fraction,
+                processes=processes_per_worker(options),
+                split_by=rules.split_by,
+                label_source=str(rules),
+                listings=tuple(files),
+                passed_over=listing.passed_over,
             )
             context.say(f"encoding {listing.images:,} images as TFRecords")
             run_job(
@@ -130,6 +156,8 @@ def ingest(context: Context) -> StepResult:
         f"dataset {dataset_id}: {manifest.matched:,} images matched, {sum(counts.values()):,} written "
         f"({', '.join(f'{counts[split]:,} {split}' for split in SPLITS)}), {_rejects_text(manifest.rejects)}"
     )
+    if manifest.unused_labels:
+        summary += f"; {sum(manifest.unused_labels.values()):,} labels without an image"
     if found is not None:
         summary += "; it was there already, made from the very same images"
     figures = {
@@ -302,6 +330,7 @@ def infer(context: Context) -> StepResult:
                 limits=options.image_limits,
                 max_reject_fraction=options.max_reject_fraction,
                 scored_at=scored_at,
+                processes=processes_per_worker(options),
             )
             context.say(f"reading {listing.images:,} images with model {model_id}")
             run_job(
@@ -344,9 +373,23 @@ def read_predictions(folder: str, columns: list[str], rows: int | None = None) -
     return found
 
 
+def _images_to_ingest(context: Context) -> str:
+    """What `--images` says, or else the folder of the label table, or else the rendered sample."""
+    options = context.options
+    if options.images:
+        return options.images
+    if tables := options.label_rules.tables:
+        folders = dict.fromkeys(table.rpartition("/")[0] for table in tables)
+        context.say(f"no --images given: using the images beside the label table, in {', '.join(folders)}")
+        return ",".join(folders)
+    folder = render_sample(_sample_folder(context.workspace, "--images"))[0]
+    context.say(f"no --images given: using the rendered sample collection in {folder}")
+    return folder
+
+
 @contextlib.contextmanager
 def _listing(
-    context: Context, roots: list[str], label_source: str | None, fractions: SplitFractions, *, flag: str
+    context: Context, roots: list[str], labels: LabelRules | None, fractions: SplitFractions, *, flag: str
 ) -> Iterator[tuple[ListingSummary, list[str]]]:
     """Lists the images below some roots; the listing files are there inside the block."""
     inside = [root for root in roots if f"{context.workspace.root}/".startswith(f"{root.rstrip('/')}/")]
@@ -355,12 +398,12 @@ def _listing(
             f"{flag}: the workspace {context.workspace.root} lies inside {inside[0]}, so that its own pictures "
             "would be read as images: put it elsewhere with --workspace"
         )
-    folder = context.workspace.unfinished(f"listing-{short_id(roots=roots, label_source=label_source)}")
-    groups = group_roots(roots)
+    folder = context.workspace.unfinished(f"listing-{short_id(roots=roots, labels=labels)}")
+    groups = [[uri_of(root) for root in group] for group in group_roots(roots)]
     files = [storage.join(folder, f"{number:05d}.parquet") for number in range(len(groups))]
     summary_path = storage.join(folder, "summary.json")
     storage.remove_folder(folder)
-    work = ListCollection(summary_path, label_source, fractions)
+    work = ListCollection(summary_path, labels, fractions)
     try:
         run_job(
             context.options,
@@ -369,20 +412,45 @@ def _listing(
         summary = ListingSummary(**storage.read_json(summary_path))
         if not summary.images:
             raise DataError(f"{flag}: there is not one image in {', '.join(roots)}; is it the right folder?")
+        if labels is not None and labels.source == "table":
+            summary, files = _join_tables(context, labels, fractions, summary, files, folder)
         yield summary, files
     finally:
         storage.remove_folder(folder)
 
 
+def _join_tables(
+    context: Context,
+    rules: LabelRules,
+    fractions: SplitFractions,
+    listed: ListingSummary,
+    files: list[str],
+    folder: str,
+) -> tuple[ListingSummary, list[str]]:
+    """Listing files with the labels of the tables, from listing files without."""
+    context.say(f"joining {listed.images:,} images and the rows of {rules}")
+    rows = sum(map(storage.size, rules.tables)) // _BYTES_A_ROW
+    count = shards_for(max(listed.images, rows))
+    joined = [storage.join(folder, f"labelled-{number:05d}.parquet") for number in range(count)]
+    summary_path = storage.join(folder, "labelled.json")
+    sources = [*(("listing", path) for path in files), *(("table", number) for number in range(len(rules.tables)))]
+    work = JoinTables(summary_path, joined, rules, fractions)
+    run_job(context.options, lambda pipeline: pipeline | "Sources" >> beam.Create(sources) | "Join" >> work)
+    summary = ListingSummary(**storage.read_json(summary_path))
+    if summary.images != listed.images:
+        raise RuntimeError(f"{listed.images} images were listed, but {summary.images} were joined with their labels")
+    summary = dataclasses.replace(summary, passed_over=listed.passed_over)
+    return summary, [path for path in joined if storage.exists(path)]
+
+
 def _charset(options: LinePipelineOptions, listing: ListingSummary) -> Charset:
     if options.charset:
         try:
-            lines = storage.read_bytes(options.charset).decode("utf-8-sig").splitlines()
-            return Charset(tuple(sorted(set(lines))))
+            return Charset.from_lines(storage.read_bytes(options.charset).decode("utf-8-sig"))
         except (UnicodeDecodeError, CharsetError) as error:
             raise DataError(f"--charset={options.charset} has to hold one symbol a line, in UTF-8: {error}") from None
     if not listing.symbols:
-        raise DataError(f"none of the {listing.images} images in --images has a label: see --label_source")
+        raise DataError(f"none of the {listing.images} images in --images has a usable label: see --label_source")
     return Charset(tuple(sorted(listing.symbols)))
 
 

@@ -20,7 +20,7 @@ _ID_LENGTH = 12
 def short_id(**what: Any) -> str:
     """A short digest of what goes in: the same request, the same name."""
     content = json.dumps(what, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(content.encode()).hexdigest()[:_ID_LENGTH]
+    return hashlib.sha256(content.encode(errors="backslashreplace")).hexdigest()[:_ID_LENGTH]
 
 
 class WorkspaceHeldError(DataError):
@@ -75,8 +75,13 @@ class Workspace:
 
     def clear_unfinished(self) -> None:
         """Deletes what stopped runs left, when nothing can be made of it any more."""
-        if not storage.is_remote(self.root):
-            storage.remove_folder(self.unfinished(""))
+        if storage.is_remote(self.root):
+            return
+        storage.remove_folder(self.unfinished(""))
+        for kind in ("datasets", "models", "runs", "sample"):
+            for name in storage.list_names(storage.join(self.root, kind)):
+                if name.startswith(storage.TEMPORARY_PREFIX):
+                    storage.remove_file(storage.join(self.root, kind, name))
 
     def unfinished(self, name: str) -> str:
         """A folder for work in progress."""

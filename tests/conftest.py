@@ -83,8 +83,8 @@ def tiny_dataset(tiny_images: Path, tmp_path_factory: pytest.TempPathFactory) ->
     Widths differ, labels have 1 to 6 symbols of `0123abc`, half of them adjacent repeats.
     Never write into it: copy it first.
     """
-    from components.ingest.dataset import IngestRequest, commit_dataset, write_training_shard
-    from components.listing import list_images
+    from components.ingest.dataset import IngestRequest, commit_dataset, describe_written_shard, write_training_shard
+    from components.listing import LabelRules, list_images
     from tfrecords import Charset, ImageLimits
 
     folder = tmp_path_factory.mktemp("tiny-dataset")
@@ -100,7 +100,7 @@ def tiny_dataset(tiny_images: Path, tmp_path_factory: pytest.TempPathFactory) ->
         limits=ImageLimits(),
         max_reject_fraction=0.0,
     )
-    references = list(list_images(str(tiny_images), "sidecar"))
+    references = list(list_images(str(tiny_images), LabelRules("sidecar")))
     summaries = [
         write_training_shard(shard, part, request)
         for shard, part in {
@@ -110,7 +110,7 @@ def tiny_dataset(tiny_images: Path, tmp_path_factory: pytest.TempPathFactory) ->
             ("test", 0): references[20:],
         }.items()
     ]
-    commit_dataset(summaries, request)
+    commit_dataset([next(describe_written_shard(summary, request))[1] for summary in summaries], request)
     return folder / "committed"
 
 

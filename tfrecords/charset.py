@@ -68,6 +68,25 @@ class Charset:
         return cls(tuple(sorted({symbol for text in texts for symbol in text})))
 
     @classmethod
+    def from_lines(cls, content: str) -> Charset:
+        """The symbols of a list that a person wrote, one a line, in any order.
+
+        A letter with marks that NFC leaves decomposed may stand on one line; it gives a
+        symbol for each code point.
+
+        Raises:
+            CharsetError: for a line that holds more than one letter.
+        """
+        symbols: set[str] = set()
+        for number, line in enumerate(content.split("\n"), 1):
+            line = line.removesuffix("\r")
+            symbol = line if line == " " else normalise_text(line)
+            if any(not unicodedata.category(mark).startswith(("M", "Cf")) for mark in symbol[1:]):
+                raise CharsetError(f"line {number} holds {line!r}, which is more than one symbol")
+            symbols.update(symbol)
+        return cls(tuple(sorted(symbols)))
+
+    @classmethod
     def from_file_text(cls, content: str, *, source: str) -> Charset:
         """Reads what `to_file_text` wrote: one symbol a line.
 
@@ -104,6 +123,10 @@ class Charset:
     def missing(self, text: str) -> list[str]:
         """The symbols of `text` that are not in the charset, sorted, each once."""
         return sorted(set(text) - set(self.symbols))
+
+    def missing_from(self, symbols: Iterable[str]) -> list[str]:
+        """The symbols of the charset that are not among `symbols`, sorted."""
+        return sorted(set(self.symbols) - set(symbols))
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text's symbols.

@@ -17,10 +17,13 @@ fixed order in the protobuf libraries, here the features are in alphabetical ord
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow
+
+from tfrecords.shards import read_records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,17 +48,16 @@ def encode_example(example: LineExample) -> bytes:
     Raises:
         ValueError: for a negative width or symbol id.
     """
-    features = (
-        ("image", _bytes_feature(example.image)),
-        ("label", _int64_feature(example.label)),
-        ("label_length", _int64_feature((example.label_length,))),
-        ("text", _bytes_feature(example.text.encode())),
-        ("uri", _bytes_feature(example.uri.encode())),
-        ("width", _int64_feature((example.width,))),
-    )
+    features = {
+        "image": _bytes_feature(example.image),
+        "label": _int64_feature(example.label),
+        "label_length": _int64_feature((example.label_length,)),
+        "text": _bytes_feature(example.text.encode()),
+        "uri": _bytes_feature(example.uri.encode()),
+        "width": _int64_feature((example.width,)),
+    }
     entries = b"".join(
-        _length_delimited(1, _length_delimited(1, name.encode()) + _length_delimited(2, feature))
-        for name, feature in features
+        _length_delimited(1, _NAMES[name] + _length_delimited(2, feature)) for name, feature in features.items()
     )
     return _length_delimited(1, entries)
 
@@ -77,6 +79,17 @@ def examples_to_record_batch(serialized: Sequence[bytes]) -> pyarrow.RecordBatch
         raise ValueError(f"not a serialised tf.train.Example: {error}") from error
 
 
+def read_record_batches(path: str, examples_at_a_time: int = 1000) -> Iterator[pyarrow.RecordBatch]:
+    """The examples of a TFRecord file as Arrow; see `examples_to_record_batch`.
+
+    Raises:
+        DataError: if the file is damaged.
+    """
+    records = read_records(path)
+    while block := list(itertools.islice(records, examples_at_a_time)):
+        yield examples_to_record_batch(block)
+
+
 def _new_decoder() -> Any:
     # Imported here: ingest workers only encode.
     from google.protobuf import text_format
@@ -90,7 +103,12 @@ def _new_decoder() -> Any:
     return ExamplesToRecordBatchDecoder(schema.SerializeToString())
 
 
+_ONE_BYTE = tuple(bytes([value]) for value in range(0x80))
+
+
 def _varint(value: int) -> bytes:
+    if 0 <= value < 0x80:
+        return _ONE_BYTE[value]
     if value < 0:
         raise ValueError(f"widths and symbol ids are never negative, but one is {value}")
     parts = bytearray()
@@ -102,7 +120,7 @@ def _varint(value: int) -> bytes:
 
 
 def _length_delimited(field: int, payload: bytes) -> bytes:
-    return _varint(field << 3 | 2) + _varint(len(payload)) + payload
+    return _ONE_BYTE[field << 3 | 2] + _varint(len(payload)) + payload
 
 
 def _bytes_feature(value: bytes) -> bytes:
@@ -112,3 +130,8 @@ def _bytes_feature(value: bytes) -> bytes:
 def _int64_feature(values: Sequence[int]) -> bytes:
     packed = b"".join(map(_varint, values))
     return _length_delimited(3, _length_delimited(1, packed) if packed else b"")
+
+
+_NAMES = {
+    name: _length_delimited(1, name.encode()) for name in ("image", "label", "label_length", "text", "uri", "width")
+}

@@ -28,6 +28,7 @@ _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _TIFF_SUBFILE_TYPE, _REDUCED_RESOLUTION = 254, 1
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_FILTER_UP = 2
+_LEAST_CONTRAST = 32
 
 # A truncated file must raise, whatever another library in this process prefers.
 ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -40,6 +41,9 @@ class ImageRejected(Exception):  # noqa: N818 (an outcome, not a failure)
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+    def __reduce__(self) -> tuple[type[ImageRejected], tuple[str, str]]:
+        return ImageRejected, (self.reason, self.detail)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,12 +102,15 @@ def read_line(data: bytes, height: int, limits: ImageLimits) -> LineImage:
     limits.check_bytes(len(data))
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            _seek_picture(image)
             _check_size(image.width, image.height, limits)
-            if (pictures := _pictures_in(image)) != 1:
-                raise ImageRejected("several_images", f"the {image.format} file holds {pictures} images, not 1")
+            if image.format == "PNG":
+                _check_png(data)
             image.load()
             grey = _to_grey(image)
     except UnidentifiedImageError:
+        if data.startswith(_PNG_SIGNATURE):
+            raise ImageRejected("truncated", "it begins as a PNG, but its first chunks are damaged") from None
         start = " ".join(f"{byte:02x}" for byte in data[:8])
         raise ImageRejected(
             "not_an_image", f"{len(data)} bytes that start with {start} are none of {', '.join(_FORMATS)}"
@@ -183,19 +190,38 @@ def _check_size(width: int, height: int, limits: ImageLimits) -> None:
         raise ImageRejected("too_small", f"{width}x{height} pixels: a line has at least {limits.min_side} on each side")
 
 
-def _pictures_in(image: Image.Image) -> int:
-    """How many pictures a file holds, thumbnails and what a phone hides behind its photograph not counted."""
+def _seek_picture(image: Image.Image) -> None:
+    """Goes to the one picture of a file, past thumbnails and before what a phone hides behind its photograph."""
     frames = getattr(image, "n_frames", 1)
-    if image.format == "MPO":
-        return 1  # a JPEG to every viewer: a second view, or a gain map, follows the photograph
-    if image.format == "TIFF" and frames > 1:
-        pictures = 0
-        for frame in range(frames):
-            image.seek(frame)
-            pictures += not image.tag_v2.get(_TIFF_SUBFILE_TYPE, 0) & _REDUCED_RESOLUTION  # type: ignore[attr-defined]
-        image.seek(0)
-        return pictures
-    return frames
+    if frames == 1 or image.format == "MPO":  # a JPEG to every viewer, before a second view or a gain map
+        return
+    pictures = list(range(frames))
+    if image.format == "TIFF":
+        pictures = [frame for frame in pictures if not _is_thumbnail(image, frame)] or pictures
+    if len(pictures) != 1:
+        raise ImageRejected("several_images", f"the {image.format} file holds {len(pictures)} images, not 1")
+    image.seek(pictures[0])
+
+
+def _is_thumbnail(image: Image.Image, frame: int) -> bool:
+    image.seek(frame)
+    return bool(image.tag_v2.get(_TIFF_SUBFILE_TYPE, 0) & _REDUCED_RESOLUTION)  # type: ignore[attr-defined]
+
+
+def _check_png(data: bytes) -> None:
+    """Makes sure that a PNG is whole: Pillow decodes one with a wrong checksum, or without its end."""
+    start, end = len(_PNG_SIGNATURE), len(data)
+    while start + 12 <= end:
+        (length,) = struct.unpack_from(">I", data, start)
+        kind, stop = data[start + 4 : start + 8], start + 8 + length
+        if stop + 4 > end:
+            break
+        if zlib.crc32(memoryview(data)[start + 4 : stop]) != struct.unpack_from(">I", data, stop)[0]:
+            raise ImageRejected("truncated", f"the checksum of the {kind!r} chunk at byte {start} of the PNG is wrong")
+        if kind == b"IEND":
+            return
+        start = stop + 4
+    raise ImageRejected("truncated", f"the PNG ends at byte {end}, within the chunk that begins at byte {start}")
 
 
 def _png_chunk(kind: bytes, content: bytes) -> tuple[bytes, bytes, bytes, bytes]:
@@ -216,9 +242,11 @@ def _to_grey(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema() != (255, 255):
-            on_white, on_black = _laid_on("white", image), _laid_on("black", image)
-            # White ink on a transparent ground: nothing of it would be seen.
-            return on_black if _has_contrast(on_black) and not _has_contrast(on_white) else on_white
+            on_white = _laid_on("white", image)
+            if _contrast(on_white) < _LEAST_CONTRAST:  # white ink on a transparent ground, perhaps
+                on_black = _laid_on("black", image)
+                return on_black if _contrast(on_black) > _contrast(on_white) else on_white
+            return on_white
     elif image.mode not in ("1", "RGB"):
         image = image.convert("RGB")
     return image.convert("L")
@@ -230,9 +258,9 @@ def _laid_on(ground: str, image: Image.Image) -> Image.Image:
     return whole.convert("L")
 
 
-def _has_contrast(grey: Image.Image) -> bool:
+def _contrast(grey: Image.Image) -> int:
     darkest, lightest = grey.getextrema()
-    return darkest != lightest
+    return lightest - darkest  # type: ignore[operator, return-value]
 
 
 def _sixteen_bits_to_grey(image: Image.Image) -> Image.Image:

@@ -13,7 +13,7 @@ from tfrecords.shards import SPLITS
 MANIFEST_NAME = "manifest.json"
 CHARSET_NAME = "charset.txt"
 STATISTICS_NAME = "statistics.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +46,7 @@ class DatasetManifest:
         charset_sha256: digest of `charset.txt`.
         matched: images that were listed; equals the examples plus the rejects.
         rejects: images left out, by reason.
+        unused_labels: labels that no image got, by reason; `unused_labels.parquet` lists them.
         shards: every TFRecord file, sorted by name.
         reject_files: every Parquet file of rejects, sorted.
         warnings: sentences for the person who trains on it.
@@ -59,6 +60,7 @@ class DatasetManifest:
     charset_sha256: str
     matched: int
     rejects: dict[str, int]
+    unused_labels: dict[str, int]
     shards: tuple[ShardEntry, ...]
     reject_files: tuple[str, ...]
     warnings: tuple[str, ...]

@@ -18,6 +18,9 @@ from typing import IO, Any
 
 from tfrecords.errors import DataError
 
+TEMPORARY_PREFIX = ".unfinished-"
+"""Of files that are being written; a process that is killed leaves them."""
+
 
 def is_remote(path: str) -> bool:
     """Whether the path is a URL that fsspec serves."""
@@ -41,6 +44,12 @@ def filesystem(url: str) -> Any:
         return fsspec.core.url_to_fs(url)[0]
     except (ImportError, ValueError) as error:
         raise DataError(f"cannot use {url!r}: {error}") from error
+
+
+def canonical(url: str) -> str:
+    """A URL as its file system's own listings write it."""
+    fs = filesystem(url)
+    return fs.unstrip_protocol(fs._strip_protocol(url))
 
 
 def read_bytes(path: str) -> bytes:
@@ -72,6 +81,16 @@ def exists(path: str) -> bool:
     return filesystem(path).exists(path) if is_remote(path) else os.path.exists(path)
 
 
+def is_folder(path: str) -> bool:
+    """Whether there is a folder."""
+    return filesystem(path).isdir(path) if is_remote(path) else os.path.isdir(path)
+
+
+def is_file(path: str) -> bool:
+    """Whether there is a file."""
+    return filesystem(path).isfile(path) if is_remote(path) else os.path.isfile(path)
+
+
 def list_names(folder: str) -> list[str]:
     """The names directly inside a folder, sorted; none if it does not exist."""
     if is_remote(folder):
@@ -94,7 +113,7 @@ def open_atomically(path: str) -> Iterator[IO[bytes]]:
     folder = None if is_remote(path) else os.path.dirname(os.path.abspath(path))
     if folder:
         os.makedirs(folder, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=".unfinished-", suffix=".tmp", dir=folder)
+    descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=".tmp", dir=folder)
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
@@ -119,7 +138,8 @@ def write_bytes(path: str, content: bytes) -> None:
 
 def write_json(path: str, value: Any) -> None:
     """Writes a value as indented JSON with sorted keys, atomically."""
-    write_bytes(path, (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
+    content = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    write_bytes(path, content.encode(errors="backslashreplace"))  # of a name that is not UTF-8, as JSON escapes it
 
 
 def write_parquet(path: str, table: Any, **options: Any) -> None:

@@ -13,14 +13,13 @@ import pyarrow
 from components.evaluation.metrics import ErrorCounts, expected_calibration_error
 from components.inference.handler import Reading
 from components.inference.scoring import read_lines
-from tfrecords import ShardEntry, decode_png, examples_to_record_batch, read_records, storage
+from tfrecords import ShardEntry, decode_png, read_record_batches, storage
 
 EVALUATION_NAME = "evaluation.json"
 READINGS_NAME = "test_readings.parquet"
 PICTURE_NAME = "predictions.png"
 
 _SHOWN = 16
-_EXAMPLES_AT_A_TIME = 1000
 
 _READINGS_SCHEMA = pyarrow.schema(
     [
@@ -76,9 +75,7 @@ def read_test_shard(
         DataError: if the file is damaged.
     """
     readings: list[EvaluatedLine] = []
-    records = list(read_records(storage.join(request.dataset_folder, shard.name)))
-    for start in range(0, len(records), _EXAMPLES_AT_A_TIME):
-        batch = examples_to_record_batch(records[start : start + _EXAMPLES_AT_A_TIME])
+    for batch in read_record_batches(storage.join(request.dataset_folder, shard.name)):
         images, texts, uris = (
             batch.column(batch.schema.get_field_index(name)).flatten().to_pylist() for name in ("image", "text", "uri")
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -69,6 +70,7 @@ class InferenceRequest:
         limits: which images are refused.
         max_reject_fraction: the share of images that may be left out.
         scored_at: time of the run, UTC; shards that a stopped run had finished keep that run's.
+        processes: how many processes a worker may occupy.
     """
 
     run_id: str
@@ -84,6 +86,7 @@ class InferenceRequest:
     limits: ImageLimits
     max_reject_fraction: float
     scored_at: datetime.datetime
+    processes: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +120,7 @@ def read_shard(
 ) -> ReadSummary:
     """Reads the images of one shard and writes its predictions and rejects.
 
-    Threads read and decode ahead while batches are scored. If the shard was finished before
+    Images are read and decoded ahead while batches are scored. If the shard was finished before
     for the very same references, by a run that was stopped later, nothing is done.
 
     Args:
@@ -139,9 +142,8 @@ def read_shard(
     sizes: dict[int, tuple[int, int]] = {}
 
     def lines() -> Iterator[tuple[int, np.ndarray]]:
-        outcomes = in_order(
-            lambda reference: read_referenced_line(reference, request.height, request.limits), references
-        )
+        decode = functools.partial(read_referenced_line, height=request.height, limits=request.limits)
+        outcomes = in_order(decode, references, request.processes)
         for position, outcome in enumerate(outcomes):
             if isinstance(outcome, Reject):
                 rejects.append(outcome)

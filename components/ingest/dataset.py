@@ -5,11 +5,22 @@ from __future__ import annotations
 import collections
 import dataclasses
 import datetime
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from components.ingest.fit import breaks_sufficient_rule, label_problem
-from components.listing import ImageReference
+from components.ingest.describe import (
+    SAMPLES_NAME,
+    ShardDescription,
+    Twins,
+    by_search,
+    describe_shard,
+    find_twins,
+    searches_for,
+)
+from components.ingest.encode import EncodingRules, encode_reference
+from components.ingest.statistics import collect_samples, collect_statistics, find_warnings
+from components.listing import ImageReference, read_unused_labels
 from components.rejects import Reject, count_by_reason, rejects_table, too_many_rejects
 from components.work import (
     REFUSED_NAME,
@@ -19,23 +30,20 @@ from components.work import (
     finished_summary,
     in_order,
     merge_counts,
-    read_referenced_line,
 )
 from tfrecords import (
     SPLITS,
     Charset,
     DatasetManifest,
     ImageLimits,
-    LineExample,
     ShardEntry,
-    encode_example,
-    encode_png,
     shard_name,
     storage,
     write_records,
 )
 from tfrecords.manifest import CHARSET_NAME, MANIFEST_NAME, STATISTICS_NAME
 
+UNUSED_LABELS_NAME = "unused_labels.parquet"
 _SUMMARIES = "summaries"
 
 
@@ -54,6 +62,11 @@ class IngestRequest:
         charset: encodes the labels.
         limits: which images are refused.
         max_reject_fraction: the share of images that may be left out.
+        processes: how many processes a worker may occupy.
+        split_by: what is kept together in a split, for the statistics: `image`, `folder` or a column's name.
+        label_source: where labels come from, for the manifest.
+        listings: the listing files, whose unused labels are kept with the dataset.
+        passed_over: files that did not count as images, by suffix.
     """
 
     dataset_id: str
@@ -66,12 +79,35 @@ class IngestRequest:
     charset: Charset
     limits: ImageLimits
     max_reject_fraction: float
+    processes: int = 1
+    split_by: str = "image"
+    label_source: str = ""
+    listings: tuple[str, ...] = ()
+    passed_over: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.height < 8:
             raise ValueError(f"line height must be at least 8 pixels, not {self.height}")
         if self.time_stride < 1:
             raise ValueError(f"time stride must be at least 1 pixel, not {self.time_stride}")
+
+    @property
+    def encoding(self) -> EncodingRules:
+        """What decides the bytes of an example."""
+        return EncodingRules(self.charset, self.height, self.time_stride, self.limits)
+
+    @property
+    def shard_splits(self) -> list[str]:
+        """The split of every shard, by the shard's number in the whole dataset."""
+        return [split for split in SPLITS for _ in range(self.shards[split])]
+
+    def shard_number(self, split: str, index: int) -> int:
+        """A shard's number in the whole dataset."""
+        return sum(self.shards[before] for before in SPLITS[: SPLITS.index(split)]) + index
+
+    def shard_path(self, split: str, index: int) -> str:
+        """Where a shard is written."""
+        return storage.join(self.folder, shard_name(split, index, self.shards[split], "tfrecord.gz"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +120,7 @@ class ShardSummary:
         matched: how many references there were; equals `examples` plus the rejects.
         examples, bytes, sha256: of its TFRecord file.
         rejects: images left out, by reason.
-        widths, label_lengths, symbols: how often each value occurs.
-        tight_labels: labels that fit, but break the sufficient rule.
+        groups: examples by group, if the collection is split by groups.
     """
 
     split: str
@@ -96,10 +131,7 @@ class ShardSummary:
     bytes: int
     sha256: str
     rejects: dict[str, int]
-    widths: dict[str, int]
-    label_lengths: dict[str, int]
-    symbols: dict[str, int]
-    tight_labels: int
+    groups: dict[str, int]
 
 
 def write_training_shard(
@@ -114,10 +146,9 @@ def write_training_shard(
         references: sorted by key.
     """
     split, index = shard
-    count = request.shards[split]
-    path = storage.join(request.folder, shard_name(split, index, count, "tfrecord.gz"))
-    rejects_path = storage.join(request.folder, shard_name(f"rejects-{split}", index, count, "parquet"))
-    summary_path = storage.join(request.folder, _SUMMARIES, shard_name(split, index, count, "json"))
+    path = request.shard_path(split, index)
+    rejects_path = storage.join(request.folder, _rejects_name(split, index, request))
+    summary_path = storage.join(request.folder, _SUMMARIES, shard_name(split, index, request.shards[split], "json"))
     inputs = digest_of(references)
 
     def files(summary: ShardSummary) -> list[str]:
@@ -127,22 +158,18 @@ def write_training_shard(
         return finished
 
     rejects: list[Reject] = []
-    widths: collections.Counter[str] = collections.Counter()
-    label_lengths: collections.Counter[str] = collections.Counter()
-    symbols: collections.Counter[str] = collections.Counter()
-    tight_labels = 0
+    groups: collections.Counter[str] = collections.Counter()
 
     def records() -> Iterator[bytes]:
-        nonlocal tight_labels
-        for outcome in in_order(lambda pair: _encode(*pair, request), _with_twins(references)):
+        encode = functools.partial(encode_reference, rules=request.encoding)
+        outcomes = in_order(encode, references, request.processes)
+        for reference, outcome in zip(references, outcomes, strict=True):
             if isinstance(outcome, Reject):
                 rejects.append(outcome)
                 continue
-            widths[str(outcome.width)] += 1
-            label_lengths[str(outcome.label_length)] += 1
-            symbols.update(outcome.text)
-            tight_labels += breaks_sufficient_rule(outcome.label, outcome.width, request.time_stride)
-            yield encode_example(outcome)
+            if reference.group is not None:
+                groups[reference.group] += 1
+            yield outcome
 
     examples, size, sha256 = write_records(path, records())
     if rejects:
@@ -157,16 +184,36 @@ def write_training_shard(
         bytes=size,
         sha256=sha256,
         rejects=count_by_reason(rejects),
-        widths=dict(widths),
-        label_lengths=dict(label_lengths),
-        symbols=dict(symbols),
-        tight_labels=tight_labels,
+        groups=dict(sorted(groups.items())),
     )
     storage.write_json(summary_path, dataclasses.asdict(summary))
     return summary
 
 
-def commit_dataset(summaries: Iterable[ShardSummary], request: IngestRequest) -> None:
+def describe_written_shard(summary: ShardSummary, request: IngestRequest) -> Iterator[tuple[str, Any]]:
+    """Reads a written shard back.
+
+    Yields:
+        Its summary and description under a key of its own, and the identities of its images
+        under the keys of the places that search for twins among them.
+    """
+    number = request.shard_number(summary.split, summary.index)
+    path = request.shard_path(summary.split, summary.index)
+    description, identities = describe_shard(path, number, request.charset, request.height, request.time_stride)
+    yield f"shard {number}", (summary, description)
+    for search, block in by_search(identities, searches_for(request.images)):
+        yield f"twins {search}", block
+
+
+def settle(key: str, values: Iterable[Any], request: IngestRequest) -> tuple[ShardSummary, ShardDescription] | Twins:
+    """What `describe_written_shard` yielded under one key, for the commit."""
+    if key.startswith("twins"):
+        return find_twins(values, [SPLITS.index(split) for split in request.shard_splits])
+    (described,) = values
+    return described
+
+
+def commit_dataset(settled: Iterable[tuple[ShardSummary, ShardDescription] | Twins], request: IngestRequest) -> None:
     """Checks that every listed image is accounted for, and makes the dataset exist.
 
     If too many images were left out, or none is left to train on, `refused.json` with one
@@ -174,7 +221,13 @@ def commit_dataset(summaries: Iterable[ShardSummary], request: IngestRequest) ->
     """
     if storage.exists(storage.join(request.destination, MANIFEST_NAME)):
         return  # the engine repeats a commit that was done
-    ordered = sorted(summaries, key=lambda summary: (SPLITS.index(summary.split), summary.index))
+    settled = list(settled)
+    twins = [part for part in settled if isinstance(part, Twins)]
+    described = sorted(
+        (part for part in settled if not isinstance(part, Twins)),
+        key=lambda part: request.shard_number(part[0].split, part[0].index),
+    )
+    ordered = [summary for summary, _ in described]
     matched = sum(summary.matched for summary in ordered)
     rejects = merge_counts(summary.rejects for summary in ordered)
     entries = tuple(
@@ -188,29 +241,12 @@ def commit_dataset(summaries: Iterable[ShardSummary], request: IngestRequest) ->
         for summary in ordered
         if summary.examples
     )
-    reject_files = tuple(
-        shard_name(f"rejects-{summary.split}", summary.index, request.shards[summary.split], "parquet")
-        for summary in ordered
-        if summary.rejects
-    )
-    manifest = DatasetManifest(
-        dataset_id=request.dataset_id,
-        height=request.height,
-        time_stride=request.time_stride,
-        charset_sha256=request.charset.digest,
-        matched=matched,
-        rejects=rejects,
-        shards=entries,
-        reject_files=reject_files,
-        warnings=tuple(_warnings(ordered)),
-        created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    )
-    written = sum(entry.examples for entry in entries)
-    check_accounted(request.images, matched, written, rejects, verb="written")
+    reject_files = tuple(_rejects_name(summary.split, summary.index, request) for summary in ordered if summary.rejects)
+    check_accounted(request.images, matched, sum(entry.examples for entry in entries), rejects, verb="written")
     problem = too_many_rejects(
         rejects, matched, request.max_reject_fraction, where=f"{request.folder}/rejects-*.parquet"
     )
-    if problem is None and not manifest.examples("train"):
+    if problem is None and not any(entry.split == "train" for entry in entries):
         problem = f"none of the {matched} images is left for training: give more images"
     if problem is not None:
         storage.write_json(storage.join(request.folder, REFUSED_NAME), {"reason": problem})
@@ -221,79 +257,48 @@ def commit_dataset(summaries: Iterable[ShardSummary], request: IngestRequest) ->
         if name not in keep and name != _SUMMARIES:
             storage.remove_file(storage.join(request.folder, name))
     storage.remove_folder(storage.join(request.folder, _SUMMARIES))
+    unused = [label for listing in request.listings for label in read_unused_labels(listing)]
+    if unused:
+        table = rejects_table(unused, step="ingest", run_id=request.dataset_id, at=datetime.datetime.now(datetime.UTC))
+        storage.write_parquet(storage.join(request.folder, UNUSED_LABELS_NAME), table)
+    statistics = {
+        "dataset_id": request.dataset_id,
+        "label_source": request.label_source,
+        "matched": matched,
+        "rejects": rejects,
+        "passed_over": request.passed_over,
+        "unused_labels": count_by_reason(unused),
+        **collect_statistics(described, twins, request.split_by, request.charset),
+    }
+    samples = collect_samples(
+        [description for _, description in described],
+        twins,
+        request.shard_splits,
+        lambda number: request.shard_path(*_split_and_index(number, request)),
+    )
     storage.write_bytes(storage.join(request.folder, CHARSET_NAME), request.charset.to_file_text().encode())
-    storage.write_json(storage.join(request.folder, STATISTICS_NAME), _statistics(ordered, manifest))
-    manifest.write(request.folder)
+    storage.write_json(storage.join(request.folder, STATISTICS_NAME), statistics)
+    storage.write_parquet(storage.join(request.folder, SAMPLES_NAME), samples)
+    DatasetManifest(
+        dataset_id=request.dataset_id,
+        height=request.height,
+        time_stride=request.time_stride,
+        charset_sha256=request.charset.digest,
+        matched=matched,
+        rejects=rejects,
+        unused_labels=count_by_reason(unused),
+        shards=entries,
+        reject_files=reject_files,
+        warnings=tuple(find_warnings(statistics)),
+        created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    ).write(request.folder)
     storage.move_folder(request.folder, request.destination)
 
 
-def _with_twins(
-    references: Sequence[ImageReference],
-) -> Iterator[tuple[ImageReference, ImageReference | None]]:
-    """Each reference with the earlier one that has the same key, if there is one."""
-    first: ImageReference | None = None
-    for reference in references:
-        if first is not None and first.key == reference.key:
-            yield reference, first
-        else:
-            first = reference
-            yield reference, None
+def _rejects_name(split: str, index: int, request: IngestRequest) -> str:
+    return shard_name(f"rejects-{split}", index, request.shards[split], "parquet")
 
 
-def _encode(reference: ImageReference, twin: ImageReference | None, request: IngestRequest) -> LineExample | Reject:
-    uri = reference.uri
-    if twin is not None:
-        return Reject(uri, "duplicate_key", f'its key "{reference.key}" is already that of "{twin.uri}"')
-    if reference.text is None:
-        return Reject(uri, reference.label_problem or "no_label", reference.label_detail or "")
-    if unknown := request.charset.missing(reference.text):
-        return Reject(
-            uri, "symbol_not_in_charset", f"label {reference.text!r} has {', '.join(map(repr, unknown))}: see --charset"
-        )
-    line = read_referenced_line(reference, request.height, request.limits)
-    if isinstance(line, Reject):
-        return line
-    width = line.pixels.shape[1]
-    label = tuple(request.charset.encode(reference.text))
-    if problem := label_problem(uri, label, width, request.time_stride):
-        return Reject(uri, "label_too_long", problem)
-    return LineExample(encode_png(line.pixels), width, label, reference.text, uri)
-
-
-def _warnings(summaries: Sequence[ShardSummary]) -> Iterator[str]:
-    examples = collections.Counter[str]()
-    for summary in summaries:
-        examples[summary.split] += summary.examples
-    tight = sum(summary.tight_labels for summary in summaries)
-    if tight:
-        yield (
-            f"{tight} labels fit their images but leave no room for a blank around every symbol "
-            "(time_steps > 2 * label_length + 1): they train more slowly; a greater --height gives more time steps"
-        )
-    by_split = {split: merge_counts(s.symbols for s in summaries if s.split == split) for split in SPLITS}
-    for split in SPLITS:
-        if not examples[split]:
-            yield f"the {split} split is empty: there are too few images for it"
-        elif split != "train" and (untrained := sorted(set(by_split[split]) - set(by_split["train"]))):
-            yield (
-                f"{len(untrained)} symbols of the {split} split never occur in the training split and cannot be "
-                f"learned: {' '.join(map(repr, untrained[:20]))}"
-            )
-
-
-def _statistics(summaries: Sequence[ShardSummary], manifest: DatasetManifest) -> dict[str, Any]:
-    splits = {}
-    for split in SPLITS:
-        mine = [summary for summary in summaries if summary.split == split]
-        splits[split] = {
-            "examples": manifest.examples(split),
-            "rejects": merge_counts(summary.rejects for summary in mine),
-            "widths": _by_number(merge_counts(summary.widths for summary in mine)),
-            "label_lengths": _by_number(merge_counts(summary.label_lengths for summary in mine)),
-            "symbols": merge_counts(summary.symbols for summary in mine),
-        }
-    return {"dataset_id": manifest.dataset_id, "matched": manifest.matched, "splits": splits}
-
-
-def _by_number(counts: dict[str, int]) -> list[list[int]]:
-    return sorted([int(value), count] for value, count in counts.items())
+def _split_and_index(number: int, request: IngestRequest) -> tuple[str, int]:
+    split = request.shard_splits[number]
+    return split, number - request.shard_number(split, 0)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
 
 from tfrecords import adjacent_repeats
 
+_Width = TypeVar("_Width", int, np.ndarray)
 
-def time_steps(width: int, time_stride: int) -> int:
-    """Time steps of a line: one for every `time_stride` pixels begun."""
+
+def time_steps(width: _Width, time_stride: int) -> _Width:
+    """Time steps of a line, or of many: one for every `time_stride` pixels begun."""
     return -(-width // time_stride)
 
 
@@ -28,11 +33,3 @@ def label_problem(uri: str, label: Sequence[int], width: int, time_stride: int) 
         f"but the image is {width} px wide and gives {steps}: "
         "use a greater --height or leave the image out"
     )
-
-
-def breaks_sufficient_rule(label: Sequence[int], width: int, time_stride: int) -> bool:
-    """Whether a label that may well fit is tighter than `time_steps > 2 * label_length + 1`.
-
-    Room for a blank around every symbol is never needed, but its lack makes training slower.
-    """
-    return time_steps(width, time_stride) <= 2 * len(label) + 1

@@ -6,7 +6,14 @@ import functools
 
 import apache_beam as beam
 
-from components.ingest.dataset import IngestRequest, ShardSummary, commit_dataset, write_training_shard
+from components.ingest.dataset import (
+    IngestRequest,
+    ShardSummary,
+    commit_dataset,
+    describe_written_shard,
+    settle,
+    write_training_shard,
+)
 from components.listing import ImageReference
 from components.listing.transforms import GatherOnce, GroupByShard
 from tfrecords import SplitFractions, shard_index, split_of
@@ -29,11 +36,14 @@ class WriteDataset(beam.PTransform):
             listings
             | GroupByShard(self._shard_of)
             | "WriteTrainingShard" >> beam.MapTuple(self._write)
+            | "ReadBack" >> beam.FlatMap(functools.partial(describe_written_shard, request=self._request))
+            | "GroupByPlace" >> beam.GroupByKey()
+            | "Settle" >> beam.MapTuple(functools.partial(settle, request=self._request))
             | "CommitDataset" >> GatherOnce(functools.partial(commit_dataset, request=self._request))
         )
 
     def _shard_of(self, reference: ImageReference) -> tuple[str, int]:
-        split = split_of(reference.key, self._fractions)
+        split = split_of(reference.split_key, self._fractions)
         return split, shard_index(reference.key, self._request.shards[split])
 
     def _write(self, shard: tuple[str, int], references: list[ImageReference]) -> ShardSummary:

@@ -1,26 +1,27 @@
 """Finding the images of a collection, and their labels: the first job of ingest and of inference."""
 
-from components.listing.collection import (
-    LABEL_SOURCES,
-    ImageReference,
+from components.listing.choice import LABEL_SOURCES, check_choice, choose_labels
+from components.listing.collection import find_roots, group_roots, list_images
+from components.listing.labels import LabelRules
+from components.listing.listing import (
     ListingSummary,
-    choose_label_source,
-    find_roots,
-    group_roots,
-    list_images,
     merge_listings,
-    path_of_uri,
-    read_image,
     read_listing,
-    uri_of_path,
+    read_unused_labels,
     write_listing,
 )
+from components.listing.references import ImageReference, path_of_uri, read_image, uri_of, uri_of_path
+from components.listing.tables import TABLE_SUFFIXES, TableColumns
 
 __all__ = [
     "LABEL_SOURCES",
+    "TABLE_SUFFIXES",
     "ImageReference",
+    "LabelRules",
     "ListingSummary",
-    "choose_label_source",
+    "TableColumns",
+    "check_choice",
+    "choose_labels",
     "find_roots",
     "group_roots",
     "list_images",
@@ -28,6 +29,8 @@ __all__ = [
     "path_of_uri",
     "read_image",
     "read_listing",
+    "read_unused_labels",
+    "uri_of",
     "uri_of_path",
     "write_listing",
 ]

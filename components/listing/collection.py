@@ -1,9 +1,8 @@
-"""Which images a collection holds: roots, walking, identities, labels, and listing files.
+"""Which images a collection holds: roots, walking, and what counts as an image.
 
 Local folders are walked here and not by a glob library: names with brackets, broken links
-and names that are not UTF-8 are all found. Every file that is not a companion (`.txt`,
-tables, hidden files) counts as an image until its bytes say otherwise, so none is lost
-silently.
+and names that are not UTF-8 are all found. Every file that is not hidden and not a companion
+(`.txt`, tables, …) counts as an image until its bytes say otherwise, so none is lost silently.
 """
 
 from __future__ import annotations
@@ -11,129 +10,79 @@ from __future__ import annotations
 import collections
 import dataclasses
 import datetime
+import functools
 import glob
-import hashlib
-import itertools
 import os
-import re
-import stat
-import urllib.parse
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-import pyarrow
-import pyarrow.parquet
+from components.listing.labels import LabelRules, SidecarFolder, label_from_name, label_from_sidecar
+from components.listing.references import ImageReference, uri_of
+from components.rejects import Reject
+from tfrecords import DataError, storage
 
-from tfrecords import DataError, SplitFractions, normalise_text, split_of, storage
-
-COMPANION_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".json", ".xml", ".md", ".html", ".yaml", ".yml", ".log")
-SIDECAR_SUFFIXES = (".gt.txt", ".txt")
-LABEL_SOURCES = ("auto", "filename", "sidecar")
-
-_LISTING_SCHEMA = pyarrow.schema(
-    [
-        pyarrow.field("uri", pyarrow.string(), nullable=False),
-        pyarrow.field("key", pyarrow.string(), nullable=False),
-        pyarrow.field("size_bytes", pyarrow.int64(), nullable=False),
-        pyarrow.field("modified_us", pyarrow.int64(), nullable=False),
-        pyarrow.field("text", pyarrow.string()),
-        pyarrow.field("label_problem", pyarrow.string()),
-        pyarrow.field("label_detail", pyarrow.string()),
-    ]
+COMPANION_SUFFIXES = (
+    *(".txt", ".csv", ".tsv", ".jsonl", ".json", ".xml", ".md", ".html", ".yaml", ".yml", ".log", ".ini", ".db"),
 )
-_ROWS_AT_A_TIME = 10_000
-_LOOKED_AT = 500
+_FILES_AT_A_TIME = 10_000
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageReference:
-    """One image that was listed, and its label where labels were asked for.
+@dataclasses.dataclass
+class Tally:
+    """What was found beside the images.
 
     Attributes:
-        uri: URL, or local path as `uri_of_path` writes it.
-        key: path from the folder that was named, that folder's own name included; decides
-            split and shard, so that a collection can be moved as a whole.
-        size_bytes, modified_us: bytes, and microseconds since 1970 UTC; with the URI, its identity.
-        text: the label in its `normalise_text` form, or None.
-        label_problem, label_detail: why there is no label, or None.
+        passed_over: files that do not count as images, by suffix, and `hidden` ones.
+        with_sidecar: images that have a text file beside them.
+        unused_labels: text files whose image is not there, if labels come from them.
     """
 
-    uri: str
-    key: str
+    passed_over: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    with_sidecar: int = 0
+    unused_labels: list[Reject] = dataclasses.field(default_factory=list)
+
+
+class _File(NamedTuple):
+    name: str
     size_bytes: int
     modified_us: int
-    text: str | None = None
-    label_problem: str | None = None
-    label_detail: str | None = None
-
-    @property
-    def modified(self) -> datetime.datetime:
-        """Time of the last change, UTC."""
-        return datetime.datetime.fromtimestamp(self.modified_us / 1e6, datetime.UTC)
 
 
-@dataclasses.dataclass(frozen=True)
-class ListingSummary:
-    """What one listing file holds.
-
-    Attributes:
-        path: of the listing file.
-        images: how many images were listed.
-        splits: images by split.
-        symbols: occurrences of each symbol in the labels.
-        digest: SHA-256 over every row, hexadecimal.
-    """
-
+class _Folder(NamedTuple):
     path: str
-    images: int
-    splits: dict[str, int]
-    symbols: dict[str, int]
-    digest: str
-
-
-def uri_of_path(path: str) -> str:
-    """A local path as text: itself, with `%` and bytes that are not UTF-8 percent-encoded."""
-    return re.sub("[%\udc80-\udcff]", lambda match: "".join(f"%{byte:02X}" for byte in os.fsencode(match[0])), path)
-
-
-def path_of_uri(uri: str) -> str:
-    """The path or URL that a URI names; the inverse of `uri_of_path` for local paths."""
-    if storage.is_remote(uri) or "%" not in uri:
-        return uri
-    return os.fsdecode(urllib.parse.unquote_to_bytes(uri.encode("utf-8", "surrogateescape")))
-
-
-def read_image(uri: str) -> bytes:
-    """The bytes of a listed image; raises an `OSError` if it cannot be read."""
-    path = path_of_uri(uri)
-    if not storage.is_remote(path) and not stat.S_ISREG(os.stat(path).st_mode):
-        raise OSError(f"{uri} is not a regular file")  # a pipe would be read for ever
-    return storage.read_bytes(path)
+    files: list[_File]
+    hidden: int = 0
+    error: OSError | None = None
 
 
 def find_roots(patterns: str, *, flag: str) -> list[str]:
     """The folders and files that a comma-separated list of folders, files and globs names.
 
     Returns:
-        Absolute paths or URLs, sorted, none inside another.
+        Absolute paths or URLs, sorted, none inside another and none twice, by way of links either.
 
     Raises:
         DataError: naming `flag` and the pattern that matches nothing.
     """
     found: set[str] = set()
-    for pattern in (part.strip() for part in patterns.split(",")):
+    whole = os.path.lexists(os.path.expanduser(patterns))  # a comma may be a part of a name
+    for pattern in [patterns] if whole else [part.strip() for part in patterns.split(",")]:
         if not pattern:
             continue
         if storage.is_remote(pattern):
             matches = _remote_matches(pattern)
         else:
             pattern = os.path.abspath(os.path.expanduser(pattern))
-            matches = [pattern] if os.path.exists(pattern) else glob.glob(pattern, recursive=True)
+            matches = [pattern] if os.path.lexists(pattern) else glob.glob(pattern, recursive=True)
         if not matches:
             raise DataError(f"{flag}: nothing matches {pattern!r}; give a folder, a file or a glob that exists")
         found.update(match.rstrip("/") or "/" for match in matches)
     if not found:
         raise DataError(f"{flag} names no folder: give one, several separated by commas, or a glob")
-    return [root for root in sorted(found) if found.isdisjoint(_folders_above(root))]
+    real = {root: _real_path(root) for root in found}
+    # Of several names of one folder, its real one counts, or else the first.
+    first = {real[root]: root for root in sorted(found, key=lambda root: (root != real[root], root), reverse=True)}
+    return sorted(root for path, root in first.items() if first.keys().isdisjoint(_folders_above(path)))
 
 
 def group_roots(roots: Sequence[str]) -> list[list[str]]:
@@ -141,211 +90,150 @@ def group_roots(roots: Sequence[str]) -> list[list[str]]:
     folders: list[list[str]] = []
     files: list[str] = []
     for root in roots:
-        if _is_folder(root):
+        if storage.is_folder(root):
             folders.append([root])
         else:
             files.append(root)
-    return folders + [files[start : start + _ROWS_AT_A_TIME] for start in range(0, len(files), _ROWS_AT_A_TIME)]
+    return folders + [files[start : start + _FILES_AT_A_TIME] for start in range(0, len(files), _FILES_AT_A_TIME)]
 
 
-def choose_label_source(label_source: str, roots: Iterable[str]) -> tuple[str, str]:
-    """Resolves `auto` by looking at the first images.
-
-    Returns:
-        `filename` or `sidecar`, and a sentence that says why, empty if there are no images.
-
-    Raises:
-        DataError: if some images have a sidecar and others have not.
-    """
-    if label_source != "auto":
-        return label_source, f"labels come from the {label_source}, as --label_source says"
-    references = itertools.chain.from_iterable(list_images(root, "sidecar") for root in roots)
-    has_sidecar = [reference.label_problem != "no_label" for reference in itertools.islice(references, _LOOKED_AT)]
-    images, with_sidecar = len(has_sidecar), sum(has_sidecar)
-    if not images:
-        return "filename", ""
-    if with_sidecar == images:
-        return "sidecar", f"labels come from the text file beside each image: all of the first {images} have one"
-    if with_sidecar == 0:
-        return (
-            "filename",
-            f"labels come from the file names: none of the first {images} images has a text file beside it",
-        )
-    raise DataError(
-        f"{with_sidecar} of the first {images} images have a text file beside them and the others have none: "
-        "say where the labels are with --label_source=sidecar (images without one are rejected) "
-        "or --label_source=filename"
-    )
-
-
-def list_images(root: str, label_source: str | None = None) -> Iterator[ImageReference]:
-    """Every image at or below a root, in sorted order, with its label if a source is named.
+def list_images(root: str, labels: LabelRules | None = None, tally: Tally | None = None) -> Iterator[ImageReference]:
+    """Every image at or below a root, in sorted order, with its label if rules for labels are given.
 
     Args:
         root: absolute path or URL of a folder or one file.
-        label_source: `filename`, `sidecar` or None.
+        labels: where labels are; those of a table are joined later, see `join_labels`.
+        tally: to be filled with what is found beside the images.
+
+    Raises:
+        DataError: if the root cannot be listed. A folder below it that cannot be listed comes
+            as one reference with a problem.
     """
-    label_of = {None: None, "filename": _label_from_name, "sidecar": _label_from_sidecar}[label_source]
-    single = not _is_folder(root)
+    tally = Tally() if tally is None else tally
+    single = not storage.is_folder(root)
     if storage.is_remote(root):
-        root = _canonical(root)
-        files = _walk_remote(root)
+        root = storage.canonical(root)
+        folders = _walk_remote(root)
     else:
-        files = _walk_local(root)
+        folders = _walk_local(root)
     # Of a single file, the folder that it lies in counts as the one that was named.
     named = root.rpartition("/")[0] if single else root.rstrip("/")
     parent = named.rpartition("/")[0] + "/"
-    for folder, names in files:
-        present = None if single else {name for name, _, _ in names}
-        for name, size, modified_us in names:
-            if name.startswith(".") or name.lower().endswith(COMPANION_SUFFIXES):
-                continue
-            path = storage.join(folder, name) if folder else name
-            uri = path if storage.is_remote(path) else uri_of_path(path)
-            key_path = path.removeprefix(parent)
-            reference = ImageReference(
-                uri, key_path if storage.is_remote(path) else uri_of_path(key_path), size, modified_us
+    for folder in folders:
+        group = uri_of(folder.path.removeprefix(parent)) if labels and labels.split_by == "folder" else None
+        if folder.error is not None:
+            if folder.path == root:
+                raise DataError(
+                    f"cannot list the folder {root!r} ({folder.error.strerror}): give it read access or leave it out"
+                )
+            yield ImageReference(
+                f"{uri_of(folder.path)}/",
+                f"{uri_of(folder.path.removeprefix(parent))}/",
+                *(0, 0, None, "unreadable_folder"),
+                f"the folder cannot be listed ({folder.error.strerror}), its images are unknown: give it read access",
+                group,
             )
-            yield _with_label(reference, label_of, path, present) if label_of else reference
+            continue
+        tally.passed_over["hidden"] += folder.hidden
+        sidecars = None
+        if labels is not None and labels.source != "table":
+            sidecars = SidecarFolder(folder.path, _names_beside(folder) if single else [f.name for f in folder.files])
+        for name, size, modified_us in folder.files:
+            if name.lower().endswith(COMPANION_SUFFIXES):
+                tally.passed_over[os.path.splitext(name)[1].lower()] += 1
+                continue
+            path = storage.join(folder.path, name) if folder.path else name
+            reference = ImageReference(uri_of(path), uri_of(path.removeprefix(parent)), size, modified_us, group=group)
+            if labels is None or sidecars is None:
+                yield reference
+                continue
+            sidecar = sidecars.of(name)
+            tally.with_sidecar += sidecar is not None
+            if labels.source == "filename":
+                yield label_from_name(reference, name, labels)
+            else:
+                yield label_from_sidecar(reference, sidecar, labels)
+        if labels and labels.source == "sidecar" and sidecars is not None and not single:
+            tally.unused_labels += sidecars.unused()
 
 
-def write_listing(
-    roots: Sequence[str], destination: str, label_source: str | None, fractions: SplitFractions
-) -> ListingSummary:
-    """Lists some roots into one Parquet file; memory grows with the largest folder's names alone.
-
-    Raises:
-        DataError: if a folder cannot be listed.
-    """
-    digest = hashlib.sha256()
-    splits: collections.Counter[str] = collections.Counter()
-    symbols: collections.Counter[str] = collections.Counter()
-    with storage.open_atomically(destination) as file, pyarrow.parquet.ParquetWriter(file, _LISTING_SCHEMA) as writer:
-        rows: list[dict] = []
-        for reference in itertools.chain.from_iterable(list_images(root, label_source) for root in roots):
-            row = dataclasses.asdict(reference)
-            digest.update(repr(tuple(row.values())).encode())
-            splits[split_of(reference.key, fractions)] += 1
-            symbols.update(reference.text or "")
-            rows.append(row)
-            if len(rows) == _ROWS_AT_A_TIME:
-                writer.write_table(pyarrow.Table.from_pylist(rows, _LISTING_SCHEMA))
-                rows.clear()
-        writer.write_table(pyarrow.Table.from_pylist(rows, _LISTING_SCHEMA))
-    return ListingSummary(
-        destination, splits.total(), dict(sorted(splits.items())), dict(sorted(symbols.items())), digest.hexdigest()
-    )
-
-
-def merge_listings(summaries: Iterable[ListingSummary]) -> ListingSummary:
-    """All listing files as one: `path` is empty, the digest covers the files' digests in sorted order."""
-    ordered = sorted(summaries, key=lambda summary: summary.path)
-    splits: collections.Counter[str] = collections.Counter()
-    symbols: collections.Counter[str] = collections.Counter()
-    digest = hashlib.sha256()
-    for summary in ordered:
-        splits.update(summary.splits)
-        symbols.update(summary.symbols)
-        digest.update(summary.digest.encode())
-    return ListingSummary(
-        "",
-        sum(summary.images for summary in ordered),
-        dict(sorted(splits.items())),
-        dict(sorted(symbols.items())),
-        digest.hexdigest(),
-    )
-
-
-def read_listing(path: str) -> Iterator[ImageReference]:
-    """The references in a listing file, in its order."""
-    with storage.open_to_read(path) as file, pyarrow.parquet.ParquetFile(file) as listing:
-        for batch in listing.iter_batches(_ROWS_AT_A_TIME):
-            for row in batch.to_pylist():
-                yield ImageReference(**row)
-
-
-def _with_label(
-    reference: ImageReference,
-    label_of: Callable[[str, set[str] | None], bytes | None],
-    path: str,
-    present: set[str] | None,
-) -> ImageReference:
-    try:
-        raw = label_of(path, present)
-    except OSError as error:
-        return dataclasses.replace(
-            reference, label_problem="no_label", label_detail=f"its label cannot be read: {error}"
-        )
-    if raw is None:
-        detail = f"no {' or '.join(SIDECAR_SUFFIXES)} file lies beside the image"
-        return dataclasses.replace(reference, label_problem="no_label", label_detail=detail)
-    try:
-        text = normalise_text(raw.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        return dataclasses.replace(reference, label_problem="label_not_text", label_detail=str(error))
-    if not text:
-        return dataclasses.replace(reference, label_problem="empty_label", label_detail=f"the label is {raw!r}")
-    return dataclasses.replace(reference, text=text)
-
-
-def _label_from_name(path: str, _present: set[str] | None) -> bytes:
-    return os.fsencode(os.path.splitext(os.path.basename(path))[0])
-
-
-def _label_from_sidecar(path: str, present: set[str] | None) -> bytes | None:
-    """The text file beside an image; `present` are the names in its folder, where they are known."""
-    stem = os.path.splitext(path)[0]
-    for suffix in SIDECAR_SUFFIXES:
-        sidecar = stem + suffix
-        if storage.exists(sidecar) if present is None else os.path.basename(sidecar) in present:
-            return storage.read_bytes(sidecar)
-    return None
-
-
-def _walk_local(root: str) -> Iterator[tuple[str, list[tuple[str, int, int]]]]:
-    """Folders in sorted order, each with its files' names, sizes and times; links are followed, each folder once."""
+def _walk_local(root: str) -> Iterator[_Folder]:
+    """Folders in sorted order, each with its files; links are followed, each folder is visited once."""
     if not os.path.isdir(root):
-        yield os.path.dirname(root), [_local_entry(root)]
+        yield _Folder(os.path.dirname(root), [_local_file(root)])
         return
     seen: set[tuple[int, int]] = set()
-
-    def fail(error: OSError) -> None:
-        raise DataError(
-            f"cannot list the folder {error.filename!r} ({error.strerror}): give it read access or leave it out"
-        )
-
-    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=fail):
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:
-            subfolders.clear()
+    waiting = [root]
+    while waiting:
+        path = waiting.pop()
+        try:
+            status = os.stat(path)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(path) as scanned:
+                entries = sorted((entry for entry in scanned), key=lambda entry: entry.name)
+        except OSError as error:
+            yield _Folder(path, [], error=error)
             continue
-        seen.add((status.st_dev, status.st_ino))
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        yield folder, [_local_entry(os.path.join(folder, name)) for name in sorted(names)]
+        visible = [entry for entry in entries if not entry.name.startswith(".")]
+        is_folder = [_leads_to_folder(entry) for entry in visible]
+        files = [_local_file(entry.path) for entry, inside in zip(visible, is_folder, strict=True) if not inside]
+        waiting += [entry.path for entry, inside in zip(visible, is_folder, strict=True) if inside][::-1]
+        yield _Folder(path, files, hidden=len(entries) - len(visible))
 
 
-def _local_entry(path: str) -> tuple[str, int, int]:
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _local_file(path: str) -> _File:
     try:
         status = os.stat(path)
     except OSError:
-        status = os.lstat(path)  # a broken link is listed, and rejected when it is read
-    return os.path.basename(path), status.st_size, status.st_mtime_ns // 1000
+        try:
+            status = os.lstat(path)  # a broken link is listed, and rejected when it is read
+        except OSError:
+            return _File(os.path.basename(path), 0, 0)  # so is what is gone, or has too long a path
+    return _File(os.path.basename(path), status.st_size, status.st_mtime_ns // 1000)
 
 
-def _walk_remote(root: str) -> Iterator[tuple[str, list[tuple[str, int, int]]]]:
+def _walk_remote(root: str) -> Iterator[_Folder]:
     fs = storage.filesystem(root)
-    folders: dict[str, list[tuple[str, int, int]]] = collections.defaultdict(list)
+    folders: dict[str, list[_File]] = collections.defaultdict(list)
+    hidden: collections.Counter[str] = collections.Counter()
     for path, info in sorted(fs.find(root, detail=True).items()):
         folder, _, name = fs.unstrip_protocol(path).rpartition("/")
-        if any(part.startswith(".") for part in folder.removeprefix(root).split("/")):
+        below = f"{folder}/{name}".removeprefix(root)  # nothing, of a root that is a file
+        if "/." in below:
+            hidden[folder] += 1
             continue
         modified = info.get("mtime") or info.get("updated") or info.get("created")
         if isinstance(modified, str):
             modified = datetime.datetime.fromisoformat(modified)
         seconds = modified.timestamp() if isinstance(modified, datetime.datetime) else float(modified or 0)
-        modified_us = round(seconds * 1e6)
-        folders[folder].append((name, int(info["size"] or 0), modified_us))
-    yield from sorted(folders.items())
+        folders[folder].append(_File(name, int(info["size"] or 0), round(seconds * 1e6)))
+    for folder in sorted(folders.keys() | hidden.keys()):
+        yield _Folder(folder, folders.get(folder, []), hidden[folder])
+
+
+def _names_beside(folder: _Folder) -> list[str] | None:
+    """The names in the folder of a single file, read once for all files in it; None where that is not known."""
+    if storage.is_remote(folder.path):
+        return None
+    return _names_in(folder.path, os.stat(folder.path).st_mtime_ns)
+
+
+def _real_path(root: str) -> str:
+    """A root whose folder is written without links; what a link to a file leads to is another image."""
+    if storage.is_remote(root):
+        return root
+    if os.path.isdir(root):
+        return os.path.realpath(root)
+    return os.path.join(os.path.realpath(os.path.dirname(root)), os.path.basename(root))
 
 
 def _folders_above(path: str) -> Iterator[str]:
@@ -355,18 +243,14 @@ def _folders_above(path: str) -> Iterator[str]:
         yield path or "/"
 
 
-def _is_folder(root: str) -> bool:
-    return storage.filesystem(root).isdir(root) if storage.is_remote(root) else os.path.isdir(root)
-
-
-def _canonical(url: str) -> str:
-    """A URL as its file system's own listings write it."""
-    fs = storage.filesystem(url)
-    return fs.unstrip_protocol(fs._strip_protocol(url))
+@functools.lru_cache(maxsize=4)
+def _names_in(folder: str, _changed: int) -> list[str]:
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in entries if not _leads_to_folder(entry)]
 
 
 def _remote_matches(pattern: str) -> list[str]:
     fs = storage.filesystem(pattern)
     if fs.exists(pattern):
-        return [pattern]
+        return [storage.canonical(pattern)]
     return [fs.unstrip_protocol(match) for match in fs.glob(pattern)]

@@ -1,16 +1,30 @@
-"""Beam wiring of the listing job, and of reading listings and gathering summaries in the others."""
+"""Beam wiring of the listing jobs, and of reading listings and gathering summaries in the others."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
 
-from components.listing.collection import ImageReference, ListingSummary, merge_listings, read_listing, write_listing
-from tfrecords import SplitFractions, storage
+from components.listing.labels import LabelRules
+from components.listing.listing import (
+    LabelRow,
+    ListingSummary,
+    image_to_join,
+    in_blocks,
+    join_labels,
+    joining_key,
+    merge_listings,
+    read_label_rows,
+    read_listing,
+    unpacked,
+    write_listing,
+)
+from components.listing.references import ImageReference
+from tfrecords import SplitFractions, shard_index, storage
 
 
 class ListCollection(beam.PTransform):
@@ -20,18 +34,62 @@ class ListCollection(beam.PTransform):
     Output: the merged `ListingSummary`, once; it is also written as JSON to `summary_path`.
     """
 
-    def __init__(self, summary_path: str, label_source: str | None, fractions: SplitFractions):
+    def __init__(self, summary_path: str, labels: LabelRules | None, fractions: SplitFractions):
         super().__init__()
         self._summary_path = summary_path
-        self._write = functools.partial(write_listing, label_source=label_source, fractions=fractions)
+        self._write = functools.partial(write_listing, labels=labels, fractions=fractions)
 
     def expand(self, roots):
-        return roots | "ListFolders" >> beam.MapTuple(self._write) | GatherOnce(self._commit)
+        return (
+            roots
+            | "ListFolders" >> beam.MapTuple(self._write)
+            | "CommitListing" >> GatherOnce(functools.partial(_commit_listing, summary_path=self._summary_path))
+        )
 
-    def _commit(self, summaries: Iterable[ListingSummary]) -> ListingSummary:
-        merged = merge_listings(summaries)
-        storage.write_json(self._summary_path, dataclasses.asdict(merged))
-        return merged
+
+class JoinTables(beam.PTransform):
+    """Listing files without labels, and label tables, to listing files with labels.
+
+    Images and rows meet where a hash of the image's place sends them.
+
+    Input:  `("listing", path)` of every listing file and `("table", number)` of every table of `rules`.
+    Output: the merged `ListingSummary`, once; it is also written as JSON to `summary_path`.
+    """
+
+    def __init__(self, summary_path: str, destinations: list[str], rules: LabelRules, fractions: SplitFractions):
+        super().__init__()
+        self._summary_path = summary_path
+        self._destinations = destinations
+        self._rules = rules
+        self._fractions = fractions
+
+    def expand(self, sources):
+        return (
+            sources
+            | "ReadSource" >> beam.FlatMapTuple(self._read)
+            | "GroupByPlace" >> beam.GroupByKey()
+            | "JoinLabels" >> beam.MapTuple(self._join)
+            | "CommitListing" >> GatherOnce(functools.partial(_commit_listing, summary_path=self._summary_path))
+        )
+
+    def _read(self, kind: str, source: Any) -> Iterator[tuple[int, tuple[str, bytes]]]:
+        count = len(self._destinations)
+
+        def place_of(uri: str) -> int:
+            return shard_index(joining_key(uri), count)
+
+        if kind == "table":
+            blocks = in_blocks(read_label_rows(source, self._rules), lambda row: place_of(row.uri))
+        else:
+            blocks = in_blocks(read_listing(source), lambda image: place_of(image_to_join(image)))
+        for place, block in blocks:
+            yield place, (kind, block)
+
+    def _join(self, place: int, tagged: Iterable[tuple[str, bytes]]) -> ListingSummary:
+        tagged = list(tagged)
+        images = unpacked((block for kind, block in tagged if kind == "listing"), ImageReference)
+        rows = unpacked((block for kind, block in tagged if kind == "table"), LabelRow)
+        return join_labels(images, rows, self._destinations[place], self._rules, self._fractions)
 
 
 class GroupByShard(beam.PTransform):
@@ -49,12 +107,13 @@ class GroupByShard(beam.PTransform):
     def expand(self, listings):
         return (
             listings
-            | "ReadListing" >> beam.FlatMap(read_listing)
-            | "KeyByShard" >> beam.Map(lambda reference: (self._shard_of(reference), dataclasses.astuple(reference)))
+            | "ReadListing" >> beam.FlatMap(self._read)
             | "GroupByShard" >> beam.GroupByKey()
-            | "References"
-            >> beam.MapTuple(lambda shard, rows: (shard, sorted((ImageReference(*row) for row in rows), key=_order)))
+            | "References" >> beam.MapTuple(lambda shard, blocks: (shard, _in_order(blocks)))
         )
+
+    def _read(self, listing: str) -> Iterator[tuple[Any, bytes]]:
+        return in_blocks(read_listing(listing), self._shard_of)
 
 
 class GatherOnce(beam.PTransform):
@@ -73,5 +132,11 @@ class GatherOnce(beam.PTransform):
         )
 
 
-def _order(reference: ImageReference) -> tuple[str, str]:
-    return reference.key, reference.uri
+def _commit_listing(summaries: Iterable[ListingSummary], summary_path: str) -> ListingSummary:
+    merged = merge_listings(summaries)
+    storage.write_json(summary_path, dataclasses.asdict(merged))
+    return merged
+
+
+def _in_order(blocks: Iterable[bytes]) -> list[ImageReference]:
+    return sorted(unpacked(blocks, ImageReference), key=lambda reference: (reference.key, reference.uri))

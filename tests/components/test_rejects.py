@@ -11,7 +11,7 @@ AT = datetime.datetime(2026, 1, 2, 3, 4, 5, 678_901, datetime.UTC)
 
 
 def test_a_reason_outside_the_closed_list_is_refused_and_the_list_named():
-    with pytest.raises(ValueError, match=r"'bad_luck' is not a known reason: unreadable, .*duplicate_key"):
+    with pytest.raises(ValueError, match=r"'bad_luck' is not a known reason: unreadable, .*damaged_row"):
         Reject("a.png", "bad_luck", "")
 
 

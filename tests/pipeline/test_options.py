@@ -1,8 +1,36 @@
 """Flags are checked before anything starts, and an error names the flag, the value and the way out."""
 
-import pytest
+import argparse
+import pathlib
 
-from pipeline.options import UsageError, parse_options, usage
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from components.listing import LabelRules, TableColumns
+from pipeline.options import LinePipelineOptions, UsageError, parse_options, usage
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> pathlib.Path:
+    """The working directory, with label tables in it."""
+    for name in ("labels.csv", "more.tsv", "LINES.JSONL", "two words.csv", "sub/labels.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("path,text\na.png,x\n")
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "labels.xlsx").write_bytes(b"PK")
+    (tmp_path / "dangling.csv").symlink_to(tmp_path / "nowhere.csv")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def rules(*argv: str) -> LabelRules:
+    return parse_options(list(argv)).label_rules
+
+
+def refusal(*argv: str) -> str:
+    with pytest.raises(UsageError) as error:
+        parse_options(list(argv))
+    return str(error.value)
 
 
 def test_defaults_are_the_documented_ones():
@@ -10,6 +38,9 @@ def test_defaults_are_the_documented_ones():
     assert options.step_names == ("ingest", "train", "evaluate", "infer")
     assert (options.workspace, options.model, options.height, options.seed) == ("workspace", "crnn", 48, 0)
     assert (options.split_fractions.validation, options.split_fractions.test) == (0.1, 0.1)
+    assert (options.label_source, options.label_pattern, options.split_by) == ("auto", "{label}", "image")
+    assert (options.path_column, options.text_column, options.max_label_length) == (None, None, 500)
+    assert options.label_rules == LabelRules("auto")
 
 
 def test_steps_run_in_their_own_order_whatever_the_order_on_the_command_line():
@@ -33,6 +64,11 @@ def test_beams_own_flags_pass_through():
         (["--epochs=many"], "invalid int value: 'many'"),
         (["--epochs=0"], "--epochs=0 must be at least 1"),
         (["--batch_size=-2"], "--batch_size=-2 must be at least 1"),
+        (["--max_label_length=0"], "--max_label_length=0 must be at least 1"),
+        (["--max_label_length=-1"], "--max_label_length=-1 must be at least 1"),
+        (["--max_label_length=long"], "invalid int value: 'long'"),
+        (["--label_sources=auto"], "unknown flag --label_sources: did you mean --label_source?"),
+        (["--pattern={label}"], "unknown flag --pattern"),
         (["--height=4"], "--height=4 must be from 16 to 512 pixels"),
         (["--learning_rate=0"], "--learning_rate=0 must be above 0"),
         (["--max_cer=3"], "--max_cer=3 must be from 0 to 1"),
@@ -63,6 +99,7 @@ def test_a_config_file_gives_flags_and_the_command_line_wins(tmp_path):
     ("content", "sentence"),
     [
         ("epoch: 3", "unknown flag --epoch: did you mean --epochs?"),
+        ("label_source:", "label_source has no value; leave it out to get the default"),
         ("- epochs", "must hold flags by name"),
         ("epochs: [", "is not YAML"),
         ("!!python/object/apply:os.system ['true']", "is not YAML"),
@@ -81,3 +118,169 @@ def test_the_help_text_names_every_flag_of_ours():
     text = usage()
     for name in parse_options([]).get_all_options(current_only=True):
         assert f"--{name}" in text
+
+
+# Flags for labels
+
+
+@pytest.mark.parametrize("source", ["auto", "filename", "sidecar"])
+def test_a_label_source_is_passed_on(source):
+    assert rules(f"--label_source={source}") == LabelRules(source)
+
+
+def test_a_label_source_that_is_a_table_becomes_an_absolute_path(here):
+    assert rules("--label_source=labels.csv") == LabelRules("table", tables=(f"{here}/labels.csv",))
+    assert rules("--label_source=./sub/../more.tsv").tables == (f"{here}/more.tsv",)
+    assert rules(f"--label_source={here}/LINES.JSONL").tables == (f"{here}/LINES.JSONL",)
+    assert rules("--label_source=two words.csv").tables == (f"{here}/two words.csv",)
+
+
+def test_a_table_in_the_home_folder_is_found(here, monkeypatch):
+    monkeypatch.setenv("HOME", f"{here}/sub")
+    assert rules("--label_source=~/labels.csv").tables == (f"{here}/sub/labels.csv",)
+
+
+def test_several_tables_are_separated_by_commas(here):
+    expected = (f"{here}/labels.csv", f"{here}/sub/labels.csv", f"{here}/more.tsv")
+    assert rules("--label_source=labels.csv,sub/labels.csv,more.tsv").tables == expected
+    assert rules("--label_source= labels.csv , sub/labels.csv, more.tsv").tables == expected
+
+
+def test_a_table_that_is_named_twice_is_read_once(here):
+    assert rules("--label_source=labels.csv,./labels.csv").tables == (f"{here}/labels.csv",)
+
+
+def test_a_url_of_a_table_is_passed_on_as_it_is_and_looked_for_later(here):
+    assert rules("--label_source=gs://bucket/a/../labels.csv, labels.csv").tables == (
+        "gs://bucket/a/../labels.csv",
+        f"{here}/labels.csv",
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "hint"),
+    [
+        *(("sidecars", "sidecar"), ("side_car", "sidecar"), ("file_name", "filename"), ("Auto", "auto")),
+        *(("labels.xlsx", None), ("folder", None), ("gs://bucket/labels.txt", None), ("", None)),
+    ],
+)
+def test_a_label_source_that_is_nothing_known_is_refused_with_the_nearest_one(here, source, hint):
+    assert refusal(f"--label_source={source}") == (
+        f"--label_source={source} is none of auto, filename, sidecar, and no .csv, .tsv, .jsonl file"
+        + (f": did you mean {hint}?" if hint else "")
+    )
+
+
+@pytest.mark.parametrize(
+    "source", ["sidecar,labels.csv", "labels.csv,auto", "labels.csv,", ",labels.csv", "filename,sidecar"]
+)
+def test_a_table_cannot_be_joined_with_another_label_source(here, source):
+    assert refusal(f"--label_source={source}").startswith(f"--label_source={source} is none of auto, filename, sidecar")
+
+
+@pytest.mark.parametrize(
+    ("source", "missing"),
+    [
+        *(
+            ("gone.csv", "gone.csv"),
+            ("labels.csv,gone.tsv", "gone.tsv"),
+            ("labels.csv, sub/gone.jsonl", "sub/gone.jsonl"),
+        ),
+        *(("folder.csv", "folder.csv"), ("dangling.csv", "dangling.csv")),
+    ],
+)
+def test_a_table_that_is_not_there_is_named(here, source, missing):
+    assert refusal(f"--label_source={source}") == f"--label_source={source}: there is no file {here}/{missing}"
+
+
+@pytest.mark.parametrize("source", ["auto", "filename"])
+@pytest.mark.parametrize("pattern", ["{label}", "{label}_{id}", "{id}-{label}-{page}"])
+def test_a_pattern_for_names_is_passed_on(source, pattern):
+    assert rules(f"--label_source={source}", f"--label_pattern={pattern}") == LabelRules(source, pattern=pattern)
+
+
+@pytest.mark.parametrize("source", ["auto", "filename", "sidecar", "labels.csv"])
+@pytest.mark.parametrize("pattern", ["", "{id}", "{label}{label}", "{label", "{label}_{}"])
+def test_a_pattern_that_cannot_be_is_refused(here, source, pattern):
+    sentence = refusal(f"--label_source={source}", f"--label_pattern={pattern}")
+    assert sentence.startswith(f"--label_pattern={pattern} has to name {{label}} once")
+
+
+@pytest.mark.parametrize("source", ["sidecar", "labels.csv"])
+def test_a_pattern_for_names_is_refused_where_labels_come_from_elsewhere(here, source):
+    assert refusal(f"--label_source={source}", "--label_pattern={label}_{id}") == (
+        f"--label_pattern={{label}}_{{id}} is for file names, but --label_source={source}"
+    )
+    assert rules(f"--label_source={source}", "--label_pattern={label}").pattern == "{label}"
+
+
+@pytest.mark.parametrize("source", ["auto", "filename", "sidecar", "labels.csv"])
+@pytest.mark.parametrize("split_by", ["image", "folder"])
+def test_images_and_folders_are_kept_together_wherever_labels_come_from(here, source, split_by):
+    found = rules(f"--label_source={source}", f"--split_by={split_by}")
+    assert (found.split_by, found.columns) == (split_by, TableColumns())
+
+
+@pytest.mark.parametrize("source", ["auto", "labels.csv"])
+def test_columns_are_passed_on_where_labels_may_come_from_a_table(here, source):
+    found = rules(
+        f"--label_source={source}",
+        "--path_column=Scan No",
+        "--text_column=line",
+        "--split_by=page",
+        "--max_label_length=7",
+    )
+    assert found.columns == TableColumns(path="Scan No", text="line", group="page")
+    assert (found.split_by, found.max_label_length) == ("page", 7)
+
+
+@pytest.mark.parametrize("source", ["filename", "sidecar"])
+def test_columns_are_refused_where_labels_come_from_no_table(source):
+    for flag in ("--path_column=scan", "--text_column=line"):
+        assert refusal(f"--label_source={source}", flag) == f"{flag} is for label tables, but --label_source={source}"
+    assert refusal(f"--label_source={source}", "--split_by=page") == (
+        f"--split_by=page is a column of a label table, but --label_source={source}: use image or folder, "
+        "or a table as --label_source"
+    )
+
+
+def test_a_config_file_may_list_tables(here):
+    (here / "nightly.yaml").write_text(
+        "label_source: [labels.csv, more.tsv]\nsplit_by: page\npath_column: scan\nmax_label_length: 7\n"
+    )
+    found = rules("--config=nightly.yaml")
+    assert found.tables == (f"{here}/labels.csv", f"{here}/more.tsv")
+    assert (found.columns.path, found.columns.group, found.max_label_length) == ("scan", "page", 7)
+
+
+# Beam's flags
+
+
+def flags_of(options_class: type[PipelineOptions]) -> tuple[set[str], set[str]]:
+    """The flags that a class of options adds, and the names under which their values are kept."""
+    parser = argparse.ArgumentParser(add_help=False)
+    options_class._add_argparse_args(parser)
+    return (
+        {flag for action in parser._actions for flag in action.option_strings},
+        {action.dest for action in parser._actions},
+    )
+
+
+def test_no_flag_of_ours_is_one_of_beams():
+    ours, our_names = flags_of(LinePipelineOptions)
+    assert {"--label_source", "--label_pattern", "--path_column", "--text_column", "--split_by"} <= ours
+    others = [
+        cls
+        for cls in PipelineOptions.__subclasses__()
+        if cls is not LinePipelineOptions and "_add_argparse_args" in cls.__dict__
+    ]
+    assert len(others) > 10
+    for cls in others:
+        flags, names = flags_of(cls)
+        assert not ours & flags, cls
+        assert not our_names & names, cls
+
+
+def test_no_flag_of_ours_hides_a_method_of_beams_options():
+    _, our_names = flags_of(LinePipelineOptions)
+    assert not our_names & set(dir(PipelineOptions))

@@ -66,3 +66,19 @@ def test_a_second_run_is_refused_while_the_first_holds_the_workspace_and_not_aft
     holder.wait()
     with Workspace(str(tmp_path)).lock():
         pass
+
+
+def test_what_killed_writers_left_is_cleared_and_nothing_else(tmp_path):
+    workspace = Workspace(str(tmp_path))
+    workspace.write_pointer("datasets", "LATEST", "one")
+    for name in (
+        "datasets/.unfinished-abc.tmp",
+        "runs/.unfinished-x.tmp",
+        "unfinished/dataset-one/train",
+        "runs/a.json",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    workspace.clear_unfinished()
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    assert left == ["datasets/LATEST", "runs/a.json"]

@@ -186,3 +186,89 @@ def test_using_a_charset_does_not_make_it_another_value():
     used.encode("ab")
     assert used == fresh
     assert hash(used) == hash(fresh)
+
+
+# The list of symbols that a person wrote
+
+
+@pytest.mark.parametrize(
+    ("content", "symbols"),
+    [
+        ("b\na\nc\n", ("a", "b", "c")),
+        ("a\nb", ("a", "b")),
+        ("a\r\n \r\nb\r\n", (" ", "a", "b")),
+        (" \na\n", (" ", "a")),
+        ("a\nb\na\n", ("a", "b")),
+        ("\na\n\n\nb\n", ("a", "b")),
+        (" a\nb \n\tc\n", ("a", "b", "c")),
+        ("e\u0301\n", ("\u00e9",)),
+        ("\u212b\n\u00c5\nA\u030a\n", ("\u00c5",)),
+        ("m\u0303\na\n", ("a", "m", "\u0303")),
+        ("q\u0307\u0323\n", ("q", "\u0307", "\u0323")),
+        ("\u0301\n", ("\u0301",)),
+        ("\u05d1\u05bc\n", ("\u05bc", "\u05d1")),
+        ("\u200c\n\u0645\n", ("\u0645", "\u200c")),
+        ("\ufb01\n\u00b2\n", ("\u00b2", "\ufb01")),
+        ("\U0001f600\n#\n", ("#", "\U0001f600")),
+    ],
+    ids=[
+        "any order",
+        "no newline at the end",
+        "carriage returns",
+        "a space",
+        "repeated lines",
+        "empty lines",
+        "white space around",
+        "a decomposed letter",
+        "three spellings of one letter",
+        "a mark that no letter composes with",
+        "two such marks",
+        "a mark alone",
+        "a pointed letter",
+        "a joiner alone",
+        "compatibility characters",
+        "beyond the basic plane",
+    ],
+)
+def test_a_list_of_symbols_is_read_as_a_person_means_it(content, symbols):
+    assert Charset.from_lines(content).symbols == symbols
+
+
+def test_a_list_encodes_the_labels_that_are_written_with_its_letters():
+    labels = [normalise_text(text) for text in ("m\u0303 e\u0301", "\u00e9m")]
+    charset = Charset.from_lines("e\u0301\r\nm\u0303\r\n \r\n")
+    assert [charset.missing(label) for label in labels] == [[], []]
+
+
+def test_a_byte_order_mark_is_no_symbol_if_the_bytes_are_read_as_utf_8_with_a_signature():
+    assert Charset.from_lines(b"\xef\xbb\xbfb\r\na\r\n".decode("utf-8-sig")).symbols == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("content", "number", "line"),
+    [
+        ("ab\n", 1, "ab"),
+        ("a\nb\nc d\n", 3, "c d"),
+        ("a\r\n\r\nbc\r\n", 3, "bc"),
+        ("e\u0301e\u0301\n", 1, "e\u0301e\u0301"),
+        ("a,\n", 1, "a,"),
+        ("\ufeffa\n", 1, "\ufeffa"),
+        ("a\rb\n", 1, "a\rb"),
+    ],
+)
+def test_a_line_of_more_than_one_letter_is_refused_with_its_number(content, number, line):
+    with pytest.raises(CharsetError) as error:
+        Charset.from_lines(content)
+    assert str(error.value) == f"line {number} holds {line!r}, which is more than one symbol"
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "\t\n\u00a0\n"])
+def test_a_list_without_symbols_is_no_charset(content):
+    with pytest.raises(CharsetError, match="at least one symbol"):
+        Charset.from_lines(content)
+
+
+def test_the_symbols_that_a_text_lacks_are_named_in_order():
+    charset = Charset(("a", "b", "c", "d"))
+    assert charset.missing_from("bdx") == ["a", "c"]
+    assert charset.missing_from({"a": 1, "b": 2, "c": 3, "d": 4}) == []

@@ -6,12 +6,16 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+import tensorflow as tf
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from tfrecords import ImageLimits, ImageRejected, decode_png, encode_png, pad_lines, read_line
 
 LIMITS = ImageLimits()
-LOSSLESS_FORMATS = ("PNG", "TIFF", "BMP", "GIF", "PPM")
+LOSSLESS_FORMATS = ("PNG", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PICTURE, THUMBNAIL = 0, 1
+"""Values of the TIFF field NewSubfileType."""
 
 
 def file_of(image: Image.Image, file_format: str = "PNG", **options) -> bytes:
@@ -50,7 +54,50 @@ def png_chunk(kind: bytes, content: bytes) -> bytes:
 
 def png_that_claims(width: int, height: int) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+    return (
+        SIGNATURE
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+        + png_chunk(b"IEND", b"")
+    )
+
+
+def tiff_of(*pages: tuple[tuple[int, int], int, int]) -> bytes:
+    """A TIFF whose pages are even: size, value and NewSubfileType of each."""
+    images = []
+    for size, value, kind in pages:
+        image = Image.new("L", size, value)
+        image.encoderinfo = {"tiffinfo": {254: kind}}
+        images.append(image)
+    data = file_of(images[0], "TIFF", save_all=True, append_images=images[1:])
+    with Image.open(io.BytesIO(data)) as tiff:
+        for frame, (size, _, kind) in enumerate(pages):
+            tiff.seek(frame)
+            assert (tiff.size, tiff.tag_v2[254]) == (size, kind)
+    return data
+
+
+def pgm_of(values: np.ndarray, greatest: int) -> bytes:
+    height, width = values.shape
+    return f"P5 {width} {height} {greatest}\n".encode() + values.astype(">u2" if greatest > 255 else "u1").tobytes()
+
+
+def transparent_ink(mode: str, value: int, opacity: int = 255) -> bytes:
+    """A block of ink of one value on a ground of the same value that is wholly transparent."""
+    opaque = Image.new("L", (32, 16), 0)
+    opaque.paste(opacity, (8, 4, 24, 12))
+    even = Image.new("L", (32, 16), value)
+    return file_of(Image.merge(mode, [even] * (len(mode) - 1) + [opaque]))
+
+
+def ink_and_ground(data: bytes) -> tuple[int, int]:
+    """The values inside and outside the block of `transparent_ink`, each of which has to be even."""
+    pixels = read_line(data, 16, LIMITS).pixels.copy()
+    ink = pixels[4:12, 8:24].copy()
+    pixels[4:12, 8:24] = pixels[0, 0]
+    assert ink.min() == ink.max()
+    assert pixels.min() == pixels.max()
+    return int(ink[0, 0]), int(pixels[0, 0])
 
 
 @pytest.mark.parametrize("file_format", LOSSLESS_FORMATS)
@@ -90,10 +137,33 @@ def test_a_16_bit_tiff_whose_zero_is_white_is_not_read_as_its_negative():
     assert grey_value(file_of(dark_in_file, "TIFF", tiffinfo={262: 0})) == 255 - 0x10
 
 
-@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF", "JPEG2000"])
 @pytest.mark.parametrize(("value", "grey"), [(0, 0), (0x00FF, 0), (0x7FFF, 0x7F), (0xABCD, 0xAB), (0xFFFF, 255)])
 def test_16_bit_grey_keeps_its_high_byte(file_format, value, grey):
     assert grey_value(file_of(Image.fromarray(np.full((16, 32), value, np.uint16)), file_format)) == grey
+
+
+@pytest.mark.parametrize(
+    ("greatest", "value", "grey"),
+    [
+        (0xFFFF, 0, 0),
+        (0xFFFF, 0x00FF, 0),
+        (0xFFFF, 0xABCD, 0xAB),
+        (0xFFFF, 0xFFFF, 255),
+        (1023, 1023, 255),
+        (1023, 512, 128),
+        (255, 200, 200),
+        (256, 256, 255),
+    ],
+)
+def test_a_pgm_is_read_in_proportion_to_its_greatest_value(greatest, value, grey):
+    assert grey_value(pgm_of(np.full((16, 32), value), greatest)) == grey
+
+
+@pytest.mark.parametrize("options", [{}, {"no_jp2": True}], ids=["in a file", "bare"])
+def test_a_jpeg_2000_file_or_codestream_is_read(options):
+    data = file_of(Image.fromarray(ramp()), "JPEG2000", **options)
+    np.testing.assert_array_equal(read_line(data, 16, LIMITS).pixels, ramp())
 
 
 @pytest.mark.parametrize(
@@ -123,6 +193,48 @@ def test_a_palette_is_looked_up():
 )
 def test_transparency_is_laid_on_white(mode, colour, grey):
     assert grey_value(file_of(Image.new(mode, (32, 16), colour))) == grey
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+@pytest.mark.parametrize("value", [0, 40, 200])
+def test_ink_that_shows_on_white_is_laid_on_white(mode, value):
+    assert ink_and_ground(transparent_ink(mode, value)) == (value, 255)
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+@pytest.mark.parametrize("value", [255, 250, 230])
+def test_ink_that_would_not_show_on_white_is_laid_on_black(mode, value):
+    assert ink_and_ground(transparent_ink(mode, value)) == (value, 0)
+
+
+def test_faint_black_ink_stays_black_on_white():
+    ink, ground = ink_and_ground(transparent_ink("LA", 0, opacity=20))
+    assert ground == 255
+    assert 230 < ink < 240
+
+
+def test_faint_white_ink_is_light_on_black():
+    ink, ground = ink_and_ground(transparent_ink("LA", 255, opacity=200))
+    assert ground == 0
+    assert ink == 200
+
+
+def test_white_ink_that_a_png_gives_by_a_transparent_colour_is_laid_on_black():
+    image = Image.new("L", (32, 16), 1)
+    image.paste(255, (8, 4, 24, 12))
+    assert ink_and_ground(file_of(image, transparency=1)) == (255, 0)
+
+
+def test_white_ink_of_a_palette_is_laid_on_black():
+    image = Image.new("P", (32, 16), 0)
+    image.paste(1, (8, 4, 24, 12))
+    image.putpalette([0, 0, 0, 255, 255, 255])
+    assert ink_and_ground(file_of(image, transparency=0)) == (255, 0)
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_an_image_that_is_transparent_throughout_is_white(value):
+    assert grey_value(file_of(Image.new("LA", (32, 16), (value, 0)))) == 255
 
 
 @pytest.mark.parametrize(
@@ -196,6 +308,61 @@ def test_an_animation_or_several_pages_are_refused_with_their_number(file_format
     assert rejected.detail == f"the {file_format} file holds {frames} images, not 1"
 
 
+def test_a_photograph_with_a_second_picture_behind_it_is_the_photograph():
+    first, second = (Image.new("RGB", (32, 16), (value,) * 3) for value in (200, 10))
+    data = file_of(first, "MPO", save_all=True, append_images=[second], quality=95)
+    assert Image.open(io.BytesIO(data)).n_frames == 2
+    assert abs(grey_value(data) - 200) <= 2
+
+
+@pytest.mark.parametrize(
+    "pages",
+    [
+        [((32, 16), 90, PICTURE), ((8, 4), 7, THUMBNAIL)],
+        [((8, 4), 7, THUMBNAIL), ((32, 16), 90, PICTURE)],
+        [((8, 4), 7, THUMBNAIL), ((32, 16), 90, PICTURE), ((16, 8), 8, THUMBNAIL)],
+        [((32, 16), 90, THUMBNAIL)],
+    ],
+    ids=["behind the picture", "before the picture", "on both sides", "a thumbnail alone"],
+)
+def test_a_tiff_with_thumbnails_is_its_picture(pages):
+    data = tiff_of(*pages)
+    assert grey_value(data) == 90
+    line = read_line(data, 16, LIMITS)
+    assert (line.source_width, line.source_height) == (32, 16)
+
+
+@pytest.mark.parametrize(
+    ("pages", "pictures"),
+    [
+        ([((8, 4), 7, THUMBNAIL), ((16, 8), 8, THUMBNAIL)], 2),
+        ([((32, 16), 9, PICTURE), ((8, 4), 7, THUMBNAIL), ((32, 16), 9, PICTURE)], 2),
+    ],
+    ids=["thumbnails alone", "two pictures and a thumbnail"],
+)
+def test_a_tiff_in_which_no_one_picture_stands_out_is_refused(pages, pictures):
+    rejected = reject_of(tiff_of(*pages))
+    assert (rejected.reason, rejected.detail) == (
+        "several_images",
+        f"the TIFF file holds {pictures} images, not 1",
+    )
+
+
+@pytest.mark.parametrize("kinds", [(THUMBNAIL, PICTURE), (PICTURE, THUMBNAIL)])
+@pytest.mark.parametrize(
+    ("size", "reason"), [((64, 16), "too_large"), ((40, 3), "too_small")], ids=["too large", "too small"]
+)
+def test_the_limits_are_those_of_the_picture_wherever_its_thumbnail_stands(kinds, size, reason):
+    pages = [((8, 8), 7, kind) if kind == THUMBNAIL else (size, 9, kind) for kind in kinds]
+    assert reject_of(tiff_of(*pages), ImageLimits(max_pixels=1000)).reason == reason
+
+
+@pytest.mark.parametrize("kinds", [(THUMBNAIL, PICTURE), (PICTURE, THUMBNAIL)])
+def test_a_thumbnail_of_few_pixels_does_not_make_its_picture_too_small(kinds):
+    pages = [((8, 2), 7, kind) if kind == THUMBNAIL else ((32, 16), 90, kind) for kind in kinds]
+    assert grey_value(tiff_of(*pages)) == 90
+
+
 def test_a_gif_of_one_frame_is_a_line():
     assert read_line(file_of(Image.fromarray(ramp()), "GIF", save_all=True), 16, LIMITS).pixels.shape == (16, 32)
 
@@ -212,7 +379,46 @@ def test_a_png_with_a_flipped_byte_is_rejected_as_truncated():
     data[len(data) // 2] ^= 0xFF
     rejected = reject_of(bytes(data))
     assert rejected.reason == "truncated"
-    assert "damaged" in rejected.detail
+    assert rejected.detail == "the checksum of the b'IDAT' chunk at byte 33 of the PNG is wrong"
+
+
+def test_a_png_whose_checksum_alone_is_wrong_is_rejected_as_truncated():
+    data = bytearray(file_of(Image.fromarray(ramp())))
+    data[-13] ^= 0xFF  # the last byte before the 12 of the end
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), ramp())  # a viewer would show it
+    rejected = reject_of(bytes(data))
+    assert rejected.reason == "truncated"
+    assert "the checksum of the b'IDAT' chunk" in rejected.detail
+
+
+@pytest.mark.parametrize("missing", [12, 8, 4, 1])
+def test_a_png_without_its_end_is_rejected_as_truncated(missing):
+    data = file_of(Image.fromarray(ramp()))
+    rejected = reject_of(data[:-missing])
+    assert rejected.reason == "truncated"
+    assert rejected.detail == (
+        f"the PNG ends at byte {len(data) - missing}, within the chunk that begins at byte {len(data) - 12}"
+    )
+
+
+@pytest.mark.parametrize("length", [8, 12, 20, 32])
+def test_a_png_that_ends_in_its_header_is_rejected_as_truncated(length):
+    assert reject_of(file_of(Image.fromarray(ramp()))[:length]).reason == "truncated"
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"\0", b"\r\n", bytes(1000), b"IDAT" * 50], ids=["a zero", "a line", "zeros", "text"]
+)
+def test_what_follows_the_end_of_a_png_does_not_matter(garbage):
+    data = file_of(Image.fromarray(ramp())) + garbage
+    np.testing.assert_array_equal(read_line(data, 16, LIMITS).pixels, ramp())
+
+
+def test_a_png_of_many_chunks_is_read():
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("Comment", "scanned on Monday")
+    data = file_of(Image.fromarray(noise()), pnginfo=notes, compress_level=0, dpi=(300, 300))
+    np.testing.assert_array_equal(read_line(data, 64, LIMITS).pixels, noise())
 
 
 def test_a_file_of_0_bytes_is_rejected_as_empty():
@@ -311,17 +517,56 @@ def test_a_limit_of_nothing_is_refused_by_name(limit):
         ImageLimits(**{limit: 0})
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (16, 1), (32, 300)])
-def test_encoding_a_line_loses_nothing(shape):
-    pixels = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
-    decoded = decode_png(encode_png(pixels))
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((1, 1), np.uint8),
+        np.full((48, 1), 255, np.uint8),
+        np.arange(256, dtype=np.uint8)[None],
+        np.arange(256, dtype=np.uint8)[:, None],
+        np.tile(np.array([[0, 255], [255, 0]], np.uint8), (24, 100)),
+        np.full((48, 5000), 255, np.uint8),
+        ramp(300, 48),
+        noise(257, 33),
+    ],
+    ids=["one pixel", "one column", "one row", "all values", "chequered", "white", "ramp", "noise"],
+)
+def test_an_encoded_line_is_the_same_to_every_reader_of_png(pixels):
+    data = encode_png(pixels)
+    np.testing.assert_array_equal(tf.io.decode_png(data)[..., 0], pixels)
+    np.testing.assert_array_equal(read_line(data, len(pixels), ImageLimits(min_side=1)).pixels, pixels)
+    with Image.open(io.BytesIO(data)) as image:
+        assert (image.format, image.mode, image.size) == ("PNG", "L", pixels.shape[::-1])
+    decoded = decode_png(data)
     assert decoded.dtype == np.uint8
     np.testing.assert_array_equal(decoded, pixels)
 
 
+def test_a_grainy_line_is_encoded_about_as_small_as_pillow_makes_it():
+    page = Image.new("L", (800, 48), 220)
+    ImageDraw.Draw(page).text((10, 4), "the quick brown fox jumps over", font=ImageFont.load_default(36), fill=30)
+    grain = np.random.default_rng(0).normal(0, 3, (48, 800))
+    pixels = np.clip(np.asarray(page) + grain, 0, 255).astype(np.uint8)
+    assert len(encode_png(pixels)) < 1.05 * len(file_of(Image.fromarray(pixels)))
+
+
 def test_equal_pixels_give_equal_bytes_however_they_lie_in_memory():
     pixels = noise(64, 16)
-    assert encode_png(pixels) == encode_png(np.asfortranarray(pixels)) == encode_png(pixels.copy())
+    wider = np.zeros((32, 128), np.uint8)
+    wider[::2, ::2] = pixels
+    layouts = [pixels, np.asfortranarray(pixels), wider[::2, ::2], np.flipud(np.flipud(pixels).copy())]
+    assert len({encode_png(layout) for layout in layouts}) == 1
+
+
+def test_the_pixels_of_a_line_are_encoded_to_bytes_that_do_not_change_silently():
+    data = encode_png(ramp())
+    assert data.startswith(SIGNATURE + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 32, 16, 8, 0, 0, 0, 0)))
+    assert data.endswith(png_chunk(b"IEND", b""))
+    (length,) = struct.unpack_from(">I", data, 33)
+    assert len(data) == 33 + 12 + length + 12
+    rows = np.frombuffer(zlib.decompress(data[41 : 41 + length]), np.uint8).reshape(16, 33)
+    assert (rows[:, 0] == 2).all()  # the filter `Up`: each row as the difference to the one above
+    np.testing.assert_array_equal(np.cumsum(rows[:, 1:], axis=0, dtype=np.uint8), ramp())
 
 
 def test_decode_png_reads_nothing_but_png():

@@ -18,6 +18,7 @@ def manifest(**changes) -> DatasetManifest:
         charset_sha256=CHARSET.digest,
         matched=13,
         rejects={"truncated": 2, "unreadable": 1},
+        unused_labels={"damaged_row": 1, "no_image": 4},
         shards=(
             ShardEntry("test-00000-of-00001.tfrecord.gz", "test", 1, 90, "cc"),
             ShardEntry("train-00000-of-00002.tfrecord.gz", "train", 4, 400, "aa"),
@@ -50,14 +51,14 @@ def test_a_folder_without_a_manifest_holds_no_dataset(tmp_path):
         DatasetManifest.read(str(tmp_path))
 
 
-@pytest.mark.parametrize("version", [0, 2, None])
+@pytest.mark.parametrize("version", [0, 1, 3, None])
 def test_a_manifest_of_another_version_is_refused_with_both_versions(tmp_path, version):
     manifest().write(str(tmp_path))
     path = tmp_path / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": version}))
     with pytest.raises(
         DataError,
-        match=rf"manifest\.json has schema version {version}, .* reads 1: delete ",
+        match=rf"manifest\.json has schema version {version}, .* reads 2: delete ",
     ):
         DatasetManifest.read(str(tmp_path))
 

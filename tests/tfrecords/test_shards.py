@@ -110,6 +110,22 @@ def test_equal_records_give_equal_files_whatever_the_name(tmp_path):
     assert results[0] == results[1]
 
 
+def test_records_are_framed_by_gzip_but_not_compressed_again(tmp_path):
+    path = tmp_path / "x.tfrecord.gz"
+    records = [bytes(100_000), b"image" * 1000]
+    write_records(str(path), records)
+    plain = gzip.decompress(path.read_bytes())
+    assert len(plain) == sum(16 + len(record) for record in records)
+    assert len(plain) < path.stat().st_size < 1.001 * len(plain) + 50
+    assert records[1] in path.read_bytes()
+
+
+def test_the_gzip_header_holds_neither_a_name_nor_a_time(tmp_path):
+    path = tmp_path / "x.tfrecord.gz"
+    write_records(str(path), RECORDS)
+    assert path.read_bytes()[:8] == b"\x1f\x8b\x08\0\0\0\0\0"
+
+
 def test_the_size_and_checksum_returned_are_those_of_the_file(tmp_path):
     path = tmp_path / "x.tfrecord.gz"
     _, size, sha256 = write_records(str(path), RECORDS)

@@ -1,19 +1,36 @@
 """Writing a shard and committing a dataset, on real images and without Beam."""
 
+import collections
 import dataclasses
 import hashlib
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
+import pyarrow.compute
 import pyarrow.parquet
 import pytest
 import tensorflow as tf
 from PIL import Image
 
 from components.ingest import IngestRequest, ShardSummary, commit_dataset, write_training_shard
-from components.listing import ImageReference, list_images
-from tfrecords import Charset, DatasetManifest, ImageLimits, SplitFractions, decode_png, read_records, split_of
+from components.ingest.dataset import describe_written_shard, settle
+from components.ingest.describe import SAMPLES_SCHEMA
+from components.listing import ImageReference, LabelRules, list_images, write_listing
+from components.processes import helpers_run, stop_helpers
+from components.rejects import SCHEMA
+from tests.components.ingest.written import parse_shard
+from tfrecords import (
+    Charset,
+    DatasetManifest,
+    ImageLimits,
+    SplitFractions,
+    decode_png,
+    read_records,
+    shard_index,
+    split_of,
+)
 
 CHARSET = Charset((" ", "a", "b", "c"))
 FRACTIONS = SplitFractions(0.25, 0.25)
@@ -36,7 +53,12 @@ def draw(folder: pathlib.Path, label: str, *, width: int = 100, name: str | None
 
 
 def references(folder: pathlib.Path) -> list[ImageReference]:
-    return sorted(list_images(str(folder), "filename"), key=lambda reference: (reference.key, reference.uri))
+    return in_order(list_images(str(folder), LabelRules("filename")))
+
+
+def in_order(listed) -> list[ImageReference]:
+    """References as a shard gets them."""
+    return sorted(listed, key=lambda reference: (reference.key, reference.uri))
 
 
 def request(images: pathlib.Path, count: int, **changes) -> IngestRequest:
@@ -121,18 +143,27 @@ def test_a_shard_holds_every_image_as_it_was_with_its_label(images):
     assert (summary.matched, summary.examples, summary.rejects) == (3, 3, {})
 
 
-def test_a_summary_counts_what_the_shard_holds(images):
-    draw(images, "abc", width=100)
-    draw(images, "bb", width=100)
-    draw(images, "aaa", width=24)
-    summary = write(images)
-    assert summary.split == "train"
-    assert summary.index == 0
-    assert summary.widths == {"100": 2, "24": 1}
-    assert summary.label_lengths == {"3": 2, "2": 1}
-    assert summary.symbols == {"a": 4, "b": 3, "c": 1}
-    assert summary.tight_labels == 1
-    assert summary.bytes == unfinished(images, SHARD).stat().st_size
+def test_a_summary_says_what_became_of_the_shard(images):
+    for label in ("abc", "bb", "aaa", "x"):
+        draw(images, label)
+    summary = write(images, ("validation", 1), shards={"train": 1, "validation": 2, "test": 1})
+    path = unfinished(images, "validation-00001-of-00002.tfrecord.gz")
+    assert (summary.split, summary.index) == ("validation", 1)
+    assert (summary.matched, summary.examples, summary.rejects) == (4, 3, {"symbol_not_in_charset": 1})
+    assert summary.bytes == path.stat().st_size
+    assert summary.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert summary.groups == {}
+    assert unfinished(images, "rejects-validation-00001-of-00002.parquet").exists()
+    assert unfinished(images, "summaries/validation-00001-of-00002.json").exists()
+
+
+def test_examples_are_counted_by_group_and_rejects_are_not(images):
+    for label in ("aa", "ab", "bb", "x", "c"):
+        draw(images, label)
+    groups = {"aa": "second", "ab": "first", "bb": "second", "x": "second", "c": "first"}
+    listed = [reference._replace(group=groups[reference.text]) for reference in references(images)]
+    summary = write_training_shard(("train", 0), listed, request(images, 5))
+    assert list(summary.groups.items()) == [("first", 2), ("second", 2)]
 
 
 def test_a_shard_without_rejects_has_no_rejects_file(images):
@@ -182,48 +213,19 @@ def test_what_is_no_whole_image_is_left_out_with_its_reason(images, content, rea
     assert (row["uri"], row["reason"]) == (str(images / "bad.png"), reason)
 
 
-@pytest.mark.parametrize(
-    ("size", "limits", "reason"),
-    [
-        ((100, 3), ImageLimits(), "too_small"),
-        ((120, 20), ImageLimits(max_pixels=2399), "too_large"),
-        ((120, 20), ImageLimits(max_line_width=119), "too_large"),
-    ],
-)
-def test_the_limits_of_the_request_are_applied(images, size, limits, reason):
+def test_the_limits_of_the_request_are_applied(images):
     draw(images, "abc", width=50)
-    Image.new("L", size).save(images / "b.png")
-    assert reject_of(images, references(images), limits=limits)["reason"] == reason
+    draw(images, "b", width=120)
+    assert reject_of(images, references(images), limits=ImageLimits(max_pixels=2399))["reason"] == "too_large"
 
 
-def test_an_animation_is_left_out(images):
-    draw(images, "abc")
-    frames = [Image.new("L", (100, 20), value) for value in (0, 255)]
-    frames[0].save(images / "b.gif", save_all=True, append_images=frames[1:])
-    assert reject_of(images, references(images))["reason"] == "several_images"
-
-
-def test_pixels_without_black_and_white_are_left_out(images):
-    draw(images, "abc")
-    Image.new("F", (100, 20)).save(images / "b.tiff")
-    assert reject_of(images, references(images))["reason"] == "unsupported_pixels"
-
-
-@pytest.mark.parametrize("problem", ["no_label", "empty_label", "label_not_text"])
-def test_an_image_without_a_usable_label_keeps_the_reason_of_the_listing(images, problem):
+def test_an_image_without_a_usable_label_keeps_the_reason_of_the_listing(images):
     draw(images, "abc")
     draw(images, "b")
     good, bad = references(images)
-    bad = dataclasses.replace(bad, text=None, label_problem=problem, label_detail="as the listing said")
+    bad = bad._replace(text=None).rejected("several_lines", "as the listing said")
     row = reject_of(images, [good, bad])
-    assert (row["reason"], row["detail"]) == (problem, "as the listing said")
-
-
-def test_an_image_that_was_listed_without_labels_has_no_label(images):
-    draw(images, "abc")
-    draw(images, "b")
-    good, bad = references(images)
-    assert reject_of(images, [good, dataclasses.replace(bad, text=None)])["reason"] == "no_label"
+    assert (row["reason"], row["detail"]) == ("several_lines", "as the listing said")
 
 
 def test_a_label_with_unknown_symbols_is_left_out_and_names_them(images):
@@ -247,19 +249,22 @@ def test_the_width_after_scaling_decides_whether_a_label_fits(images):
     assert write(images, height=25).examples == 1  # 16x20 becomes 20x25: five time steps
 
 
-def test_of_images_with_one_key_the_first_is_written_and_the_others_name_it(images):
-    first = draw(images, "abc")
-    (images / "more").mkdir()
-    second, third = (draw(images / "more", "abc", name=name) for name in ("b", "c"))
-    listed = [
-        dataclasses.replace(reference, key="lines/abc.png", text="abc")
-        for reference in sorted(list_images(str(images), "filename"), key=lambda reference: reference.uri)
-    ]
-    summary = write_training_shard(("train", 0), listed, request(images, 3))
-    assert (summary.examples, summary.rejects) == (1, {"duplicate_key": 2})
-    rows = rejected(images)
-    assert [row["uri"] for row in rows] == [str(second), str(third)]
-    assert all(row["detail"] == f'its key "lines/abc.png" is already that of "{first}"' for row in rows)
+def test_images_of_two_folders_of_one_name_are_all_written_in_the_order_of_their_places(images):
+    expected = []
+    for part in ("one", "two"):
+        folder = images / part / "lines"
+        folder.mkdir(parents=True)
+        for label in ("abc", "cba"):
+            expected.append(str(draw(folder, label)))
+    listed = in_order(
+        r for part in ("one", "two") for r in list_images(f"{images}/{part}/lines", LabelRules("filename"))
+    )
+    assert [reference.key for reference in listed] == ["lines/abc.png"] * 2 + ["lines/cba.png"] * 2
+    summary = write_training_shard(("train", 0), listed, request(images, 4))
+    assert (summary.examples, summary.rejects) == (4, {})
+    uris = [example["uri"] for example in parse_shard(unfinished(images, SHARD))]
+    assert uris == [reference.uri for reference in listed]
+    assert sorted(uris) == sorted(expected)
 
 
 def test_every_image_is_written_or_rejected(images):
@@ -281,6 +286,36 @@ def test_a_shard_written_again_has_the_same_bytes(images):
     second = write(images, folder=str(images.parent / "second"))
     assert (images.parent / "first" / SHARD).read_bytes() == (images.parent / "second" / SHARD).read_bytes()
     assert first == second
+
+
+@pytest.fixture
+def no_helpers():
+    """No helper process runs before the test and none after it."""
+    stop_helpers()
+    yield
+    stop_helpers()
+
+
+def test_a_shard_is_the_same_to_the_byte_however_many_processes_write_it(images, no_helpers):
+    pixels = np.random.default_rng(0).integers(0, 256, (620, 8, 24), np.uint8)
+    for number in range(620):
+        label = "x" if number % 50 == 7 else f"{'abc'[number % 3]}{'cab'[number // 3 % 3]}"
+        path = images / f"{number:03d}-{label}.png"
+        Image.fromarray(pixels[number]).save(path, compress_level=0)
+    (images / "300-a.png").write_bytes(b"no image")
+    listed = in_order(list_images(str(images), LabelRules("filename", pattern="{number}-{label}")))
+    folders = {processes: str(images.parent / f"of-{processes}") for processes in (1, 2)}
+    summaries, rows = {}, {}
+    for processes, folder in folders.items():
+        asked = request(images, len(listed), folder=folder, processes=processes)
+        summaries[processes] = write_training_shard(("train", 0), listed, asked)
+        assert helpers_run() == (processes == 2)
+        (rejects,) = pathlib.Path(folder).glob("rejects-*.parquet")
+        rows[processes] = pyarrow.parquet.read_table(rejects).drop_columns(["at"])
+    assert summaries[1] == summaries[2]
+    assert summaries[1].rejects == {"not_an_image": 1, "symbol_not_in_charset": 13}
+    assert pathlib.Path(folders[1], SHARD).read_bytes() == pathlib.Path(folders[2], SHARD).read_bytes()
+    assert rows[1].equals(rows[2])
 
 
 # Resuming
@@ -324,17 +359,69 @@ def test_a_shard_that_was_stopped_before_its_summary_is_done_again(images):
     assert len(list(read_records(str(unfinished(images, SHARD))))) == 1
 
 
+def test_a_shard_that_an_older_version_finished_is_done_again(images):
+    draw(images, "abc")
+    first = write(images)
+    (path,) = (images.parent / "unfinished" / "summaries").iterdir()
+    path.write_text(json.dumps({**json.loads(path.read_text()), "widths": {"100": 1}}))
+    unfinished(images, SHARD).write_bytes(b"")
+    assert write(images) == first
+    assert unfinished(images, SHARD).stat().st_size == first.bytes
+
+
+# Reading back
+
+
+def test_a_written_shard_is_read_back_under_keys_that_bring_its_parts_together(images):
+    for label in ("abc", "aab", "cab"):
+        draw(images, label)
+    asked = request(images, 3, shards={"train": 2, "validation": 3, "test": 2})
+    summary = write_training_shard(("test", 1), references(images), asked)
+    (key, (described, description)), *blocks = describe_written_shard(summary, asked)
+    assert key == "shard 6"
+    assert described == summary
+    assert description.symbols == {"a": 4, "b": 3, "c": 2}
+    assert {place.shard for _, place in description.contact_sheet} == {6}
+    assert [key for key, _ in blocks] == ["twins 0"]
+    assert settle(key, [(described, description)], asked) == (described, description)
+    twins = settle("twins 0", [block for _, block in blocks], asked)
+    assert (twins.conflicting, twins.leaking, twins.shown) == (0, 0, [])
+
+
+def test_the_number_of_a_shard_tells_its_split(images):
+    asked = request(images, 0, shards={"train": 4, "validation": 1, "test": 2})
+    assert asked.shard_splits == ["train"] * 4 + ["validation"] + ["test"] * 2
+    for split, index in (("train", 3), ("validation", 0), ("test", 0), ("test", 1)):
+        assert asked.shard_splits[asked.shard_number(split, index)] == split
+    assert [asked.shard_number("test", index) for index in range(2)] == [5, 6]
+
+
 # Committing
 
 
+def read_back(summaries: list[ShardSummary], asked: IngestRequest) -> list[Any]:
+    """Reads the shards back for the commit, as the Beam job does."""
+    together: dict[str, list[Any]] = collections.defaultdict(list)
+    for summary in summaries:
+        for key, value in describe_written_shard(summary, asked):
+            together[key].append(value)
+    return [settle(key, values, asked) for key, values in together.items()]
+
+
+def commit(summaries: list[ShardSummary], asked: IngestRequest) -> None:
+    """Reads the shards back and commits them."""
+    commit_dataset(read_back(summaries, asked), asked)
+
+
 def write_all(images: pathlib.Path, **changes) -> tuple[list[ShardSummary], IngestRequest]:
-    """Writes the shards of every split that has images, as the Beam job does."""
+    """Writes the shards that have images, of every split, as the Beam job does."""
     listed = references(images)
     asked = request(images, len(listed), **changes)
-    splits: dict[str, list[ImageReference]] = {}
+    shards: dict[tuple[str, int], list[ImageReference]] = collections.defaultdict(list)
     for reference in listed:
-        splits.setdefault(split_of(reference.key, FRACTIONS), []).append(reference)
-    return [write_training_shard((split, 0), mine, asked) for split, mine in splits.items()], asked
+        split = split_of(reference.split_key, FRACTIONS)
+        shards[split, shard_index(reference.key, asked.shards[split])].append(reference)
+    return [write_training_shard(shard, mine, asked) for shard, mine in shards.items()], asked
 
 
 def draw_many(images: pathlib.Path, count: int = 24) -> None:
@@ -345,13 +432,15 @@ def draw_many(images: pathlib.Path, count: int = 24) -> None:
 
 def test_a_committed_dataset_is_complete_and_its_manifest_agrees_with_its_files(images):
     draw_many(images)
-    summaries, asked = write_all(images)
-    commit_dataset(summaries, asked)
+    charset = Charset(("a", "b", "c"))
+    summaries, asked = write_all(images, charset=charset)
+    commit(summaries, asked)
     folder = committed(images)
     manifest = DatasetManifest.read(str(folder))
     assert sorted(path.name for path in folder.iterdir()) == [
         "charset.txt",
         "manifest.json",
+        "samples.parquet",
         "statistics.json",
         "test-00000-of-00001.tfrecord.gz",
         "train-00000-of-00001.tfrecord.gz",
@@ -365,40 +454,127 @@ def test_a_committed_dataset_is_complete_and_its_manifest_agrees_with_its_files(
         assert shard.examples == len(list(read_records(str(folder / shard.name))))
     assert manifest.matched == sum(manifest.counts.values()) == 24
     assert (manifest.height, manifest.time_stride, manifest.dataset_id) == (20, 4, "0123456789ab")
-    assert manifest.read_charset(str(folder)) == CHARSET
-    assert (manifest.rejects, manifest.reject_files, manifest.warnings) == ({}, (), ())
+    assert manifest.read_charset(str(folder)) == charset
+    assert (manifest.rejects, manifest.unused_labels, manifest.reject_files, manifest.warnings) == ({}, {}, (), ())
 
 
-def test_the_statistics_add_up_for_every_split(images):
+def test_the_statistics_agree_with_the_manifest_and_with_what_the_shards_hold(images):
     draw_many(images)
-    summaries, asked = write_all(images)
-    commit_dataset(summaries, asked)
-    statistics = json.loads((committed(images) / "statistics.json").read_text())
-    manifest = DatasetManifest.read(str(committed(images)))
-    assert (statistics["dataset_id"], statistics["matched"]) == ("0123456789ab", 24)
+    (images / "cc.png").write_bytes(b"no image")
+    draw(images, "xx")
+    summaries, asked = write_all(
+        images,
+        shards={"train": 2, "validation": 1, "test": 2},
+        max_reject_fraction=1.0,
+        label_source="the file names",
+        passed_over={".txt": 3},
+    )
+    commit(summaries, asked)
+    folder = committed(images)
+    statistics = json.loads((folder / "statistics.json").read_text())
+    manifest = DatasetManifest.read(str(folder))
+    assert (statistics["dataset_id"], statistics["matched"]) == ("0123456789ab", 26)
+    assert statistics["rejects"] == manifest.rejects == {"not_an_image": 1, "symbol_not_in_charset": 1}
+    assert (statistics["label_source"], statistics["passed_over"]) == ("the file names", {".txt": 3})
+    assert (statistics["split_by"], statistics["unused_labels"]) == ("image", {})
+    rejects: collections.Counter[str] = collections.Counter()
     for split, part in statistics["splits"].items():
-        examples = manifest.examples(split)
-        assert part["examples"] == examples
-        assert part["widths"] == [[100, examples]]
-        assert part["label_lengths"] == [[3, examples]]
-        assert sum(part["symbols"].values()) == 3 * examples
-        assert part["rejects"] == {}
+        examples = [example for shard in manifest.shards_of(split) for example in parse_shard(folder / shard.name)]
+        assert part["examples"] == manifest.examples(split) == len(examples)
+        assert part["widths"] == [[100, len(examples)]]
+        assert part["label_lengths"] == [[3, len(examples)]]
+        assert part["symbols"] == collections.Counter("".join(example["text"] for example in examples))
+        assert (part["groups"], part["largest_groups"]) == (0, {})
+        rejects.update(part["rejects"])
+    assert rejects == manifest.rejects
+    assert sum(part["examples"] for part in statistics["splits"].values()) == 24
+    assert sum(statistics["symbols"].values()) == 3 * 24
+    assert statistics["symbols_without_image"] == [" "]
 
 
-def test_widths_in_the_statistics_are_sorted_as_numbers(images):
-    for label, width in (("a", 9 * 4), ("b", 100), ("c", 1000)):
-        draw(images, label, width=width)
-    summary = write(images)
-    commit_dataset([summary], request(images, 3))
+def test_the_warnings_of_the_manifest_follow_from_the_statistics(images):
+    for label in ("aaa", "abc"):
+        draw(images, label, width=28)
+    commit([write(images)], request(images, 2))
+    assert [warning.split(" (")[0] for warning in DatasetManifest.read(str(committed(images))).warnings] == [
+        "the validation split is empty: there are too few images for it",
+        "the test split is empty: there are too few images for it",
+        "2 labels fit their images but leave no room for a blank around every symbol",
+        "3 symbols occur",
+        "1 symbol occurs",
+    ]
+
+
+def test_samples_are_kept_with_the_dataset_and_are_examples_of_it(images):
+    draw_many(images)
+    draw(images, "abab")
+    summaries, asked = write_all(images)
+    commit(summaries, asked)
+    table = pyarrow.parquet.read_table(committed(images) / "samples.parquet")
+    assert table.schema.equals(SAMPLES_SCHEMA)
+    examples = {
+        (path.name.split("-")[0], example["uri"]): example
+        for path in committed(images).glob("*.tfrecord.gz")
+        for example in parse_shard(path)
+    }
+    assert len(examples) == 25
+    for sample in table.to_pylist():
+        example = examples[sample["split"], sample["uri"]]
+        assert {name: sample[name] for name in ("text", "width", "image")} == {
+            name: example[name] for name in ("text", "width", "image")
+        }
+    assert set(table["role"].to_pylist()) == {"contact_sheet", "longest", "strangest"}
+    assert table.filter(pyarrow.compute.field("role") == "longest")["text"][0].as_py() == "abab"
+
+
+def test_identical_images_are_found_across_the_shards_of_all_splits(images):
+    draw_many(images)
+    copies = images.parent / "copies"
+    copies.mkdir()
+    draw(copies, "abc")
+    draw(copies, "abc", name="cc")
+    asked = request(images, 26)
+    shards = {("train", 0): references(images), ("test", 0): references(copies)}
+    commit([write_training_shard(shard, listed, asked) for shard, listed in shards.items()], asked)
     statistics = json.loads((committed(images) / "statistics.json").read_text())
-    assert statistics["splits"]["train"]["widths"] == [[36, 1], [100, 1], [1000, 1]]
+    assert statistics["identical_images"]["with_other_labels"] == 3
+    table = pyarrow.parquet.read_table(committed(images) / "samples.parquet")
+    twins = [row for row in table.to_pylist() if row["role"] == "twins"]
+    assert {row["text"] for row in twins} == {"abc", "cc"}
+    assert len({row["image"] for row in twins}) == 1
+
+
+def test_labels_that_no_image_got_are_kept_with_the_dataset(images):
+    folders = [images / "first", images / "second"]
+    for folder in folders:
+        folder.mkdir()
+        draw(folder, "abc", name="line")
+        (folder / "line.gt.txt").write_text("abc")
+        (folder / "lost.gt.txt").write_text("cba")
+    listings = [str(images.parent / f"{folder.name}.parquet") for folder in folders]
+    for folder, listing in zip(folders, listings, strict=True):
+        write_listing([str(folder)], listing, LabelRules("sidecar"), FRACTIONS)
+    listed = in_order(reference for folder in folders for reference in list_images(str(folder), LabelRules("sidecar")))
+    asked = request(images, 2, listings=tuple(listings))
+    commit([write_training_shard(("train", 0), listed, asked)], asked)
+    table = pyarrow.parquet.read_table(committed(images) / "unused_labels.parquet")
+    assert table.schema.equals(SCHEMA)
+    assert [(row["uri"], row["reason"]) for row in table.to_pylist()] == [
+        (str(folder / "lost.gt.txt"), "no_image") for folder in folders
+    ]
+    assert set(table["run_id"].to_pylist()) == {"0123456789ab"}
+    manifest = DatasetManifest.read(str(committed(images)))
+    statistics = json.loads((committed(images) / "statistics.json").read_text())
+    assert manifest.unused_labels == statistics["unused_labels"] == {"no_image": 2}
+    assert (manifest.matched, manifest.rejects) == (2, {})
+    assert any("2 labels belong to no image" in warning for warning in manifest.warnings)
 
 
 def test_rejects_are_kept_with_the_dataset_and_counted_in_its_manifest(images):
     draw_many(images)
     (images / "b.png").write_bytes(b"")
     summaries, asked = write_all(images)
-    commit_dataset(summaries, asked)
+    commit(summaries, asked)
     manifest = DatasetManifest.read(str(committed(images)))
     assert manifest.matched == 25
     assert manifest.rejects == {"empty_file": 1}
@@ -412,7 +588,7 @@ def test_too_many_rejects_refuse_the_dataset_with_the_counts(images):
         draw(images, label)
     (images / "x.png").write_bytes(b"")
     (images / "ab.png").write_bytes(b"")
-    commit_dataset([write(images)], request(images, 5))
+    commit([write(images)], request(images, 5))
     reason = json.loads(unfinished(images, "refused.json").read_text())["reason"]
     assert "2 of 5 images (40.0%) were rejected (1 empty_file, 1 symbol_not_in_charset)" in reason
     assert "--max_reject_fraction=0.05" in reason
@@ -424,9 +600,9 @@ def test_too_many_rejects_refuse_the_dataset_with_the_counts(images):
 def test_a_refused_dataset_is_committed_when_more_rejects_are_allowed_without_doing_its_shards_again(images):
     for label in ("a", "b", "x"):
         draw(images, label)
-    commit_dataset([write(images)], request(images, 3))
+    commit([write(images)], request(images, 3))
     before = unfinished(images, SHARD).stat().st_mtime_ns
-    commit_dataset([write(images, max_reject_fraction=0.5)], request(images, 3, max_reject_fraction=0.5))
+    commit([write(images, max_reject_fraction=0.5)], request(images, 3, max_reject_fraction=0.5))
     assert (committed(images) / SHARD).stat().st_mtime_ns == before
     assert not (committed(images) / "refused.json").exists()
     assert DatasetManifest.read(str(committed(images))).rejects == {"symbol_not_in_charset": 1}
@@ -434,7 +610,7 @@ def test_a_refused_dataset_is_committed_when_more_rejects_are_allowed_without_do
 
 def test_a_dataset_with_nothing_to_train_on_is_refused(images):
     draw(images, "a")
-    commit_dataset([write(images, ("test", 0))], request(images, 1))
+    commit([write(images, ("test", 0))], request(images, 1))
     reason = json.loads(unfinished(images, "refused.json").read_text())["reason"]
     assert reason == "none of the 1 images is left for training: give more images"
     assert not committed(images).exists()
@@ -446,7 +622,7 @@ def test_a_lost_or_doubled_image_stops_the_commit_with_the_numbers(images, liste
         draw(images, label)
     summary = write(images)
     with pytest.raises(RuntimeError, match=rf"{listed} images were listed, 3 reached a shard, 3 were written and 0"):
-        commit_dataset([summary], request(images, listed))
+        commit([summary], request(images, listed))
     assert not committed(images).exists()
 
 
@@ -455,7 +631,7 @@ def test_an_image_that_is_neither_written_nor_rejected_stops_the_commit(images):
         draw(images, label)
     summary = dataclasses.replace(write(images), examples=2)
     with pytest.raises(RuntimeError, match="an image was lost or doubled"):
-        commit_dataset([summary], request(images, 3))
+        commit([summary], request(images, 3))
 
 
 def test_stale_files_of_another_shard_count_are_removed(images):
@@ -465,7 +641,7 @@ def test_stale_files_of_another_shard_count_are_removed(images):
         unfinished(images, name).parent.mkdir(exist_ok=True)
         unfinished(images, name).write_bytes(b"stale")
     summaries, asked = write_all(images)
-    commit_dataset(summaries, asked)
+    commit(summaries, asked)
     assert not [name for name in stale if (committed(images) / name).exists()]
 
 
@@ -475,7 +651,7 @@ def test_the_rejects_of_an_earlier_attempt_are_not_kept(images):
     bad.write_bytes(b"")
     write(images)
     draw(images, "b")
-    commit_dataset([write(images)], request(images, 2))
+    commit([write(images)], request(images, 2))
     assert DatasetManifest.read(str(committed(images))).reject_files == ()
     assert not list(committed(images).glob("rejects-*"))
 
@@ -484,10 +660,11 @@ def test_the_temporary_file_of_a_killed_worker_does_not_get_into_the_dataset(ima
     draw(images, "a")
     summary = write(images)
     unfinished(images, ".unfinished-k1ll3d.tmp").write_bytes(b"half a shard")
-    commit_dataset([summary], request(images, 1))
+    commit([summary], request(images, 1))
     assert sorted(path.name for path in committed(images).iterdir()) == [
         "charset.txt",
         "manifest.json",
+        "samples.parquet",
         "statistics.json",
         SHARD,
     ]
@@ -500,59 +677,72 @@ def test_a_shard_without_any_example_is_not_part_of_the_dataset(images):
     draw(images.parent / "lines2", "x")
     (listed,) = references(images.parent / "lines2")
     test = write_training_shard(("test", 0), [listed], request(images, 2))
-    commit_dataset([train, test], request(images, 2, max_reject_fraction=0.9))
+    commit([train, test], request(images, 2, max_reject_fraction=0.9))
     manifest = DatasetManifest.read(str(committed(images)))
     assert [shard.name for shard in manifest.shards] == [SHARD]
     assert manifest.reject_files == ("rejects-test-00000-of-00001.parquet",)
     assert not (committed(images) / "test-00000-of-00001.tfrecord.gz").exists()
 
 
-def test_a_commit_that_an_engine_repeats_leaves_the_dataset_whole(images):
+def test_a_commit_that_an_engine_repeats_changes_nothing(images):
     draw_many(images)
+    (images / "cc.png").write_bytes(b"no image")
     summaries, asked = write_all(images)
-    commit_dataset(summaries, asked)
-    before = sorted(path.name for path in committed(images).iterdir())
-    commit_dataset(summaries, asked)
-    assert sorted(path.name for path in committed(images).iterdir()) == before
+    settled = read_back(summaries, asked)
+
+    def state() -> dict[str, tuple[int, bytes]]:
+        return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in committed(images).iterdir()}
+
+    commit_dataset(settled, asked)
+    before = state()
+    assert len(before) == 8
+    commit_dataset(settled, asked)
+    commit_dataset(iter(settled[::-1]), asked)
+    assert state() == before
+
+
+def contents(folder: pathlib.Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.tfrecord.gz")}
+
+
+def test_added_images_change_only_the_shards_that_they_fall_into(images):
+    shards = {"train": 8, "validation": 4, "test": 4}
+    draw_many(images, 27)
+    commit(*write_all(images, shards=shards))
+    before = contents(committed(images))
+    added = [f"lines/{draw(images, label).name}" for label in ("abab", "caca", "bcbc")]
+    larger = images.parent / "larger"
+    commit(*write_all(images, shards=shards, destination=str(larger)))
+    after = contents(larger)
+    fallen = set()
+    for key in added:
+        split = split_of(key, FRACTIONS)
+        fallen.add(f"{split}-{shard_index(key, shards[split]):05d}-of-{shards[split]:05d}.tfrecord.gz")
+    assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == fallen
+    assert len(fallen) < len(before)
+    assert sum(DatasetManifest.read(str(larger)).counts.values()) == 30
+
+
+def test_a_collection_that_is_written_with_another_number_of_shards_leaves_none_of_the_old_ones(images):
+    draw_many(images, 27)
+    (images / "cc.png").write_bytes(b"no image")
+    write_all(images, shards={"train": 4, "validation": 2, "test": 2})
+    assert len(list((images.parent / "unfinished").glob("*-of-00004.tfrecord.gz"))) == 4
+    summaries, asked = write_all(images, shards={"train": 2, "validation": 2, "test": 1})
+    commit(summaries, asked)
+    manifest = DatasetManifest.read(str(committed(images)))
+    assert sorted(contents(committed(images))) == sorted(shard.name for shard in manifest.shards)
+    assert sorted(path.name for path in committed(images).glob("rejects-*")) == sorted(manifest.reject_files)
+    assert not list(committed(images).glob("*-of-00004.*"))
+    assert sum(manifest.counts.values()) == 27
 
 
 def test_shards_are_named_in_the_same_order_whatever_the_order_of_the_summaries(images):
     draw_many(images)
     summaries, asked = write_all(images)
-    commit_dataset(reversed(summaries), asked)
+    commit(summaries[::-1], asked)
     assert [shard.split for shard in DatasetManifest.read(str(committed(images))).shards] == [
         "train",
         "validation",
         "test",
     ]
-
-
-# Warnings
-
-
-def test_an_empty_split_is_warned_of(images):
-    draw(images, "a")
-    commit_dataset([write(images)], request(images, 1))
-    assert DatasetManifest.read(str(committed(images))).warnings == (
-        "the validation split is empty: there are too few images for it",
-        "the test split is empty: there are too few images for it",
-    )
-
-
-def test_tight_labels_are_warned_of_with_their_number(images):
-    draw(images, "abc", width=28)  # 7 time steps, 2 * 3 + 1
-    draw(images, "cba", width=29)  # 8
-    commit_dataset([write(images)], request(images, 2))
-    warnings = DatasetManifest.read(str(committed(images))).warnings
-    assert [warning for warning in warnings if warning.startswith("1 labels fit their images but leave no room")]
-
-
-def test_a_symbol_that_is_tested_but_never_trained_is_warned_of(images):
-    draw(images, "a")
-    train = write(images)
-    (images.parent / "tested").mkdir()
-    draw(images.parent / "tested", "abc")
-    test = write_training_shard(("test", 0), references(images.parent / "tested"), request(images, 2))
-    commit_dataset([train, test], request(images, 2))
-    warnings = DatasetManifest.read(str(committed(images))).warnings
-    assert "2 symbols of the test split never occur in the training split and cannot be learned: 'b' 'c'" in warnings

@@ -7,8 +7,10 @@ import pytest
 
 from components.ingest import label_problem, sample
 from components.ingest.sample import read_truth, render_sample
-from components.listing import choose_label_source, list_images
+from components.listing import LabelRules, choose_labels, list_images
 from tfrecords import Charset, ImageLimits, adjacent_repeats, read_line
+
+NAMES = LabelRules("filename")
 
 
 @pytest.fixture(autouse=True)
@@ -24,8 +26,8 @@ def contents(folder: str) -> dict[str, bytes]:
 
 def test_the_labelled_part_has_its_labels_in_the_file_names(tmp_path):
     labelled, _ = render_sample(str(tmp_path))
-    assert choose_label_source("auto", [labelled])[0] == "filename"
-    labels = [reference.text for reference in list_images(labelled, "filename")]
+    assert choose_labels(LabelRules("auto"), [labelled])[0] == NAMES
+    labels = [reference.text for reference in list_images(labelled, NAMES)]
     assert len(set(labels)) == 60
     assert {len(label) for label in labels} <= set(range(3, 11))
     assert len({len(label) for label in labels}) > 3
@@ -33,14 +35,14 @@ def test_the_labelled_part_has_its_labels_in_the_file_names(tmp_path):
 
 def test_many_labels_have_adjacent_repeats_so_that_ctc_is_really_tried(tmp_path):
     labelled, _ = render_sample(str(tmp_path))
-    repeated = [ref.text for ref in list_images(labelled, "filename") if adjacent_repeats([*map(ord, ref.text)])]
+    repeated = [ref.text for ref in list_images(labelled, NAMES) if adjacent_repeats([*map(ord, ref.text)])]
     assert len(repeated) >= 10
 
 
 def test_every_image_is_a_line_that_its_label_fits(tmp_path):
     labelled, _ = render_sample(str(tmp_path))
-    charset = Charset.from_texts(reference.text for reference in list_images(labelled, "filename"))
-    for reference in list_images(labelled, "filename"):
+    charset = Charset.from_texts(reference.text for reference in list_images(labelled, NAMES))
+    for reference in list_images(labelled, NAMES):
         line = read_line(pathlib.Path(reference.uri).read_bytes(), 32, ImageLimits())
         assert label_problem(reference.uri, charset.encode(reference.text), line.pixels.shape[1], 4) is None
         assert int(line.pixels.max()) - int(line.pixels.min()) > 60  # there is something to read
@@ -50,7 +52,7 @@ def test_the_truth_names_every_unlabelled_image_and_gives_none_away(tmp_path):
     labelled, unlabelled = render_sample(str(tmp_path))
     truth = read_truth(str(tmp_path))
     assert sorted(truth) == sorted(os.listdir(unlabelled)) == [f"plate-{number:04d}.png" for number in range(20)]
-    trained = {reference.text for reference in list_images(labelled, "filename")}
+    trained = {reference.text for reference in list_images(labelled, NAMES)}
     assert trained.isdisjoint(truth.values())
 
 

@@ -1,5 +1,6 @@
 """Listing and ingest as Beam jobs, from image files to a dataset that tf.data reads."""
 
+import collections
 import dataclasses
 import json
 import os
@@ -16,12 +17,15 @@ from PIL import Image
 
 from components.ingest import IngestRequest
 from components.ingest.transforms import WriteDataset
-from components.listing import ListingSummary, list_images, write_listing
+from components.listing import LabelRules, ListingSummary, list_images, write_listing
 from components.listing.transforms import GatherOnce, GroupByShard, ListCollection
+from components.processes import helpers_run, stop_helpers
+from tests.components.ingest.written import parse_shard
 from tfrecords import Charset, DatasetManifest, ImageLimits, SplitFractions, shard_index, split_of, storage
 
 FRACTIONS = SplitFractions(0.2, 0.2)
 SHARDS = {"train": 3, "validation": 1, "test": 2}
+SIDECARS = LabelRules("sidecar")
 
 
 @pytest.fixture
@@ -57,7 +61,9 @@ def request(tmp_path: pathlib.Path, listing: ListingSummary, name: str, **change
     return dataclasses.replace(values, **changes)
 
 
-def write_listings(tmp_path: pathlib.Path, roots: list[str]) -> tuple[ListingSummary, list[str]]:
+def write_listings(
+    tmp_path: pathlib.Path, roots: list[str], rules: LabelRules = SIDECARS
+) -> tuple[ListingSummary, list[str]]:
     """Runs the listing job; returns the summary that it committed, and the listing files."""
     files = [str(tmp_path / "listing" / f"{number}.parquet") for number in range(len(roots))]
     summary = str(tmp_path / "listing" / "summary.json")
@@ -65,7 +71,7 @@ def write_listings(tmp_path: pathlib.Path, roots: list[str]) -> tuple[ListingSum
         _ = (
             pipeline
             | beam.Create([([root], file) for root, file in zip(roots, files, strict=True)])
-            | ListCollection(summary, "sidecar", FRACTIONS)
+            | ListCollection(summary, rules, FRACTIONS)
         )
     return ListingSummary(**storage.read_json(summary)), files
 
@@ -87,8 +93,10 @@ def test_images_become_a_dataset_that_tf_data_reads_back(tmp_path, roots):
     folder = tmp_path / "datasets" / "id"
     manifest = DatasetManifest.read(str(folder))
     assert (manifest.matched, manifest.rejects) == (42, {"empty_file": 1})
+    for name in ("statistics.json", "samples.parquet", "charset.txt"):
+        assert (folder / name).exists()
     charset = manifest.read_charset(str(folder))
-    expected = {r.uri: r for root in roots for r in list_images(root, "sidecar") if r.size_bytes}
+    expected = {r.uri: r for root in roots for r in list_images(root, SIDECARS) if r.size_bytes}
     seen = set()
     for shard in manifest.shards:
         records = list(tf.data.TFRecordDataset(str(folder / shard.name), compression_type="GZIP").as_numpy_iterator())
@@ -122,7 +130,7 @@ def test_the_shards_do_not_depend_on_how_the_images_were_listed(tmp_path, roots)
     listing, files = write_listings(tmp_path, roots)
     ingest(files, request(tmp_path, listing, "one"))
     single = tmp_path / "other" / "name.parquet"
-    whole = [write_listing([root], f"{single}{root[-1]}", "sidecar", FRACTIONS).path for root in reversed(roots)]
+    whole = [write_listing([root], f"{single}{root[-1]}", SIDECARS, FRACTIONS).path for root in reversed(roots)]
     ingest(whole, request(tmp_path, listing, "two"))
     one, two = (DatasetManifest.read(str(tmp_path / "datasets" / name)) for name in ("one", "two"))
     assert one.shards == two.shards
@@ -138,10 +146,90 @@ def test_a_dataset_with_too_many_rejects_is_refused_and_the_job_still_ends(tmp_p
     assert not (tmp_path / "datasets" / "id").exists()
 
 
+def contents(folder: pathlib.Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.tfrecord.gz")}
+
+
+def test_no_group_lies_in_two_splits(tmp_path):
+    root = tmp_path / "books"
+    images: collections.Counter[str] = collections.Counter()
+    for number in range(90):
+        folder = root / f"book {number % 15}" / ("pages" if number % 4 else ".")
+        folder.mkdir(parents=True, exist_ok=True)
+        images[os.path.relpath(folder, tmp_path)] += 1
+        pixels = np.random.default_rng(number).integers(0, 256, (20, 60), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text("ab")
+    assert len(images) == 30
+    listing, files = write_listings(tmp_path, [str(root)], LabelRules("sidecar", split_by="folder"))
+    ingest(files, request(tmp_path, listing, "id", split_by="folder"))
+    folder = tmp_path / "datasets" / "id"
+    manifest = DatasetManifest.read(str(folder))
+    splits_of: dict[str, set[str]] = collections.defaultdict(set)
+    found: collections.Counter[str] = collections.Counter()
+    for shard in manifest.shards:
+        for example in parse_shard(folder / shard.name):
+            group = os.path.relpath(os.path.dirname(example["uri"]), tmp_path)
+            splits_of[group].add(shard.split)
+            found[group] += 1
+    assert found == images
+    assert all(len(splits) == 1 for splits in splits_of.values())
+    assert set.union(*splits_of.values()) == {"train", "validation", "test"}
+    statistics = json.loads((folder / "statistics.json").read_text())
+    assert statistics["split_by"] == "folder"
+    for split, part in statistics["splits"].items():
+        mine = {group: images[group] for group, splits in splits_of.items() if splits == {split}}
+        assert part["groups"] == len(mine)
+        assert part["largest_groups"] == mine
+        assert part["examples"] == sum(mine.values())
+
+
+def test_a_dataset_is_the_same_to_the_byte_however_many_processes_a_worker_may_occupy(tmp_path):
+    root = tmp_path / "lines"
+    root.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (1000, 8, 24), np.uint8)
+    for number in range(1000):
+        Image.fromarray(pixels[number]).save(root / f"{number:03d}-{'ab'[number % 2]}.png", compress_level=0)
+    (root / "100-a.png").write_bytes(b"no image")
+    rules = LabelRules("filename", pattern="{number}-{label}")
+    listing, files = write_listings(tmp_path, [str(root)], rules)
+    datasets = []
+    for processes in (1, 2):
+        stop_helpers()
+        shards = {"train": 1, "validation": 1, "test": 1}
+        ingest(files, request(tmp_path, listing, f"of-{processes}", shards=shards, height=8, processes=processes))
+        assert helpers_run() == (processes == 2)
+        datasets.append(tmp_path / "datasets" / f"of-{processes}")
+    stop_helpers()
+    one, two = datasets
+    assert len(contents(one)) == 3
+    assert contents(one) == contents(two)
+    assert (one / "samples.parquet").read_bytes() == (two / "samples.parquet").read_bytes()
+    first, second = (DatasetManifest.read(str(folder)) for folder in datasets)
+    assert first.shards == second.shards
+    assert first.rejects == second.rejects == {"not_an_image": 1}
+
+
+def test_images_that_are_added_change_only_the_shards_that_they_fall_into(tmp_path, roots):
+    listing, files = write_listings(tmp_path, roots)
+    ingest(files, request(tmp_path, listing, "before"))
+    pixels = np.random.default_rng(99).integers(0, 256, (20, 90), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "first" / "99.png")
+    (tmp_path / "first" / "99.gt.txt").write_text("line 9\n")
+    listing, files = write_listings(tmp_path, roots)
+    assert listing.images == 43
+    ingest(files, request(tmp_path, listing, "after"))
+    before, after = (contents(tmp_path / "datasets" / name) for name in ("before", "after"))
+    split = split_of("first/99.png", FRACTIONS)
+    fallen = f"{split}-{shard_index('first/99.png', SHARDS[split]):05d}-of-{SHARDS[split]:05d}.tfrecord.gz"
+    assert before.keys() == after.keys()
+    assert [name for name in before if before[name] != after[name]] == [fallen]
+
+
 def test_each_reference_is_grouped_once_with_its_shard_in_order_of_its_key(tmp_path, roots):
     path = str(tmp_path / "listing.parquet")
-    write_listing([roots[0]], path, "sidecar", FRACTIONS)
-    references = list(list_images(roots[0], "sidecar"))
+    write_listing([roots[0]], path, SIDECARS, FRACTIONS)
+    references = list(list_images(roots[0], SIDECARS))
 
     def check(groups):
         assert [reference for _, group in sorted(groups) for reference in group] == sorted(

@@ -1,47 +1,26 @@
-"""Finding images and their labels on a real disk, and in fsspec's in-memory file system."""
+"""Finding roots and walking them, on a real disk and in fsspec's in-memory file system."""
 
-import dataclasses
+import collections
+import contextlib
 import datetime
 import os
 import pathlib
+import shutil
 import uuid
 
-import pyarrow.parquet
 import pytest
 
 from components.listing import (
     ImageReference,
-    ListingSummary,
-    choose_label_source,
+    LabelRules,
     find_roots,
     group_roots,
     list_images,
-    merge_listings,
     path_of_uri,
     read_image,
-    read_listing,
-    uri_of_path,
-    write_listing,
 )
-from tfrecords import DataError, SplitFractions, storage
-
-ODD_NAMES = [
-    b"plain.png",
-    b"a[1].png",
-    b"a*b?.png",
-    b"with space.png",
-    b"two\nlines.png",
-    b"100%.png",
-    b"100%25.png",
-    b"%FF.png",
-    "日本 é.png".encode(),
-    b"latin-\xe9.png",
-    b"\xff\xfe.png",
-    b"#fragment?query=1.png",
-    b"'quotes\".png",
-    b"comma,semicolon;.png",
-]
-FRACTIONS = SplitFractions()
+from components.listing.collection import Tally
+from tfrecords import DataError, storage
 
 
 @pytest.fixture
@@ -62,43 +41,10 @@ def keys(root: pathlib.Path | str) -> list[str]:
     return [reference.key for reference in list_images(str(root))]
 
 
-def label_of(folder: pathlib.Path, source: str) -> ImageReference:
-    """The only image of a folder, with its label."""
-    (reference,) = list_images(str(folder), source)
-    return reference
-
-
-# URIs
-
-
-@pytest.mark.parametrize("name", ODD_NAMES)
-def test_any_name_becomes_text_and_is_found_again(tmp_path, name):
-    path = os.path.join(os.fsencode(tmp_path), name)
-    with open(path, "wb") as file:
-        file.write(name)
-    (reference,) = list_images(str(tmp_path))
-    reference.uri.encode()  # UTF-8, as Beam and Parquet want it
-    reference.key.encode()
-    assert os.fsencode(path_of_uri(reference.uri)) == path
-    assert read_image(reference.uri) == name
-
-
-def test_different_names_have_different_uris():
-    uris = {uri_of_path(os.fsdecode(name)) for name in ODD_NAMES}
-    assert len(uris) == len(ODD_NAMES)
-
-
-def test_an_ordinary_path_is_its_own_uri():
-    assert uri_of_path("/scans/a b[1]é.png") == "/scans/a b[1]é.png"
-
-
-@pytest.mark.parametrize(("name", "uri"), [(b"100%.png", "100%25.png"), (b"\xe9%", "%E9%25")])
-def test_percent_signs_and_bytes_that_are_not_utf_8_are_percent_encoded(name, uri):
-    assert uri_of_path(os.fsdecode(name)) == uri
-
-
-def test_a_url_is_not_decoded():
-    assert path_of_uri("gs://bucket/a%20b.png") == "gs://bucket/a%20b.png"
+def tally_of(root: pathlib.Path | str, labels: LabelRules | None = None) -> Tally:
+    tally = Tally()
+    collections.deque(list_images(str(root), labels, tally), maxlen=0)
+    return tally
 
 
 # Roots
@@ -120,6 +66,14 @@ def test_a_name_with_brackets_is_taken_literally_if_it_exists(tmp_path):
     assert find_roots(f"{tmp_path}/a[1]", flag="--images") == [f"{tmp_path}/a[1]"]
 
 
+def test_a_name_with_commas_is_taken_literally_if_it_exists(tmp_path, monkeypatch):
+    put(tmp_path, "a, b,/1.png", "a/2.png", "b/3.png")
+    monkeypatch.chdir(tmp_path)
+    assert find_roots(f"{tmp_path}/a, b,", flag="--images") == [f"{tmp_path}/a, b,"]
+    assert find_roots("a, b,", flag="--images") == [f"{tmp_path}/a, b,"]
+    assert find_roots("a, b", flag="--images") == [f"{tmp_path}/a", f"{tmp_path}/b"]
+
+
 def test_a_relative_folder_becomes_absolute(tmp_path, monkeypatch):
     put(tmp_path, "lines/1.png")
     monkeypatch.chdir(tmp_path)
@@ -131,6 +85,63 @@ def test_a_root_inside_another_is_listed_once(tmp_path):
     put(tmp_path, "a/sub/1.png", "ab/2.png")
     patterns = f"{tmp_path}/a/sub,{tmp_path}/ab,{tmp_path}/a,{tmp_path}/a/,{tmp_path}/a/sub/1.png"
     assert find_roots(patterns, flag="--images") == [f"{tmp_path}/a", f"{tmp_path}/ab"]
+
+
+def test_of_two_names_of_one_folder_the_real_one_is_a_root(tmp_path):
+    put(tmp_path, "real/1.png")
+    (tmp_path / "a-link").symlink_to(tmp_path / "real")
+    assert find_roots(f"{tmp_path}/a-link,{tmp_path}/real", flag="--images") == [f"{tmp_path}/real"]
+    assert find_roots(f"{tmp_path}/*", flag="--images") == [f"{tmp_path}/real"]
+
+
+def test_of_two_links_to_one_folder_the_first_is_a_root(tmp_path):
+    put(tmp_path, "elsewhere/real/1.png")
+    for name in ("link-b", "link-a", "link-c"):
+        (tmp_path / name).symlink_to(tmp_path / "elsewhere" / "real")
+    assert find_roots(f"{tmp_path}/link-*", flag="--images") == [f"{tmp_path}/link-a"]
+
+
+def test_a_link_alone_stays_the_name_of_its_root(tmp_path):
+    put(tmp_path, "real/1.png")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert find_roots(f"{tmp_path}/link", flag="--images") == [f"{tmp_path}/link"]
+    assert keys(tmp_path / "link") == ["link/1.png"]
+
+
+def test_a_link_to_a_folder_inside_another_root_is_no_root(tmp_path):
+    put(tmp_path, "real/sub/1.png")
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "sub")
+    assert find_roots(f"{tmp_path}/link,{tmp_path}/real", flag="--images") == [f"{tmp_path}/real"]
+
+
+def test_a_root_below_a_link_lies_inside_the_folder_that_the_link_leads_to(tmp_path):
+    put(tmp_path, "real/sub/1.png")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert find_roots(f"{tmp_path}/link/sub,{tmp_path}/real", flag="--images") == [f"{tmp_path}/real"]
+    assert find_roots(f"{tmp_path}/link/sub,{tmp_path}/link", flag="--images") == [f"{tmp_path}/link"]
+
+
+@pytest.mark.parametrize("root", ["real", "link"])
+@pytest.mark.parametrize("way", ["real", "link"])
+def test_a_file_lies_inside_a_root_whichever_name_of_the_folder_it_is_given_by(tmp_path, root, way):
+    put(tmp_path, "real/1.png", "real/sub/2.png")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    patterns = f"{tmp_path}/{root},{tmp_path}/{way}/1.png,{tmp_path}/{way}/sub/2.png"
+    assert find_roots(patterns, flag="--images") == [f"{tmp_path}/{root}"]
+
+
+def test_a_file_given_by_two_names_of_its_folder_is_listed_once(tmp_path):
+    put(tmp_path, "real/1.png", "real/2.png")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    roots = find_roots(f"{tmp_path}/link/*.png,{tmp_path}/real/*.png", flag="--images")
+    assert roots == [f"{tmp_path}/real/1.png", f"{tmp_path}/real/2.png"]
+
+
+def test_a_link_to_an_image_is_an_image_of_its_own_as_it_is_in_a_folder(images):
+    put(images, "1.png")
+    (images / "2.png").symlink_to(images / "1.png")
+    assert find_roots(f"{images}/*.png", flag="--images") == [f"{images}/1.png", f"{images}/2.png"]
+    assert keys(images) == ["lines/1.png", "lines/2.png"]
 
 
 def test_everything_lies_inside_the_root_folder(tmp_path):
@@ -148,6 +159,20 @@ def test_a_pattern_that_matches_nothing_is_named_with_its_flag(tmp_path):
 def test_no_pattern_at_all_is_refused(patterns):
     with pytest.raises(DataError, match="--images names no folder"):
         find_roots(patterns, flag="--images")
+
+
+def test_single_files_are_listed_together_and_folders_apart(images):
+    put(images, "a.png", "b.png")
+    put(images / "more", "c.png")
+    roots = [str(images / "a.png"), str(images / "b.png"), str(images / "more")]
+    assert group_roots(roots) == [roots[2:], roots[:2]]
+
+
+def test_many_single_files_are_listed_by_the_ten_thousand():
+    roots = [f"/nowhere/{number}.png" for number in range(20_001)]
+    groups = group_roots(roots)
+    assert [len(group) for group in groups] == [10_000, 10_000, 1]
+    assert [root for group in groups for root in group] == roots
 
 
 # Walking
@@ -169,9 +194,27 @@ def test_a_key_starts_at_the_named_folder_so_that_a_collection_can_be_moved(tmp_
     assert keys(tmp_path / "here/lines") == keys(tmp_path / "there/lines") == ["lines/sub/1.png"]
 
 
+def test_two_folders_of_one_name_are_both_kept(tmp_path):
+    put(tmp_path, "here/lines/1.png", "there/lines/1.png")
+    roots = find_roots(f"{tmp_path}/*/lines", flag="--images")
+    references = [reference for root in roots for reference in list_images(root)]
+    assert [reference.key for reference in references] == ["lines/1.png", "lines/1.png"]
+    assert [reference.uri for reference in references] == [
+        f"{tmp_path}/{name}/lines/1.png" for name in ("here", "there")
+    ]
+    assert [reference.problem for reference in references] == [None, None]
+
+
 def test_hidden_files_and_folders_and_companions_are_not_images(images):
     put(images, ".hidden.png", ".git/a.png", "a.png", "a.gt.txt", "b.TXT", "index.csv", "page.xml", "README.md")
     assert keys(images) == ["lines/a.png"]
+
+
+def test_a_hidden_folder_or_file_that_was_named_itself_is_listed(tmp_path):
+    put(tmp_path, ".cache/a.png", ".cache/.b.png")
+    assert keys(tmp_path / ".cache") == [".cache/a.png"]
+    assert keys(tmp_path / ".cache" / "a.png") == [".cache/a.png"]
+    assert keys(tmp_path / ".cache" / ".b.png") == [".cache/.b.png"]
 
 
 def test_a_file_with_any_other_name_counts_as_an_image(images):
@@ -191,13 +234,6 @@ def test_one_file_is_a_collection_of_one(images):
     assert reference in list(list_images(str(images)))  # the same whether it or its folder was named
 
 
-def test_single_files_are_listed_together_and_folders_apart(images):
-    put(images, "a.png", "b.png")
-    put(images / "more", "c.png")
-    roots = [str(images / "a.png"), str(images / "b.png"), str(images / "more")]
-    assert group_roots(roots) == [roots[2:], roots[:2]]
-
-
 def test_the_identity_is_size_and_time_of_the_last_change(images):
     put(images, "a.png", content=b"12345")
     os.utime(images / "a.png", ns=(0, 1_790_000_000_123_456_789))
@@ -205,6 +241,9 @@ def test_the_identity_is_size_and_time_of_the_last_change(images):
     assert reference.size_bytes == 5
     assert reference.modified_us == 1_790_000_000_123_456
     assert reference.modified == datetime.datetime(2026, 9, 21, 14, 13, 20, 123_456, datetime.UTC)
+
+
+# Links
 
 
 def test_a_broken_link_is_listed_and_fails_when_it_is_read(images):
@@ -231,10 +270,11 @@ def test_a_linked_folder_is_entered(tmp_path, images):
 def test_a_cycle_of_folder_links_ends_after_one_round(images, monkeypatch):
     put(images, "a.png", "sub/b.png")
     (images / "sub" / "up").symlink_to(images)
+    (images / "sub" / "self").symlink_to(images / "sub")
     scandir, scanned = os.scandir, []
     monkeypatch.setattr(os, "scandir", lambda path: scanned.append(path) or scandir(path))
     assert keys(images) == ["lines/a.png", "lines/sub/b.png"]
-    assert len(scanned) == 3
+    assert scanned == [str(images), str(images / "sub")]
 
 
 def test_a_folder_that_is_also_linked_is_listed_once(images):
@@ -243,248 +283,193 @@ def test_a_folder_that_is_also_linked_is_listed_once(images):
     assert len(keys(images)) == 1
 
 
-def test_a_folder_that_cannot_be_listed_is_named(images, monkeypatch):
-    put(images, "a.png", "closed/b.png")
-    scandir = os.scandir
+# What cannot be listed
 
-    def deny(path):  # as the operating system does without read access; file modes do not stop root
-        if str(path).endswith("closed"):
+
+def deny(monkeypatch: pytest.MonkeyPatch, *folders: pathlib.Path) -> None:
+    """Forbids to list some folders, as the operating system does without read access; file modes do not stop root."""
+    scandir, closed = os.scandir, {str(folder) for folder in folders}
+
+    def denied(path):
+        if str(path) in closed:
             raise PermissionError(13, "Permission denied", path)
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", deny)
-    with pytest.raises(
-        DataError, match=r"cannot list the folder '.*/closed' \(Permission denied\): give it read access"
-    ):
+    monkeypatch.setattr(os, "scandir", denied)
+
+
+def test_a_root_that_cannot_be_listed_is_an_error_that_names_it(images, monkeypatch):
+    put(images, "a.png")
+    deny(monkeypatch, images)
+    with pytest.raises(DataError) as error:
         list(list_images(str(images)))
-
-
-# Labels
-
-
-def test_without_a_label_source_no_label_is_looked_for(images):
-    put(images, "a.png")
-    put(images, "a.txt", content=b"label")
-    (reference,) = list_images(str(images))
-    assert (reference.text, reference.label_problem, reference.label_detail) == (None, None, None)
-
-
-@pytest.mark.parametrize("suffix", [".gt.txt", ".txt"])
-def test_the_text_file_beside_an_image_is_its_label(images, suffix):
-    put(images, "a.b.png")
-    put(images, f"a.b{suffix}", content=b"caf\xc3\xa9 1\n")
-    assert label_of(images, "sidecar").text == "café 1"
-
-
-def test_a_gt_txt_file_wins_over_a_txt_file(images):
-    put(images, "a.png")
-    put(images, "a.txt", content=b"from .txt")
-    put(images, "a.gt.txt", content=b"from .gt.txt")
-    assert label_of(images, "sidecar").text == "from .gt.txt"
-
-
-def test_the_text_file_beside_an_image_with_an_odd_name_is_found(images):
-    stem = os.path.join(os.fsencode(images), b"100% [1]\xe9")
-    for suffix, content in ((b".png", b"image"), (b".gt.txt", b"label")):
-        with open(stem + suffix, "wb") as file:
-            file.write(content)
-    assert label_of(images, "sidecar").text == "label"
-
-
-def test_the_text_file_beside_an_image_that_was_named_itself_is_its_label(images):
-    put(images, "a.png")
-    put(images, "a.gt.txt", content=b"label")
-    (root,) = find_roots(f"{images}/*.png", flag="--images")
-    (reference,) = list_images(root, "sidecar")
-    assert reference.text == "label"
-
-
-@pytest.mark.parametrize(
-    ("content", "text"),
-    [
-        (b"\xef\xbb\xbflabel", "label"),
-        (b" two  words \r\n", "two words"),
-        ("e\u0301".encode(), "é"),
-        (b"first\nsecond\n", "first second"),
-    ],
-)
-def test_a_label_is_stored_in_its_normal_form_without_a_byte_order_mark(images, content, text):
-    put(images, "a.png")
-    put(images, "a.gt.txt", content=content)
-    assert label_of(images, "sidecar").text == text
-
-
-@pytest.mark.parametrize("content", [b"caf\xe9", b"\xff\xfea\x00"])
-def test_a_label_that_is_not_utf_8_is_a_label_problem(images, content):
-    put(images, "a.png")
-    put(images, "a.gt.txt", content=content)
-    reference = label_of(images, "sidecar")
-    assert (reference.text, reference.label_problem) == (None, "label_not_text")
-    assert "can't decode byte" in reference.label_detail
-
-
-@pytest.mark.parametrize("content", [b"", b" \n", b"\xef\xbb\xbf\n"])
-def test_an_empty_label_is_a_label_problem(images, content):
-    put(images, "a.png")
-    put(images, "a.gt.txt", content=content)
-    reference = label_of(images, "sidecar")
-    assert (reference.text, reference.label_problem) == (None, "empty_label")
-    assert repr(content) in reference.label_detail
-
-
-def test_an_image_without_a_text_file_has_no_label_and_says_what_was_looked_for(images):
-    put(images, "a.png", "b.txt")
-    reference = label_of(images, "sidecar")
-    assert (reference.text, reference.label_problem) == (None, "no_label")
-    assert reference.label_detail == "no .gt.txt or .txt file lies beside the image"
-
-
-def test_a_text_file_that_cannot_be_read_is_a_label_problem_and_not_a_crash(images):
-    put(images, "a.png")
-    (images / "a.gt.txt").symlink_to(images / "nowhere")
-    reference = label_of(images, "sidecar")
-    assert (reference.text, reference.label_problem) == (None, "no_label")
-    assert "cannot be read" in reference.label_detail
-
-
-@pytest.mark.parametrize(
-    ("name", "text"), [(b"AB-12.png", "AB-12"), (b"x.y.jpeg", "x.y"), (b"50%.png", "50%"), ("é.png".encode(), "é")]
-)
-def test_the_file_name_without_its_last_suffix_is_the_label(images, name, text):
-    put(images, os.fsdecode(name))
-    assert label_of(images, "filename").text == text
-
-
-def test_a_file_name_that_is_not_utf_8_is_no_label(images):
-    put(images, os.fsdecode(b"caf\xe9.png"))
-    assert label_of(images, "filename").label_problem == "label_not_text"
-
-
-# Choosing the label source
-
-
-def test_a_label_source_that_was_named_is_not_questioned(images):
-    put(images, "a.png")
-    assert choose_label_source("sidecar", [str(images)]) == (
-        "sidecar",
-        "labels come from the sidecar, as --label_source says",
+    assert str(error.value) == (
+        f"cannot list the folder '{images}' (Permission denied): give it read access or leave it out"
     )
 
 
-def test_auto_takes_the_text_files_if_every_image_has_one(images):
-    put(images, "a.png", "a.gt.txt", "sub/b.png", "sub/b.txt")
-    source, why = choose_label_source("auto", [str(images)])
-    assert source == "sidecar"
-    assert "all of the first 2 have one" in why
+@pytest.mark.parametrize("labels", [None, *(LabelRules(source) for source in ("filename", "sidecar"))])
+def test_a_folder_below_that_cannot_be_listed_is_one_rejected_reference_among_the_images(images, monkeypatch, labels):
+    put(images, "a.png", "b/1.png", "closed/2.png", "closed/sub/3.png", "d/4.png")
+    deny(monkeypatch, images / "closed")
+    references = list(list_images(str(images), labels))
+    assert [reference.key for reference in references] == [
+        "lines/a.png",
+        "lines/b/1.png",
+        "lines/closed/",
+        "lines/d/4.png",
+    ]
+    assert references[2] == ImageReference(
+        uri=f"{images}/closed/",
+        key="lines/closed/",
+        size_bytes=0,
+        modified_us=0,
+        problem="unreadable_folder",
+        detail="the folder cannot be listed (Permission denied), its images are unknown: give it read access",
+    )
 
 
-def test_auto_takes_the_file_names_if_no_image_has_a_text_file(images):
-    put(images, "a.png", "b.png", "README.txt")
-    source, why = choose_label_source("auto", [str(images)])
-    assert source == "filename"
-    assert "none of the first 2 images" in why
+def test_the_name_of_a_folder_that_cannot_be_listed_is_text(images, monkeypatch):
+    odd = images / os.fsdecode(b"100%\xe9")
+    odd.mkdir()
+    deny(monkeypatch, odd)
+    (reference,) = list_images(str(images), LabelRules("sidecar", split_by="folder"))
+    assert (reference.uri, reference.key) == (f"{images}/100%25%E9/", "lines/100%25%E9/")
+    assert reference.group == "lines/100%25%E9"
 
 
-def test_auto_refuses_to_guess_if_only_some_images_have_a_text_file(images):
-    put(images, "a.png", "a.gt.txt", "b.png", "c.png")
-    with pytest.raises(DataError) as error:
-        choose_label_source("auto", [str(images)])
-    assert str(error.value).startswith("1 of the first 3 images have a text file beside them")
-    assert "--label_source=sidecar (images without one are rejected) or --label_source=filename" in str(error.value)
+@pytest.fixture
+def longest_folder(images):
+    """The folder below `images` whose path is the longest that can be listed, and an open handle of it."""
+    path, handle = str(images), os.open(images, os.O_RDONLY)
+    while len(path) < 3900:
+        name = "x" * 100
+        os.mkdir(name, dir_fd=handle)
+        inside = os.open(name, os.O_RDONLY, dir_fd=handle)
+        os.close(handle)
+        path, handle = f"{path}/{name}", inside
+    yield path, handle
+    os.close(handle)
+    shutil.rmtree(images / ("x" * 100))
 
 
-def test_auto_finds_the_text_files_beside_images_that_a_glob_names(images):
-    put(images, "a.png", "a.gt.txt", "b.png", "b.gt.txt")
-    roots = find_roots(f"{images}/*.png", flag="--images")
-    assert choose_label_source("auto", roots)[0] == "sidecar"
+def test_a_folder_whose_path_is_too_long_is_one_rejected_reference(images, longest_folder):
+    path, handle = longest_folder
+    put(images, "a.png", "z/b.png")
+    os.mkdir("y" * 250, dir_fd=handle)
+    first, too_long, last = list_images(str(images))
+    assert (first.key, last.key) == ("lines/a.png", "lines/z/b.png")
+    assert (too_long.problem, too_long.uri) == ("unreadable_folder", f"{path}/{'y' * 250}/")
+    assert "File name too long" in too_long.detail
 
 
-# Listing files
+def test_a_file_whose_path_is_too_long_does_not_end_the_listing(images, longest_folder):
+    path, handle = longest_folder
+    put(images, "a.png", "z/b.png")
+    os.close(os.open("y" * 250, os.O_CREAT | os.O_WRONLY, dir_fd=handle))
+    first, too_long, last = list_images(str(images))
+    assert (first.key, last.key) == ("lines/a.png", "lines/z/b.png")
+    assert too_long.uri == f"{path}/{'y' * 250}"
+    with pytest.raises(OSError, match="too long"):
+        read_image(too_long.uri)
 
 
-def listed(images: pathlib.Path, name: str = "listing.parquet", source: str | None = "sidecar") -> ListingSummary:
-    return write_listing([str(images)], str(images.parent / name), source, FRACTIONS)
+def test_a_file_that_is_deleted_while_its_folder_is_listed_does_not_end_the_listing(images, monkeypatch):
+    put(images, "a.png", "b.png", "c.png")
+    scandir = os.scandir
+
+    @contextlib.contextmanager
+    def scan_and_delete(path):
+        with scandir(path) as scanned:
+            entries = list(scanned)
+        (images / "b.png").unlink()
+        yield entries
+
+    monkeypatch.setattr(os, "scandir", scan_and_delete)
+    assert {"lines/a.png", "lines/c.png"} <= set(keys(images))
 
 
-def test_a_listing_file_gives_back_every_reference(images):
-    put(images, "a.png", "sub/b.png", "c.png", os.fsdecode(b"\xe9.png"))
-    put(images, "a.txt", content=b"hello")
-    put(images, "c.txt", content=b"\xe9")
-    summary = listed(images)
-    references = list(list_images(str(images), "sidecar"))
-    assert len(references) == 4
-    assert list(read_listing(summary.path)) == references
-    assert pyarrow.parquet.read_table(summary.path)["uri"].to_pylist() == [reference.uri for reference in references]
+# What is passed over
 
 
-def test_a_summary_counts_images_splits_and_symbols(images):
-    put(images, *(f"{number}.png" for number in range(200)))
-    put(images, "0.txt", content=b"abba")
-    put(images, "1.txt", content=b"b c")
-    summary = listed(images)
-    assert summary.images == 200
-    assert sum(summary.splits.values()) == 200
-    assert set(summary.splits) == {"train", "validation", "test"}
-    assert summary.symbols == {" ": 1, "a": 2, "b": 3, "c": 1}
-    assert list(summary.symbols) == sorted(summary.symbols)
+def test_files_that_are_no_images_are_counted_by_suffix(images):
+    put(images, "a.png", "a.gt.txt", "b.TXT", "labels.csv", "sub/page.xml", "sub/c.txt", ".DS_Store", "sub/.git/HEAD")
+    assert tally_of(images).passed_over == {".txt": 3, ".csv": 1, ".xml": 1, "hidden": 2}
+    assert tally_of(images, LabelRules("sidecar")).passed_over == {".txt": 3, ".csv": 1, ".xml": 1, "hidden": 2}
 
 
-def test_an_empty_folder_gives_an_empty_listing(images):
-    summary = listed(images)
-    assert (summary.images, summary.splits, summary.symbols) == (0, {}, {})
-    assert list(read_listing(summary.path)) == []
+def test_a_companion_that_was_named_itself_is_counted_too(images):
+    put(images, "a.png", "a.txt")
+    assert tally_of(images / "a.txt").passed_over == {".txt": 1, "hidden": 0}
+    assert keys(images / "a.txt") == []
 
 
-def test_the_digest_does_not_depend_on_where_or_when_it_is_listed(images):
-    put(images, "a.png", "b.png")
-    first = listed(images, "first.parquet")
-    os.utime(images, ns=(1, 1))
-    (images / "a.png").chmod(0o600)
-    assert (images / "a.png").read_bytes() == b"image"
-    put(images, ".hidden", "note.md")
-    assert listed(images, "elsewhere/second.parquet").digest == first.digest
+def test_nothing_is_passed_over_where_all_are_images(images):
+    put(images, "a.png", "sub/b.png")
+    assert tally_of(images).passed_over.total() == 0
 
 
-def change_size(images):
-    status = (images / "a.png").stat()
-    (images / "a.png").write_bytes(b"larger image")
-    os.utime(images / "a.png", ns=(0, status.st_mtime_ns))
+@pytest.mark.parametrize("source", ["filename", "sidecar"])
+def test_images_with_a_text_file_are_counted_wherever_labels_come_from(images, source):
+    put(images, "a.png", "a.txt", "b.png", "sub/c.png", "sub/c.gt.txt", "sub/c.txt", "d.txt")
+    assert tally_of(images, LabelRules(source)).with_sidecar == 2
+    roots = find_roots(f"{images}/**/*.png", flag="--images")
+    assert sum(tally_of(root, LabelRules(source)).with_sidecar for root in roots) == 2
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        change_size,
-        lambda images: os.utime(images / "a.png", ns=(0, 10**18)),
-        lambda images: (images / "a.gt.txt").write_bytes(b"other"),
-        lambda images: (images / "a.gt.txt").unlink(),
-        lambda images: (images / "a.png").rename(images / "A.png"),
-        lambda images: put(images, "b.png"),
-    ],
-    ids=["size", "time", "label", "no label", "name", "one image more"],
-)
-def test_the_digest_changes_with_anything_that_matters(images, change):
-    put(images, "a.png", "a.gt.txt")
-    before = listed(images).digest
-    change(images)
-    assert listed(images).digest != before
+def test_the_tallies_of_several_roots_add_up(tmp_path):
+    put(tmp_path, "1/a.png", "1/a.txt", "1/x.txt", "2/b.png", "2/b.txt", "2/y.txt", "2/.z")
+    tally = Tally()
+    for root in ("1", "2"):
+        list(list_images(f"{tmp_path}/{root}", LabelRules("sidecar"), tally))
+    assert (tally.with_sidecar, tally.passed_over) == (2, {".txt": 4, "hidden": 1})
+    assert [reject.uri for reject in tally.unused_labels] == [f"{tmp_path}/1/x.txt", f"{tmp_path}/2/y.txt"]
 
 
-def test_merged_listings_add_up_in_whatever_order_they_come():
-    first = ListingSummary("1.parquet", 3, {"train": 2, "test": 1}, {"b": 2}, "aa")
-    second = ListingSummary("2.parquet", 2, {"train": 2}, {"a": 1, "b": 1}, "bb")
-    merged = merge_listings([first, second])
-    assert merged == merge_listings(iter([second, first]))
-    assert (merged.path, merged.images) == ("", 5)
-    assert merged.splits == {"test": 1, "train": 4}
-    assert merged.symbols == {"a": 1, "b": 3}
+# Labels, and groups
 
 
-def test_the_merged_digest_changes_with_any_listing():
-    first = ListingSummary("1.parquet", 1, {}, {}, "aa")
-    second = ListingSummary("2.parquet", 1, {}, {}, "bb")
-    variants = [[first], [first, second], [first, dataclasses.replace(second, digest="cc")]]
-    assert len({merge_listings(variant).digest for variant in variants}) == 3
+def test_without_rules_no_label_is_looked_for(images):
+    put(images, "a.png")
+    put(images, "a.txt", content=b"label")
+    (reference,) = list_images(str(images))
+    assert (reference.text, reference.problem, reference.detail, reference.group) == (None, None, None, None)
+
+
+def test_labels_of_tables_are_not_looked_for_while_listing(images):
+    put(images, "a.png", "a.txt", "labels.csv")
+    (reference,) = list_images(str(images), LabelRules("table", tables=(f"{images}/labels.csv",)))
+    assert (reference.text, reference.problem) == (None, None)
+    assert tally_of(images, LabelRules("table", tables=(f"{images}/labels.csv",))).unused_labels == []
+
+
+@pytest.mark.parametrize("source", ["filename", "sidecar", "table"])
+def test_split_by_folder_makes_each_folder_a_group_from_the_named_folder_on(images, source):
+    put(images, "a.png", "b.png", "sub/c.png", "sub/deep/d.png", os.fsdecode(b"\xe9%/e.png"))
+    labels = LabelRules(source, split_by="folder")
+    groups = {reference.key: reference.group for reference in list_images(str(images), labels)}
+    assert groups == {
+        "lines/a.png": "lines",
+        "lines/b.png": "lines",
+        "lines/sub/c.png": "lines/sub",
+        "lines/sub/deep/d.png": "lines/sub/deep",
+        "lines/%E9%25/e.png": "lines/%E9%25",
+    }
+
+
+def test_split_by_folder_groups_single_files_by_the_folder_that_they_lie_in(images):
+    put(images, "a.png", "b.png", "sub/c.png")
+    labels = LabelRules("filename", split_by="folder")
+    roots = find_roots(f"{images}/**/*.png", flag="--images")
+    groups = {reference.key: reference.group for root in roots for reference in list_images(root, labels)}
+    assert groups == {"lines/a.png": "lines", "lines/b.png": "lines", "sub/c.png": "sub"}
+
+
+@pytest.mark.parametrize("split_by", ["image", "page"])
+def test_otherwise_listing_makes_no_groups(images, split_by):
+    put(images, "a.png", "sub/b.png")
+    labels = LabelRules("filename", split_by=split_by)
+    assert {reference.group for reference in list_images(str(images), labels)} == {None}
 
 
 # Object stores
@@ -503,11 +488,12 @@ def put_remote(bucket: str, *names: str) -> None:
         storage.write_bytes(storage.join(bucket, name), b"image of " + name.encode())
 
 
-def test_a_url_is_a_root_and_so_is_a_glob_of_urls(bucket):
+def test_a_url_is_a_root_and_so_is_a_glob_of_urls_each_in_its_canonical_spelling(bucket):
     put_remote(bucket, "lines-1/a.png", "lines-2/b.png", "other/c.png")
-    assert find_roots(f"{bucket}/other/", flag="--images") == [f"{bucket}/other"]
-    matches = find_roots(f"{bucket}/lines-*", flag="--images")
-    assert [match.rpartition("/")[2] for match in matches] == ["lines-1", "lines-2"]
+    canonical = f"memory:///{bucket.rpartition('/')[2]}"
+    assert find_roots(f"{bucket}/other/", flag="--images") == [f"{canonical}/other"]
+    assert find_roots(f"{bucket}/other/c.png", flag="--images") == [f"{canonical}/other/c.png"]
+    assert find_roots(f"{bucket}/lines-*", flag="--images") == [f"{canonical}/lines-1", f"{canonical}/lines-2"]
     with pytest.raises(DataError, match=r"--images: nothing matches 'memory://.*/missing'"):
         find_roots(f"{bucket}/missing", flag="--images")
 
@@ -515,20 +501,63 @@ def test_a_url_is_a_root_and_so_is_a_glob_of_urls(bucket):
 def test_remote_images_are_listed_with_their_labels_and_can_be_read(bucket):
     put_remote(bucket, "lines/b.png", "lines/sub/a.png", "lines/.hidden.png", "lines/page.xml")
     storage.write_bytes(f"{bucket}/lines/sub/a.gt.txt", b"label")
-    without, labelled = list_images(f"{bucket}/lines", "sidecar")
-    assert (without.label_problem, labelled.text) == ("no_label", "label")
+    without, labelled = list_images(f"{bucket}/lines", LabelRules("sidecar"))
+    assert (without.problem, labelled.text) == ("no_label", "label")
     assert labelled.size_bytes == len(b"image of lines/sub/a.png")
     assert read_image(labelled.uri) == b"image of lines/sub/a.png"
 
 
-def test_a_remote_key_starts_at_the_named_folder_as_a_local_one_does(bucket):
+def test_a_remote_image_that_was_named_itself_is_listed_with_its_label(bucket):
+    put_remote(bucket, "lines/a.png", "lines/b.png", "lines/.cache/c.png")
+    storage.write_bytes(f"{bucket}/lines/a.gt.txt", b"label")
+    (labelled,) = list_images(f"{bucket}/lines/a.png", LabelRules("sidecar", split_by="folder"))
+    assert (labelled.key, labelled.text, labelled.group) == ("lines/a.png", "label", "lines")
+    (without,) = list_images(f"{bucket}/lines/b.png", LabelRules("sidecar"))
+    assert without.problem == "no_label"
+
+
+def test_a_remote_image_that_was_named_itself_is_listed_though_its_folder_is_hidden(bucket):
+    put_remote(bucket, "lines/.cache/c.png")
+    assert keys(f"{bucket}/lines/.cache") == [".cache/c.png"]
+    assert keys(f"{bucket}/lines/.cache/c.png") == [".cache/c.png"]
+
+
+def test_what_is_passed_over_and_unused_is_counted_in_object_stores_too(bucket):
+    put_remote(bucket, "lines/a.png", "lines/a.gt.txt", "lines/x.txt", "lines/.hidden.png", "lines/.git/HEAD")
+    put_remote(bucket, "lines/sub/b.png", "lines/sub/page.xml")
+    tally = tally_of(f"{bucket}/lines", LabelRules("sidecar"))
+    assert tally.passed_over == {".txt": 2, ".xml": 1, "hidden": 2}
+    assert tally.with_sidecar == 1
+    assert [path_of_uri(label.uri).rpartition("/")[2] for label in tally.unused_labels] == ["x.txt"]
+
+
+def test_a_remote_key_and_group_start_at_the_named_folder_as_local_ones_do(bucket):
     put_remote(bucket, "lines/b.png", "lines/sub/a.png")
     assert keys(f"{bucket}/lines") == ["lines/b.png", "lines/sub/a.png"]
+    references = list_images(f"{bucket}/lines", LabelRules("filename", split_by="folder"))
+    assert [reference.group for reference in references] == ["lines", "lines/sub"]
+
+
+def test_a_key_is_the_same_on_a_disk_and_in_an_object_store(images, bucket):
+    names = ["100%.png", "with space.png", "日本 é.png", "sub/%FF.png", "#fragment?query=1.png"]
+    put(images, *names)
+    put_remote(bucket, *(f"lines/{name}" for name in names))
+    rules = LabelRules("filename", split_by="folder")
+    local, remote = (
+        [(image.key, image.group) for image in list_images(root, rules)] for root in (str(images), f"{bucket}/lines")
+    )
+    assert local == remote
 
 
 def test_remote_hidden_folders_are_skipped_as_local_ones_are(bucket):
     put_remote(bucket, "lines/.thumbnails/a.png", "lines/b.png")
     assert [reference.uri.rpartition("/")[2] for reference in list_images(f"{bucket}/lines")] == ["b.png"]
+
+
+def test_a_url_that_was_named_in_two_spellings_is_one_root(bucket):
+    put_remote(bucket, "lines/a.png")
+    roots = find_roots(f"{bucket}/lines,{bucket}/lin*", flag="--images")
+    assert len(roots) == 1
 
 
 def test_a_remote_image_that_was_changed_has_another_identity(images):

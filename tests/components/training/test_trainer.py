@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.ingest.dataset import IngestRequest, commit_dataset, write_training_shard
-from components.listing import list_images
+from components.ingest.dataset import IngestRequest, commit_dataset, describe_written_shard, write_training_shard
+from components.listing import LabelRules, list_images
 from components.training import cluster
 from components.training.trainer import EpochRecord, TrainingRequest, train
 from tfrecords import Charset, DataError, DatasetManifest, ImageLimits, decode_png
@@ -87,8 +87,8 @@ def make_dataset(folder: Path, texts: list[str], widths: list[int]) -> Path:
         limits=ImageLimits(),
         max_reject_fraction=0.0,
     )
-    summary = write_training_shard(("train", 0), list(list_images(str(images), "sidecar")), request)
-    commit_dataset([summary], request)
+    summary = write_training_shard(("train", 0), list(list_images(str(images), LabelRules("sidecar"))), request)
+    commit_dataset([next(describe_written_shard(summary, request))[1]], request)
     return folder / "committed"
 
 

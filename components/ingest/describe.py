@@ -1,0 +1,266 @@
+"""What a dataset holds: every written shard is read back as Arrow, counted, and searched for doubtful images."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.compute
+
+from components.ingest.fit import time_steps
+from tfrecords import Charset, examples_to_record_batch, read_record_batches, read_records
+
+SAMPLES_NAME = "samples.parquet"
+SAMPLES_SCHEMA = pyarrow.schema(
+    [
+        pyarrow.field("role", pyarrow.string(), nullable=False),
+        pyarrow.field("note", pyarrow.string(), nullable=False),
+        pyarrow.field("split", pyarrow.string(), nullable=False),
+        pyarrow.field("uri", pyarrow.string(), nullable=False),
+        pyarrow.field("text", pyarrow.string(), nullable=False),
+        pyarrow.field("width", pyarrow.int32(), nullable=False),
+        pyarrow.field("image", pyarrow.binary(), nullable=False),
+    ]
+)
+CONTACT_SHEET, EXTREMES = 24, 10
+_TWIN_GROUPS_SHOWN = 20
+_IMAGES_PER_SEARCH = 500_000
+_IDENTITIES = np.dtype([("image", "<u8"), ("text", "<u8"), ("shard", "<u4"), ("row", "<u4")])
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where an example lies: the number of its shard among all of the dataset, and its row in it."""
+
+    shard: int
+    row: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardDescription:
+    """What one shard holds; small, so that those of all shards fit in one place.
+
+    Attributes:
+        widths, label_lengths: how often each number of pixels and of symbols occurs.
+        symbols: how often each symbol occurs.
+        tight_labels: labels that may well fit, but are tighter than `time_steps > 2 * label_length + 1`:
+            room for a blank around every symbol is never needed, but its lack makes training slower.
+        contact_sheet: examples drawn by chance, as `(draw, place)`; the lowest draws count.
+        longest: those with the longest labels, as `(symbols, place)`.
+        narrowest, widest: those with the fewest and the most pixels per symbol, as `(pixels, place)`.
+        spacings: how often each width per symbol occurs, in whole pixels.
+        emptiest, fullest: those whose images take the fewest and the most bytes, as `(bytes, place)`, in bytes
+            for each thousand pixels of the compressed image.
+        densities: how often each such number of bytes occurs.
+    """
+
+    widths: dict[int, int]
+    label_lengths: dict[int, int]
+    symbols: dict[str, int]
+    tight_labels: int
+    contact_sheet: list[tuple[float, Place]]
+    longest: list[tuple[float, Place]]
+    narrowest: list[tuple[float, Place]]
+    widest: list[tuple[float, Place]]
+    spacings: dict[int, int]
+    emptiest: list[tuple[float, Place]]
+    fullest: list[tuple[float, Place]]
+    densities: dict[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Twins:
+    """Images of one dataset whose pixels are equal.
+
+    Attributes:
+        conflicting: how many images have twins with other labels.
+        leaking: how many images have twins with the same label in another split.
+        shown: some of the groups of twins, those with other labels first.
+        shown_conflicts: how many of `shown` have other labels.
+    """
+
+    conflicting: int
+    leaking: int
+    shown: list[list[Place]]
+    shown_conflicts: int = 0
+
+
+def describe_shard(
+    path: str, number: int, charset: Charset, height: int, time_stride: int
+) -> tuple[ShardDescription, np.ndarray]:
+    """Reads a written TFRecord file back.
+
+    Args:
+        number: of the shard among all of the dataset.
+
+    Returns:
+        The description, and the identity of every image and label for `find_twins`.
+
+    Raises:
+        DataError: if the file is damaged.
+    """
+    counts = _Counts(number, charset, height, time_stride)
+    for batch in read_record_batches(path):
+        counts.add(batch)
+    return counts.description(), counts.identities()
+
+
+def searches_for(images: int) -> int:
+    """Over how many places the search for twins is spread."""
+    return 1 + images // _IMAGES_PER_SEARCH
+
+
+def by_search(identities: np.ndarray, searches: int) -> Iterator[tuple[int, bytes]]:
+    """The identities for each place of the search: equal images meet in one."""
+    for search in range(searches):
+        mine = identities[identities["image"] % searches == search]
+        if len(mine):
+            yield search, mine.tobytes()
+
+
+def find_twins(blocks: Iterable[bytes], split_of_shard: Sequence[int]) -> Twins:
+    """Images whose pixels are equal though their labels differ, or which lie in different splits.
+
+    Args:
+        blocks: identities, as `by_search` gave them.
+        split_of_shard: the split's number of each shard.
+    """
+    rows = np.sort(np.frombuffer(b"".join(blocks), _IDENTITIES), order=("image", "text", "shard", "row"))
+    splits = np.asarray(split_of_shard)[rows["shard"]]
+    conflicting, leaking = 0, 0
+    conflicts: list[list[Place]] = []
+    leaks: list[list[Place]] = []
+    for start, stop in _runs(rows["image"]):
+        texts = [(start + first, start + last) for first, last in _runs(rows["text"][start:stop], least=1)]
+        if len(texts) > 1:
+            conflicting += stop - start
+            if len(conflicts) < _TWIN_GROUPS_SHOWN:
+                conflicts.append([_place(rows[first]) for first, _ in texts[:_TWIN_GROUPS_SHOWN]])
+        for first, last in texts:
+            _, other = np.unique(splits[first:last], return_index=True)
+            if len(other) > 1:
+                leaking += last - first
+                if len(leaks) < _TWIN_GROUPS_SHOWN:
+                    leaks.append([_place(rows[first + row]) for row in other])
+    return Twins(conflicting, leaking, (conflicts + leaks)[:_TWIN_GROUPS_SHOWN], len(conflicts))
+
+
+def fetch_examples(places: Iterable[Place], path_of: Callable[[int], str]) -> dict[Place, dict[str, Any]]:
+    """Single examples of a dataset: `image`, `text`, `uri`, `width`.
+
+    Args:
+        path_of: the path of a shard by its number.
+    """
+    wanted: dict[int, set[int]] = collections.defaultdict(set)
+    for place in places:
+        wanted[place.shard].add(place.row)
+    found = {}
+    for shard, rows in sorted(wanted.items()):
+        for row, record in enumerate(itertools.islice(read_records(path_of(shard)), max(rows) + 1)):
+            if row in rows:
+                example = examples_to_record_batch([record]).to_pylist()[0]
+                values = {name: example[name][0] for name in ("image", "text", "uri", "width")}
+                values["text"], values["uri"] = values["text"].decode(), values["uri"].decode()
+                found[Place(shard, row)] = values
+    return found
+
+
+def lowest(ranked: Iterable[tuple[float, Place]], count: int) -> list[tuple[float, Place]]:
+    """The entries with the lowest numbers, the lowest first."""
+    return sorted(ranked, key=lambda entry: (entry[0], entry[1].shard, entry[1].row))[:count]
+
+
+def highest(ranked: Iterable[tuple[float, Place]], count: int) -> list[tuple[float, Place]]:
+    """The entries with the highest numbers, the highest first."""
+    return sorted(ranked, key=lambda entry: (-entry[0], entry[1].shard, entry[1].row))[:count]
+
+
+class _Counts:
+    """The description of a shard in the making."""
+
+    def __init__(self, number: int, charset: Charset, height: int, time_stride: int):
+        self._number = number
+        self._charset = charset
+        self._height = height
+        self._time_stride = time_stride
+        self._widths: list[np.ndarray] = []
+        self._lengths: list[np.ndarray] = []
+        self._sizes: list[np.ndarray] = []
+        self._identities: list[np.ndarray] = []
+        self._symbols = np.zeros(len(charset.symbols), np.int64)
+
+    def add(self, batch: pyarrow.RecordBatch) -> None:
+        images, texts, labels, widths, lengths = (
+            batch.column(batch.schema.get_field_index(name)).flatten()
+            for name in ("image", "text", "label", "width", "label_length")
+        )
+        self._widths.append(widths.to_numpy())
+        self._lengths.append(lengths.to_numpy())
+        self._sizes.append(pyarrow.compute.binary_length(images).to_numpy())
+        self._symbols += np.bincount(labels.to_numpy(), minlength=len(self._symbols))
+        identities = np.empty(len(images), _IDENTITIES)
+        identities["image"] = [_digest(image.as_buffer()) for image in images]
+        identities["text"] = [_digest(text.as_buffer()) for text in texts]
+        self._identities.append(identities)
+
+    def identities(self) -> np.ndarray:
+        rows = np.concatenate([np.empty(0, _IDENTITIES), *self._identities])
+        rows["shard"] = self._number
+        rows["row"] = np.arange(len(rows))
+        return rows
+
+    def description(self) -> ShardDescription:
+        widths = np.concatenate([np.empty(0, np.int64), *self._widths])
+        lengths = np.concatenate([np.empty(0, np.int64), *self._lengths])
+        sizes = np.concatenate([np.empty(0, np.int64), *self._sizes])
+        spacings = widths / np.maximum(lengths, 1)
+        densities = 1000 * sizes / (widths * self._height)
+        ample = time_steps(widths, self._time_stride) > 2 * lengths + 1
+        draws = self.identities()["image"] / 2**64
+        return ShardDescription(
+            widths=_count(widths),
+            label_lengths=_count(lengths),
+            symbols={
+                symbol: int(count) for symbol, count in zip(self._charset.symbols, self._symbols, strict=True) if count
+            },
+            tight_labels=int(np.sum(~ample)),
+            contact_sheet=self._lowest(draws, CONTACT_SHEET),
+            longest=[(-length, place) for length, place in self._lowest(-lengths, EXTREMES)],
+            narrowest=self._lowest(spacings, EXTREMES),
+            widest=[(-spacing, place) for spacing, place in self._lowest(-spacings, EXTREMES)],
+            spacings=_count(spacings.round().astype(np.int64)),
+            emptiest=self._lowest(densities, EXTREMES),
+            fullest=[(-density, place) for density, place in self._lowest(-densities, EXTREMES)],
+            densities=_count(densities.round().astype(np.int64)),
+        )
+
+    def _lowest(self, values: np.ndarray, count: int) -> list[tuple[float, Place]]:
+        rows = np.argsort(values, kind="stable")[:count]
+        return [(float(values[row]), Place(self._number, int(row))) for row in rows]
+
+
+def _runs(values: np.ndarray, least: int = 2) -> list[tuple[int, int]]:
+    """Start and end of every run of at least so many equal values."""
+    borders = np.flatnonzero(np.r_[True, values[1:] != values[:-1], True]) if len(values) else np.empty(0, int)
+    starts, stops = borders[:-1], borders[1:]
+    long = stops - starts >= least
+    return list(zip(starts[long].tolist(), stops[long].tolist(), strict=True))
+
+
+def _place(identity: np.void) -> Place:
+    return Place(int(identity["shard"]), int(identity["row"]))
+
+
+def _count(values: np.ndarray) -> dict[int, int]:
+    distinct, counts = np.unique(values, return_counts=True)
+    return {int(value): int(count) for value, count in zip(distinct, counts, strict=True)}
+
+
+def _digest(content: Any) -> int:
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")

@@ -1,0 +1,47 @@
+"""One listed image as a serialised example, or why it cannot be one."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from components.ingest.fit import label_problem
+from components.listing import ImageReference
+from components.rejects import Reject
+from components.work import read_referenced_line
+from tfrecords import Charset, ImageLimits, LineExample, encode_example, encode_png
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodingRules:
+    """What decides the bytes of an example.
+
+    Attributes:
+        charset: encodes the labels.
+        height: pixels of every line.
+        time_stride: pixels of width per time step of the networks to be trained.
+        limits: which images are refused.
+    """
+
+    charset: Charset
+    height: int
+    time_stride: int
+    limits: ImageLimits
+
+
+def encode_reference(reference: ImageReference, rules: EncodingRules) -> bytes | Reject:
+    """Reads, checks and encodes a labelled image as a `tf.train.Example`."""
+    uri = reference.uri
+    if reference.problem is not None or reference.text is None:
+        return Reject(uri, reference.problem or "no_label", reference.detail or "no label was asked for")
+    if unknown := rules.charset.missing(reference.text):
+        return Reject(
+            uri, "symbol_not_in_charset", f"label {reference.text!r} has {', '.join(map(repr, unknown))}: see --charset"
+        )
+    line = read_referenced_line(reference, rules.height, rules.limits)
+    if isinstance(line, Reject):
+        return line
+    width = line.pixels.shape[1]
+    label = tuple(rules.charset.encode(reference.text))
+    if problem := label_problem(uri, label, width, rules.time_stride):
+        return Reject(uri, "label_too_long", problem)
+    return encode_example(LineExample(encode_png(line.pixels), width, label, reference.text, uri))

@@ -1,0 +1,131 @@
+"""Finding out where the labels of a collection are, or saying that it cannot be known."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+
+from components.listing.collection import COMPANION_SUFFIXES, Tally, list_images
+from components.listing.labels import LabelRules
+from components.listing.listing import ListingSummary, read_label_rows
+from components.listing.references import path_of_uri
+from components.listing.tables import TABLE_SUFFIXES, MissingColumnError
+from tfrecords import DataError, storage
+
+LABEL_SOURCES = ("auto", "filename", "sidecar")
+_LOOKED_AT = 500
+_ROWS_LOOKED_AT = 20
+
+
+def choose_labels(rules: LabelRules, roots: Iterable[str]) -> tuple[LabelRules, str]:
+    """Resolves `auto` by looking at the first images, and at the tables in the folders and beside them.
+
+    Args:
+        rules: with `source` as asked for; `auto` is replaced.
+
+    Returns:
+        The rules, and a sentence that says why, empty if there are no images.
+
+    Raises:
+        DataError: if labels could come from more than one place.
+    """
+    roots = list(roots)
+    if rules.source != "auto":
+        return rules, f"labels come from {rules}, as --label_source says"
+    tally = Tally()
+    as_sidecars = dataclasses.replace(rules, source="sidecar")
+    listed = itertools.chain.from_iterable(list_images(root, as_sidecars, tally) for root in roots)
+    readable = (reference for reference in listed if reference.problem != "unreadable_folder")
+    images = sum(1 for _ in itertools.islice(readable, _LOOKED_AT))
+    with_sidecar = tally.with_sidecar
+    if not images:
+        return dataclasses.replace(rules, source="filename"), ""
+    by_root = [list(_tables_of(root, rules)) for root in _folders_of(roots)]
+    tables = tuple(dict.fromkeys(itertools.chain.from_iterable(by_root)))
+    from_tables = dataclasses.replace(rules, source="table", tables=tables)
+    if tables and with_sidecar:
+        raise DataError(
+            f"{with_sidecar} of the first {images} images have a text file beside them, and {from_tables} names "
+            f"images too: say where the labels are with --label_source=sidecar or --label_source={tables[0]}"
+        )
+    if any(len(found) > 1 for found in by_root):
+        raise DataError(
+            f"{from_tables} could both hold the labels: say which with --label_source={tables[0]}, or name both, "
+            "separated by a comma"
+        )
+    if tables:
+        return from_tables, f"labels come from {from_tables}: its first rows name images that are there"
+    if with_sidecar == images:
+        chosen = dataclasses.replace(rules, source="sidecar")
+        return chosen, f"labels come from {chosen}: all of the first {images} have one"
+    if with_sidecar:
+        raise _several_places(with_sidecar, images, f"the first {images}")
+    chosen = dataclasses.replace(rules, source="filename")
+    return chosen, (
+        f"labels come from {chosen}: none of the first {images} images has a text file beside it, "
+        "and there is no table that names them"
+    )
+
+
+def check_choice(rules: LabelRules, listing: ListingSummary) -> None:
+    """Makes sure, when all images are listed, that what `auto` chose by the first ones is right for all.
+
+    Raises:
+        DataError: if labels were taken from the file names, but some images have a text file beside them.
+    """
+    if rules.source == "filename" and listing.with_sidecar:
+        raise _several_places(listing.with_sidecar, listing.images, f"{listing.images}")
+
+
+def _several_places(with_sidecar: int, images: int, which: str) -> DataError:
+    return DataError(
+        f"{with_sidecar} of {which} images have a text file beside them and the other "
+        f"{images - with_sidecar} have none: say where the labels are with --label_source=sidecar (images without "
+        "one are rejected) or --label_source=filename"
+    )
+
+
+def _folders_of(roots: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(root if storage.is_folder(root) else root.rpartition("/")[0] for root in roots))
+
+
+def _tables_of(folder: str, rules: LabelRules) -> Iterator[str]:
+    """The tables in a folder, and in the one above it, whose first rows name images in that folder."""
+    for place in (folder, folder.rpartition("/")[0]):
+        for name in _tables_in(place):
+            table = storage.join(place, name)
+            try:
+                if _names_images(table, folder, rules):
+                    yield table
+            except MissingColumnError:
+                continue  # some other table
+            except DataError as error:
+                if place == folder:
+                    raise DataError(f"{error}, or say where the labels are with --label_source") from None
+
+
+def _tables_in(folder: str) -> list[str]:
+    try:
+        names = storage.list_names(folder)
+    except OSError:  # the one above may be another person's
+        return []
+    return [
+        name
+        for name in names
+        if name.lower().endswith(TABLE_SUFFIXES)
+        and not name.startswith(".")
+        and (storage.is_remote(folder) or os.path.isfile(storage.join(folder, name)))
+    ]
+
+
+def _names_images(table: str, folder: str, rules: LabelRules) -> bool:
+    asked = dataclasses.replace(rules, source="table", tables=(table,))
+    inside = (storage.canonical(folder) if storage.is_remote(folder) else os.path.realpath(folder)).rstrip("/") + "/"
+    for row in itertools.islice(read_label_rows(0, asked), _ROWS_LOOKED_AT):
+        path = path_of_uri(row.uri)
+        named = row.problem is None and path.startswith(inside) and not path.lower().endswith(COMPANION_SUFFIXES)
+        if named and storage.is_file(path):
+            return True
+    return False

@@ -1,0 +1,174 @@
+"""Labels: from the name of an image or from a text file beside it, and the one rule for their text."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import re
+import unicodedata
+from collections.abc import Iterable
+
+from components.listing.references import ImageReference, read_regular_file, uri_of
+from components.listing.tables import TableColumns
+from components.rejects import Reject
+from tfrecords import DataError, normalise_text, storage
+
+SIDECAR_SUFFIXES = (".gt.txt", ".txt")
+_SIDECAR_SPELLINGS = (".gt.txt", ".GT.TXT", ".txt", ".TXT")
+# What OCR training tools put between a line's name and its suffix: line.bin.png and line.nrm.png share line.gt.txt.
+_VARIANTS = (".bin", ".nrm", ".dew", ".raw")
+_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,3}\Z")
+_MAX_SIDECAR_BYTES = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelRules:
+    """Where the labels of a collection are, and what is kept together when it is split.
+
+    Attributes:
+        source: `filename`, `sidecar` or `table`.
+        pattern: of the names, without suffix, if labels come from them.
+        tables: paths or URLs, if labels come from tables.
+        columns: of the tables.
+        split_by: `image`, `folder`, or the name of a table's column.
+        max_label_length: symbols that a label may have.
+
+    Raises:
+        DataError: for a pattern without exactly one `{label}`.
+    """
+
+    source: str
+    pattern: str = "{label}"
+    tables: tuple[str, ...] = ()
+    columns: TableColumns = dataclasses.field(default_factory=TableColumns)
+    split_by: str = "image"
+    max_label_length: int = 500
+
+    def __post_init__(self) -> None:
+        _name_pattern(self.pattern)
+
+    def __str__(self) -> str:
+        """What labels come from, for a person."""
+        if self.source == "table":
+            return " and ".join(map(uri_of, self.tables))
+        return {"filename": "the file names", "sidecar": "the text file beside each image"}[self.source]
+
+
+def with_text(reference: ImageReference, text: str, max_label_length: int) -> ImageReference:
+    """The image with a label, or with the reason why the text is none.
+
+    The rule for every source: one line of text, without control characters, in NFC, white
+    space collapsed and trimmed (`normalise_text`).
+    """
+    lines = [line for line in text.splitlines() if line.strip()]
+    if len(lines) > 1:
+        return reference.rejected(
+            "several_lines", f"its label has {len(lines)} lines, the image of a line has one: {shown(text)}"
+        )
+    label = normalise_text(text)
+    if not label:
+        return reference.rejected("empty_label", f"its label is {shown(text)}")
+    if len(label) > max_label_length:
+        return reference.rejected(
+            "label_too_long", f"its label has {len(label)} symbols, more than --max_label_length={max_label_length}"
+        )
+    for symbol in label:
+        if unicodedata.category(symbol) in ("Cc", "Cs"):
+            return reference.rejected(
+                "label_not_text", f"its label has the control character U+{ord(symbol):04X}: {shown(text)}"
+            )
+    return reference._replace(text=label)
+
+
+def label_from_name(reference: ImageReference, name: str, rules: LabelRules) -> ImageReference:
+    """The image with the label that its file name holds."""
+    stem = stem_of(name)
+    try:
+        stem = os.fsencode(stem).decode()
+    except UnicodeDecodeError as error:
+        return reference.rejected("label_not_text", f"its name is not UTF-8: {error}")
+    match = _name_pattern(rules.pattern).fullmatch(stem)
+    if match is None:
+        return reference.rejected("no_label", f"its name, {shown(stem)}, is not like --label_pattern={rules.pattern}")
+    return with_text(reference, match["label"], rules.max_label_length)
+
+
+def label_from_sidecar(reference: ImageReference, sidecar: str | None, rules: LabelRules) -> ImageReference:
+    """The image with the label that the text file beside it holds."""
+    if sidecar is None:
+        return reference.rejected("no_label", f"no {' or '.join(SIDECAR_SUFFIXES)} file lies beside the image")
+    try:
+        content = read_regular_file(sidecar, _MAX_SIDECAR_BYTES + 1)
+    except OSError as error:
+        return reference.rejected("no_label", f"its label cannot be read: {error}")
+    if len(content) > _MAX_SIDECAR_BYTES:
+        return reference.rejected(
+            "label_too_long", f"{uri_of(sidecar)} has more than {_MAX_SIDECAR_BYTES} bytes: it is no label of a line"
+        )
+    try:
+        return with_text(reference, content.decode("utf-8-sig"), rules.max_label_length)
+    except UnicodeDecodeError as error:
+        return reference.rejected("label_not_text", f"{uri_of(sidecar)} is not UTF-8: {error}")
+
+
+def stem_of(name: str) -> str:
+    """A file name without its suffix: a point, a letter, and at most three more letters or digits."""
+    return _SUFFIX.sub("", name)
+
+
+class SidecarFolder:
+    """The text files of one folder, and which of them are the labels of images.
+
+    Args:
+        folder: path or URL.
+        names: of the files in it, or None if they are not known.
+    """
+
+    def __init__(self, folder: str, names: Iterable[str] | None):
+        self._folder = folder
+        self._texts = None if names is None else {name for name in names if name.endswith((".txt", ".TXT"))}
+        self._used: set[str] = set()
+
+    def of(self, name: str) -> str | None:
+        """The path of the text file beside an image, if there is one."""
+        if self._texts is not None and not self._texts:
+            return None
+        stem = stem_of(name)
+        bases = [stem] if stem == name else [stem, name]
+        if stem.endswith(_VARIANTS):
+            bases.append(stem[:-4])
+        found = [base + suffix for suffix in _SIDECAR_SPELLINGS for base in bases if self._has(base + suffix)]
+        self._used.update(found)
+        return storage.join(self._folder, found[0]) if found else None
+
+    def unused(self) -> list[Reject]:
+        """The text files without an image."""
+        unused = (self._texts or set()) - self._used
+        return [
+            Reject(uri_of(storage.join(self._folder, name)), "no_image", "no image of its name lies beside it")
+            for name in sorted(unused)
+        ]
+
+    def _has(self, name: str) -> bool:
+        return storage.exists(storage.join(self._folder, name)) if self._texts is None else name in self._texts
+
+
+@functools.lru_cache(maxsize=8)
+def _name_pattern(pattern: str) -> re.Pattern[str]:
+    """The regular expression of a pattern such as `{label}_{id}`; the label takes as much as it can."""
+    parts = re.split(r"\{([A-Za-z_][A-Za-z0-9_]*)\}", pattern)
+    fields = parts[1::2]
+    if fields.count("label") != 1 or "{" in "".join(parts[::2]) or len(set(fields)) != len(fields):
+        raise DataError(
+            f"--label_pattern={pattern} has to name {{label}} once, and other parts by names of their own, "
+            "such as {label}_{id}"
+        )
+    expressions = [re.escape(part) for part in parts]
+    expressions[1::2] = [f"(?P<{field}>.*)" if field == "label" else f"(?P<{field}>.+?)" for field in fields]
+    return re.compile("".join(expressions), re.DOTALL)
+
+
+def shown(text: str) -> str:
+    """A text as a detail of a reject shows it: quoted, escaped, and cut if it is long."""
+    return repr(text if len(text) <= 80 else f"{text[:80]}…")

@@ -1,0 +1,336 @@
+"""Listing files: what one job found, in Parquet, for the next one to read; and joining labels from tables."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import itertools
+import os
+import pickle
+import posixpath
+import unicodedata
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import pyarrow
+import pyarrow.parquet
+
+from components.listing.collection import Tally, list_images
+from components.listing.labels import LabelRules, shown, with_text
+from components.listing.references import ImageReference, path_of_uri, uri_of
+from components.listing.tables import read_label_table
+from components.rejects import Reject
+from tfrecords import DataError, SplitFractions, normalise_text, split_of, storage
+
+_LISTING_SCHEMA = pyarrow.schema(
+    [
+        pyarrow.field("uri", pyarrow.string(), nullable=False),
+        pyarrow.field("key", pyarrow.string(), nullable=False),
+        pyarrow.field("size_bytes", pyarrow.int64(), nullable=False),
+        pyarrow.field("modified_us", pyarrow.int64(), nullable=False),
+        pyarrow.field("text", pyarrow.string()),
+        pyarrow.field("problem", pyarrow.string()),
+        pyarrow.field("detail", pyarrow.string()),
+        pyarrow.field("group", pyarrow.string()),
+    ]
+)
+_UNUSED_SCHEMA = pyarrow.schema([(name, pyarrow.string()) for name in ("uri", "reason", "detail")])
+_ROWS_AT_A_TIME = 2_000
+
+_Row = TypeVar("_Row", bound=tuple)
+
+
+@dataclasses.dataclass(frozen=True)
+class ListingSummary:
+    """What one listing file holds.
+
+    Attributes:
+        path: of the listing file; its unused labels are in `unused_path`, if there are any.
+        images: how many images were listed.
+        splits: images by split.
+        symbols: occurrences of each symbol in the labels.
+        with_sidecar: images that have a text file beside them.
+        passed_over: files that do not count as images, by suffix.
+        unused_labels: labels that no image got, by reason.
+        digest: SHA-256 over every row, hexadecimal.
+    """
+
+    path: str
+    images: int
+    splits: dict[str, int]
+    symbols: dict[str, int]
+    with_sidecar: int
+    passed_over: dict[str, int]
+    unused_labels: dict[str, int]
+    digest: str
+
+    @property
+    def unused_path(self) -> str:
+        """The file of the labels that no image got."""
+        return _unused_path(self.path)
+
+
+class LabelRow(NamedTuple):
+    """A row of a label table on its way to its image: `uri` is where the image has to be."""
+
+    uri: str
+    text: str
+    group: str | None
+    table: int
+    row: int
+    place: str
+    problem: str | None
+
+
+def write_listing(
+    roots: Sequence[str], destination: str, labels: LabelRules | None, fractions: SplitFractions
+) -> ListingSummary:
+    """Lists some roots into one Parquet file; memory grows with the largest folder's names alone.
+
+    Args:
+        roots: URIs, since an engine carries no names that are not UTF-8.
+
+    Raises:
+        DataError: if a root cannot be listed.
+    """
+    tally = Tally()
+    references = (reference for root in roots for reference in list_images(path_of_uri(root), labels, tally))
+    return _write(references, tally, destination, fractions)
+
+
+def merge_listings(summaries: Iterable[ListingSummary]) -> ListingSummary:
+    """All listing files as one: `path` is empty, the digest covers the files' digests in sorted order."""
+    ordered = sorted(summaries, key=lambda summary: summary.path)
+
+    def total(counts: str) -> dict[str, int]:
+        return _sorted_counts(sum((collections.Counter(getattr(s, counts)) for s in ordered), collections.Counter()))
+
+    digest = hashlib.sha256("".join(summary.digest for summary in ordered).encode())
+    return ListingSummary(
+        path="",
+        images=sum(summary.images for summary in ordered),
+        splits=total("splits"),
+        symbols=total("symbols"),
+        with_sidecar=sum(summary.with_sidecar for summary in ordered),
+        passed_over=total("passed_over"),
+        unused_labels=total("unused_labels"),
+        digest=digest.hexdigest(),
+    )
+
+
+def read_listing(path: str) -> Iterator[ImageReference]:
+    """The references in a listing file, in its order."""
+    with storage.open_to_read(path) as file, pyarrow.parquet.ParquetFile(file) as listing:
+        for batch in listing.iter_batches(_ROWS_AT_A_TIME):
+            yield from map(ImageReference, *(column.to_pylist() for column in batch.columns))
+
+
+def read_unused_labels(listing: str) -> list[Reject]:
+    """The labels that no image got, of a listing file."""
+    path = _unused_path(listing)
+    if not storage.exists(path):
+        return []
+    with storage.open_to_read(path) as file:
+        return [Reject(**row) for row in pyarrow.parquet.read_table(file).to_pylist()]
+
+
+def in_blocks(items: Iterable[_Row], key_of: Callable[[_Row], Any]) -> Iterator[tuple[Any, bytes]]:
+    """Rows with equal keys together, of two thousand at a time, packed for `unpacked`.
+
+    An engine asks its price in time for every element, and in memory, where it shuffles, for
+    every byte.
+    """
+    items = iter(items)
+    while some := list(itertools.islice(items, _ROWS_AT_A_TIME)):
+        block: dict[Any, list[tuple]] = collections.defaultdict(list)
+        for item in some:
+            block[key_of(item)].append(tuple(item))
+        for key, rows in block.items():
+            yield key, zlib.compress(pickle.dumps(rows, pickle.HIGHEST_PROTOCOL), 1)
+
+
+def unpacked(blocks: Iterable[bytes], kind: Callable[..., _Row]) -> Iterator[_Row]:
+    """The rows of `in_blocks`."""
+    for block in blocks:
+        yield from itertools.starmap(kind, pickle.loads(zlib.decompress(block)))
+
+
+def read_label_rows(table: int, rules: LabelRules) -> Iterator[LabelRow]:
+    """The rows of one of the tables that `rules` names.
+
+    Raises:
+        DataError: if the table cannot be read.
+    """
+    path = rules.tables[table]
+    table_uri = uri_of(path)
+    folder = path.rpartition("/")[0] if storage.is_remote(path) else os.path.dirname(path)
+    for number, row in enumerate(read_label_table(path, rules.columns)):
+        uri, problem = table_uri, row.problem
+        if row.path is not None and problem is None:
+            try:
+                uri = _joining_uri(_path_from(folder, row.path))
+                f"{uri}{row.group}".encode()
+            except ValueError as error:  # a NUL byte, or half a surrogate pair
+                uri, problem = table_uri, f"its path or group is no text: {error}"
+            except DataError as error:
+                uri, problem = table_uri, str(error)
+        yield LabelRow(uri, row.text or "", row.group, table, number, row.place, problem)
+
+
+def image_to_join(reference: ImageReference) -> str:
+    """What has to be equal, but for Unicode normalisation, to a row's `joining_key` of its `uri`."""
+    return _joining_uri(path_of_uri(reference.uri))
+
+
+def joining_key(uri: str) -> str:
+    """A URI without the difference of composed and decomposed letters: tables and disks write them differently."""
+    return unicodedata.normalize("NFC", uri)
+
+
+def join_labels(
+    references: Iterable[ImageReference],
+    rows: Iterable[LabelRow],
+    destination: str,
+    rules: LabelRules,
+    fractions: SplitFractions,
+) -> ListingSummary:
+    """Images and the rows of tables with the same joining keys, to a listing file with labels.
+
+    An image gets the row that names it; two rows that say the same are one. Rows without an
+    image, and damaged ones, become unused labels.
+    """
+    images = sorted(references, key=lambda reference: (reference.key, reference.uri))
+    by_uri: dict[str, list[int]] = collections.defaultdict(list)  # several, where links lead to one image
+    for position, reference in enumerate(images):
+        by_uri[image_to_join(reference)].append(position)
+    alike: dict[str, list[str]] = collections.defaultdict(list)
+    for uri in by_uri:
+        alike[joining_key(uri)].append(uri)
+    found: dict[int, list[LabelRow]] = collections.defaultdict(list)
+    tally = Tally()
+    for row in sorted(rows, key=lambda row: (row.table, row.row)):
+        candidates = [row.uri] if row.uri in by_uri else alike.get(joining_key(row.uri), [])
+        if row.problem is not None:
+            tally.unused_labels.append(Reject(row.uri, "damaged_row", f"{row.place}: {row.problem}"))
+        elif len(candidates) == 1:
+            for position in by_uri[candidates[0]]:
+                found[position].append(row)
+        else:
+            tally.unused_labels.append(Reject(row.uri, "no_image", f"{row.place}: {_why_no_image(row.uri)}"))
+    labelled = (_with_rows(reference, found[position], rules) for position, reference in enumerate(images))
+    return _write(labelled, tally, destination, fractions)
+
+
+def _with_rows(reference: ImageReference, rows: Sequence[LabelRow], rules: LabelRules) -> ImageReference:
+    if reference.problem is not None:
+        return reference
+    if not rows:
+        return reference.rejected("no_label", f"no row of {rules} names it")
+    first = rows[0]
+    for row in rows[1:]:
+        if _meant(row) != _meant(first):
+            return reference.rejected(
+                "conflicting_labels",
+                f"{first.place} says {_said(first)}, {row.place} says {_said(row)}: leave one of them",
+            )
+    if rules.columns.group is not None:
+        if not (first.group or "").strip():
+            return reference.rejected(
+                "no_group", f"{first.place} has nothing in the column of --split_by={rules.columns.group}"
+            )
+        reference = reference._replace(group=normalise_text(first.group or ""))
+    return with_text(reference, first.text, rules.max_label_length)
+
+
+def _meant(row: LabelRow) -> tuple[str, str]:
+    return normalise_text(row.text), normalise_text(row.group or "")
+
+
+def _said(row: LabelRow) -> str:
+    return shown(row.text) if row.group is None else f"{shown(row.text)} of group {shown(row.group)}"
+
+
+def _why_no_image(uri: str) -> str:
+    if not storage.is_remote(uri) and os.path.isfile(path_of_uri(uri)):
+        return "the image that it names is not among those of --images"
+    return "there is no such image"
+
+
+def _path_from(folder: str, named: str) -> str:
+    """The image that a table names, relative to the table's folder."""
+    if storage.is_remote(named) or named.startswith("/"):
+        return named
+    if storage.is_remote(folder):
+        scheme, _, rest = folder.partition("://")
+        return f"{scheme}://{posixpath.normpath(posixpath.join(rest, named))}"
+    return os.path.join(folder, named)
+
+
+def _joining_uri(path: str) -> str:
+    """The URI of a path whose folder is written without links and detours."""
+    if storage.is_remote(path):
+        return storage.canonical(path)
+    folder, name = os.path.split(path)
+    return uri_of(os.path.join(_real_folder(folder), name))
+
+
+@functools.lru_cache(maxsize=4096)
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+def _write(
+    references: Iterable[ImageReference], tally: Tally, destination: str, fractions: SplitFractions
+) -> ListingSummary:
+    digest = hashlib.sha256()
+    splits: collections.Counter[str] = collections.Counter()
+    symbols: collections.Counter[str] = collections.Counter()
+    with storage.open_atomically(destination) as file, pyarrow.parquet.ParquetWriter(file, _LISTING_SCHEMA) as writer:
+        rows: list[ImageReference] = []
+
+        def flush() -> None:
+            digest.update(repr([tuple(row) for row in rows]).encode())
+            splits.update(split_of(row.split_key, fractions) for row in rows)
+            symbols.update("".join(row.text for row in rows if row.text))
+            columns = zip(*rows, strict=True) if rows else [[] for _ in _LISTING_SCHEMA]
+            writer.write_table(
+                pyarrow.table(
+                    [pyarrow.array(column, field.type) for column, field in zip(columns, _LISTING_SCHEMA, strict=True)],
+                    schema=_LISTING_SCHEMA,
+                )
+            )
+            rows.clear()
+
+        for reference in references:
+            rows.append(reference)
+            if len(rows) == _ROWS_AT_A_TIME:
+                flush()
+        flush()
+    unused = sorted(tally.unused_labels, key=lambda label: (label.uri, label.detail))
+    if unused:
+        digest.update(repr(unused).encode())
+        table = pyarrow.Table.from_pylist([dataclasses.asdict(label) for label in unused], _UNUSED_SCHEMA)
+        storage.write_parquet(_unused_path(destination), table)
+    else:
+        storage.remove_file(_unused_path(destination))  # of an attempt before
+    return ListingSummary(
+        path=destination,
+        images=splits.total(),
+        splits=_sorted_counts(splits),
+        symbols=_sorted_counts(symbols),
+        with_sidecar=tally.with_sidecar,
+        passed_over=_sorted_counts(tally.passed_over),
+        unused_labels=_sorted_counts(collections.Counter(label.reason for label in unused)),
+        digest=digest.hexdigest(),
+    )
+
+
+def _unused_path(listing: str) -> str:
+    return f"{listing.removesuffix('.parquet')}.unused.parquet"
+
+
+def _sorted_counts(counts: collections.Counter[str]) -> dict[str, int]:
+    return {name: count for name, count in sorted(counts.items()) if count}

@@ -1,0 +1,84 @@
+"""What a listed image is, and how local names become text and names again."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+import stat
+import urllib.parse
+from typing import NamedTuple
+
+from tfrecords import storage
+
+
+class ImageReference(NamedTuple):
+    """One image that was listed, and its label where labels were asked for.
+
+    Attributes:
+        uri: URL, or local path as `uri_of_path` writes it.
+        key: path from the folder that was named, that folder's own name included; decides
+            the shard, so that a collection can be moved as a whole.
+        size_bytes, modified_us: bytes, and microseconds since 1970 UTC; with the URI, its identity.
+        text: the label in its `normalise_text` form, or None.
+        problem, detail: why the image cannot be used, as a reason of the rejects and in words, or None.
+        group: what is kept together on one side of a split; None: the image by itself.
+    """
+
+    uri: str
+    key: str
+    size_bytes: int
+    modified_us: int
+    text: str | None = None
+    problem: str | None = None
+    detail: str | None = None
+    group: str | None = None
+
+    @property
+    def modified(self) -> datetime.datetime:
+        """Time of the last change, UTC."""
+        return datetime.datetime.fromtimestamp(self.modified_us / 1e6, datetime.UTC)
+
+    @property
+    def split_key(self) -> str:
+        """What decides the split: the group where there is one, else the key."""
+        return self.key if self.group is None else self.group
+
+    def rejected(self, problem: str, detail: str) -> ImageReference:
+        """The same image, which cannot be used."""
+        return self._replace(problem=problem, detail=detail)
+
+
+def uri_of_path(path: str) -> str:
+    """A local path as text: itself, with `%` and bytes that are not UTF-8 percent-encoded."""
+    if "%" not in path and path.isascii():
+        return path
+    return re.sub("[%\udc80-\udcff]", lambda match: "".join(f"%{byte:02X}" for byte in os.fsencode(match[0])), path)
+
+
+def path_of_uri(uri: str) -> str:
+    """The path or URL that a URI names; the inverse of `uri_of_path` for local paths."""
+    if storage.is_remote(uri) or "%" not in uri:
+        return uri
+    return os.fsdecode(urllib.parse.unquote_to_bytes(uri.encode("utf-8", "surrogateescape")))
+
+
+def uri_of(path: str) -> str:
+    """The URI of a local path or a URL."""
+    return path if storage.is_remote(path) else uri_of_path(path)
+
+
+def read_image(uri: str) -> bytes:
+    """The bytes of a listed image; raises an `OSError` if it cannot be read."""
+    return read_regular_file(path_of_uri(uri))
+
+
+def read_regular_file(path: str, at_most: int = -1) -> bytes:
+    """The bytes of a file, or its first ones; raises an `OSError` for a pipe or a device, which never end."""
+    if storage.is_remote(path):
+        with storage.open_to_read(path) as file:
+            return file.read(at_most)
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(f"{uri_of_path(path)} is not a regular file")
+    with open(path, "rb") as file:
+        return file.read(at_most)

@@ -1,0 +1,413 @@
+"""Label tables: files with a row for each image, which name its path and its text.
+
+They come from editors, Excel, pandas and scripts, so what these write differently is read
+alike. One bad row is reported and does not end the reading; what makes all rows doubtful
+does. Memory does not grow with the number of rows.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import itertools
+import json
+import operator
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from tfrecords import DataError, storage
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
+PATH_COLUMNS = ("path", "file_name", "filename", "file", "image", "image_path", "img_path", "img", "uri", "name")
+TEXT_COLUMNS = ("text", "label", "transcription", "transcript", "ground_truth", "gt", "words", "sentence", "value")
+
+_MAX_LINE_BYTES = 1_000_000
+_DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
+_BYTE_ORDER_MARK = "\ufeff"
+_CARRIAGE_RETURN = "a carriage return stands inside the line: lines must end with a line feed"
+_ADD_HEADER = "begin the table with a header line such as path,text"
+_JSON_KINDS = {
+    bool: "true or false",
+    dict: "an object",
+    float: "a floating-point number",
+    int: "an integer",
+    list: "a list",
+    type(None): "null",
+}
+
+
+class MissingColumnError(DataError):
+    """A table without rows, without a header that can be read, or without the columns of a label table."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TableColumns:
+    """Names of the columns of a label table.
+
+    Attributes:
+        path, text: None for one of `PATH_COLUMNS` and `TEXT_COLUMNS`.
+        group: the column whose value decides the split; None if no group is read.
+    """
+
+    path: str | None = None
+    text: str | None = None
+    group: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class TableRow:
+    """One row of a label table; of a damaged one only `place` and `problem` are given.
+
+    Attributes:
+        place: table and line at which the row begins, counted from 1 as in an editor.
+        path: as the table writes it, without white space around it.
+        text: the label, not normalised; empty if the cell is.
+        group: without white space around it, or None if no group is read.
+        problem: why the row cannot be used, or None.
+    """
+
+    place: str
+    path: str | None
+    text: str | None
+    group: str | None
+    problem: str | None
+
+
+def read_label_table(table: str, columns: TableColumns) -> Iterator[TableRow]:
+    """Every row of a label table, in its order; blank rows are skipped.
+
+    `.csv` is read strictly, separated by commas, semicolons or tabs, whichever gives the
+    header the columns needed. `.tsv` is separated by tabs, and a quotation mark in it is an
+    ordinary symbol, except as `csv` writes one. `.jsonl` has one object a line.
+
+    Args:
+        table: absolute path or URL.
+        columns: matched exactly, or else without regard to case, and to spaces, hyphens and underscores.
+
+    Raises:
+        DataError: while reading, if the table is missing, unreadable, without rows or not
+            UTF-8, lacks a column, or has a quotation mark that is not closed.
+    """
+    name = os.fsencode(table).decode("utf-8", "backslashreplace")
+    suffix = os.path.splitext(table)[1].lower()
+    if suffix not in TABLE_SUFFIXES:
+        raise DataError(f"{name} is not a label table: its name must end with one of {', '.join(TABLE_SUFFIXES)}")
+    empty = True
+    try:
+        with storage.open_to_read(table) as file:
+            lines = _Lines(file, name)
+            for row in _json_rows(lines, columns) if suffix == ".jsonl" else _delimited_rows(table, lines, columns):
+                empty = False
+                yield row
+    except FileNotFoundError:
+        raise DataError(f"the label table {name} does not exist: correct its path") from None
+    except OSError as error:
+        raise DataError(
+            f"cannot read the label table {name} ({error.strerror or error}): give it read access"
+        ) from None
+    if empty:
+        raise MissingColumnError(
+            f"the label table {name} has no rows: write a row for each image, or leave the table out"
+        )
+
+
+class _LineTooLongError(Exception):
+    """A line has more than `_MAX_LINE_BYTES` bytes; it was skipped."""
+
+
+class _Lines:
+    """The lines of a file as text, with their ends; reading goes on after a line that is too long.
+
+    Attributes:
+        number: of the line that was read last, from 1.
+        table: the file's name, for messages.
+    """
+
+    def __init__(self, file: Any, table: str) -> None:
+        self._file = io.BufferedReader(file, 1 << 20)
+        self.table = table
+        self.number = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._file.readline(_MAX_LINE_BYTES + 2)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        if len(line) > _MAX_LINE_BYTES and len(line.rstrip(b"\r\n")) > _MAX_LINE_BYTES:
+            while line and not line.endswith(b"\n"):
+                line = self._file.readline(_MAX_LINE_BYTES)
+            raise _LineTooLongError(f"the line has more than {_MAX_LINE_BYTES:,} bytes")
+        try:
+            return line.decode().removeprefix(_BYTE_ORDER_MARK)  # joined files have one at each file's start
+        except UnicodeDecodeError as error:
+            raise self.not_utf_8(f"byte 0x{line[error.start]:02X}") from None
+
+    def not_utf_8(self, what: str) -> DataError:
+        kind = MissingColumnError if self.number == 1 else DataError
+        return kind(
+            f"line {self.number} of {self.table} is not UTF-8 ({what}): save the table as UTF-8, "
+            "which Excel calls 'CSV UTF-8'"
+        )
+
+    def restart(self) -> None:
+        self._file.seek(0)
+        self.number = 0
+
+
+def _whole_lines(lines: _Lines) -> Iterator[tuple[str, str | None]]:
+    """Lines that are not blank, without their ends, each with what is wrong with it."""
+    while True:
+        try:
+            line = next(lines)
+        except StopIteration:
+            return
+        except _LineTooLongError as error:
+            yield "", str(error)
+        else:
+            if line.strip():
+                yield line.rstrip("\r\n"), None
+
+
+# Tables with delimiters
+
+_Record = tuple[int, list[str], str | None]
+"""Number of the first line, cells, and what is wrong."""
+
+
+def _delimited_rows(table: str, lines: _Lines, columns: TableColumns) -> Iterator[TableRow]:
+    records, delimiter, header, indices = _find_header(table, lines, columns)
+    path_index, text_index, group_index = indices
+    width = len(header) if header else 2
+    last_index = max(index for index in indices if index is not None)
+    delimiter_name = _DELIMITERS.get(delimiter, repr(delimiter))
+    for line, cells, problem in records:
+        place = f"row {line} of {lines.table}"
+        if problem is None:
+            if len(cells) > width:
+                problem = (
+                    f"it has {len(cells)} cells instead of {width}: perhaps a text has a {delimiter_name} "
+                    "and is not quoted"
+                )
+            elif len(cells) <= last_index:
+                problem = f"it has only {len(cells)} of {width} cells"
+            elif cells == header:
+                problem = "it repeats the header"
+            else:
+                group = None if group_index is None else cells[group_index]
+                yield _make_row(place, cells[path_index], cells[text_index], group)
+                continue
+        yield TableRow(place, None, None, None, problem)
+
+
+def _make_row(place: str, path: str, text: str, group: str | None) -> TableRow:
+    path = path.strip()
+    if not path:
+        return TableRow(place, None, None, None, "no path")
+    if group is not None:
+        group = group.strip()
+    if "\0" in path or "\0" in text:
+        return TableRow(place, None, None, None, "it has a NUL byte")
+    return TableRow(place, path, text, group, None)
+
+
+def _find_header(
+    table: str, lines: _Lines, columns: TableColumns
+) -> tuple[Iterator[_Record], str, list[str] | None, tuple[int, int, int | None]]:
+    """The records after the header, the delimiter, the header or None if there is none, and the columns' indices."""
+    suffix = os.path.splitext(table)[1].lower()
+    first, problem = next(_whole_lines(lines), ("", None))
+    if "\0" in first:
+        raise lines.not_utf_8("it has a NUL byte, as UTF-16 has")
+    if problem:
+        raise DataError(f"line {lines.number} of {lines.table} is no header ({problem}): {_ADD_HEADER}")
+    # Excel's own mark of the delimiter, on a line before the header.
+    mark = re.fullmatch(r'"?sep=([^"\s]|\t)"?', first, re.IGNORECASE) if suffix == ".csv" else None
+    delimiters: Iterable[str] = [mark[1]] if mark else _DELIMITERS
+    quoted = True
+    if suffix == ".tsv":
+        delimiters = ["\t"]
+        quoted = all(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in first.split("\t"))
+
+    def records_of(delimiter: str) -> Iterator[_Record]:
+        lines.restart()
+        records = _quoted_records(lines, delimiter) if quoted else _tab_records(lines)
+        return itertools.islice(records, 1 if mark else 0, None)
+
+    failures: list[tuple[int, DataError]] = []
+    for delimiter in delimiters:
+        records = records_of(delimiter)
+        cells: list[str] = []
+        try:
+            line, cells, problem = next(records, (0, [], None))
+            if not line:
+                raise MissingColumnError(f"the label table {lines.table} is empty: {_ADD_HEADER}")
+            if problem:
+                raise DataError(f"line {line} of {lines.table} is no header ({problem}): {_ADD_HEADER}")
+            return records, delimiter, cells, _find_columns(cells, columns, lines.table, "first line")
+        except DataError as error:
+            failures.append((-1 if len(cells) == 1 else len(cells), error))  # one cell: certainly another delimiter
+        if columns == TableColumns() and len(cells) == 2:
+            first_exists, second_exists = (_is_file_beside(table, cell.strip()) for cell in cells)
+            if first_exists != second_exists:
+                path_index, text_index = (0, 1) if first_exists else (1, 0)
+                return records_of(delimiter), delimiter, None, (path_index, text_index, None)
+    raise max(failures, key=operator.itemgetter(0))[1]
+
+
+def _quoted_records(lines: _Lines, delimiter: str) -> Iterator[_Record]:
+    # A space before a quotation mark is skipped: it would make the mark a part of the text.
+    reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
+    while True:
+        line = lines.number + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except (_LineTooLongError, csv.Error) as error:
+            if "new-line character" in str(error):
+                yield line, [], _CARRIAGE_RETURN
+            elif lines.number == line and isinstance(error, _LineTooLongError):
+                yield line, [], str(error)
+            elif lines.number == line and "field larger" in str(error):
+                yield line, [], f"a cell has more than {csv.field_size_limit():,} symbols"
+            else:
+                raise DataError(
+                    f"row {line} of {lines.table} has a quotation mark that is not closed, or not doubled inside a "
+                    f"quoted cell ({error}): correct that row"
+                ) from None
+        else:
+            if "".join(cells).strip():
+                yield line, cells, None
+
+
+def _tab_records(lines: _Lines) -> Iterator[_Record]:
+    for line, problem in _whole_lines(lines):
+        if problem is None and "\r" in line:
+            problem = _CARRIAGE_RETURN
+        cells = line.split("\t")
+        yield lines.number, [_unquoted(cell) for cell in cells] if '"' in line else cells, problem
+
+
+def _unquoted(cell: str) -> str:
+    """What a writer of quoted cells meant; any other cell stays as it is."""
+    if len(cell) > 1 and cell[0] == cell[-1] == '"':
+        inside = cell[1:-1]
+        if '"' in inside and '"' not in inside.replace('""', ""):
+            return inside.replace('""', '"')
+    return cell
+
+
+def _is_file_beside(table: str, path: str) -> bool:
+    """Whether a path, relative to the table's folder, or a URL is a file."""
+    if not storage.is_remote(path):
+        path = os.path.join(os.path.dirname(table), path)
+    try:
+        return storage.is_file(path)
+    except DataError:
+        return False
+
+
+# Tables of JSON objects
+
+
+def _json_rows(lines: _Lines, columns: TableColumns) -> Iterator[TableRow]:
+    keys: list[str] | None = None
+    for line, problem in _whole_lines(lines):
+        place = f"row {lines.number} of {lines.table}"
+        value: dict[str, Any] = {}
+        if problem is None:
+            value, problem = _json_object(line)
+        if problem is None:
+            if keys is None:
+                names = list(value)
+                indices = _find_columns(names, columns, lines.table, "first object")
+                keys = [names[index] for index in indices if index is not None]
+            texts, problem = _json_texts(value, keys)
+            if problem is None:
+                yield _make_row(place, texts[0], texts[1], texts[2] if len(texts) > 2 else None)
+                continue
+        yield TableRow(place, None, None, None, problem)
+    if keys is None and lines.number:
+        raise DataError(
+            f"no line of {lines.table} is a JSON object: write one object a line, without line breaks in it"
+        )
+
+
+def _json_object(line: str) -> tuple[dict[str, Any], str | None]:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        return {}, f"it is not valid JSON ({error.msg} at symbol {error.colno})"
+    except (ValueError, RecursionError) as error:
+        return {}, f"it is not valid JSON ({error})"
+    return (value, None) if isinstance(value, dict) else ({}, "it is not a JSON object")
+
+
+def _json_texts(value: dict[str, Any], keys: Sequence[str]) -> tuple[list[str], str | None]:
+    """The texts under the keys of path, text and group, or what is wrong."""
+    texts = []
+    for index, key in enumerate(keys):
+        if key not in value:
+            return [], f"it has no {key!r}"
+        text = value[key]
+        if type(text) is int and index:
+            text = str(text)
+        if not isinstance(text, str):
+            return [], f"{key!r} is {_JSON_KINDS[type(text)]}: write it as a string"
+        if re.search("[\ud800-\udfff]", text):
+            return [], f"{key!r} has half a surrogate pair"
+        texts.append(text)
+    return texts, None
+
+
+# Columns
+
+
+def _find_columns(names: list[str], columns: TableColumns, table: str, where: str) -> tuple[int, int, int | None]:
+    """Indices of path, text and group among the names of all columns, which `where` in the table gives.
+
+    Raises:
+        DataError: if one is missing, or if it is not clear which is meant.
+    """
+    path = _find_column(names, "path", "--path_column", columns.path, PATH_COLUMNS, table, where)
+    text = _find_column(names, "text", "--text_column", columns.text, TEXT_COLUMNS, table, where)
+    if path == text:
+        raise DataError(
+            f"{table}: the path and the text would both be column {names[path]!r}; "
+            "name two columns with --path_column and --text_column"
+        )
+    if columns.group is None:
+        return path, text, None
+    return path, text, _find_column(names, "group", "--split_by", columns.group, (), table, where)
+
+
+def _find_column(
+    names: list[str], role: str, flag: str, given: str | None, usual: Sequence[str], table: str, where: str
+) -> int:
+    if given is not None and names.count(given) == 1:
+        return names.index(given)
+    plain_names = [_plain(name) for name in names]
+    for plain_name in usual if given is None else [_plain(given)]:
+        count = plain_names.count(plain_name)
+        if count > 1:
+            raise DataError(f"{table} has {count} columns {plain_name!r}: rename all but the one with the {role}")
+        if count:
+            return plain_names.index(plain_name)
+    present = (", ".join(repr(name[:40]) for name in names[:20]) or "no name") + (", …" if len(names) > 20 else "")
+    if given is not None:
+        raise MissingColumnError(f"{flag}={given}: {table} has no such column; its {where} has {present}")
+    advice = f"; {_ADD_HEADER}, or" if where == "first line" else ";"
+    raise MissingColumnError(
+        f"{table} has no {role} column: its {where} has {present} and none of {', '.join(usual)}"
+        f"{advice} say with {flag} which it is"
+    )
+
+
+def _plain(name: str) -> str:
+    return re.sub("[ -]", "_", name.strip().lower())

@@ -1,0 +1,115 @@
+"""Work spread over helper processes, in order: Python's threads would take turns at it.
+
+A helper is a fresh interpreter that serves `(function, items)` from its standard input until
+its end, so it ends with the process that started it, however that one ends.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import itertools
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+_Item = TypeVar("_Item")
+_Outcome = TypeVar("_Outcome")
+
+_ITEMS_A_CALL = 32
+_CALLS_AHEAD = 3  # for each helper: no helper waits for the slowest
+_SERVE = "from components.processes import serve; serve()"
+
+
+def map_in_processes(
+    function: Callable[[_Item], _Outcome], items: Iterable[_Item], processes: int
+) -> Iterator[_Outcome]:
+    """`map` by helper processes, in the order of the items, of which few are held at a time.
+
+    Helpers are kept for the next call. Function, items and outcomes travel pickled; what
+    the function raises is raised here.
+
+    Raises:
+        RuntimeError: if a helper ends, for want of memory perhaps.
+    """
+    items = iter(items)
+    with concurrent.futures.ThreadPoolExecutor(processes) as threads:
+        pending: collections.deque[concurrent.futures.Future[list[_Outcome]]] = collections.deque()
+        while call := list(itertools.islice(items, _ITEMS_A_CALL)):
+            pending.append(threads.submit(_call, function, call))
+            if len(pending) == _CALLS_AHEAD * processes:
+                yield from pending.popleft().result()
+        while pending:
+            yield from pending.popleft().result()
+
+
+def helpers_run() -> bool:
+    """Whether helpers wait for the next call."""
+    return bool(_idle)
+
+
+def stop_helpers() -> None:
+    """Ends the helpers that wait; the next call starts new ones."""
+    with _lock:
+        for helper in _idle:
+            helper.communicate()  # the end of its input ends it
+        _idle.clear()
+
+
+def serve() -> None:
+    """What a helper does: answers calls until its input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the first process decides
+    with os.fdopen(os.dup(0), "rb") as calls, os.fdopen(os.dup(1), "wb") as answers:
+        os.dup2(2, 1)  # what a library prints is no answer
+        while True:
+            try:
+                function, items = pickle.load(calls)
+            except EOFError:
+                return
+            try:
+                answer: tuple[Any, BaseException | None] = ([function(item) for item in items], None)
+            except Exception as error:
+                answer = (None, error)
+            try:
+                pickle.dump(answer, answers, pickle.HIGHEST_PROTOCOL)
+                answers.flush()
+            except BrokenPipeError:
+                return
+
+
+_idle: list[subprocess.Popen[bytes]] = []
+_lock = threading.Lock()
+
+
+def _call(function: Callable[[_Item], _Outcome], items: list[_Item]) -> list[_Outcome]:
+    with _lock:
+        helper = _idle.pop() if _idle else None
+    helper = helper or subprocess.Popen(
+        [sys.executable, "-c", _SERVE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+    )
+    assert helper.stdin is not None
+    assert helper.stdout is not None
+    try:
+        pickle.dump((function, items), helper.stdin, pickle.HIGHEST_PROTOCOL)
+        helper.stdin.flush()
+        outcomes, error = pickle.load(helper.stdout)
+    except (BrokenPipeError, EOFError, pickle.UnpicklingError):
+        try:
+            status = helper.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            helper.kill()
+            status = helper.wait()
+        raise RuntimeError(f"a helper process ended with status {status}: was there enough memory?") from None
+    with _lock:
+        _idle.append(helper)
+    if error is not None:
+        raise error
+    return outcomes

@@ -1,0 +1,417 @@
+"""Finding out where the labels of a collection are, on a real disk and in fsspec's in-memory file system."""
+
+import os
+import pathlib
+import uuid
+
+import pytest
+
+from components.listing import (
+    LABEL_SOURCES,
+    LabelRules,
+    TableColumns,
+    check_choice,
+    choose_labels,
+    find_roots,
+    write_listing,
+)
+from tfrecords import DataError, SplitFractions, storage
+
+
+@pytest.fixture
+def images(tmp_path) -> pathlib.Path:
+    folder = tmp_path / "lines"
+    folder.mkdir()
+    return folder
+
+
+def put(folder: pathlib.Path, *names: str, content: bytes = b"image") -> None:
+    """Writes files; an "image" is any bytes here, because listing never looks inside."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+def put_table(path: pathlib.Path, *names: str, header: str = "path,text") -> str:
+    """Writes a table with a row for each name; returns its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{row}\n" for row in [header, *(f"{name},some words" for name in names)]))
+    return str(path)
+
+
+def choose(*roots: pathlib.Path | str, **rules) -> tuple[LabelRules, str]:
+    return choose_labels(LabelRules("auto", **rules), [str(root) for root in roots])
+
+
+def chosen(*roots: pathlib.Path | str, **rules) -> tuple[str, tuple[str, ...]]:
+    """The source and the tables; everything else of the rules is as it was asked for."""
+    found, why = choose(*roots, **rules)
+    assert found == LabelRules(found.source, tables=found.tables, **rules)
+    assert why == "" or why.startswith(f"labels come from {found}: ")
+    return found.source, found.tables
+
+
+def refusal(*roots: pathlib.Path | str) -> str:
+    with pytest.raises(DataError) as error:
+        choose(*roots)
+    return str(error.value)
+
+
+# What was asked for
+
+
+@pytest.mark.parametrize(
+    ("rules", "place"),
+    [
+        (LabelRules("sidecar"), "the text file beside each image"),
+        (LabelRules("filename", pattern="{label}_{id}"), "the file names"),
+        (LabelRules("table", tables=("/nowhere/a.csv", "/nowhere/b.csv")), "/nowhere/a.csv and /nowhere/b.csv"),
+    ],
+)
+def test_a_label_source_that_was_named_is_not_questioned(images, rules, place):
+    put(images, "a.png", "b.png", "b.txt")
+    assert choose_labels(rules, [str(images)]) == (rules, f"labels come from {place}, as --label_source says")
+
+
+def test_the_label_sources_are_those_that_the_help_text_names():
+    assert LABEL_SOURCES == ("auto", "filename", "sidecar")
+
+
+# Text files and names
+
+
+def test_auto_takes_the_text_files_if_every_image_has_one(images):
+    put(images, "a.png", "a.gt.txt", "sub/b.png", "sub/b.txt", "c.bin.png", "c.GT.TXT", "README.txt")
+    rules, why = choose(images)
+    assert rules == LabelRules("sidecar")
+    assert why == "labels come from the text file beside each image: all of the first 3 have one"
+
+
+def test_auto_takes_the_file_names_if_no_image_has_a_text_file(images):
+    put(images, "a.png", "b.png", "README.txt")
+    rules, why = choose(images, pattern="{label}_{id}", split_by="folder", max_label_length=7)
+    assert rules == LabelRules("filename", pattern="{label}_{id}", split_by="folder", max_label_length=7)
+    assert why == (
+        "labels come from the file names: none of the first 2 images has a text file beside it, "
+        "and there is no table that names them"
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"two\nlines", b"x" * 501])
+def test_a_text_file_that_holds_no_label_counts_as_one_for_the_choice(images, content):
+    put(images, "a.png", "b.png", "b.txt")
+    put(images, "a.txt", content=content)
+    assert chosen(images) == ("sidecar", ())
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("nowhere")], ids=["pipe", "broken link"])
+def test_a_text_file_that_cannot_be_read_counts_as_one_for_the_choice(images, make):
+    put(images, "a.png", "b.png", "b.txt")
+    make(images / "a.txt")
+    assert chosen(images) == ("sidecar", ())
+
+
+def test_auto_refuses_to_guess_if_only_some_images_have_a_text_file(images):
+    put(images, "a.png", "a.gt.txt", "b.png", "c.png")
+    assert refusal(images) == (
+        "1 of the first 3 images have a text file beside them and the other 2 have none: say where the labels are "
+        "with --label_source=sidecar (images without one are rejected) or --label_source=filename"
+    )
+
+
+def test_auto_refuses_to_guess_if_only_one_of_several_folders_has_text_files(tmp_path):
+    put(tmp_path, "1/a.png", "1/a.txt", "2/b.png")
+    assert refusal(tmp_path / "1", tmp_path / "2").startswith("1 of the first 2 images have a text file beside them")
+
+
+def test_auto_finds_the_text_files_beside_images_that_a_glob_names(images):
+    put(images, "a.png", "a.gt.txt", "b.png", "b.gt.txt")
+    assert chosen(*find_roots(f"{images}/*.png", flag="--images")) == ("sidecar", ())
+
+
+def test_without_images_there_is_nothing_to_say(images):
+    put(images, "README.txt")
+    put_table(images / "labels.csv", "a.png")
+    assert choose(images) == (LabelRules("filename"), "")
+
+
+def test_a_root_that_cannot_be_listed_ends_the_choice(images, monkeypatch):
+    def deny(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", deny)
+    assert refusal(images).startswith(f"cannot list the folder '{images}' (Permission denied)")
+
+
+@pytest.mark.parametrize("source", ["filename", "sidecar", "table"])
+def test_a_folder_that_cannot_be_listed_does_not_count_for_or_against_any_place(images, monkeypatch, source):
+    put(images, "a.png", "b.png")
+    (images / "closed").mkdir()
+    if source == "sidecar":
+        put(images, "a.txt", "b.txt")
+    if source == "table":
+        put_table(images / "labels.csv", "a.png", "b.png")
+    scandir = os.scandir
+
+    def deny(path):
+        if str(path) == f"{images}/closed":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", deny)
+    assert chosen(images)[0] == source
+
+
+# Sidecars that come late
+
+
+def test_only_the_first_500_images_are_looked_at_and_the_rest_when_all_are_listed(images, tmp_path):
+    put(images, *(f"{number:03d}.png" for number in range(502)), "500.txt", "501.gt.txt")
+    rules, why = choose(images)
+    assert rules.source == "filename"
+    assert "none of the first 500 images" in why
+    listing = write_listing([str(images)], str(tmp_path / "listing.parquet"), rules, SplitFractions())
+    with pytest.raises(DataError) as error:
+        check_choice(rules, listing)
+    assert str(error.value) == (
+        "2 of 502 images have a text file beside them and the other 500 have none: say where the labels are "
+        "with --label_source=sidecar (images without one are rejected) or --label_source=filename"
+    )
+
+
+def test_one_image_without_a_text_file_among_the_first_500_is_enough_to_ask(images):
+    put(images, *(f"{number:03d}.png" for number in range(500)), *(f"{number:03d}.txt" for number in range(499)))
+    assert refusal(images).startswith("499 of the first 500 images have a text file beside them and the other 1 have")
+
+
+@pytest.mark.parametrize("source", ["filename", "sidecar"])
+def test_a_choice_that_is_right_for_all_images_passes(images, tmp_path, source):
+    put(images, "a.png", "b.png", "README.txt")
+    if source == "sidecar":
+        put(images, "a.txt", "b.txt")
+    rules, _ = choose(images)
+    assert rules.source == source
+    check_choice(rules, write_listing([str(images)], str(tmp_path / "listing.parquet"), rules, SplitFractions()))
+
+
+# Tables
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "truth.tsv", "metadata.jsonl", "LABELS.CSV"])
+def test_auto_takes_a_table_in_the_folder_whose_rows_name_its_images(images, name):
+    put(images, "a.png", "sub/b.png")
+    if name.endswith("jsonl"):
+        (images / name).write_text('{"file_name": "sub/b.png", "text": "x"}\n')
+    else:
+        delimiter = "\t" if name.endswith("tsv") else ","
+        (images / name).write_text(f"path{delimiter}text\nsub/b.png{delimiter}x\n")
+    rules, why = choose(images)
+    assert rules == LabelRules("table", tables=(f"{images}/{name}",))
+    assert why == f"labels come from {images}/{name}: its first rows name images that are there"
+
+
+@pytest.mark.parametrize("path", ["lines/a.png", "./lines/a.png", "lines/sub/b.png", "elsewhere/../lines/a.png"])
+def test_auto_takes_a_table_in_the_folder_above(tmp_path, images, path):
+    put(images, "a.png", "sub/b.png")
+    put(tmp_path, "elsewhere/c.png")
+    table = put_table(tmp_path / "labels.csv", path)
+    assert chosen(images) == ("table", (table,))
+
+
+def test_auto_takes_a_table_with_absolute_paths(tmp_path, images):
+    put(images, "a.png")
+    table = put_table(tmp_path / "labels.csv", f"{images}/a.png")
+    assert chosen(images) == ("table", (table,))
+
+
+def test_auto_takes_a_table_without_a_header(images):
+    put(images, "a.png", "b.png")
+    (images / "labels.csv").write_text("a.png,x\nb.png,y\n")
+    assert chosen(images) == ("table", (f"{images}/labels.csv",))
+
+
+def test_the_columns_that_were_named_are_looked_for(images):
+    put(images, "a.png")
+    table = put_table(images / "labels.csv", "a.png", header="scan,line")
+    assert chosen(images) == ("filename", ())
+    assert chosen(images, columns=TableColumns("scan", "line")) == ("table", (table,))
+    assert chosen(images, columns=TableColumns("scan", "line", "page")) == ("filename", ())
+
+
+def test_auto_takes_the_table_of_images_that_a_glob_names(images):
+    put(images, "a.png", "b.png")
+    table = put_table(images / "labels.csv", "a.png", "b.png")
+    assert chosen(*find_roots(f"{images}/*.png", flag="--images")) == ("table", (table,))
+
+
+def test_auto_takes_a_table_of_a_folder_that_is_reached_through_a_link(tmp_path, images):
+    put(images, "a.png")
+    (tmp_path / "link").symlink_to(images)
+    put_table(images / "labels.csv", "a.png")
+    assert chosen(tmp_path / "link") == ("table", (f"{tmp_path}/link/labels.csv",))
+
+
+def test_several_folders_may_have_a_table_each(tmp_path):
+    put(tmp_path, "1/a.png", "2/b.png")
+    tables = tuple(put_table(tmp_path / name / "labels.csv", image) for name, image in (("1", "a.png"), ("2", "b.png")))
+    rules, why = choose(tmp_path / "1", tmp_path / "2")
+    assert rules == LabelRules("table", tables=tables)
+    assert why.startswith(f"labels come from {tables[0]} and {tables[1]}: ")
+
+
+def test_several_folders_may_share_the_table_above_them(tmp_path):
+    put(tmp_path, "1/a.png", "2/b.png")
+    table = put_table(tmp_path / "labels.csv", "1/a.png", "2/b.png")
+    assert chosen(tmp_path / "1", tmp_path / "2") == ("table", (table,))
+
+
+def test_auto_refuses_two_tables_for_one_folder(tmp_path, images):
+    put(images, "a.png")
+    above = put_table(tmp_path / "labels.csv", "lines/a.png")
+    inside = put_table(images / "more.csv", "a.png")
+    assert refusal(images) == (
+        f"{inside} and {above} could both hold the labels: say which with --label_source={inside}, or name both, "
+        "separated by a comma"
+    )
+
+
+def test_auto_refuses_text_files_and_a_table(images):
+    put(images, "a.png", "b.png", "b.txt")
+    table = put_table(images / "labels.csv", "a.png")
+    assert refusal(images) == (
+        f"1 of the first 2 images have a text file beside them, and {table} names images too: say where the labels "
+        f"are with --label_source=sidecar or --label_source={table}"
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"path,text\nmissing.png,x\n",
+        b"path,text\n../elsewhere/c.png,x\n",
+        b"path,size\na.png,12\n",
+        b"name,date\nAnna,2026\n",
+        b"path,text\n",
+        b"",
+        b"\x89PNG\r\n\x1a\n",
+        b"\xff\xfep\0a\0t\0h\0",
+        b"path,text\nsub,x\n../lines,y\nlines,z\n",
+        b"path,text\nnotes.md,x\nlines/notes.md,y\nother.csv,z\n",
+    ],
+    ids=[
+        *("missing images", "images elsewhere", "no text", "of something else", "no rows", "empty", "no table"),
+        *("UTF-16", "folders", "companions"),
+    ],
+)
+def test_auto_ignores_tables_of_something_else(tmp_path, images, content):
+    put(images, "a.png", "sub/b.png", "notes.md")
+    put(tmp_path, "elsewhere/c.png")
+    (images / "other.csv").write_bytes(content)
+    (tmp_path / "other.csv").write_bytes(content)
+    assert chosen(images) == ("filename", ())
+
+
+def test_auto_ignores_hidden_tables_and_folders_with_a_tables_name(tmp_path, images):
+    put(images, "a.png")
+    put_table(images / ".labels.csv", "a.png")
+    put_table(images / "._labels.csv", "a.png")
+    (images / "folder.csv").mkdir()
+    (images / "broken.csv").symlink_to(images / "nowhere.csv")
+    os.mkfifo(tmp_path / "pipe.csv")
+    assert chosen(images) == ("filename", ())
+
+
+def test_a_table_of_another_folder_above_does_not_count(tmp_path, images):
+    put(images, "a.png")
+    put(tmp_path, "unlabelled/a.png", "lines-2/a.png")
+    put_table(tmp_path / "truth.csv", "unlabelled/a.png", "lines-2/a.png")
+    assert chosen(images) == ("filename", ())
+
+
+def test_some_of_the_first_rows_may_name_images_that_are_not_there(images):
+    put(images, "z.png")
+    table = put_table(images / "labels.csv", *(f"{number}.png" for number in range(19)), "z.png")
+    assert chosen(images) == ("table", (table,))
+
+
+def test_damaged_rows_do_not_hide_a_table(images):
+    put(images, "a.png")
+    (images / "labels.csv").write_text("path,text\na.png,x,y\na.png,x\n")
+    assert chosen(images) == ("table", (f"{images}/labels.csv",))
+
+
+@pytest.mark.parametrize(
+    "bad_row", [b"b.png,caf\xe9\n", b'b.png,"open\n' * 2 + b"c.png,x"], ids=["Latin-1", "open quotation mark"]
+)
+def test_a_table_that_names_images_and_cannot_be_read_to_its_end_is_not_passed_over(images, bad_row):
+    put(images, "a.png", "b.png")
+    (images / "labels.csv").write_bytes(b"path,text\na.png,x\n" + bad_row)
+    assert chosen(images) == ("table", (f"{images}/labels.csv",))
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"path,text\ngone.png,x\na.png,caf\xe9\n", "line 3 of {table} is not UTF-8 (byte 0xE9): "),
+        (b'path,text\n"a.png,x\n', "row 2 of {table} has a quotation mark that is not closed"),
+    ],
+)
+def test_a_table_with_the_columns_of_labels_that_cannot_be_read_ends_the_choice_in_the_folder_and_not_above(
+    tmp_path, images, content, what
+):
+    put(images, "a.png")
+    put(tmp_path, "labels.csv", content=content)
+    assert chosen(images) == ("filename", ())
+    put(images, "labels.csv", content=content)
+    sentence = refusal(images)
+    assert sentence.startswith(what.format(table=f"{images}/labels.csv"))
+    assert sentence.endswith(", or say where the labels are with --label_source")
+
+
+def test_a_folder_above_that_cannot_be_listed_does_not_end_the_choice(images, monkeypatch):
+    put(images, "a.png")
+    listdir = os.listdir
+
+    def deny(path):
+        if str(path) == str(images.parent):
+            raise PermissionError(13, "Permission denied", path)
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", deny)
+    assert chosen(images) == ("filename", ())
+
+
+# Object stores
+
+
+@pytest.fixture(params=["memory:///", "memory://"])
+def bucket(request):
+    """An empty folder in fsspec's in-memory file system, by its canonical URL and by a shorter one."""
+    url = f"{request.param}{uuid.uuid4().hex}"
+    yield url
+    storage.remove_folder(url)
+
+
+def put_remote(bucket: str, *names: str, content: bytes = b"image") -> None:
+    for name in names:
+        storage.write_bytes(storage.join(bucket, name), content)
+
+
+def test_auto_looks_for_text_files_in_object_stores(bucket):
+    put_remote(bucket, "lines/a.png", "lines/a.txt", "other/b.png")
+    assert chosen(f"{bucket}/lines") == ("sidecar", ())
+    assert chosen(f"{bucket}/other") == ("filename", ())
+    assert refusal(f"{bucket}/lines", f"{bucket}/other").startswith("1 of the first 2 images")
+
+
+@pytest.mark.parametrize(("place", "path"), [("lines/", "sub/a.png"), ("", "lines/sub/a.png"), ("", "./lines/b.png")])
+def test_auto_looks_for_tables_in_object_stores(bucket, place, path):
+    put_remote(bucket, "lines/sub/a.png", "lines/b.png")
+    put_remote(bucket, f"{place}labels.csv", content=f"path,text\n{path},x\n".encode())
+    assert chosen(f"{bucket}/lines") == ("table", (f"{bucket}/{place}labels.csv",))
+
+
+def test_auto_ignores_tables_in_object_stores_whose_images_are_not_there(bucket):
+    put_remote(bucket, "lines/a.png", "other/b.png")
+    put_remote(bucket, "lines/labels.csv", content=b"path,text\nmissing.png,x\n../other/b.png,x\n")
+    assert chosen(f"{bucket}/lines") == ("filename", ())

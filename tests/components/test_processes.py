@@ -1,0 +1,297 @@
+"""Helper processes: order, exceptions, their ends, and that nobody survives the process that started them."""
+
+import os
+import pathlib
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from components.processes import helpers_run, map_in_processes, stop_helpers
+from tfrecords import CharsetError, DataError, ImageRejected
+
+ROOT = pathlib.Path(__file__).parents[2]
+PATIENCE = 30  # seconds for what takes a fraction of one
+ERRORS = {
+    "DataError": lambda: DataError("the table has no rows"),
+    "CharsetError": lambda: CharsetError("'b' follows 'a'"),
+    "FileNotFoundError": lambda: FileNotFoundError(2, "No such file or directory", "lines/a.png"),
+    "UnicodeDecodeError": lambda: UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+    "ZeroDivisionError": lambda: ZeroDivisionError("division by zero"),
+    "ImageRejected": lambda: ImageRejected("truncated", "the file ends early"),
+}
+
+
+@pytest.fixture
+def no_helpers() -> Iterator[None]:
+    """No helper runs before the test and none after it."""
+    stop_helpers()
+    yield
+    stop_helpers()
+
+
+# What the helpers are asked to do; they import this module to find it.
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def process_of(_: object) -> int:
+    return os.getpid()
+
+
+def raise_named(name: str) -> None:
+    raise ERRORS[name]()
+
+
+def inverse(number: int) -> float:
+    return 1 / number
+
+
+def kill_helper_at_40(number: int) -> int:
+    if number == 40:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def exit_with(status: int) -> None:
+    sys.exit(status)
+
+
+def exit_at_once_with(status: int) -> None:
+    os._exit(status)
+
+
+def lock_of(_: object) -> object:
+    return threading.Lock()
+
+
+def speak(number: int) -> int:
+    print("printed", number)
+    sys.stdout.buffer.write(b"written to the buffer\n")
+    sys.stdout.flush()
+    os.write(1, b"written to the descriptor\n" * 100)
+    return number
+
+
+def bytes_of(size: int) -> bytes:
+    return bytes(size)
+
+
+def first_waits_for_others(item: tuple[str, int]) -> int:
+    """Number 0 waits until another helper has reached number 32, which comes after the end of its own call."""
+    folder, number = item
+    if number == 32:
+        pathlib.Path(folder, "reached").touch()
+    until = time.monotonic() + PATIENCE
+    while number == 0 and not pathlib.Path(folder, "reached").exists():
+        assert time.monotonic() < until, "nobody else works"
+        time.sleep(0.01)
+    return number
+
+
+# Order and amount
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 1000])
+def test_every_item_has_its_outcome_in_order(count, processes):
+    assert list(map_in_processes(square, range(count), processes)) == [number * number for number in range(count)]
+
+
+def test_the_order_is_kept_even_if_the_first_item_is_the_last_to_be_done(tmp_path):
+    items = [(str(tmp_path), number) for number in range(64)]
+    assert list(map_in_processes(first_waits_for_others, items, 2)) == list(range(64))
+
+
+def test_few_items_are_held_at_a_time():
+    taken = 0
+
+    def items() -> Iterator[int]:
+        nonlocal taken
+        for number in range(5_000):
+            taken += 1
+            yield number
+
+    ahead = 0
+    for consumed, _ in enumerate(map_in_processes(square, items(), 2), 1):
+        ahead = max(ahead, taken - consumed)
+    assert taken == 5_000
+    assert 64 <= ahead <= 300
+
+
+def test_outcomes_may_be_larger_than_a_pipe():
+    sizes = [0, 1, 1 << 20, 5 << 20]
+    assert [len(content) for content in map_in_processes(bytes_of, sizes, 1)] == sizes
+
+
+def test_the_work_is_done_elsewhere():
+    assert os.getpid() not in set(map_in_processes(process_of, range(100), 2))
+
+
+def test_two_threads_can_ask_for_work_at_the_same_time():
+    outcomes: dict[int, list[int]] = {}
+
+    def ask(first: int) -> None:
+        outcomes[first] = list(map_in_processes(square, range(first, first + 500), 2))
+
+    threads = [threading.Thread(target=ask, args=(first,)) for first in (0, 1000)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes == {first: [number * number for number in range(first, first + 500)] for first in (0, 1000)}
+
+
+def test_what_is_printed_while_working_is_no_answer():
+    assert list(map_in_processes(speak, range(200), 2)) == list(range(200))
+
+
+# The life of a helper
+
+
+def test_helpers_are_kept_for_the_next_call(no_helpers):
+    assert not helpers_run()
+    (first,) = set(map_in_processes(process_of, range(100), 1))
+    assert helpers_run()
+    (second,) = set(map_in_processes(process_of, range(100), 1))
+    assert first == second
+
+
+def test_stopped_helpers_end_and_the_next_call_starts_new_ones(no_helpers):
+    stopped = set(map_in_processes(process_of, range(200), 2))
+    stop_helpers()
+    assert not helpers_run()
+    assert not [pid for pid in stopped if is_alive(pid)]
+    assert stopped.isdisjoint(map_in_processes(process_of, range(200), 2))
+
+
+def test_an_interrupt_from_the_terminal_does_not_end_a_helper(no_helpers):
+    (helper,) = set(map_in_processes(process_of, range(3), 1))
+    os.kill(helper, signal.SIGINT)
+    assert set(map_in_processes(process_of, range(3), 1)) == {helper}
+
+
+def test_outcomes_that_nobody_waits_for_do_not_get_into_the_next_call(no_helpers):
+    outcomes = map_in_processes(square, range(1000), 2)
+    assert next(outcomes) == 0
+    outcomes.close()
+    assert list(map_in_processes(square, range(500, 600), 2)) == [number * number for number in range(500, 600)]
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_what_the_work_raises_is_raised_here_with_its_type_and_its_words(name):
+    expected = ERRORS[name]()
+    with pytest.raises(type(expected)) as error:
+        list(map_in_processes(raise_named, [name], 1))
+    assert type(error.value) is type(expected)
+    assert str(error.value) == str(expected)
+
+
+def test_an_exception_comes_after_the_outcomes_of_earlier_calls():
+    outcomes = map_in_processes(inverse, [*range(1, 65), 0, *range(1, 200)], 2)
+    assert [next(outcomes) for _ in range(64)] == [1 / number for number in range(1, 65)]
+    with pytest.raises(ZeroDivisionError):
+        next(outcomes)
+
+
+def test_a_helper_whose_work_raised_goes_on_working(no_helpers):
+    (before,) = set(map_in_processes(process_of, range(3), 1))
+    with pytest.raises(ZeroDivisionError):
+        list(map_in_processes(inverse, [0], 1))
+    assert set(map_in_processes(process_of, range(3), 1)) == {before}
+
+
+def test_a_helper_that_is_killed_is_reported_with_its_status_and_the_next_call_works(no_helpers):
+    outcomes = map_in_processes(kill_helper_at_40, range(100), 1)
+    assert [next(outcomes) for _ in range(32)] == list(range(32))
+    with pytest.raises(RuntimeError, match=r"a helper process ended with status -9: was there enough memory\?"):
+        next(outcomes)
+    assert list(map_in_processes(square, range(100), 2)) == [number * number for number in range(100)]
+
+
+@pytest.mark.parametrize("leave", [exit_with, exit_at_once_with])
+def test_a_helper_that_ends_by_itself_is_reported_with_its_own_status(leave):
+    with pytest.raises(RuntimeError, match="a helper process ended with status 3:"):
+        list(map_in_processes(leave, [3], 1))
+
+
+@pytest.mark.parametrize(
+    ("function", "items"), [(lambda item: item, [1]), (square, [threading.Lock()])], ids=["function", "item"]
+)
+def test_what_cannot_be_pickled_is_not_called_the_end_of_a_helper_and_the_next_call_works(function, items):
+    with pytest.raises((pickle.PicklingError, AttributeError, TypeError), match="pickle"):
+        list(map_in_processes(function, items, 1))
+    assert list(map_in_processes(square, range(3), 1)) == [0, 1, 4]
+
+
+def test_an_outcome_that_cannot_be_pickled_is_an_error_and_the_next_call_works():
+    with pytest.raises((RuntimeError, pickle.PicklingError, TypeError)):
+        list(map_in_processes(lock_of, [1], 1))
+    assert list(map_in_processes(square, range(3), 1)) == [0, 1, 4]
+
+
+# The end of the process that started them
+
+_STARTER = """
+import sys, time
+from tests.components.test_processes import process_of
+from components.processes import map_in_processes
+print(*sorted(set(map_in_processes(process_of, range(400), 2))), flush=True)
+time.sleep({seconds})
+"""
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that ended and that nobody has asked for its status does not."""
+    try:
+        status = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
+def start_with_helpers(seconds: float) -> tuple[subprocess.Popen, list[int]]:
+    """A process that has started helpers and sleeps for some seconds, and its helpers."""
+    starter = subprocess.Popen(
+        [sys.executable, "-c", _STARTER.format(seconds=seconds)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    helpers = [int(pid) for pid in starter.stdout.readline().split()]
+    assert helpers
+    return starter, helpers
+
+
+def wait_until_ended(pids: list[int]) -> list[int]:
+    """Those that still run after a while."""
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until and any(map(is_alive, pids)):
+        time.sleep(0.02)
+    return [pid for pid in pids if is_alive(pid)]
+
+
+def test_helpers_end_when_the_process_that_started_them_is_killed():
+    starter, helpers = start_with_helpers(seconds=600)
+    assert all(map(is_alive, helpers))
+    starter.kill()
+    starter.communicate()
+    assert wait_until_ended(helpers) == []
+
+
+def test_helpers_end_with_a_process_that_ends():
+    starter, helpers = start_with_helpers(seconds=0)
+    starter.communicate()
+    assert starter.returncode == 0
+    assert wait_until_ended(helpers) == []
