@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import itertools
 import os
 import pickle
@@ -56,9 +57,8 @@ def helpers_run() -> bool:
 def stop_helpers() -> None:
     """Ends the helpers that wait; the next call starts new ones."""
     with _lock:
-        for helper in _idle:
-            helper.communicate()  # the end of its input ends it
-        _idle.clear()
+        while _idle:
+            _end(_idle.pop())
 
 
 def serve() -> None:
@@ -87,9 +87,7 @@ _lock = threading.Lock()
 
 
 def _call(function: Callable[[_Item], _Outcome], items: list[_Item]) -> list[_Outcome]:
-    with _lock:
-        helper = _idle.pop() if _idle else None
-    helper = helper or subprocess.Popen(
+    helper = _waiting_helper() or subprocess.Popen(
         [sys.executable, "-c", _SERVE],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -101,15 +99,32 @@ def _call(function: Callable[[_Item], _Outcome], items: list[_Item]) -> list[_Ou
         pickle.dump((function, items), helper.stdin, pickle.HIGHEST_PROTOCOL)
         helper.stdin.flush()
         outcomes, error = pickle.load(helper.stdout)
-    except (BrokenPipeError, EOFError, pickle.UnpicklingError):
-        try:
-            status = helper.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            helper.kill()
-            status = helper.wait()
-        raise RuntimeError(f"a helper process ended with status {status}: was there enough memory?") from None
+    except (BrokenPipeError, EOFError):
+        raise RuntimeError(f"a helper process ended with status {_end(helper)}: was there enough memory?") from None
+    except BaseException:
+        helper.kill()
+        _end(helper)
+        raise
     with _lock:
         _idle.append(helper)
     if error is not None:
         raise error
     return outcomes
+
+
+def _waiting_helper() -> subprocess.Popen[bytes] | None:
+    with _lock:
+        while _idle:
+            helper = _idle.pop()
+            if helper.poll() is None:
+                return helper
+            _end(helper)
+    return None
+
+
+def _end(helper: subprocess.Popen[bytes]) -> int:
+    """Waits for the end of a helper, whose input ends here; its status."""
+    for pipe in (helper.stdin, helper.stdout):
+        with contextlib.suppress(OSError):
+            pipe.close()  # type: ignore[union-attr]
+    return helper.wait()

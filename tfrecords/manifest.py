@@ -47,8 +47,8 @@ class DatasetManifest:
         matched: images that were listed; equals the examples plus the rejects.
         rejects: images left out, by reason.
         unused_labels: labels that no image got, by reason; `unused_labels.parquet` lists them.
-        shards: every TFRecord file, sorted by name.
-        reject_files: every Parquet file of rejects, sorted.
+        shards: every TFRecord file, by split and number.
+        reject_files: every Parquet file of rejects, by split and number.
         warnings: sentences for the person who trains on it.
         created_at: ISO 8601, UTC.
         schema_version: of this manifest and of the examples.

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 RARE = 10
 """A symbol that occurs less often in the training split is called rare."""
-_REPLACEMENT = "\ufffd"
 # Zero-width spaces, marks of direction, byte order marks, and what stands for bytes that could not be decoded. Joiners
 # are not among them: they change the shape of their neighbours in many scripts.
 _INVISIBLE = frozenset(

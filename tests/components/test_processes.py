@@ -172,7 +172,15 @@ def test_stopped_helpers_end_and_the_next_call_starts_new_ones(no_helpers):
     assert stopped.isdisjoint(map_in_processes(process_of, range(200), 2))
 
 
-def test_an_interrupt_from_the_terminal_does_not_end_a_helper(no_helpers):
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """This process heeds interrupts, even if the one that started it does not: helpers inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_from_the_terminal_does_not_end_a_helper(no_helpers, interruptible):
     (helper,) = set(map_in_processes(process_of, range(3), 1))
     os.kill(helper, signal.SIGINT)
     assert set(map_in_processes(process_of, range(3), 1)) == {helper}
