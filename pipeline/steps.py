@@ -157,7 +157,8 @@ def ingest(context: Context) -> StepResult:
         f"({', '.join(f'{counts[split]:,} {split}' for split in SPLITS)}), {_rejects_text(manifest.rejects)}"
     )
     if manifest.unused_labels:
-        summary += f"; {sum(manifest.unused_labels.values()):,} labels without an image"
+        unused = sum(manifest.unused_labels.values())
+        summary += f"; {unused:,} label{'' if unused == 1 else 's'} without an image"
     if found is not None:
         summary += "; it was there already, made from the very same images"
     figures = {

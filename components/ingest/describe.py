@@ -51,7 +51,7 @@ class ShardDescription:
         symbols: how often each symbol occurs.
         tight_labels: labels that may well fit, but are tighter than `time_steps > 2 * label_length + 1`:
             room for a blank around every symbol is never needed, but its lack makes training slower.
-        contact_sheet: examples drawn by chance, as `(draw, place)`; the lowest draws count.
+        contact_sheet: different images drawn by chance, as `(draw, place)`; the lowest draws count.
         longest: those with the longest labels, as `(symbols, place)`.
         narrowest, widest: those with the fewest and the most pixels per symbol, as `(pixels, place)`.
         spacings: how often each width per symbol occurs, in whole pixels.
@@ -222,7 +222,9 @@ class _Counts:
         spacings = widths / np.maximum(lengths, 1)
         densities = 1000 * sizes / (widths * self._height)
         ample = time_steps(widths, self._time_stride) > 2 * lengths + 1
-        draws = self.identities()["image"] / 2**64
+        _, different = np.unique(self.identities()["image"], return_index=True)
+        draws = np.full(len(widths), np.inf)
+        draws[different] = self.identities()["image"][different] / 2**64
         return ShardDescription(
             widths=_count(widths),
             label_lengths=_count(lengths),
@@ -230,7 +232,7 @@ class _Counts:
                 symbol: int(count) for symbol, count in zip(self._charset.symbols, self._symbols, strict=True) if count
             },
             tight_labels=int(np.sum(~ample)),
-            contact_sheet=self._lowest(draws, CONTACT_SHEET),
+            contact_sheet=self._lowest(draws, min(CONTACT_SHEET, len(different))),
             longest=[(-length, place) for length, place in self._lowest(-lengths, EXTREMES)],
             narrowest=self._lowest(spacings, EXTREMES),
             widest=[(-spacing, place) for spacing, place in self._lowest(-spacings, EXTREMES)],

@@ -6,6 +6,7 @@ import collections
 import heapq
 import itertools
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -146,7 +147,8 @@ def collect_samples(
     def all_of(name: str) -> Iterable[tuple[float, Place]]:
         return itertools.chain.from_iterable(getattr(description, name) for description in descriptions)
 
-    chosen += [("contact_sheet", "", place) for _, place in lowest(all_of("contact_sheet"), CONTACT_SHEET)]
+    different = dict(lowest(all_of("contact_sheet"), sys.maxsize))  # one of each image
+    chosen += [("contact_sheet", "", place) for _, place in lowest(different.items(), CONTACT_SHEET)]
     chosen += [("longest", f"{length:.0f} symbols", place) for length, place in highest(all_of("longest"), EXTREMES)]
     strange: dict[Place, tuple[float, str]] = {}
     for names, histogram, unit in (
