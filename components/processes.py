@@ -16,8 +16,9 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 _Item = TypeVar("_Item")
 _Outcome = TypeVar("_Outcome")
@@ -72,14 +73,23 @@ def serve() -> None:
             except EOFError:
                 return
             try:
-                answer: tuple[Any, BaseException | None] = ([function(item) for item in items], None)
+                answer = pickle.dumps(([function(item) for item in items], None), pickle.HIGHEST_PROTOCOL)
             except Exception as error:
-                answer = (None, error)
+                answer = pickle.dumps((None, _portable(error)))
             try:
-                pickle.dump(answer, answers, pickle.HIGHEST_PROTOCOL)
+                answers.write(answer)
                 answers.flush()
             except BrokenPipeError:
-                return
+                os._exit(0)  # nobody waits for the answer
+
+
+def _portable(error: Exception) -> Exception:
+    """The exception itself, or its story if it cannot be sent."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError("".join(traceback.format_exception(error)))
+    return error
 
 
 _idle: list[subprocess.Popen[bytes]] = []
@@ -88,7 +98,7 @@ _lock = threading.Lock()
 
 def _call(function: Callable[[_Item], _Outcome], items: list[_Item]) -> list[_Outcome]:
     helper = _waiting_helper() or subprocess.Popen(
-        [sys.executable, "-c", _SERVE],
+        [sys.executable, "-P", "-c", _SERVE],  # -P: nothing from whatever folder the command is run in
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
@@ -100,7 +110,9 @@ def _call(function: Callable[[_Item], _Outcome], items: list[_Item]) -> list[_Ou
         helper.stdin.flush()
         outcomes, error = pickle.load(helper.stdout)
     except (BrokenPipeError, EOFError):
-        raise RuntimeError(f"a helper process ended with status {_end(helper)}: was there enough memory?") from None
+        status = _end(helper)
+        hint = ": was there enough memory?" if status == -signal.SIGKILL else ""
+        raise RuntimeError(f"a helper process ended with status {status}{hint}") from None
     except BaseException:
         helper.kill()
         _end(helper)

@@ -20,7 +20,7 @@ REASONS = {
     "unsupported_pixels": "pixel values without a fixed black and white",
     "no_label": "no label was found for the image",
     "empty_label": "the label has no symbols",
-    "label_not_text": "the label's bytes are not UTF-8",
+    "label_not_text": "the label's bytes are not UTF-8, or it has control characters",
     "symbol_not_in_charset": "the label has a symbol that the given charset lacks",
     "several_lines": "the label has more than one line of text",
     "conflicting_labels": "rows of a table give the image different labels",

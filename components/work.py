@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from components.listing import ImageReference, read_image
-from components.processes import helpers_run, map_in_processes
+from components.processes import map_in_processes
 from components.rejects import Reject
 from tfrecords import ImageLimits, ImageRejected, LineImage, read_line, storage
 
@@ -17,7 +17,7 @@ _Outcome = TypeVar("_Outcome")
 _Summary = TypeVar("_Summary")
 
 _READ_AHEAD, _THREADS = 64, 16
-_WORTH_CALLING, _WORTH_STARTING = 64, 500  # references; with fewer, helper processes cost more than they save
+_WORTH_CALLING = 64  # references; with fewer, helper processes cost more than they save
 REFUSED_NAME = "refused.json"
 """What a job leaves, with its reason in one sentence, when it commits nothing."""
 
@@ -31,10 +31,10 @@ def in_order(
         function: to be pickled; reads the file that a reference names.
         processes: how many processes this one may occupy.
     """
-    if processes > 1 and len(references) >= (_WORTH_CALLING if helpers_run() else _WORTH_STARTING):
-        return map_in_processes(function, references, processes)
     if references and storage.is_remote(references[0].uri):
         return _map_in_threads(function, references)
+    if processes > 1 and len(references) >= _WORTH_CALLING:
+        return map_in_processes(function, references, processes)
     return map(function, references)  # threads would take turns at decoding, and lose time at each
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -10,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipeline.options import LinePipelineOptions, parse_options, usage
 from tfrecords import DataError, storage
@@ -58,7 +59,14 @@ def main(argv: Sequence[str]) -> int:
 
 def command() -> None:
     """The installed command."""
-    sys.exit(main(sys.argv[1:]))
+    try:
+        status = main(sys.argv[1:])
+    except KeyboardInterrupt:
+        _say_error("interrupted")
+        status = EXIT_INTERRUPTED
+    if status == EXIT_INTERRUPTED:
+        _end_at_once()  # an engine's threads may wait for ever for the workers that were interrupted
+    sys.exit(status)
 
 
 def run(options: LinePipelineOptions, workspace: Workspace) -> int:
@@ -68,23 +76,26 @@ def run(options: LinePipelineOptions, workspace: Workspace) -> int:
     record = report.RunRecord.start(options, workspace.root)
     results: list[StepResult] = []
     status = EXIT_REFUSED
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    interruption = _Interruption()
+    before = {number: signal.signal(number, interruption) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         _run_steps(options, workspace, record, results)
         status = EXIT_DONE if record.status == "done" else EXIT_REFUSED
-    except DataError as error:
-        record.fail(str(error))
-    except KeyboardInterrupt:
-        record.fail("interrupted: finished steps are kept, and the same command does the unfinished one again")
-        status = EXIT_INTERRUPTED
-    except OSError as error:
-        record.fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-    except Exception as error:
-        log = workspace.run_record(record.run, "log")
-        storage.write_bytes(log, traceback.format_exc().encode())
-        record.fail(f"a failure of the program or its engine, {type(error).__name__}; the whole story is in {log}")
+    except (Exception, KeyboardInterrupt) as error:
+        if interruption.came:
+            record.fail("interrupted: finished steps are kept, and the same command does the unfinished one again")
+            status = EXIT_INTERRUPTED
+        elif isinstance(error, DataError):
+            record.fail(str(error))
+        elif isinstance(error, OSError):
+            record.fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        else:
+            log = workspace.run_record(record.run, "log")
+            storage.write_bytes(log, traceback.format_exc().encode())
+            record.fail(f"a failure of the program or its engine, {type(error).__name__}; the whole story is in {log}")
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if status == EXIT_DONE:
         workspace.clear_unfinished()
     paths = report.write(record, workspace)
@@ -157,9 +168,32 @@ def _printable(line: str) -> str:
     return line.encode(errors="backslashreplace").decode()
 
 
-def _interrupt(_signal: int, _frame: Any) -> None:
-    """A scheduler's stop is handled as a person's Ctrl-C."""
-    raise KeyboardInterrupt
+class _Interruption:
+    """A scheduler's stop, handled as a person's Ctrl-C.
+
+    Attributes:
+        came: whether it did: an engine may pass it on as an error of its own.
+    """
+
+    came = False
+
+    def __call__(self, _signal: int, _frame: Any) -> None:
+        if self.came:  # and the first could not end the process
+            _end_at_once()
+        self.came = True
+        raise KeyboardInterrupt
+
+
+def _end_at_once() -> NoReturn:
+    """Ends this process and the workers that an engine started, whatever threads still wait for."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for task in os.listdir("/proc/self/task"):
+        with contextlib.suppress(OSError), open(f"/proc/self/task/{task}/children", encoding="ascii") as children:
+            for child in children.read().split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(child), signal.SIGKILL)
+    os._exit(EXIT_INTERRUPTED)
 
 
 if __name__ == "__main__":

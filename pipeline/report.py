@@ -30,7 +30,8 @@ _PICTURES = {
 }
 _DOUBTFUL = 24
 _ROWS_LOOKED_AT = 100_000
-_REJECTS_SHOWN, _REJECT_FILES_READ = 8, 50  # rows of each reason
+_REJECTS_SHOWN = 8  # of each reason
+_REJECT_FILES_READ, _REJECTS_READ = 50, 5000
 _BARS, _SYMBOLS_SHOWN = 48, 300
 _LONG = 500  # pixels of a line that gets a wide place on the page
 _SAMPLES = {
@@ -215,10 +216,11 @@ def _rejects(steps: dict[str, Any], workspace: Workspace) -> list[dict[str, Any]
         names = [name for name in storage.list_names(folder) if name.startswith(("rejects-", UNUSED_LABELS_NAME))]
         for name in names[-_REJECT_FILES_READ:]:
             with storage.open_to_read(storage.join(folder, name)) as file:
-                for row in pyarrow.parquet.read_table(file).to_pylist():
-                    shown[row["step"], row["reason"]] += 1
-                    if shown[row["step"], row["reason"]] <= _REJECTS_SHOWN:
-                        rows.append(row)
+                first = next(pyarrow.parquet.ParquetFile(file).iter_batches(_REJECTS_READ))
+            for row in first.to_pylist():
+                shown[row["step"], row["reason"]] += 1
+                if shown[row["step"], row["reason"]] <= _REJECTS_SHOWN:
+                    rows.append(row)
     return sorted(rows, key=lambda row: (row["step"], row["reason"], row["uri"]))
 
 

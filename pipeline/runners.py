@@ -20,6 +20,8 @@ _WORKER_LOGGERS = (
     "apache_beam.runners.worker.sdk_worker",
     "apache_beam.runners.portability.local_job_service",
 )
+_WORTH_HELPERS = 500  # images; with fewer, helper processes take longer to start than they save
+_MAX_PROCESSES = 32
 _LOCAL_RUNNERS = ("directrunner", "fnapirunner", "direct")
 
 
@@ -36,11 +38,24 @@ def runner_name(options: LinePipelineOptions) -> str:
     return f"DirectRunner (Beam's FnApiRunner, {mode.replace('_', ' ')})"
 
 
-def processes_per_worker(options: LinePipelineOptions) -> int:
-    """How many processes a worker may occupy: all processors if it is the only one, else its own."""
+def processes_per_worker(options: LinePipelineOptions, images: int) -> int:
+    """How many processes a worker may occupy for so many images: all processors if it is the only one, else its own."""
+    if images < _WORTH_HELPERS:
+        return 1
     name = options.view_as(StandardOptions).runner or "DirectRunner"
     alone = name.lower() in _LOCAL_RUNNERS and options.view_as(DirectOptions).direct_running_mode == "in_memory"
-    return len(os.sched_getaffinity(0)) if alone else 1
+    return min(_processors(), _MAX_PROCESSES) if alone else 1
+
+
+def _processors() -> int:
+    """The processors that this process may use, as far as its container says."""
+    processors = len(os.sched_getaffinity(0))
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+            quota, period = file.read().split()
+        return min(processors, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no such container, or no quota in it
+        return processors
 
 
 def run_job(options: LinePipelineOptions, build: Callable[[beam.Pipeline], object]) -> None:

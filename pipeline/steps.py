@@ -21,9 +21,9 @@ from components.ingest import IngestRequest
 from components.ingest.sample import read_truth, render_sample
 from components.ingest.transforms import WriteDataset
 from components.listing import (
-    TABLE_SUFFIXES,
     LabelRules,
     ListingSummary,
+    Places,
     check_choice,
     choose_labels,
     find_roots,
@@ -89,26 +89,14 @@ def ingest(context: Context) -> StepResult:
     rules, why = choose_labels(options.label_rules, roots)
     if why:
         context.say(why)
-    if rules.columns.group is not None and rules.source != "table":
-        raise DataError(
-            f"--split_by={options.split_by} is a column of a label table, but labels come from {rules}: "
-            "use image or folder, or name a table with --label_source"
-        )
     fractions = options.split_fractions
     with _listing(context, roots, rules, fractions, flag="--images") as (listing, files):
         if options.label_source == "auto":
             check_choice(rules, listing)
-            passed_over = sum(listing.passed_over.get(suffix, 0) for suffix in TABLE_SUFFIXES)
-            if passed_over and rules.source != "table":
-                context.say(
-                    f"warning: {passed_over} {', '.join(TABLE_SUFFIXES)} files lie among the images: if the labels "
-                    "are in there, name the table with --label_source"
-                )
         charset = _charset(options, listing)
         dataset_id = short_id(
             version=_CODE_VERSION,
             inputs=listing.digest,
-            passed_over=listing.passed_over,
             labels=dataclasses.asdict(rules),
             height=options.height,
             time_stride=TIME_STRIDE,
@@ -133,10 +121,11 @@ def ingest(context: Context) -> StepResult:
                 charset=charset,
                 limits=options.image_limits,
                 max_reject_fraction=options.max_reject_fraction,
-                processes=processes_per_worker(options),
+                processes=processes_per_worker(options, listing.images),
                 split_by=rules.split_by,
                 label_source=str(rules),
                 listings=tuple(files),
+                unused_labels=listing.unused_labels,
                 passed_over=listing.passed_over,
             )
             context.say(f"encoding {listing.images:,} images as TFRecords")
@@ -331,7 +320,7 @@ def infer(context: Context) -> StepResult:
                 limits=options.image_limits,
                 max_reject_fraction=options.max_reject_fraction,
                 scored_at=scored_at,
-                processes=processes_per_worker(options),
+                processes=processes_per_worker(options, listing.images),
             )
             context.say(f"reading {listing.images:,} images with model {model_id}")
             run_job(
@@ -393,7 +382,8 @@ def _listing(
     context: Context, roots: list[str], labels: LabelRules | None, fractions: SplitFractions, *, flag: str
 ) -> Iterator[tuple[ListingSummary, list[str]]]:
     """Lists the images below some roots; the listing files are there inside the block."""
-    inside = [root for root in roots if f"{context.workspace.root}/".startswith(f"{root.rstrip('/')}/")]
+    workspace = _real(context.workspace.root)
+    inside = [root for root in roots if f"{workspace}/".startswith(f"{_real(root).rstrip('/')}/")]
     if inside:
         raise DataError(
             f"{flag}: the workspace {context.workspace.root} lies inside {inside[0]}, so that its own pictures "
@@ -404,7 +394,7 @@ def _listing(
     files = [storage.join(folder, f"{number:05d}.parquet") for number in range(len(groups))]
     summary_path = storage.join(folder, "summary.json")
     storage.remove_folder(folder)
-    work = ListCollection(summary_path, labels, fractions)
+    work = ListCollection(summary_path, labels, fractions, Places.of(roots))
     try:
         run_job(
             context.options,
@@ -418,6 +408,10 @@ def _listing(
         yield summary, files
     finally:
         storage.remove_folder(folder)
+
+
+def _real(path: str) -> str:
+    return path if storage.is_remote(path) else os.path.realpath(path)
 
 
 def _join_tables(
@@ -451,7 +445,13 @@ def _charset(options: LinePipelineOptions, listing: ListingSummary) -> Charset:
         except (UnicodeDecodeError, CharsetError) as error:
             raise DataError(f"--charset={options.charset} has to hold one symbol a line, in UTF-8: {error}") from None
     if not listing.symbols:
-        raise DataError(f"none of the {listing.images} images in --images has a usable label: see --label_source")
+        counts = ", ".join(
+            f"{count} {reason}" for reason, count in {**listing.problems, **listing.unused_labels}.items()
+        )
+        raise DataError(
+            f"none of the {listing.images} images in --images has a usable label ({counts}): "
+            f"{'; '.join(listing.examples)}; see --label_source"
+        )
     return Charset(tuple(sorted(listing.symbols)))
 
 
@@ -496,7 +496,7 @@ def _intact_dataset(context: Context, folder: str) -> DatasetManifest | None:
         manifest = DatasetManifest.read(folder)
     except FileNotFoundError:
         return None
-    sizes = {shard.name: shard.bytes for shard in manifest.shards}
+    sizes = {**{shard.name: shard.bytes for shard in manifest.shards}, **manifest.other_files}
     return manifest if _intact(context, folder, sizes) else None
 
 

@@ -15,23 +15,38 @@ from __future__ import annotations
 import dataclasses
 import io
 import struct
+import warnings
 import zlib
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 _EXIF_ORIENTATION = 0x0112
 _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+_TIFF_BITS = 258
 _TIFF_SUBFILE_TYPE, _REDUCED_RESOLUTION = 254, 1
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_SIGNATURES = {
+    _PNG_SIGNATURE: "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"GIF8": "GIF",
+    b"\x89PNG": "PNG",
+}
+_MOST_PAGES = 100  # of a TIFF that are looked at, for thumbnails
 _PNG_FILTER_UP = 2
 _LEAST_CONTRAST = 32
 
 # A truncated file must raise, whatever another library in this process prefers.
 ImageFile.LOAD_TRUNCATED_IMAGES = False
+# Descriptions of an image may be long; they take memory for a moment only.
+PngImagePlugin.MAX_TEXT_CHUNK = 16_000_000
+# What Pillow finds odd, without a file's name, helps nobody; what it cannot read is an error.
+warnings.filterwarnings("ignore", module=r"PIL\..*")
 
 
 class ImageRejected(Exception):  # noqa: N818 (an outcome, not a failure)
@@ -109,14 +124,17 @@ def read_line(data: bytes, height: int, limits: ImageLimits) -> LineImage:
             image.load()
             grey = _to_grey(image)
     except UnidentifiedImageError:
-        if data.startswith(_PNG_SIGNATURE):
-            raise ImageRejected("truncated", "it begins as a PNG, but its first chunks are damaged") from None
+        for signature, name in _SIGNATURES.items():
+            if data.startswith(signature):
+                raise ImageRejected("truncated", f"it begins as a {name}, but cannot be read as one") from None
         start = " ".join(f"{byte:02x}" for byte in data[:8])
         raise ImageRejected(
             "not_an_image", f"{len(data)} bytes that start with {start} are none of {', '.join(_FORMATS)}"
         ) from None
-    except Image.DecompressionBombError as error:
-        raise ImageRejected("too_large", f"{error} (--max_pixels={limits.max_pixels})") from None
+    except Image.DecompressionBombError:
+        raise ImageRejected(
+            "too_large", f"its header says more pixels than could be decoded at all; --max_pixels={limits.max_pixels}"
+        ) from None
     except MemoryError:
         raise ImageRejected(
             "too_large", f"not enough memory to decode it: lower --max_pixels={limits.max_pixels}"
@@ -192,20 +210,31 @@ def _check_size(width: int, height: int, limits: ImageLimits) -> None:
 
 def _seek_picture(image: Image.Image) -> None:
     """Goes to the one picture of a file, past thumbnails and before what a phone hides behind its photograph."""
-    frames = getattr(image, "n_frames", 1)
-    if frames == 1 or image.format == "MPO":  # a JPEG to every viewer, before a second view or a gain map
+    if image.format == "MPO":  # a JPEG to every viewer, before a second view or a gain map
         return
-    pictures = list(range(frames))
+    pictures: list[int] = []
     if image.format == "TIFF":
-        pictures = [frame for frame in pictures if not _is_thumbnail(image, frame)] or pictures
-    if len(pictures) != 1:
-        raise ImageRejected("several_images", f"the {image.format} file holds {len(pictures)} images, not 1")
-    image.seek(pictures[0])
+        pages = _pages(image)
+        pictures = [page for page, thumbnail in pages if not thumbnail] or [page for page, _ in pages]
+    if len(pictures) > 1 or (image.format != "TIFF" and getattr(image, "is_animated", False)):
+        raise ImageRejected("several_images", f"the {image.format} file holds several images, not 1")
+    if pictures:
+        image.seek(pictures[0])
 
 
-def _is_thumbnail(image: Image.Image, frame: int) -> bool:
-    image.seek(frame)
-    return bool(image.tag_v2.get(_TIFF_SUBFILE_TYPE, 0) & _REDUCED_RESOLUTION)  # type: ignore[attr-defined]
+def _pages(image: Image.Image) -> list[tuple[int, bool]]:
+    """The pages of a TIFF and whether each is a thumbnail, up to the second that is none."""
+    pages: list[tuple[int, bool]] = []
+    for page in range(_MOST_PAGES):
+        try:
+            image.seek(page)
+        except EOFError:
+            break
+        thumbnail = image.tag_v2.get(_TIFF_SUBFILE_TYPE, 0) & _REDUCED_RESOLUTION  # type: ignore[attr-defined]
+        pages.append((page, bool(thumbnail)))
+        if sum(not thumbnail for _, thumbnail in pages) > 1:
+            break
+    return pages
 
 
 def _check_png(data: bytes) -> None:
@@ -264,9 +293,10 @@ def _contrast(grey: Image.Image) -> int:
 
 
 def _sixteen_bits_to_grey(image: Image.Image) -> Image.Image:
-    """The upper 8 bits; Pillow leaves the meaning of 16-bit values to its users."""
+    """The upper 8 bits of 16, or of as many as a TIFF says; Pillow leaves the meaning of the values to its users."""
     values = np.asarray(image).astype(np.uint16)
-    grey = (values >> 8).astype(np.uint8)
+    bits = image.tag_v2.get(_TIFF_BITS, (16,))[0] if image.format == "TIFF" else 16  # type: ignore[attr-defined]
+    grey = (values >> (bits - 8)).astype(np.uint8)
     if "transparency" in image.info:
         grey[values == image.info["transparency"]] = 255
     if image.format == "TIFF" and image.tag_v2.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO:  # type: ignore[attr-defined]

@@ -48,6 +48,7 @@ class DatasetManifest:
         rejects: images left out, by reason.
         unused_labels: labels that no image got, by reason; `unused_labels.parquet` lists them.
         shards: every TFRecord file, by split and number.
+        other_files: bytes of everything else beside the manifest, by name.
         reject_files: every Parquet file of rejects, by split and number.
         warnings: sentences for the person who trains on it.
         created_at: ISO 8601, UTC.
@@ -63,6 +64,7 @@ class DatasetManifest:
     unused_labels: dict[str, int]
     shards: tuple[ShardEntry, ...]
     reject_files: tuple[str, ...]
+    other_files: dict[str, int]
     warnings: tuple[str, ...]
     created_at: str
     schema_version: int = SCHEMA_VERSION

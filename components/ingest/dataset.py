@@ -6,21 +6,27 @@ import collections
 import dataclasses
 import datetime
 import functools
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+import pyarrow.parquet
 
 from components.ingest.describe import (
     SAMPLES_NAME,
     ShardDescription,
+    ShardSummary,
     Twins,
     by_search,
     describe_shard,
     find_twins,
+    merge_descriptions,
     searches_for,
 )
 from components.ingest.encode import EncodingRules, encode_reference
 from components.ingest.statistics import collect_samples, collect_statistics, find_warnings
 from components.listing import ImageReference, read_unused_labels
+from components.rejects import SCHEMA as REJECTS_SCHEMA
 from components.rejects import Reject, count_by_reason, rejects_table, too_many_rejects
 from components.work import (
     REFUSED_NAME,
@@ -45,6 +51,11 @@ from tfrecords.manifest import CHARSET_NAME, MANIFEST_NAME, STATISTICS_NAME
 
 UNUSED_LABELS_NAME = "unused_labels.parquet"
 _SUMMARIES = "summaries"
+_SHARDS_A_PLACE = 256
+_UNUSED_AT_A_TIME = 10_000
+
+Described = tuple[list[ShardSummary], ShardDescription]
+"""The shards of one split that met in one place, and what they hold together."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +77,7 @@ class IngestRequest:
         split_by: what is kept together in a split, for the statistics: `image`, `folder` or a column's name.
         label_source: where labels come from, for the manifest.
         listings: the listing files, whose unused labels are kept with the dataset.
+        unused_labels: how many there are, by reason.
         passed_over: files that did not count as images, by suffix.
     """
 
@@ -83,6 +95,7 @@ class IngestRequest:
     split_by: str = "image"
     label_source: str = ""
     listings: tuple[str, ...] = ()
+    unused_labels: dict[str, int] = dataclasses.field(default_factory=dict)
     passed_over: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -108,30 +121,6 @@ class IngestRequest:
     def shard_path(self, split: str, index: int) -> str:
         """Where a shard is written."""
         return storage.join(self.folder, shard_name(split, index, self.shards[split], "tfrecord.gz"))
-
-
-@dataclasses.dataclass(frozen=True)
-class ShardSummary:
-    """What became of the images of one shard; small, so that all of them fit in one place.
-
-    Attributes:
-        split, index: which shard.
-        inputs: digest of the references that it was made from.
-        matched: how many references there were; equals `examples` plus the rejects.
-        examples, bytes, sha256: of its TFRecord file.
-        rejects: images left out, by reason.
-        groups: examples by group, if the collection is split by groups.
-    """
-
-    split: str
-    index: int
-    inputs: str
-    matched: int
-    examples: int
-    bytes: int
-    sha256: str
-    rejects: dict[str, int]
-    groups: dict[str, int]
 
 
 def write_training_shard(
@@ -194,26 +183,30 @@ def describe_written_shard(summary: ShardSummary, request: IngestRequest) -> Ite
     """Reads a written shard back.
 
     Yields:
-        Its summary and description under a key of its own, and the identities of its images
-        under the keys of the places that search for twins among them.
+        Its summary and description under a key that it shares with some other shards of its
+        split, and the identities of its images under the keys of the places that search for
+        twins among them.
     """
     number = request.shard_number(summary.split, summary.index)
     path = request.shard_path(summary.split, summary.index)
     description, identities = describe_shard(path, number, request.charset, request.height, request.time_stride)
-    yield f"shard {number}", (summary, description)
+    description = dataclasses.replace(description, groups=summary.groups)
+    place = f"shards {summary.split} {summary.index // _SHARDS_A_PLACE}"
+    yield place, ([dataclasses.replace(summary, groups={})], description)
     for search, block in by_search(identities, searches_for(request.images)):
         yield f"twins {search}", block
 
 
-def settle(key: str, values: Iterable[Any], request: IngestRequest) -> tuple[ShardSummary, ShardDescription] | Twins:
-    """What `describe_written_shard` yielded under one key, for the commit."""
+def settle(key: str, values: Iterable[Any], request: IngestRequest) -> Described | Twins:
+    """What `describe_written_shard` yielded under one key, for the commit: as much for many shards as for one."""
     if key.startswith("twins"):
         return find_twins(values, [SPLITS.index(split) for split in request.shard_splits])
-    (described,) = values
-    return described
+    parts = list(values)
+    summaries = [summary for some, _ in parts for summary in some]
+    return summaries, merge_descriptions([description for _, description in parts])
 
 
-def commit_dataset(settled: Iterable[tuple[ShardSummary, ShardDescription] | Twins], request: IngestRequest) -> None:
+def commit_dataset(settled: Iterable[Described | Twins], request: IngestRequest) -> None:
     """Checks that every listed image is accounted for, and makes the dataset exist.
 
     If too many images were left out, or none is left to train on, `refused.json` with one
@@ -223,11 +216,11 @@ def commit_dataset(settled: Iterable[tuple[ShardSummary, ShardDescription] | Twi
         return  # the engine repeats a commit that was done
     settled = list(settled)
     twins = [part for part in settled if isinstance(part, Twins)]
-    described = sorted(
-        (part for part in settled if not isinstance(part, Twins)),
-        key=lambda part: request.shard_number(part[0].split, part[0].index),
+    described = [part for part in settled if not isinstance(part, Twins)]
+    ordered = sorted(
+        (summary for summaries, _ in described for summary in summaries),
+        key=lambda summary: request.shard_number(summary.split, summary.index),
     )
-    ordered = [summary for summary, _ in described]
     matched = sum(summary.matched for summary in ordered)
     rejects = merge_counts(summary.rejects for summary in ordered)
     entries = tuple(
@@ -256,18 +249,14 @@ def commit_dataset(settled: Iterable[tuple[ShardSummary, ShardDescription] | Twi
     for name in storage.list_names(request.folder):
         if name not in keep and name != _SUMMARIES:
             storage.remove_file(storage.join(request.folder, name))
-    storage.remove_folder(storage.join(request.folder, _SUMMARIES))
-    unused = [label for listing in request.listings for label in read_unused_labels(listing)]
-    if unused:
-        table = rejects_table(unused, step="ingest", run_id=request.dataset_id, at=datetime.datetime.now(datetime.UTC))
-        storage.write_parquet(storage.join(request.folder, UNUSED_LABELS_NAME), table)
+    _write_unused_labels(request)
     statistics = {
         "dataset_id": request.dataset_id,
         "label_source": request.label_source,
         "matched": matched,
         "rejects": rejects,
         "passed_over": request.passed_over,
-        "unused_labels": count_by_reason(unused),
+        "unused_labels": request.unused_labels,
         **collect_statistics(described, twins, request.split_by, request.charset),
     }
     samples = collect_samples(
@@ -286,13 +275,34 @@ def commit_dataset(settled: Iterable[tuple[ShardSummary, ShardDescription] | Twi
         charset_sha256=request.charset.digest,
         matched=matched,
         rejects=rejects,
-        unused_labels=count_by_reason(unused),
+        unused_labels=request.unused_labels,
         shards=entries,
         reject_files=reject_files,
+        other_files={
+            name: storage.size(storage.join(request.folder, name))
+            for name in storage.list_names(request.folder)
+            if name not in {entry.name for entry in entries} and name != _SUMMARIES
+        },
         warnings=tuple(find_warnings(statistics)),
         created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     ).write(request.folder)
+    storage.remove_folder(
+        storage.join(request.folder, _SUMMARIES)
+    )  # what a run that is killed before this goes on from
     storage.move_folder(request.folder, request.destination)
+
+
+def _write_unused_labels(request: IngestRequest) -> None:
+    if not request.unused_labels:
+        return
+    at = datetime.datetime.now(datetime.UTC)
+    with (
+        storage.open_atomically(storage.join(request.folder, UNUSED_LABELS_NAME)) as file,
+        pyarrow.parquet.ParquetWriter(file, REJECTS_SCHEMA, compression="zstd") as writer,
+    ):
+        unused = itertools.chain.from_iterable(map(read_unused_labels, request.listings))
+        while labels := list(itertools.islice(unused, _UNUSED_AT_A_TIME)):
+            writer.write_table(rejects_table(labels, step="ingest", run_id=request.dataset_id, at=at))
 
 
 def _rejects_name(split: str, index: int, request: IngestRequest) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import collections
 import dataclasses
 import hashlib
+import heapq
 import itertools
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -29,6 +31,9 @@ SAMPLES_SCHEMA = pyarrow.schema(
     ]
 )
 CONTACT_SHEET, EXTREMES = 24, 10
+CANDIDATES = 5 * EXTREMES
+"""For the extremes: some of them may be identical."""
+_GROUPS = 10_000
 _TWIN_GROUPS_SHOWN = 20
 _IMAGES_PER_SEARCH = 500_000
 _IDENTITIES = np.dtype([("image", "<u8"), ("text", "<u8"), ("shard", "<u4"), ("row", "<u4")])
@@ -43,8 +48,32 @@ class Place:
 
 
 @dataclasses.dataclass(frozen=True)
+class ShardSummary:
+    """What became of the images of one shard; small, so that all of them fit in one place.
+
+    Attributes:
+        split, index: which shard.
+        inputs: digest of the references that it was made from.
+        matched: how many references there were; equals `examples` plus the rejects.
+        examples, bytes, sha256: of its TFRecord file.
+        rejects: images left out, by reason.
+        groups: examples by group, if the collection is split by groups.
+    """
+
+    split: str
+    index: int
+    inputs: str
+    matched: int
+    examples: int
+    bytes: int
+    sha256: str
+    rejects: dict[str, int]
+    groups: dict[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
 class ShardDescription:
-    """What one shard holds; small, so that those of all shards fit in one place.
+    """What one shard holds, or several of one split together; no longer for many than for few.
 
     Attributes:
         widths, label_lengths: how often each number of pixels and of symbols occurs.
@@ -58,6 +87,7 @@ class ShardDescription:
         emptiest, fullest: those whose images take the fewest and the most bytes, as `(bytes, place)`, in bytes
             for each thousand pixels of the compressed image.
         densities: how often each such number of bytes occurs.
+        groups: examples by group, if the collection is split by groups; the largest 10,000.
     """
 
     widths: dict[int, int]
@@ -72,6 +102,7 @@ class ShardDescription:
     emptiest: list[tuple[float, Place]]
     fullest: list[tuple[float, Place]]
     densities: dict[int, int]
+    groups: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +140,37 @@ def describe_shard(
     for batch in read_record_batches(path):
         counts.add(batch)
     return counts.description(), counts.identities()
+
+
+def merge_descriptions(descriptions: Sequence[ShardDescription]) -> ShardDescription:
+    """The description of several shards together."""
+
+    def counted(name: str) -> dict[Any, int]:
+        total: collections.Counter[Any] = collections.Counter()
+        for description in descriptions:
+            total.update(getattr(description, name))
+        return dict(sorted(total.items()))
+
+    def ranked(name: str) -> Iterator[tuple[float, Place]]:
+        return itertools.chain.from_iterable(getattr(description, name) for description in descriptions)
+
+    different = dict(lowest(ranked("contact_sheet"), sys.maxsize))  # one of each image
+    groups = heapq.nsmallest(_GROUPS, counted("groups").items(), key=lambda item: (-item[1], item[0]))
+    return ShardDescription(
+        widths=counted("widths"),
+        label_lengths=counted("label_lengths"),
+        symbols=counted("symbols"),
+        tight_labels=sum(description.tight_labels for description in descriptions),
+        contact_sheet=lowest(different.items(), CONTACT_SHEET),
+        longest=highest(ranked("longest"), CANDIDATES),
+        narrowest=lowest(ranked("narrowest"), CANDIDATES),
+        widest=highest(ranked("widest"), CANDIDATES),
+        spacings=counted("spacings"),
+        emptiest=lowest(ranked("emptiest"), CANDIDATES),
+        fullest=highest(ranked("fullest"), CANDIDATES),
+        densities=counted("densities"),
+        groups=dict(sorted(groups)),
+    )
 
 
 def searches_for(images: int) -> int:

@@ -6,28 +6,26 @@ import collections
 import heapq
 import itertools
 import math
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow
 
 from components.ingest.describe import (
+    CANDIDATES,
     CONTACT_SHEET,
     EXTREMES,
     SAMPLES_SCHEMA,
     Place,
     ShardDescription,
+    ShardSummary,
     Twins,
     fetch_examples,
     highest,
-    lowest,
+    merge_descriptions,
 )
 from components.work import merge_counts
 from tfrecords import SPLITS, Charset
-
-if TYPE_CHECKING:
-    from components.ingest.dataset import ShardSummary
 
 RARE = 10
 """A symbol that occurs less often in the training split is called rare."""
@@ -38,29 +36,30 @@ _INVISIBLE = frozenset(
 )
 _GROUPS_NAMED = 1000
 _NAMED = 20
+_SHOWN = {"contact_sheet": CONTACT_SHEET, "longest": EXTREMES, "strangest": EXTREMES}
 
 
 def collect_statistics(
-    described: Sequence[tuple[ShardSummary, ShardDescription]],
+    described: Sequence[tuple[list[ShardSummary], ShardDescription]],
     twins: Iterable[Twins],
     split_by: str,
     charset: Charset,
 ) -> dict[str, Any]:
     """What `statistics.json` says of the examples: counts by split, and what is doubtful about them."""
     splits: dict[str, dict[str, Any]] = {}
+    whole = merge_descriptions([description for _, description in described])
     for split in SPLITS:
-        mine = [(summary, description) for summary, description in described if summary.split == split]
-        groups = merge_counts(summary.groups for summary, _ in mine)
+        mine = [(summaries, description) for summaries, description in described if summaries[0].split == split]
+        description = merge_descriptions([description for _, description in mine])
+        largest = heapq.nsmallest(_GROUPS_NAMED, description.groups.items(), key=lambda item: (-item[1], item[0]))
         splits[split] = {
-            "examples": sum(summary.examples for summary, _ in mine),
-            "rejects": merge_counts(summary.rejects for summary, _ in mine),
-            "widths": _by_number(description.widths for _, description in mine),
-            "label_lengths": _by_number(description.label_lengths for _, description in mine),
-            "symbols": merge_counts(description.symbols for _, description in mine),
-            "groups": len(groups),
-            "largest_groups": dict(
-                heapq.nsmallest(_GROUPS_NAMED, groups.items(), key=lambda item: (-item[1], item[0]))
-            ),
+            "examples": sum(summary.examples for summaries, _ in mine for summary in summaries),
+            "rejects": merge_counts(summary.rejects for summaries, _ in mine for summary in summaries),
+            "widths": _pairs(description.widths),
+            "label_lengths": _pairs(description.label_lengths),
+            "symbols": description.symbols,
+            "groups": len(description.groups),
+            "largest_groups": dict(largest),
         }
     used = [split for split in SPLITS if splits[split]["examples"]]
     symbols = merge_counts(splits[split]["symbols"] for split in SPLITS)
@@ -77,8 +76,8 @@ def collect_statistics(
         },
         "rare_symbols": {symbol: trained[symbol] for symbol in symbols if 0 < trained.get(symbol, 0) < RARE},
         "symbols_without_image": charset.missing_from(symbols),
-        "tight_labels": sum(description.tight_labels for _, description in described),
-        "median_pixels_per_symbol": _median(_by_number(description.spacings for _, description in described)),
+        "tight_labels": whole.tight_labels,
+        "median_pixels_per_symbol": _median(whole.spacings),
         "identical_images": {
             "with_other_labels": sum(part.conflicting for part in twins),
             "in_several_splits": sum(part.leaking for part in twins),
@@ -101,7 +100,8 @@ def find_warnings(statistics: dict[str, Any]) -> Iterator[str]:
         yield f"{total} to no image ({counts}): unused_labels.parquet lists them"
     twins = statistics["identical_images"]
     if twins["with_other_labels"]:
-        yield f"{twins['with_other_labels']} images are identical to others with another label: one of them is wrong"
+        number = twins["with_other_labels"]
+        yield f"{number} images are identical to others with another label: samples.parquet has some of them"
     if twins["in_several_splits"]:
         yield (
             f"{twins['in_several_splits']} images have an identical one in another split: "
@@ -121,7 +121,7 @@ def find_warnings(statistics: dict[str, Any]) -> Iterator[str]:
     if rare := statistics["rare_symbols"]:
         yield f"{_named(rare)} fewer than {RARE} times in the training split and will be read badly"
     if missing := statistics["symbols_without_image"]:
-        yield f"{_named(missing)} in --charset but in no label, and cannot be learned"
+        yield f"{_named(missing)} in the charset but in no image that was written, and cannot be learned"
     if invisible := [symbol for symbol in statistics["symbols"] if symbol in _INVISIBLE]:
         yield f"{_named(invisible)} in labels, though no image shows them: are the labels damaged?"
 
@@ -142,25 +142,20 @@ def collect_samples(
         shard_splits: the split of each shard, by its number.
         path_of: the path of a shard by its number.
     """
-    chosen: list[tuple[str, str, Place]] = []
-
-    def all_of(name: str) -> Iterable[tuple[float, Place]]:
-        return itertools.chain.from_iterable(getattr(description, name) for description in descriptions)
-
-    different = dict(lowest(all_of("contact_sheet"), sys.maxsize))  # one of each image
-    chosen += [("contact_sheet", "", place) for _, place in lowest(different.items(), CONTACT_SHEET)]
-    chosen += [("longest", f"{length:.0f} symbols", place) for length, place in highest(all_of("longest"), EXTREMES)]
+    whole = merge_descriptions(descriptions)
+    chosen = [("contact_sheet", "", place) for _, place in whole.contact_sheet]
+    chosen += [("longest", f"{length:.0f} symbols", place) for length, place in whole.longest]
     strange: dict[Place, tuple[float, str]] = {}
     for names, histogram, unit in (
         (("narrowest", "widest"), "spacings", "pixels per symbol"),
         (("emptiest", "fullest"), "densities", "bytes in 1,000 pixels"),
     ):
-        median = _median(_by_number(getattr(description, histogram) for description in descriptions)) or 1
-        for value, place in itertools.chain.from_iterable(all_of(name) for name in names):
+        median = _median(getattr(whole, histogram)) or 1
+        for value, place in itertools.chain.from_iterable(getattr(whole, name) for name in names):
             difference = abs(math.log(value / median))
             if difference > strange.get(place, (-1.0, ""))[0]:
                 strange[place] = difference, f"{value:.1f} {unit}, the median is {median}"
-    strangest = highest(((difference, place) for place, (difference, _) in strange.items()), EXTREMES)
+    strangest = highest(((difference, place) for place, (difference, _) in strange.items()), CANDIDATES)
     chosen += [("strangest", strange[place][1], place) for _, place in strangest]
     twins = list(twins)
     groups = [group for part in twins for group in part.shown[: part.shown_conflicts]]
@@ -169,10 +164,16 @@ def collect_samples(
         ("twins", f"group {number}", place) for number, group in enumerate(groups[:EXTREMES], 1) for place in group
     ]
     examples = fetch_examples({place for _, _, place in chosen}, path_of)
-    rows = [
-        {"role": role, "note": note, "split": shard_splits[place.shard], **examples[place]}
-        for role, note, place in chosen
-    ]
+    rows: list[dict[str, Any]] = []
+    counts: collections.Counter[str] = collections.Counter()
+    seen: set[tuple[str, bytes]] = set()
+    for role, note, place in chosen:
+        example = examples[place]
+        if role != "twins" and ((role, example["image"]) in seen or counts[role] == _SHOWN[role]):
+            continue
+        seen.add((role, example["image"]))
+        counts[role] += 1
+        rows.append({"role": role, "note": note, "split": shard_splits[place.shard], **example})
     return pyarrow.Table.from_pylist(rows, SAMPLES_SCHEMA)
 
 
@@ -187,17 +188,14 @@ def _named(symbols: Iterable[str]) -> str:
     return f"{_count(len(symbols), 'symbol occurs', 'symbols occur')} ({shown}{more})"
 
 
-def _by_number(counts: Iterable[dict[int, int]]) -> list[list[int]]:
-    total: collections.Counter[int] = collections.Counter()
-    for count in counts:
-        total.update(count)
-    return sorted([value, count] for value, count in total.items())
+def _pairs(histogram: dict[int, int]) -> list[list[int]]:
+    return sorted([value, count] for value, count in histogram.items())
 
 
-def _median(histogram: list[list[int]]) -> int:
-    """The value in the middle of a sorted histogram; 0 of an empty one."""
-    half = sum(count for _, count in histogram) / 2
-    for value, count in histogram:
+def _median(histogram: dict[int, int]) -> int:
+    """The value in the middle of a histogram; 0 of an empty one."""
+    half = sum(histogram.values()) / 2
+    for value, count in sorted(histogram.items()):
         half -= count
         if half <= 0:
             return value

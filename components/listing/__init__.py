@@ -1,7 +1,7 @@
 """Finding the images of a collection, and their labels: the first job of ingest and of inference."""
 
 from components.listing.choice import LABEL_SOURCES, check_choice, choose_labels
-from components.listing.collection import find_roots, group_roots, list_images
+from components.listing.collection import Places, find_roots, group_roots, list_images
 from components.listing.labels import LabelRules
 from components.listing.listing import (
     ListingSummary,
@@ -19,6 +19,7 @@ __all__ = [
     "ImageReference",
     "LabelRules",
     "ListingSummary",
+    "Places",
     "TableColumns",
     "check_choice",
     "choose_labels",

@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from components.listing.collection import COMPANION_SUFFIXES, Tally, list_images
 from components.listing.labels import LabelRules
 from components.listing.listing import ListingSummary, read_label_rows
-from components.listing.references import path_of_uri
-from components.listing.tables import TABLE_SUFFIXES, MissingColumnError
+from components.listing.references import path_of_uri, uri_of
+from components.listing.tables import TABLE_SUFFIXES
 from tfrecords import DataError, storage
 
 LABEL_SOURCES = ("auto", "filename", "sidecar")
 _LOOKED_AT = 500
-_ROWS_LOOKED_AT = 20
+_ROWS_LOOKED_AT = 100_000
 
 
 def choose_labels(rules: LabelRules, roots: Iterable[str]) -> tuple[LabelRules, str]:
@@ -42,30 +42,47 @@ def choose_labels(rules: LabelRules, roots: Iterable[str]) -> tuple[LabelRules, 
     with_sidecar = tally.with_sidecar
     if not images:
         return dataclasses.replace(rules, source="filename"), ""
-    by_root = [list(_tables_of(root, rules)) for root in _folders_of(roots)]
-    tables = tuple(dict.fromkeys(itertools.chain.from_iterable(by_root)))
+    folders = _folders_of(roots)
+    searched = [_search_tables(folder, rules) for folder in folders]
+    tables = tuple(dict.fromkeys(table for found, _ in searched for table in found))
+    others = list(dict.fromkeys(why for _, whys in searched for why in whys.values()))
+    inside = [table for _, whys in searched for table in whys if table.rpartition("/")[0] in folders]
     from_tables = dataclasses.replace(rules, source="table", tables=tables)
+    columns = {"path_column": rules.columns.path, "text_column": rules.columns.text, "split_by": rules.columns.group}
+    asked = " ".join(f"--{flag}={name}" for flag, name in columns.items() if name is not None)
+    if asked and not tables:
+        raise DataError(
+            f"{asked}: no label table that names the images was found in their folder or the one above; "
+            f"{'; '.join(others) or 'there is no table at all'}; name the table with --label_source"
+        )
     if tables and with_sidecar:
         raise DataError(
             f"{with_sidecar} of the first {images} images have a text file beside them, and {from_tables} names "
             f"images too: say where the labels are with --label_source=sidecar or --label_source={tables[0]}"
         )
-    if any(len(found) > 1 for found in by_root):
+    if any(len(found) > 1 for found, _ in searched):
         raise DataError(
             f"{from_tables} could both hold the labels: say which with --label_source={tables[0]}, or name both, "
             "separated by a comma"
         )
+    ignored = "".join(f"; {why}" for why in others)
     if tables:
-        return from_tables, f"labels come from {from_tables}: its first rows name images that are there"
+        return from_tables, f"labels come from {from_tables}: its rows name images that are there{ignored}"
     if with_sidecar == images:
         chosen = dataclasses.replace(rules, source="sidecar")
-        return chosen, f"labels come from {chosen}: all of the first {images} have one"
+        return chosen, f"labels come from {chosen}: all of the first {images} have one{ignored}"
     if with_sidecar:
         raise _several_places(with_sidecar, images, f"the first {images}")
+    if inside:
+        raise DataError(
+            f"a table lies among the images, but cannot be used: {'; '.join(others)}; name it with "
+            f"--label_source={inside[0]}, and its columns with --path_column and --text_column, or say that labels "
+            "are the file names with --label_source=filename"
+        )
     chosen = dataclasses.replace(rules, source="filename")
     return chosen, (
         f"labels come from {chosen}: none of the first {images} images has a text file beside it, "
-        "and there is no table that names them"
+        f"and no table names them{ignored}"
     )
 
 
@@ -73,10 +90,20 @@ def check_choice(rules: LabelRules, listing: ListingSummary) -> None:
     """Makes sure, when all images are listed, that what `auto` chose by the first ones is right for all.
 
     Raises:
-        DataError: if labels were taken from the file names, but some images have a text file beside them.
+        DataError: if labels were taken from the file names, but some images have a text file
+            beside them, or tables lie in folders where `auto` did not look.
     """
-    if rules.source == "filename" and listing.with_sidecar:
+    if rules.source != "filename":
+        return
+    if listing.with_sidecar:
         raise _several_places(listing.with_sidecar, listing.images, f"{listing.images}")
+    tables = sum(listing.passed_over.get(suffix, 0) for suffix in TABLE_SUFFIXES)
+    if tables:
+        raise DataError(
+            f"{tables} {', '.join(TABLE_SUFFIXES)} files lie in folders below: if the labels are in there, "
+            "name the tables with --label_source, separated by commas; if they are the file names, say "
+            "--label_source=filename"
+        )
 
 
 def _several_places(with_sidecar: int, images: int, which: str) -> DataError:
@@ -91,19 +118,21 @@ def _folders_of(roots: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(root if storage.is_folder(root) else root.rpartition("/")[0] for root in roots))
 
 
-def _tables_of(folder: str, rules: LabelRules) -> Iterator[str]:
-    """The tables in a folder, and in the one above it, whose first rows name images in that folder."""
+def _search_tables(folder: str, rules: LabelRules) -> tuple[list[str], dict[str, str]]:
+    """The tables in a folder, and in the one above it, that name images in that folder, and why others do not."""
+    tables: list[str] = []
+    others: dict[str, str] = {}
     for place in (folder, folder.rpartition("/")[0]):
         for name in _tables_in(place):
             table = storage.join(place, name)
             try:
                 if _names_images(table, folder, rules):
-                    yield table
-            except MissingColumnError:
-                continue  # some other table
+                    tables.append(table)
+                elif place == folder:
+                    others[table] = f"{uri_of(table)} names no image in its folder"
             except DataError as error:
-                if place == folder:
-                    raise DataError(f"{error}, or say where the labels are with --label_source") from None
+                others[table] = str(error)
+    return tables, others
 
 
 def _tables_in(folder: str) -> list[str]:

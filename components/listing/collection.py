@@ -42,6 +42,36 @@ class Tally:
     unused_labels: list[Reject] = dataclasses.field(default_factory=list)
 
 
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Where the roots of a collection lie, so that each image is listed once and has a key of its own.
+
+    Attributes:
+        folders: real paths of the local folders among the roots.
+        depth: how many names of its root's path, from the right, the key of an image begins with: one, or as many
+            as tell the roots apart.
+    """
+
+    folders: tuple[str, ...]
+    depth: int
+
+    @classmethod
+    def of(cls, roots: Sequence[str]) -> Places:
+        """The places of all roots of a collection."""
+        folders = tuple(os.path.realpath(root) for root in roots if os.path.isdir(root))
+        named = {tuple(_named_folder(root).split("/")) for root in roots}
+        longest = max(map(len, named), default=1)
+        depths = (depth for depth in range(1, longest) if len({parts[-depth:] for parts in named}) == len(named))
+        return cls(folders, next(depths, longest))
+
+    def reach(self, folder: str) -> bool:
+        """Whether a local folder, given by its real path, is listed without a link being followed."""
+        return any(
+            folder == root or (folder.startswith(f"{root}/") and "/." not in folder[len(root) :])
+            for root in self.folders
+        )
+
+
 class _File(NamedTuple):
     name: str
     size_bytes: int
@@ -97,30 +127,36 @@ def group_roots(roots: Sequence[str]) -> list[list[str]]:
     return folders + [files[start : start + _FILES_AT_A_TIME] for start in range(0, len(files), _FILES_AT_A_TIME)]
 
 
-def list_images(root: str, labels: LabelRules | None = None, tally: Tally | None = None) -> Iterator[ImageReference]:
+def list_images(
+    root: str, labels: LabelRules | None = None, tally: Tally | None = None, places: Places | None = None
+) -> Iterator[ImageReference]:
     """Every image at or below a root, in sorted order, with its label if rules for labels are given.
 
     Args:
         root: absolute path or URL of a folder or one file.
         labels: where labels are; those of a table are joined later, see `join_labels`.
         tally: to be filled with what is found beside the images.
+        places: of all roots of the collection; without it this root is the only one.
 
     Raises:
         DataError: if the root cannot be listed. A folder below it that cannot be listed comes
             as one reference with a problem.
     """
     tally = Tally() if tally is None else tally
+    places = Places.of([root]) if places is None else places
     single = not storage.is_folder(root)
     if storage.is_remote(root):
         root = storage.canonical(root)
         folders = _walk_remote(root)
     else:
-        folders = _walk_local(root)
-    # Of a single file, the folder that it lies in counts as the one that was named.
-    named = root.rpartition("/")[0] if single else root.rstrip("/")
-    parent = named.rpartition("/")[0] + "/"
+        folders = _walk_local(root, places)
+    named = _named_folder(root)
+    parent = "/".join(named.split("/")[: -places.depth]) + "/"
     for folder in folders:
-        group = uri_of(folder.path.removeprefix(parent)) if labels and labels.split_by == "folder" else None
+        group = None
+        if labels and labels.split_by == "folder":
+            below = folder.path.removeprefix(named).strip("/").partition("/")[0]
+            group = uri_of(f"{named}/{below}".rstrip("/").removeprefix(parent))
         if folder.error is not None:
             if folder.path == root:
                 raise DataError(
@@ -130,7 +166,7 @@ def list_images(root: str, labels: LabelRules | None = None, tally: Tally | None
                 f"{uri_of(folder.path)}/",
                 f"{uri_of(folder.path.removeprefix(parent))}/",
                 *(0, 0, None, "unreadable_folder"),
-                f"the folder cannot be listed ({folder.error.strerror}), its images are unknown: give it read access",
+                f"the folder cannot be listed ({folder.error.strerror}), and whatever images are in it are unknown",
                 group,
             )
             continue
@@ -157,8 +193,8 @@ def list_images(root: str, labels: LabelRules | None = None, tally: Tally | None
             tally.unused_labels += sidecars.unused()
 
 
-def _walk_local(root: str) -> Iterator[_Folder]:
-    """Folders in sorted order, each with its files; links are followed, each folder is visited once."""
+def _walk_local(root: str, places: Places) -> Iterator[_Folder]:
+    """Folders in sorted order, each with its files; links are followed unless they lead to what is listed anyway."""
     if not os.path.isdir(root):
         yield _Folder(os.path.dirname(root), [_local_file(root)])
         return
@@ -178,8 +214,13 @@ def _walk_local(root: str) -> Iterator[_Folder]:
             continue
         visible = [entry for entry in entries if not entry.name.startswith(".")]
         is_folder = [_leads_to_folder(entry) for entry in visible]
+        followed = [
+            entry.path
+            for entry, inside in zip(visible, is_folder, strict=True)
+            if inside and not (entry.is_symlink() and places.reach(os.path.realpath(entry.path)))
+        ]
         files = [_local_file(entry.path) for entry, inside in zip(visible, is_folder, strict=True) if not inside]
-        waiting += [entry.path for entry, inside in zip(visible, is_folder, strict=True) if inside][::-1]
+        waiting += reversed(followed)
         yield _Folder(path, files, hidden=len(entries) - len(visible))
 
 
@@ -234,6 +275,12 @@ def _real_path(root: str) -> str:
     if os.path.isdir(root):
         return os.path.realpath(root)
     return os.path.join(os.path.realpath(os.path.dirname(root)), os.path.basename(root))
+
+
+def _named_folder(root: str) -> str:
+    """The folder that a root is, or that a root which is a file lies in."""
+    root = storage.canonical(root) if storage.is_remote(root) else root
+    return root.rstrip("/") if storage.is_folder(root) else root.rpartition("/")[0]
 
 
 def _folders_above(path: str) -> Iterator[str]:

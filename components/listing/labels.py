@@ -9,16 +9,13 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from components.listing.references import ImageReference, read_regular_file, uri_of
+from components.listing.references import ImageReference, line_of, read_regular_file, stem_of, uri_of
 from components.listing.tables import TableColumns
 from components.rejects import Reject
 from tfrecords import DataError, normalise_text, storage
 
 SIDECAR_SUFFIXES = (".gt.txt", ".txt")
 _SIDECAR_SPELLINGS = (".gt.txt", ".GT.TXT", ".txt", ".TXT")
-# What OCR training tools put between a line's name and its suffix: line.bin.png and line.nrm.png share line.gt.txt.
-_VARIANTS = (".bin", ".nrm", ".dew", ".raw")
-_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,3}\Z")
 _MAX_SIDECAR_BYTES = 1_000_000
 
 
@@ -112,11 +109,6 @@ def label_from_sidecar(reference: ImageReference, sidecar: str | None, rules: La
         return reference.rejected("label_not_text", f"{uri_of(sidecar)} is not UTF-8: {error}")
 
 
-def stem_of(name: str) -> str:
-    """A file name without its suffix: a point, a letter, and at most three more letters or digits."""
-    return _SUFFIX.sub("", name)
-
-
 class SidecarFolder:
     """The text files of one folder, and which of them are the labels of images.
 
@@ -135,9 +127,7 @@ class SidecarFolder:
         if self._texts is not None and not self._texts:
             return None
         stem = stem_of(name)
-        bases = [stem] if stem == name else [stem, name]
-        if stem.endswith(_VARIANTS):
-            bases.append(stem[:-4])
+        bases = list(dict.fromkeys([stem, name, line_of(name)]))
         found = [base + suffix for suffix in _SIDECAR_SPELLINGS for base in bases if self._has(base + suffix)]
         self._used.update(found)
         return storage.join(self._folder, found[0]) if found else None

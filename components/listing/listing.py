@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import pyarrow
 import pyarrow.parquet
 
-from components.listing.collection import Tally, list_images
+from components.listing.collection import Places, Tally, list_images
 from components.listing.labels import LabelRules, shown, with_text
 from components.listing.references import ImageReference, path_of_uri, uri_of
 from components.listing.tables import read_label_table
@@ -39,6 +39,7 @@ _LISTING_SCHEMA = pyarrow.schema(
 )
 _UNUSED_SCHEMA = pyarrow.schema([(name, pyarrow.string()) for name in ("uri", "reason", "detail")])
 _ROWS_AT_A_TIME = 2_000
+_EXAMPLES = 3
 
 _Row = TypeVar("_Row", bound=tuple)
 
@@ -56,6 +57,8 @@ class ListingSummary:
         passed_over: files that do not count as images, by suffix.
         unused_labels: labels that no image got, by reason.
         digest: SHA-256 over every row, hexadecimal.
+        problems: images that cannot be used, by reason.
+        examples: the first of these images and labels, in words.
     """
 
     path: str
@@ -66,6 +69,8 @@ class ListingSummary:
     passed_over: dict[str, int]
     unused_labels: dict[str, int]
     digest: str
+    problems: dict[str, int] = dataclasses.field(default_factory=dict)
+    examples: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def unused_path(self) -> str:
@@ -86,18 +91,25 @@ class LabelRow(NamedTuple):
 
 
 def write_listing(
-    roots: Sequence[str], destination: str, labels: LabelRules | None, fractions: SplitFractions
+    roots: Sequence[str],
+    destination: str,
+    labels: LabelRules | None,
+    fractions: SplitFractions,
+    places: Places | None = None,
 ) -> ListingSummary:
-    """Lists some roots into one Parquet file; memory grows with the largest folder's names alone.
+    """Lists some roots into one Parquet file; memory grows with the names in the largest folder, local ones at least.
 
     Args:
         roots: URIs, since an engine carries no names that are not UTF-8.
+        places: of all roots of the collection; without it these are all.
 
     Raises:
         DataError: if a root cannot be listed.
     """
     tally = Tally()
-    references = (reference for root in roots for reference in list_images(path_of_uri(root), labels, tally))
+    paths = [path_of_uri(root) for root in roots]
+    places = Places.of(paths) if places is None else places
+    references = (reference for path in paths for reference in list_images(path, labels, tally, places))
     return _write(references, tally, destination, fractions)
 
 
@@ -117,6 +129,8 @@ def merge_listings(summaries: Iterable[ListingSummary]) -> ListingSummary:
         with_sidecar=sum(summary.with_sidecar for summary in ordered),
         passed_over=total("passed_over"),
         unused_labels=total("unused_labels"),
+        problems=total("problems"),
+        examples=[example for summary in ordered for example in summary.examples][:_EXAMPLES],
         digest=digest.hexdigest(),
     )
 
@@ -128,13 +142,14 @@ def read_listing(path: str) -> Iterator[ImageReference]:
             yield from map(ImageReference, *(column.to_pylist() for column in batch.columns))
 
 
-def read_unused_labels(listing: str) -> list[Reject]:
-    """The labels that no image got, of a listing file."""
+def read_unused_labels(listing: str) -> Iterator[Reject]:
+    """The labels that no image got, of a listing file, in its order."""
     path = _unused_path(listing)
     if not storage.exists(path):
-        return []
-    with storage.open_to_read(path) as file:
-        return [Reject(**row) for row in pyarrow.parquet.read_table(file).to_pylist()]
+        return
+    with storage.open_to_read(path) as file, pyarrow.parquet.ParquetFile(file) as unused:
+        for batch in unused.iter_batches(_ROWS_AT_A_TIME):
+            yield from (Reject(**row) for row in batch.to_pylist())
 
 
 def in_blocks(items: Iterable[_Row], key_of: Callable[[_Row], Any]) -> Iterator[tuple[Any, bytes]]:
@@ -219,7 +234,8 @@ def join_labels(
             for position in by_uri[candidates[0]]:
                 found[position].append(row)
         else:
-            tally.unused_labels.append(Reject(row.uri, "no_image", f"{row.place}: {_why_no_image(row.uri)}"))
+            why = _why_no_image(row.uri) if not candidates else "several images have this name, composed or not"
+            tally.unused_labels.append(Reject(row.uri, "no_image", f"{row.place}: {why}"))
     labelled = (_with_rows(reference, found[position], rules) for position, reference in enumerate(images))
     return _write(labelled, tally, destination, fractions)
 
@@ -228,7 +244,7 @@ def _with_rows(reference: ImageReference, rows: Sequence[LabelRow], rules: Label
     if reference.problem is not None:
         return reference
     if not rows:
-        return reference.rejected("no_label", f"no row of {rules} names it")
+        return reference.rejected("no_label", f"no row of {rules} that can be read names it")
     first = rows[0]
     for row in rows[1:]:
         if _meant(row) != _meant(first):
@@ -288,6 +304,8 @@ def _write(
     digest = hashlib.sha256()
     splits: collections.Counter[str] = collections.Counter()
     symbols: collections.Counter[str] = collections.Counter()
+    problems: collections.Counter[str] = collections.Counter()
+    examples: list[str] = []
     with storage.open_atomically(destination) as file, pyarrow.parquet.ParquetWriter(file, _LISTING_SCHEMA) as writer:
         rows: list[ImageReference] = []
 
@@ -295,6 +313,10 @@ def _write(
             digest.update(repr([tuple(row) for row in rows]).encode())
             splits.update(split_of(row.split_key, fractions) for row in rows)
             symbols.update("".join(row.text for row in rows if row.text))
+            problems.update(row.problem for row in rows if row.problem)
+            if not examples:
+                examples.extend(f"{row.uri}: {row.detail}" for row in rows if row.problem)
+                del examples[1:]
             columns = zip(*rows, strict=True) if rows else [[] for _ in _LISTING_SCHEMA]
             writer.write_table(
                 pyarrow.table(
@@ -310,6 +332,7 @@ def _write(
                 flush()
         flush()
     unused = sorted(tally.unused_labels, key=lambda label: (label.uri, label.detail))
+    examples += [f"{label.uri}: {label.detail}" for label in unused[:1]]
     if unused:
         digest.update(repr(unused).encode())
         table = pyarrow.Table.from_pylist([dataclasses.asdict(label) for label in unused], _UNUSED_SCHEMA)
@@ -324,6 +347,8 @@ def _write(
         with_sidecar=tally.with_sidecar,
         passed_over=_sorted_counts(tally.passed_over),
         unused_labels=_sorted_counts(collections.Counter(label.reason for label in unused)),
+        problems=_sorted_counts(problems),
+        examples=examples,
         digest=digest.hexdigest(),
     )
 

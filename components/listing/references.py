@@ -11,6 +11,10 @@ from typing import NamedTuple
 
 from tfrecords import storage
 
+# What OCR training tools put between a line's name and its suffix, for the same line prepared in another way.
+_VARIANTS = (".bin", ".nrm", ".dew", ".raw")
+_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,3}\Z")
+
 
 class ImageReference(NamedTuple):
     """One image that was listed, and its label where labels were asked for.
@@ -41,12 +45,23 @@ class ImageReference(NamedTuple):
 
     @property
     def split_key(self) -> str:
-        """What decides the split: the group where there is one, else the key."""
-        return self.key if self.group is None else self.group
+        """What decides the split: the group where there is one, else the key of the line."""
+        return line_of(self.key) if self.group is None else self.group
 
     def rejected(self, problem: str, detail: str) -> ImageReference:
         """The same image, which cannot be used."""
         return self._replace(problem=problem, detail=detail)
+
+
+def stem_of(name: str) -> str:
+    """A file name without its suffix: a point, a letter, and at most three more letters or digits."""
+    return _SUFFIX.sub("", name)
+
+
+def line_of(name: str) -> str:
+    """The line that a file name shows, without suffix: `line` of `line.png`, `line.bin.png` and `line.nrm.png`."""
+    stem = stem_of(name)
+    return stem[:-4] if stem.endswith(_VARIANTS) else stem
 
 
 def uri_of_path(path: str) -> str:

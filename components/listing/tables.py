@@ -39,10 +39,6 @@ _JSON_KINDS = {
 }
 
 
-class MissingColumnError(DataError):
-    """A table without rows, without a header that can be read, or without the columns of a label table."""
-
-
 @dataclasses.dataclass(frozen=True)
 class TableColumns:
     """Names of the columns of a label table.
@@ -109,9 +105,7 @@ def read_label_table(table: str, columns: TableColumns) -> Iterator[TableRow]:
             f"cannot read the label table {name} ({error.strerror or error}): give it read access"
         ) from None
     if empty:
-        raise MissingColumnError(
-            f"the label table {name} has no rows: write a row for each image, or leave the table out"
-        )
+        raise DataError(f"the label table {name} has no rows: write a row for each image, or leave the table out")
 
 
 class _LineTooLongError(Exception):
@@ -149,8 +143,7 @@ class _Lines:
             raise self.not_utf_8(f"byte 0x{line[error.start]:02X}") from None
 
     def not_utf_8(self, what: str) -> DataError:
-        kind = MissingColumnError if self.number == 1 else DataError
-        return kind(
+        return DataError(
             f"line {self.number} of {self.table} is not UTF-8 ({what}): save the table as UTF-8, "
             "which Excel calls 'CSV UTF-8'"
         )
@@ -246,7 +239,7 @@ def _find_header(
         try:
             line, cells, problem = next(records, (0, [], None))
             if not line:
-                raise MissingColumnError(f"the label table {lines.table} is empty: {_ADD_HEADER}")
+                raise DataError(f"the label table {lines.table} is empty: {_ADD_HEADER}")
             if problem:
                 raise DataError(f"line {line} of {lines.table} is no header ({problem}): {_ADD_HEADER}")
             return records, delimiter, cells, _find_columns(cells, columns, lines.table, "first line")
@@ -401,9 +394,9 @@ def _find_column(
             return plain_names.index(plain_name)
     present = (", ".join(repr(name[:40]) for name in names[:20]) or "no name") + (", …" if len(names) > 20 else "")
     if given is not None:
-        raise MissingColumnError(f"{flag}={given}: {table} has no such column; its {where} has {present}")
+        raise DataError(f"{flag}={given}: {table} has no such column; its {where} has {present}")
     advice = f"; {_ADD_HEADER}, or" if where == "first line" else ";"
-    raise MissingColumnError(
+    raise DataError(
         f"{table} has no {role} column: its {where} has {present} and none of {', '.join(usual)}"
         f"{advice} say with {flag} which it is"
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import apache_beam as beam
 
+from components.listing.collection import Places
 from components.listing.labels import LabelRules
 from components.listing.listing import (
     LabelRow,
@@ -34,10 +35,16 @@ class ListCollection(beam.PTransform):
     Output: the merged `ListingSummary`, once; it is also written as JSON to `summary_path`.
     """
 
-    def __init__(self, summary_path: str, labels: LabelRules | None, fractions: SplitFractions):
+    def __init__(
+        self,
+        summary_path: str,
+        labels: LabelRules | None,
+        fractions: SplitFractions,
+        places: Places | None = None,
+    ):
         super().__init__()
         self._summary_path = summary_path
-        self._write = functools.partial(write_listing, labels=labels, fractions=fractions)
+        self._write = functools.partial(write_listing, labels=labels, fractions=fractions, places=places)
 
     def expand(self, roots):
         return (

@@ -127,16 +127,14 @@ def test_remote_files_are_read_only_so_far_ahead_of_what_is_consumed():
 
 
 def test_many_references_are_shared_out_to_helper_processes_and_few_are_not(no_helpers):
-    assert set(in_order(process_of, references(499), 2)) == {os.getpid()}
+    assert set(in_order(process_of, references(63), 2)) == {os.getpid()}
     assert not helpers_run()
-    assert os.getpid() not in set(in_order(process_of, references(500), 2))
+    assert os.getpid() not in set(in_order(process_of, references(64), 2))
     assert helpers_run()
 
 
-def test_helpers_that_run_already_are_worth_calling_for_fewer_references(no_helpers):
-    assert os.getpid() not in set(in_order(process_of, references(600), 2))
-    assert os.getpid() not in set(in_order(process_of, references(64), 2))
-    assert set(in_order(process_of, references(63), 2)) == {os.getpid()}
+def test_remote_files_are_waited_for_by_threads_however_many_processes_there_are(no_helpers):
+    assert set(in_order(process_of, references(600, REMOTE), 2)) == {os.getpid()}
 
 
 def test_a_worker_that_may_occupy_one_process_starts_no_helper(no_helpers):

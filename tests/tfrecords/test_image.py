@@ -305,7 +305,7 @@ def test_an_animation_or_several_pages_are_refused_with_their_number(file_format
     others = [Image.fromarray(np.roll(ramp(), shift, axis=1)) for shift in range(1, frames)]
     rejected = reject_of(file_of(Image.fromarray(ramp()), file_format, save_all=True, append_images=others))
     assert rejected.reason == "several_images"
-    assert rejected.detail == f"the {file_format} file holds {frames} images, not 1"
+    assert rejected.detail == f"the {file_format} file holds several images, not 1"
 
 
 def test_a_photograph_with_a_second_picture_behind_it_is_the_photograph():
@@ -344,7 +344,7 @@ def test_a_tiff_in_which_no_one_picture_stands_out_is_refused(pages, pictures):
     rejected = reject_of(tiff_of(*pages))
     assert (rejected.reason, rejected.detail) == (
         "several_images",
-        f"the TIFF file holds {pictures} images, not 1",
+        "the TIFF file holds several images, not 1",
     )
 
 

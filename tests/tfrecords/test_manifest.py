@@ -24,6 +24,7 @@ def manifest(**changes) -> DatasetManifest:
             ShardEntry("train-00000-of-00002.tfrecord.gz", "train", 4, 400, "aa"),
             ShardEntry("train-00001-of-00002.tfrecord.gz", "train", 5, 500, "bb"),
         ),
+        other_files={"charset.txt": 5, "rejects-train-00000-of-00002.parquet": 700},
         reject_files=("rejects-train-00000-of-00002.parquet",),
         warnings=("the validation split is empty: too few",),
         created_at="2026-01-02T03:04:05+00:00",

@@ -107,7 +107,7 @@ _CONTENTS = {
     "an animation": (
         "several_images",
         file_of(grain(), "GIF", save_all=True, append_images=[Image.new("L", (100, 20))]),
-        "the GIF file holds 2 images, not 1",
+        "the GIF file holds several images, not 1",
     ),
     "floating point": ("unsupported_pixels", file_of(Image.new("F", (100, 20)), "TIFF"), "TIFF pixels of mode F"),
 }

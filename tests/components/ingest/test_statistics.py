@@ -1,6 +1,7 @@
 """Statistics of a dataset, what is warned of and what is not, and the examples to look at."""
 
 import collections
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -48,7 +49,7 @@ class Dataset:
             write_lines(folder / f"{number}.tfrecord.gz", lines, self.charset)
             for number, (_, lines) in enumerate(shards)
         ]
-        self.described: list[tuple[ShardSummary, ShardDescription]] = []
+        self.described: list[tuple[list[ShardSummary], ShardDescription]] = []
         blocks: dict[int, list[bytes]] = collections.defaultdict(list)
         for number, (split, lines) in enumerate(shards):
             description, identities = describe_shard(self.paths[number], number, self.charset, HEIGHT, TIME_STRIDE)
@@ -62,9 +63,10 @@ class Dataset:
                 bytes=0,
                 sha256="",
                 rejects=left_out,
-                groups=groups[number] if groups else {},
+                groups={},
             )
-            self.described.append((summary, description))
+            description = dataclasses.replace(description, groups=groups[number] if groups else {})
+            self.described.append(([summary], description))
             for search, block in by_search(identities, searches):
                 blocks[search].append(block)
         by_number = [SPLITS.index(split) for split in self.splits]
@@ -225,7 +227,7 @@ def test_identical_images_with_other_labels_are_warned_of(tmp_path):
     shards = good()
     shards[0][1].extend([Line("ab", AMPLE, 7), Line("ba", AMPLE, 8)])  # twins of the eighth and the ninth
     (warning,) = Dataset(tmp_path, shards).warnings()
-    assert warning == "2 images are identical to others with another label: one of them is wrong"
+    assert warning == "2 images are identical to others with another label: samples.parquet has some of them"
 
 
 def test_identical_images_in_several_splits_are_warned_of(tmp_path):
@@ -287,7 +289,7 @@ def test_a_symbol_is_rare_below_ten_occurrences_in_the_training_split(tmp_path, 
 
 def test_a_symbol_of_the_charset_that_no_label_has_is_warned_of(tmp_path):
     assert Dataset(tmp_path, good(), charset="abxé").warnings() == [
-        "2 symbols occur ('x' 'é') in --charset but in no label, and cannot be learned"
+        "2 symbols occur ('x' 'é') in the charset but in no image that was written, and cannot be learned"
     ]
 
 
@@ -295,7 +297,7 @@ def test_of_many_symbols_twenty_are_named(tmp_path):
     charset = "ab" + "".join(chr(ord("A") + number) for number in range(26))
     (warning,) = Dataset(tmp_path, good(), charset=charset).warnings()
     assert warning.startswith("26 symbols occur ('A' 'B' ")
-    assert "'T' and 6 more) in --charset" in warning
+    assert "'T' and 6 more) in the charset" in warning
     assert "'U'" not in warning
 
 
@@ -347,7 +349,7 @@ def test_all_that_is_doubtful_is_warned_of_each_in_a_sentence_of_its_own(tmp_pat
         "1 label fits its image",
         "2 symbols occur ('c' U+200B) only in the training split",
         "2 symbols occur ('c' U+200B) fewer than 10 times",
-        "1 symbol occurs ('x') in --charset",
+        "1 symbol occurs ('x') in the charset",
         "1 symbol occurs (U+200B) in labels",
     )
     assert len(warnings) == len(parts)

@@ -92,8 +92,7 @@ def test_auto_takes_the_file_names_if_no_image_has_a_text_file(images):
     rules, why = choose(images, pattern="{label}_{id}", split_by="folder", max_label_length=7)
     assert rules == LabelRules("filename", pattern="{label}_{id}", split_by="folder", max_label_length=7)
     assert why == (
-        "labels come from the file names: none of the first 2 images has a text file beside it, "
-        "and there is no table that names them"
+        "labels come from the file names: none of the first 2 images has a text file beside it, and no table names them"
     )
 
 
@@ -207,7 +206,7 @@ def test_auto_takes_a_table_in_the_folder_whose_rows_name_its_images(images, nam
         (images / name).write_text(f"path{delimiter}text\nsub/b.png{delimiter}x\n")
     rules, why = choose(images)
     assert rules == LabelRules("table", tables=(f"{images}/{name}",))
-    assert why == f"labels come from {images}/{name}: its first rows name images that are there"
+    assert why == f"labels come from {images}/{name}: its rows name images that are there"
 
 
 @pytest.mark.parametrize("path", ["lines/a.png", "./lines/a.png", "lines/sub/b.png", "elsewhere/../lines/a.png"])
@@ -230,12 +229,23 @@ def test_auto_takes_a_table_without_a_header(images):
     assert chosen(images) == ("table", (f"{images}/labels.csv",))
 
 
+def test_tables_in_folders_below_make_auto_ask_if_it_would_take_the_file_names(images, tmp_path):
+    put(images, "book/a.png")
+    put_table(images / "book" / "labels.csv", "a.png")
+    rules, _ = choose(images)
+    assert rules.source == "filename"
+    listing = write_listing([str(images)], str(tmp_path / "listing.parquet"), rules, SplitFractions())
+    with pytest.raises(DataError, match=r"^1 \.csv, \.tsv, \.jsonl files lie in folders below"):
+        check_choice(rules, listing)
+
+
 def test_the_columns_that_were_named_are_looked_for(images):
     put(images, "a.png")
     table = put_table(images / "labels.csv", "a.png", header="scan,line")
-    assert chosen(images) == ("filename", ())
+    assert "has no path column" in refusal(images)
     assert chosen(images, columns=TableColumns("scan", "line")) == ("table", (table,))
-    assert chosen(images, columns=TableColumns("scan", "line", "page")) == ("filename", ())
+    with pytest.raises(DataError, match=r"^--path_column=scan --text_column=line --split_by=page: .*no such column"):
+        chosen(images, columns=TableColumns("scan", "line", "page"))
 
 
 def test_auto_takes_the_table_of_images_that_a_glob_names(images):
@@ -303,12 +313,19 @@ def test_auto_refuses_text_files_and_a_table(images):
         *("UTF-16", "folders", "companions"),
     ],
 )
-def test_auto_ignores_tables_of_something_else(tmp_path, images, content):
+def test_tables_of_something_else_are_passed_over_above_the_images_and_asked_about_among_them(
+    tmp_path, images, content
+):
     put(images, "a.png", "sub/b.png", "notes.md")
     put(tmp_path, "elsewhere/c.png")
-    (images / "other.csv").write_bytes(content)
     (tmp_path / "other.csv").write_bytes(content)
     assert chosen(images) == ("filename", ())
+    (images / "other.csv").write_bytes(content)
+    sentence = refusal(images)
+    assert sentence.startswith("a table lies among the images, but cannot be used: ")
+    assert f"name it with --label_source={images}/other.csv" in sentence
+    put(images, "a.txt", "sub/b.txt")
+    assert chosen(images) == ("sidecar", ())
 
 
 def test_auto_ignores_hidden_tables_and_folders_with_a_tables_name(tmp_path, images):
@@ -364,8 +381,8 @@ def test_a_table_with_the_columns_of_labels_that_cannot_be_read_ends_the_choice_
     assert chosen(images) == ("filename", ())
     put(images, "labels.csv", content=content)
     sentence = refusal(images)
-    assert sentence.startswith(what.format(table=f"{images}/labels.csv"))
-    assert sentence.endswith(", or say where the labels are with --label_source")
+    assert what.format(table=f"{images}/labels.csv") in sentence
+    assert sentence.endswith("or say that labels are the file names with --label_source=filename")
 
 
 def test_a_folder_above_that_cannot_be_listed_does_not_end_the_choice(images, monkeypatch):
@@ -411,7 +428,8 @@ def test_auto_looks_for_tables_in_object_stores(bucket, place, path):
     assert chosen(f"{bucket}/lines") == ("table", (f"{bucket}/{place}labels.csv",))
 
 
-def test_auto_ignores_tables_in_object_stores_whose_images_are_not_there(bucket):
+def test_auto_asks_about_tables_in_object_stores_whose_images_are_not_there(bucket):
     put_remote(bucket, "lines/a.png", "other/b.png")
     put_remote(bucket, "lines/labels.csv", content=b"path,text\nmissing.png,x\n../other/b.png,x\n")
-    assert chosen(f"{bucket}/lines") == ("filename", ())
+    with pytest.raises(DataError, match="names no image in its folder"):
+        chosen(f"{bucket}/lines")

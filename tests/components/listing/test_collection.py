@@ -325,7 +325,7 @@ def test_a_folder_below_that_cannot_be_listed_is_one_rejected_reference_among_th
         size_bytes=0,
         modified_us=0,
         problem="unreadable_folder",
-        detail="the folder cannot be listed (Permission denied), its images are unknown: give it read access",
+        detail="the folder cannot be listed (Permission denied), and whatever images are in it are unknown",
     )
 
 
@@ -444,7 +444,7 @@ def test_labels_of_tables_are_not_looked_for_while_listing(images):
 
 
 @pytest.mark.parametrize("source", ["filename", "sidecar", "table"])
-def test_split_by_folder_makes_each_folder_a_group_from_the_named_folder_on(images, source):
+def test_split_by_folder_makes_a_group_of_each_folder_in_the_named_one_with_all_below_it(images, source):
     put(images, "a.png", "b.png", "sub/c.png", "sub/deep/d.png", os.fsdecode(b"\xe9%/e.png"))
     labels = LabelRules(source, split_by="folder")
     groups = {reference.key: reference.group for reference in list_images(str(images), labels)}
@@ -452,7 +452,7 @@ def test_split_by_folder_makes_each_folder_a_group_from_the_named_folder_on(imag
         "lines/a.png": "lines",
         "lines/b.png": "lines",
         "lines/sub/c.png": "lines/sub",
-        "lines/sub/deep/d.png": "lines/sub/deep",
+        "lines/sub/deep/d.png": "lines/sub",
         "lines/%E9%25/e.png": "lines/%E9%25",
     }
 

@@ -176,7 +176,11 @@ def collection(tmp_path) -> Collection:
                 "no_image",
                 f"row 38 of {tables[0]}: the image that it names is not among those of --images",
             ),
-            Reject(f"{tmp_path}/lines/gone.png", "no_image", f"row 37 of {tables[0]}: there is no such image"),
+            Reject(
+                f"{tmp_path}/lines/gone.png",
+                "no_image",
+                f"row 37 of {tables[0]}: there is no such image",
+            ),
             Reject(
                 tables[0],
                 "damaged_row",
