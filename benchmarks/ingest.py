@@ -36,7 +36,7 @@ from components.ingest.dataset import IngestRequest, describe_written_shard, wri
 from components.ingest.encode import EncodingRules, encode_reference
 from components.listing.collection import list_images
 from components.listing.labels import LabelRules
-from components.listing.listing import in_blocks, read_listing, write_listing
+from components.listing.listing import in_blocks, read_listing, unpacked, write_listing
 from components.listing.references import ImageReference, path_of_uri
 from components.processes import map_in_processes
 from components.training.recipes import TIME_STRIDE
@@ -256,10 +256,10 @@ def time_stages(images: Path, folder: Path) -> dict[str, float]:
         return split, shard_index(reference.key, request.shards[split])
 
     def group() -> dict[tuple[str, int], list[ImageReference]]:
-        shards: dict[tuple[str, int], list[ImageReference]] = collections.defaultdict(list)
+        shards: dict[tuple[str, int], list[bytes]] = collections.defaultdict(list)
         for shard, block in in_blocks(read_listing(path), shard_of):
-            shards[shard] += block
-        return {shard: sorted(references, key=lambda reference: reference.key) for shard, references in shards.items()}
+            shards[shard].append(block)
+        return {shard: sorted(unpacked(blocks, ImageReference)) for shard, blocks in shards.items()}
 
     shards = timed("grouping by shard", group)
     some = [reference for references in shards.values() for reference in references][: 64 * CORES]
