@@ -15,21 +15,8 @@ from components.listing import (
     find_roots,
     write_listing,
 )
+from tests.components.listing.files import put
 from tfrecords import DataError, SplitFractions, storage
-
-
-@pytest.fixture
-def images(tmp_path) -> pathlib.Path:
-    folder = tmp_path / "lines"
-    folder.mkdir()
-    return folder
-
-
-def put(folder: pathlib.Path, *names: str, content: bytes = b"image") -> None:
-    """Writes files; an "image" is any bytes here, because listing never looks inside."""
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
 
 
 def put_table(path: pathlib.Path, *names: str, header: str = "path,text") -> str:

@@ -20,21 +20,8 @@ from components.listing import (
     read_image,
 )
 from components.listing.collection import Tally
+from tests.components.listing.files import put
 from tfrecords import DataError, storage
-
-
-@pytest.fixture
-def images(tmp_path) -> pathlib.Path:
-    folder = tmp_path / "lines"
-    folder.mkdir()
-    return folder
-
-
-def put(folder: pathlib.Path, *names: str, content: bytes = b"image") -> None:
-    """Writes files; an "image" is any bytes here, because listing never looks inside."""
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
 
 
 def keys(root: pathlib.Path | str) -> list[str]:

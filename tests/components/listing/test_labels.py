@@ -9,21 +9,8 @@ import pytest
 from components.listing import ImageReference, LabelRules, find_roots, list_images
 from components.listing.collection import Tally
 from components.listing.labels import stem_of, with_text
+from tests.components.listing.files import put
 from tfrecords import DataError, storage
-
-
-@pytest.fixture
-def images(tmp_path) -> pathlib.Path:
-    folder = tmp_path / "lines"
-    folder.mkdir()
-    return folder
-
-
-def put(folder: pathlib.Path, *names: str, content: bytes = b"image") -> None:
-    """Writes files; an "image" is any bytes here, because listing never looks inside."""
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
 
 
 def label_of(folder: pathlib.Path | str, source: str, **rules) -> ImageReference:

@@ -35,25 +35,12 @@ from components.listing.listing import (
     unpacked,
 )
 from components.rejects import Reject
+from tests.components.listing.files import put
 from tfrecords import DataError, SplitFractions, shard_index, storage
 
 FRACTIONS = SplitFractions()
 NFC, NFD = "Zeile é", "Zeile e\u0301"
 COMPOSED, HALF_COMPOSED, DECOMPOSED = "\u1ec7", "\u00ea\u0323", "e\u0323\u0302"
-
-
-@pytest.fixture
-def images(tmp_path) -> pathlib.Path:
-    folder = tmp_path / "lines"
-    folder.mkdir()
-    return folder
-
-
-def put(folder: pathlib.Path, *names: str, content: bytes = b"image") -> None:
-    """Writes files; an "image" is any bytes here, because listing never looks inside."""
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
 
 
 # Listing files

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import pathlib
 import random
 import uuid
 from typing import Any
@@ -27,17 +26,11 @@ from components.listing import (
 )
 from components.listing.transforms import GroupByShard, JoinTables, ListCollection
 from components.rejects import Reject
+from tests.components.listing.files import put
 from tfrecords import DataError, SplitFractions, storage
 
 FRACTIONS = SplitFractions(0.2, 0.2)
 NFC, NFD = "Zeile é", "Zeile e\u0301"
-
-
-def put(folder: pathlib.Path, *names: str, content: bytes = b"image") -> None:
-    """Writes files; an "image" is any bytes here, because listing never looks inside."""
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
 
 
 def run(sources: list[Any], work: beam.PTransform, summary_path: str) -> ListingSummary:

@@ -1,0 +1,10 @@
+"""Files for the tests of listing."""
+
+import pathlib
+
+
+def put(folder: pathlib.Path, *names: str, content: bytes = b"image") -> None:
+    """Writes files; an "image" is any bytes here, because listing never looks inside."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
