@@ -48,7 +48,7 @@ class DatasetManifest:
         rejects: images left out, by reason.
         unused_labels: labels that no image got, by reason; `unused_labels.parquet` lists them.
         shards: every TFRecord file, by split and number.
-        other_files: bytes of everything else beside the manifest, by name.
+        other_files: bytes of the charset, the statistics and the samples, by name.
         reject_files: every Parquet file of rejects, by split and number.
         warnings: sentences for the person who trains on it.
         created_at: ISO 8601, UTC.

@@ -280,15 +280,13 @@ def commit_dataset(settled: Iterable[Described | Twins], request: IngestRequest)
         reject_files=reject_files,
         other_files={
             name: storage.size(storage.join(request.folder, name))
-            for name in storage.list_names(request.folder)
-            if name not in {entry.name for entry in entries} and name != _SUMMARIES
+            for name in (CHARSET_NAME, SAMPLES_NAME, STATISTICS_NAME)
         },
         warnings=tuple(find_warnings(statistics)),
         created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     ).write(request.folder)
-    storage.remove_folder(
-        storage.join(request.folder, _SUMMARIES)
-    )  # what a run that is killed before this goes on from
+    # Last: a run that is killed before goes on from them.
+    storage.remove_folder(storage.join(request.folder, _SUMMARIES))
     storage.move_folder(request.folder, request.destination)
 
 

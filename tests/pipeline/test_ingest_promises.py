@@ -54,10 +54,7 @@ def contents(dataset: Path) -> dict[str, object]:
     found: dict[str, object] = {}
     for path in sorted(dataset.iterdir()):
         if path.name == "manifest.json":
-            manifest = {**json.loads(path.read_bytes()), "created_at": None}
-            # A file of rejects holds the time of each row, and its size may depend on it.
-            manifest["other_files"] = {n: s for n, s in manifest["other_files"].items() if not n.startswith("rejects-")}
-            found[path.name] = manifest
+            found[path.name] = {**json.loads(path.read_bytes()), "created_at": None}
         elif path.name.startswith("rejects-"):
             found[path.name] = pyarrow.parquet.read_table(path).drop_columns("at").to_pylist()
         else:
