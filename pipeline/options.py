@@ -174,7 +174,9 @@ class LinePipelineOptions(PipelineOptions):
     @property
     def label_rules(self) -> LabelRules:
         """Where labels are, as asked for."""
-        sources = [] if self.label_source in LABEL_SOURCES else self.label_source.split(",")
+        whole = os.path.isfile(os.path.expanduser(self.label_source))  # a comma may be a part of a name
+        sources = [self.label_source] if whole else self.label_source.split(",")
+        sources = [] if self.label_source in LABEL_SOURCES else sources
         tables = tuple(dict.fromkeys(map(_absolute, sources)))
         column = None if self.split_by in ("image", "folder") else self.split_by
         return LabelRules(

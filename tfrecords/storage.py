@@ -47,9 +47,19 @@ def filesystem(url: str) -> Any:
 
 
 def canonical(url: str) -> str:
-    """A URL as its file system's own listings write it."""
-    fs = filesystem(url)
-    return fs.unstrip_protocol(fs._strip_protocol(url))
+    """A URL as its file system's own listings write it; nothing is opened for that.
+
+    Raises:
+        DataError: for a scheme that nothing installed serves.
+    """
+    import fsspec
+
+    try:
+        kind = fsspec.get_filesystem_class(url.partition("://")[0])
+    except (ImportError, ValueError) as error:
+        raise DataError(f"cannot use {url!r}: {error}") from error
+    protocol = kind.protocol if isinstance(kind.protocol, str) else kind.protocol[0]
+    return f"{protocol}://{kind._strip_protocol(url)}"
 
 
 def read_bytes(path: str) -> bytes:

@@ -34,6 +34,8 @@ def choose_labels(rules: LabelRules, roots: Iterable[str]) -> tuple[LabelRules, 
     roots = list(roots)
     if rules.source != "auto":
         return rules, f"labels come from {rules}, as --label_source says"
+    if rules.pattern != LabelRules.pattern:
+        return dataclasses.replace(rules, source="filename"), "labels come from the file names, as --label_pattern says"
     tally = Tally()
     as_sidecars = dataclasses.replace(rules, source="sidecar")
     listed = itertools.chain.from_iterable(list_images(root, as_sidecars, tally) for root in roots)
@@ -93,7 +95,7 @@ def check_choice(rules: LabelRules, listing: ListingSummary) -> None:
         DataError: if labels were taken from the file names, but some images have a text file
             beside them, or tables lie in folders where `auto` did not look.
     """
-    if rules.source != "filename":
+    if rules.source != "filename" or rules.pattern != LabelRules.pattern:
         return
     if listing.with_sidecar:
         raise _several_places(listing.with_sidecar, listing.images, f"{listing.images}")

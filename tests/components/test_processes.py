@@ -303,3 +303,11 @@ def test_helpers_end_with_a_process_that_ends():
     starter.communicate()
     assert starter.returncode == 0
     assert wait_until_ended(helpers) == []
+
+
+def test_helpers_take_nothing_from_the_folder_that_the_command_is_run_in(no_helpers, tmp_path, monkeypatch):
+    (tmp_path / "components").mkdir()
+    for name in ("components/__init__.py", "signal.py", "pickle.py"):
+        (tmp_path / name).write_text("raise SystemExit('taken from the current folder')")
+    monkeypatch.chdir(tmp_path)
+    assert list(map_in_processes(square, range(40), 1)) == [number * number for number in range(40)]

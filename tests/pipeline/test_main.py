@@ -212,3 +212,21 @@ def test_real_captchas_are_read_97_percent_exactly(tmp_path, shared_data):
     ).fetchall()
     assert images == 936
     assert exact / images >= 0.97
+
+
+def test_a_collection_without_any_usable_label_is_refused_with_counts_and_an_example(tmp_path, capsys):
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(3):
+        (images / f"{number}.png").write_bytes(b"any bytes")
+    flags = [f"--images={images}", f"--workspace={tmp_path / 'ws'}", "--steps=ingest"]
+    assert main([*flags, "--label_source=filename", "--label_pattern={label}_{id}"]) == 1
+    said = capsys.readouterr().err
+    assert "none of the 3 images in --images has a usable label (3 no_label)" in said
+    assert f"{images}/0.png: its name, '0', is not like --label_pattern={{label}}_{{id}}" in said
+    table = tmp_path / "labels.csv"
+    table.write_text("path,text\nC:\\scans\\0.png,x\n")
+    assert main([*flags, f"--label_source={table}"]) == 1
+    said = capsys.readouterr().err
+    assert "(3 no_label, 1 no_image)" in said
+    assert f"{tmp_path}/C:\\scans\\0.png: row 2 of {table}: there is no such image" in said

@@ -284,3 +284,10 @@ def test_no_flag_of_ours_is_one_of_beams():
 def test_no_flag_of_ours_hides_a_method_of_beams_options():
     _, our_names = flags_of(LinePipelineOptions)
     assert not our_names & set(dir(PipelineOptions))
+
+
+def test_a_table_whose_name_has_a_comma_is_one_table(tmp_path):
+    table = tmp_path / "a,b.csv"
+    table.write_text("path,text\n")
+    options = parse_options([f"--label_source={table}", "--steps=ingest"])
+    assert options.label_rules.tables == (str(table),)

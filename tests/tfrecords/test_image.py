@@ -591,3 +591,24 @@ def test_lines_are_padded_with_white_on_the_right_to_a_multiple():
 def test_a_width_that_is_a_multiple_already_is_not_padded_further(width, multiple, padded):
     images, _ = pad_lines([np.zeros((4, width), np.uint8)], multiple)
     assert images.shape[2] == padded
+
+
+def twelve_bit_tiff(value: int, width: int = 16, height: int = 8) -> bytes:
+    """A TIFF of one grey value, 12 bits a pixel, uncompressed."""
+    pixels = bytes([value >> 4, (value & 15) << 4 | value >> 8, value & 255]) * (width * height // 2)
+    tags = [(256, width), (257, height), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, height)]
+    tags.append((279, len(pixels)))
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, 4, 1, entry) for tag, entry in tags)
+    return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + directory + bytes(4)
+
+
+@pytest.mark.parametrize(("value", "grey"), [(0, 0), (0x800, 0x80), (0xFFF, 0xFF)])
+def test_twelve_bits_of_a_tiff_are_read_over_their_whole_range(value, grey):
+    assert set(np.unique(read_line(twelve_bit_tiff(value), 8, ImageLimits()).pixels)) == {grey}
+
+
+@pytest.mark.parametrize("start", [b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"II*\0\xff\xff\xff\xff", b"GIF89a"])
+def test_what_begins_as_an_image_and_cannot_be_read_is_called_damaged_and_not_something_else(start):
+    with pytest.raises(ImageRejected) as rejected:
+        read_line(start, 8, ImageLimits())
+    assert rejected.value.reason == "truncated"

@@ -220,3 +220,21 @@ def test_a_path_is_remote_if_it_has_a_scheme(path, remote):
 def test_paths_are_joined_with_one_slash():
     assert storage.join("gs://bucket/a/", "b", "c.txt") == "gs://bucket/a/b/c.txt"
     assert storage.join("a", "b") == "a/b"
+
+
+@pytest.mark.parametrize(
+    ("url", "canonical"),
+    [
+        ("gs://bucket/a b.png", "gs://bucket/a b.png"),
+        ("gcs://bucket/a.png", "gs://bucket/a.png"),
+        ("memory://a/b", "memory:///a/b"),
+        ("memory:///a/b", "memory:///a/b"),
+    ],
+)
+def test_a_url_has_one_spelling_and_no_connection_is_needed_for_it(url, canonical):
+    assert storage.canonical(url) == canonical
+
+
+def test_a_scheme_that_nothing_serves_is_refused_by_name():
+    with pytest.raises(DataError, match="nonsense://a"):
+        storage.canonical("nonsense://a")

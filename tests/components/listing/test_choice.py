@@ -76,8 +76,8 @@ def test_auto_takes_the_text_files_if_every_image_has_one(images):
 
 def test_auto_takes_the_file_names_if_no_image_has_a_text_file(images):
     put(images, "a.png", "b.png", "README.txt")
-    rules, why = choose(images, pattern="{label}_{id}", split_by="folder", max_label_length=7)
-    assert rules == LabelRules("filename", pattern="{label}_{id}", split_by="folder", max_label_length=7)
+    rules, why = choose(images, split_by="folder", max_label_length=7)
+    assert rules == LabelRules("filename", split_by="folder", max_label_length=7)
     assert why == (
         "labels come from the file names: none of the first 2 images has a text file beside it, and no table names them"
     )
@@ -420,3 +420,10 @@ def test_auto_asks_about_tables_in_object_stores_whose_images_are_not_there(buck
     put_remote(bucket, "lines/labels.csv", content=b"path,text\nmissing.png,x\n../other/b.png,x\n")
     with pytest.raises(DataError, match="names no image in its folder"):
         chosen(f"{bucket}/lines")
+
+
+def test_a_pattern_of_names_says_that_labels_are_in_the_names(images, tmp_path):
+    put(images, "a_1.png", "a_1.txt")
+    rules, why = choose(images, pattern="{label}_{id}")
+    assert (rules.source, why) == ("filename", "labels come from the file names, as --label_pattern says")
+    check_choice(rules, write_listing([str(images)], str(tmp_path / "listing.parquet"), rules, SplitFractions()))

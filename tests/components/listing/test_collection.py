@@ -13,6 +13,7 @@ import pytest
 from components.listing import (
     ImageReference,
     LabelRules,
+    Places,
     find_roots,
     group_roots,
     list_images,
@@ -554,3 +555,50 @@ def test_a_remote_image_that_was_changed_has_another_identity(images):
     (after,) = list_images(images.as_uri())
     assert after.modified_us == 1_500_000_000_000_000
     assert after != before
+
+
+# Several roots
+
+
+def listed_together(*roots: pathlib.Path, **rules) -> list[ImageReference]:
+    found = find_roots(",".join(map(str, roots)), flag="--images")
+    places = Places.of(found)
+    return [
+        reference for root in found for reference in list_images(root, LabelRules("filename", **rules), places=places)
+    ]
+
+
+def test_roots_of_one_name_have_keys_that_tell_them_apart_and_groups_of_their_own(tmp_path):
+    put(tmp_path, "one/lines/a.png", "two/lines/a.png", "three/lines/a.png")
+    listed = listed_together(*(tmp_path / name / "lines" for name in ("one", "two", "three")), split_by="folder")
+    assert [reference.key for reference in listed] == ["one/lines/a.png", "three/lines/a.png", "two/lines/a.png"]
+    assert [reference.group for reference in listed] == ["one/lines", "three/lines", "two/lines"]
+
+
+def test_another_root_of_another_name_changes_no_key(tmp_path):
+    put(tmp_path, "one/a.png", "deep/two/b.png")
+    assert [reference.key for reference in listed_together(tmp_path / "one")] == ["one/a.png"]
+    both = listed_together(tmp_path / "one", tmp_path / "deep" / "two")
+    assert {reference.key for reference in both} == {"one/a.png", "two/b.png"}
+
+
+def test_a_link_in_one_root_to_another_doubles_no_image(tmp_path):
+    put(tmp_path, "one/a.png", "two/b.png", "two/sub/c.png", "elsewhere/d.png")
+    (tmp_path / "one" / "link").symlink_to(tmp_path / "two")
+    (tmp_path / "one" / "deep link").symlink_to(tmp_path / "two" / "sub")
+    (tmp_path / "one" / "out").symlink_to(tmp_path / "elsewhere")
+    listed = listed_together(tmp_path / "one", tmp_path / "two")
+    assert [reference.key for reference in listed] == ["one/a.png", "one/out/d.png", "two/b.png", "two/sub/c.png"]
+
+
+def test_a_link_to_a_hidden_folder_of_a_root_is_followed(tmp_path):
+    put(tmp_path, "one/.store/a.png")
+    (tmp_path / "one" / "shown").symlink_to(tmp_path / "one" / ".store")
+    assert [reference.key for reference in listed_together(tmp_path / "one")] == ["one/shown/a.png"]
+
+
+@pytest.mark.parametrize("name", ["line.png", "line.bin.png", "line.nrm.png", "line.tif", "line"])
+def test_pictures_of_one_line_are_split_together(tmp_path, name):
+    put(tmp_path, f"lines/{name}")
+    (reference,) = listed_together(tmp_path / "lines")
+    assert reference.split_key == "lines/line"

@@ -110,6 +110,30 @@ def test_a_summary_counts_images_splits_and_symbols(images):
     assert summary.unused_labels == {"no_image": 1}
 
 
+def test_a_summary_counts_problems_and_tells_the_first_of_them_and_of_the_unused_labels(images):
+    put(images, "a.png", "b.png", "c.png", "d.png", "a.txt", "y.txt", "x.txt")
+    put(images, "b.txt", content=b"\xff")
+    summary = listed(images)
+    assert summary.problems == {"label_not_text": 1, "no_label": 2}
+    problem, unused = summary.examples
+    assert problem.startswith(f"{images}/b.png: {images}/b.txt is not UTF-8")
+    assert unused == f"{images}/x.txt: no image of its name lies beside it"
+
+
+def test_a_summary_of_images_without_problems_has_no_examples(images):
+    put(images, "a.png", "a.txt")
+    assert (listed(images).problems, listed(images).examples) == ({}, [])
+
+
+def test_the_first_problem_is_told_wherever_it_stands(tmp_path):
+    references = [ImageReference(f"/x/{number:05d}.png", f"x/{number:05d}.png", 1, 2) for number in range(4_500)]
+    rows = [LabelRow(image.uri, "a", None, 0, number, "", None) for number, image in enumerate(references[:-2])]
+    summary = join_labels(references, rows, f"{tmp_path}/joined.parquet", table_rules("/nowhere.csv"), FRACTIONS)
+    assert summary.problems == {"no_label": 2}
+    (example,) = summary.examples
+    assert example.startswith("/x/04498.png: no row of /nowhere.csv ")
+
+
 def test_a_summary_survives_json(images):
     put(images, "a.png", "a.txt", "x.txt", ".hidden")
     summary = listed(images)
@@ -252,6 +276,18 @@ def test_merged_listings_add_up_in_whatever_order_they_come():
     assert list(merged.symbols.items()) == [("a", 1), ("b", 3)]
     assert list(merged.passed_over.items()) == [(".csv", 1), (".txt", 2)]
     assert list(merged.unused_labels.items()) == [("damaged_row", 3), ("no_image", 1)]
+
+
+def test_merged_listings_count_all_problems_and_tell_the_first_three():
+    listings = [
+        dataclasses.replace(
+            FIRST, path=f"{number}.parquet", problems={"no_label": number}, examples=[f"a {number}", "b"]
+        )
+        for number in (3, 1, 2)
+    ]
+    merged = merge_listings([*listings, SECOND])
+    assert merged.problems == {"no_label": 6}
+    assert merged.examples == ["a 1", "b", "a 2"]
 
 
 def test_the_merged_digest_changes_with_any_listing():
