@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import contextlib
+import functools
 import itertools
 import os
 import pickle
@@ -40,14 +41,23 @@ def map_in_processes(
         RuntimeError: if a helper ends, for want of memory perhaps.
     """
     items = iter(items)
-    with concurrent.futures.ThreadPoolExecutor(processes) as threads:
-        pending: collections.deque[concurrent.futures.Future[list[_Outcome]]] = collections.deque()
-        while call := list(itertools.islice(items, _ITEMS_A_CALL)):
-            pending.append(threads.submit(_call, function, call))
-            if len(pending) == _CALLS_AHEAD * processes:
-                yield from pending.popleft().result()
+    calls = iter(lambda: list(itertools.islice(items, _ITEMS_A_CALL)), [])
+    for answer in map_in_threads(functools.partial(_call, function), calls, processes, ahead=_CALLS_AHEAD * processes):
+        yield from answer
+
+
+def map_in_threads(
+    function: Callable[[_Item], _Outcome], items: Iterable[_Item], threads: int, *, ahead: int
+) -> Iterator[_Outcome]:
+    """`map` by threads that wait for something else, in the order of the items, at most `ahead` of them at a time."""
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        pending: collections.deque[concurrent.futures.Future[_Outcome]] = collections.deque()
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) == ahead:
+                yield pending.popleft().result()
         while pending:
-            yield from pending.popleft().result()
+            yield pending.popleft().result()
 
 
 def helpers_run() -> bool:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from components.listing import ImageReference, read_image
-from components.processes import map_in_processes
+from components.processes import map_in_processes, map_in_threads
 from components.rejects import Reject
 from tfrecords import ImageLimits, ImageRejected, LineImage, read_line, storage
 
+_Counted = TypeVar("_Counted", str, int)
 _Outcome = TypeVar("_Outcome")
 _Summary = TypeVar("_Summary")
 
@@ -32,7 +32,7 @@ def in_order(
         processes: how many processes this one may occupy.
     """
     if references and storage.is_remote(references[0].uri):
-        return _map_in_threads(function, references)
+        return map_in_threads(function, references, _THREADS, ahead=_READ_AHEAD)
     if processes > 1 and len(references) >= _WORTH_CALLING:
         return map_in_processes(function, references, processes)
     return map(function, references)  # threads would take turns at decoding, and lose time at each
@@ -68,23 +68,9 @@ def finished_summary(
     return summary if same and all(map(storage.exists, files(summary))) else None
 
 
-def _map_in_threads(
-    function: Callable[[ImageReference], _Outcome], references: Iterable[ImageReference]
-) -> Iterator[_Outcome]:
-    """`map` while many files are on their way."""
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        pending: collections.deque[concurrent.futures.Future[_Outcome]] = collections.deque()
-        for reference in references:
-            pending.append(pool.submit(function, reference))
-            if len(pending) == _READ_AHEAD:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-
-
-def merge_counts(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+def merge_counts(counts: Iterable[dict[_Counted, int]]) -> dict[_Counted, int]:
     """The sums of several counts, sorted by what was counted."""
-    total: collections.Counter[str] = collections.Counter()
+    total: collections.Counter[_Counted] = collections.Counter()
     for count in counts:
         total.update(count)
     return dict(sorted(total.items()))

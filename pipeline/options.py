@@ -175,9 +175,8 @@ class LinePipelineOptions(PipelineOptions):
     def label_rules(self) -> LabelRules:
         """Where labels are, as asked for."""
         whole = os.path.isfile(os.path.expanduser(self.label_source))  # a comma may be a part of a name
-        sources = [self.label_source] if whole else self.label_source.split(",")
-        sources = [] if self.label_source in LABEL_SOURCES else sources
-        tables = tuple(dict.fromkeys(map(_absolute, sources)))
+        named = [self.label_source] if whole else self.label_source.split(",")
+        tables = () if self.label_source in LABEL_SOURCES else tuple(dict.fromkeys(map(_absolute, named)))
         column = None if self.split_by in ("image", "folder") else self.split_by
         return LabelRules(
             source="table" if tables else self.label_source,

@@ -382,8 +382,8 @@ def _listing(
     context: Context, roots: list[str], labels: LabelRules | None, fractions: SplitFractions, *, flag: str
 ) -> Iterator[tuple[ListingSummary, list[str]]]:
     """Lists the images below some roots; the listing files are there inside the block."""
-    workspace = _real(context.workspace.root)
-    inside = [root for root in roots if f"{workspace}/".startswith(f"{_real(root).rstrip('/')}/")]
+    workspace = storage.real_path(context.workspace.root)
+    inside = [root for root in roots if f"{workspace}/".startswith(f"{storage.real_path(root).rstrip('/')}/")]
     if inside:
         raise DataError(
             f"{flag}: the workspace {context.workspace.root} lies inside {inside[0]}, so that its own pictures "
@@ -408,10 +408,6 @@ def _listing(
         yield summary, files
     finally:
         storage.remove_folder(folder)
-
-
-def _real(path: str) -> str:
-    return path if storage.is_remote(path) else os.path.realpath(path)
 
 
 def _join_tables(

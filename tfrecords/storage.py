@@ -62,6 +62,11 @@ def canonical(url: str) -> str:
     return f"{protocol}://{kind._strip_protocol(url)}"
 
 
+def real_path(path: str) -> str:
+    """A local path without links, or a URL in its canonical spelling."""
+    return canonical(path) if is_remote(path) else os.path.realpath(path)
+
+
 def read_bytes(path: str) -> bytes:
     """The whole content of a file; raises `FileNotFoundError` or another `OSError`."""
     if is_remote(path):

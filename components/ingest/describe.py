@@ -16,6 +16,7 @@ import pyarrow
 import pyarrow.compute
 
 from components.ingest.fit import time_steps
+from components.work import merge_counts
 from tfrecords import Charset, examples_to_record_batch, read_record_batches, read_records
 
 SAMPLES_NAME = "samples.parquet"
@@ -139,17 +140,15 @@ def describe_shard(
     counts = _Counts(number, charset, height, time_stride)
     for batch in read_record_batches(path):
         counts.add(batch)
-    return counts.description(), counts.identities()
+    identities = counts.identities()
+    return counts.description(identities), identities
 
 
 def merge_descriptions(descriptions: Sequence[ShardDescription]) -> ShardDescription:
     """The description of several shards together."""
 
     def counted(name: str) -> dict[Any, int]:
-        total: collections.Counter[Any] = collections.Counter()
-        for description in descriptions:
-            total.update(getattr(description, name))
-        return dict(sorted(total.items()))
+        return merge_counts(getattr(description, name) for description in descriptions)
 
     def ranked(name: str) -> Iterator[tuple[float, Place]]:
         return itertools.chain.from_iterable(getattr(description, name) for description in descriptions)
@@ -277,16 +276,16 @@ class _Counts:
         rows["row"] = np.arange(len(rows))
         return rows
 
-    def description(self) -> ShardDescription:
+    def description(self, identities: np.ndarray) -> ShardDescription:
         widths = np.concatenate([np.empty(0, np.int64), *self._widths])
         lengths = np.concatenate([np.empty(0, np.int64), *self._lengths])
         sizes = np.concatenate([np.empty(0, np.int64), *self._sizes])
         spacings = widths / np.maximum(lengths, 1)
         densities = 1000 * sizes / (widths * self._height)
         ample = time_steps(widths, self._time_stride) > 2 * lengths + 1
-        _, different = np.unique(self.identities()["image"], return_index=True)
+        _, different = np.unique(identities["image"], return_index=True)
         draws = np.full(len(widths), np.inf)
-        draws[different] = self.identities()["image"][different] / 2**64
+        draws[different] = identities["image"][different] / 2**64
         return ShardDescription(
             widths=_count(widths),
             label_lengths=_count(lengths),

@@ -153,7 +153,7 @@ def _tables_in(folder: str) -> list[str]:
 
 def _names_images(table: str, folder: str, rules: LabelRules) -> bool:
     asked = dataclasses.replace(rules, source="table", tables=(table,))
-    inside = (storage.canonical(folder) if storage.is_remote(folder) else os.path.realpath(folder)).rstrip("/") + "/"
+    inside = storage.real_path(folder).rstrip("/") + "/"
     for row in itertools.islice(read_label_rows(0, asked), _ROWS_LOOKED_AT):
         path = path_of_uri(row.uri)
         named = row.problem is None and path.startswith(inside) and not path.lower().endswith(COMPANION_SUFFIXES)

@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import uuid
 
 import pytest
 
@@ -15,8 +14,8 @@ from components.listing import (
     find_roots,
     write_listing,
 )
-from tests.components.listing.files import put
-from tfrecords import DataError, SplitFractions, storage
+from tests.components.listing.files import put, put_remote
+from tfrecords import DataError, SplitFractions
 
 
 def put_table(path: pathlib.Path, *names: str, header: str = "path,text") -> str:
@@ -386,19 +385,6 @@ def test_a_folder_above_that_cannot_be_listed_does_not_end_the_choice(images, mo
 
 
 # Object stores
-
-
-@pytest.fixture(params=["memory:///", "memory://"])
-def bucket(request):
-    """An empty folder in fsspec's in-memory file system, by its canonical URL and by a shorter one."""
-    url = f"{request.param}{uuid.uuid4().hex}"
-    yield url
-    storage.remove_folder(url)
-
-
-def put_remote(bucket: str, *names: str, content: bytes = b"image") -> None:
-    for name in names:
-        storage.write_bytes(storage.join(bucket, name), content)
 
 
 def test_auto_looks_for_text_files_in_object_stores(bucket):

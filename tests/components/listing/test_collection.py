@@ -6,7 +6,6 @@ import datetime
 import os
 import pathlib
 import shutil
-import uuid
 
 import pytest
 
@@ -461,14 +460,6 @@ def test_otherwise_listing_makes_no_groups(images, split_by):
 
 
 # Object stores
-
-
-@pytest.fixture(params=["memory:///", "memory://"])
-def bucket(request):
-    """An empty folder in fsspec's in-memory file system, by its canonical URL and by a shorter one."""
-    url = f"{request.param}{uuid.uuid4().hex}"
-    yield url
-    storage.remove_folder(url)
 
 
 def put_remote(bucket: str, *names: str) -> None:

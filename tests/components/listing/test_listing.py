@@ -35,7 +35,7 @@ from components.listing.listing import (
     unpacked,
 )
 from components.rejects import Reject
-from tests.components.listing.files import put
+from tests.components.listing.files import put, put_remote
 from tfrecords import DataError, SplitFractions, shard_index, storage
 
 FRACTIONS = SplitFractions()
@@ -890,19 +890,6 @@ def test_the_digest_of_joined_labels_changes_with_anything_that_matters(images, 
 
 
 # Object stores
-
-
-@pytest.fixture(params=["memory:///", "memory://"])
-def bucket(request):
-    """An empty folder in fsspec's in-memory file system, by its canonical URL and by a shorter one."""
-    url = f"{request.param}{uuid.uuid4().hex}"
-    yield url
-    storage.remove_folder(url)
-
-
-def put_remote(bucket: str, *names: str, content: bytes = b"image") -> None:
-    for name in names:
-        storage.write_bytes(storage.join(bucket, name), content)
 
 
 @pytest.mark.parametrize("path", ["a b%.png", "./a b%.png", "sub/../a b%.png", "../lines/a b%.png", "{lines}/a b%.png"])
