@@ -1,4 +1,4 @@
-"""Training input: examples from committed shards, the order of every batch, and distortions.
+"""Training input: examples from committed shards, and the order of every batch.
 
 The order is a function of seed and epoch alone. Every worker computes the same order and
 takes its own slice of each global batch, so training does not depend on how many workers
@@ -13,11 +13,11 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
+from components.training.distort import DISTORTIONS, distort
 from components.training.recipes import TIME_STRIDE
 from tfrecords import DataError, DatasetManifest, decode_png, examples_to_record_batch, pad_lines, read_records, storage
 from tfrecords.manifest import remedy
 
-_DISTORTIONS = 10
 _POOL_BATCHES = 32
 
 
@@ -146,11 +146,11 @@ def training_batches(
         order = epoch_order(examples.widths, batch_size, seed, int(epoch))
         # All replicas pad to the same width, so that batch statistics do not depend on their number.
         widest = -(-examples.widths[order].max(axis=1) // TIME_STRIDE) * TIME_STRIDE
-        distortions = np.random.default_rng([seed, int(epoch), 1]).uniform(-1, 1, (*order.shape, _DISTORTIONS))
+        distortions = np.random.default_rng([seed, int(epoch), 1]).uniform(-1, 1, (*order.shape, DISTORTIONS))
         return (
             order[:, mine].reshape(-1),
             np.repeat(widest.astype(np.int32), order[0, mine].size),
-            distortions[:, mine].reshape(-1, _DISTORTIONS).astype(np.float32),
+            distortions[:, mine].reshape(-1, DISTORTIONS).astype(np.float32),
         )
 
     def of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -159,7 +159,7 @@ def training_batches(
             (
                 tf.ensure_shape(indices, [None]),
                 tf.ensure_shape(padded, [None]),
-                tf.ensure_shape(distortions, [None, _DISTORTIONS]),
+                tf.ensure_shape(distortions, [None, DISTORTIONS]),
             )
         )
 
@@ -185,78 +185,6 @@ def training_batches(
     dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     dataset = dataset.padded_batch(replica_batch_size, drop_remainder=True)
     return dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(4)
-
-
-def distort(images: tf.Tensor, widths: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
-    """Training lines, each a little different from what it was, its width unchanged.
-
-    One affine map per line (tilt, shear, narrowing, stretch in height, shift), a change of
-    contrast and brightness, and grain.
-
-    Args:
-        images: uint8 [batch, height, width, 1], white beyond each line's end.
-        widths: int32 [batch].
-        amounts: float32 [batch, 10] in [-1, 1]: how much of each.
-
-    Returns:
-        Of the type and shape of `images`, white beyond each line's end.
-    """
-    ink = (255.0 - tf.cast(images, tf.float32)) / 255.0
-    height, width = tf.shape(images)[1], tf.shape(images)[2]
-    tilt, shear, narrow, place, stretch, across, down, contrast, brightness, grain = tf.unstack(amounts, axis=1)
-    line_width = tf.cast(widths, tf.float32)
-    middle = tf.cast(height, tf.float32) / 2
-
-    # Output pixel (x, y) comes from input (x', y'), as ImageProjectiveTransformV3 wants it:
-    #   x' = scale_x * x + shear * (y - middle) + offset_x
-    #   y' = tilt * (x - width / 2) + scale_y * (y - middle) + middle + offset_y
-    tilt *= tf.minimum(0.05, 6.0 / line_width)  # at most 3 pixels at the ends of a line
-    shear *= 0.12
-    scale_x = 1.06 + 0.06 * narrow
-    scale_y = 1.05 + 0.09 * stretch
-    freed = line_width * (scale_x - 1)
-    offset_x = across - freed * (0.5 + 0.5 * place)
-    offset_y = 2.0 * down
-    zeros = tf.zeros_like(tilt)
-    transforms = tf.stack(
-        [
-            scale_x,
-            shear,
-            offset_x - shear * middle,
-            tilt,
-            scale_y,
-            middle * (1 - scale_y) + offset_y - tilt * line_width / 2,
-            zeros,
-            zeros,
-        ],
-        axis=1,
-    )
-    ink = tf.raw_ops.ImageProjectiveTransformV3(
-        images=ink,
-        transforms=transforms,
-        output_shape=tf.stack([height, width]),
-        fill_value=0.0,
-        interpolation="BILINEAR",
-        fill_mode="CONSTANT",
-    )
-    # Each line's own amounts are the seed of its grain: it does not matter in which batch the line is.
-    grains = tf.map_fn(
-        lambda seed: tf.random.stateless_normal(tf.shape(ink)[1:], seed),
-        tf.bitcast(amounts[:, :2], tf.int32),
-        fn_output_signature=tf.float32,
-    )
-
-    def per_line(values: tf.Tensor) -> tf.Tensor:
-        return values[:, None, None, None]
-
-    ink = (
-        ink * per_line(0.9 + 0.3 * contrast)
-        + per_line(0.025 + 0.075 * brightness)
-        + grains * per_line(0.03 + 0.03 * grain)
-    )
-    ink = tf.clip_by_value(ink, 0.0, 1.0)
-    inside = tf.sequence_mask(widths, width)[:, None, :, None]
-    return tf.where(inside, tf.cast(tf.round(255.0 * (1.0 - ink)), tf.uint8), tf.constant(255, tf.uint8))
 
 
 def reading_batches(
