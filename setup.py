@@ -31,7 +31,11 @@ setup(
     ],
     extras_require={
         "test": [
+            "dockerfile-parse>=2.0.1",
             "duckdb>=1.4",
+            "google-cloud-aiplatform>=1.165",
+            "kubeflow-training>=1.9,<2",
+            "kubernetes>=35",
             "mypy>=2.4",
             "pandas>=2.2",
             "pytest>=9.2",
