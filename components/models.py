@@ -11,6 +11,7 @@ from tfrecords import Charset, DataError, storage
 from tfrecords.manifest import MANIFEST_NAME, read_charset, read_manifest, remedy
 
 SCHEMA_VERSION = 1
+KERAS_NAME = "model.keras"
 SAVED_MODEL_NAME = "saved_model"
 PLOTS_NAME = "plots"
 

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from tfrecords import decode_png
-
 if TYPE_CHECKING:
     from components.training.data import Examples
-    from components.training.trainer import EpochRecord
+    from components.training.history import EpochRecord
 
 _COLUMNS = 2
 _LEAST_LOSS = 1e-4  # a loss of 0 has no place on a logarithmic axis
@@ -33,7 +31,7 @@ def plot_training_samples(examples: Examples, chosen: Sequence[int], path: str) 
     """A grid of training lines with their labels, as PNG."""
     _plot_grid(
         "Training samples and their labels",
-        [ShownLine(decode_png(examples.images[i]), examples.texts[i]) for i in chosen],
+        [ShownLine(examples.pixels(i), examples.texts[i]) for i in chosen],
         path,
     )
 

@@ -13,7 +13,8 @@ import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipeline.options import LinePipelineOptions, parse_options, usage
+from components.training.cluster import ClusterPlace, TrainingLostError
+from pipeline.options import LinePipelineOptions, UsageError, parse_options, usage
 from tfrecords import DataError, storage
 
 if TYPE_CHECKING:
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
     from pipeline.steps import StepResult
     from pipeline.workspace import Workspace
 
-EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, EXIT_HELD, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, EXIT_HELD, EXIT_LOST, EXIT_INTERRUPTED = 0, 1, 2, 3, 138, 130
 
 _FIRST_ROWS = 5
+_LOCK_OF_A_LOST_NODE_S = 180  # until a file server gives up on it
 _PLACES = {"ingest": "dataset", "train": "model", "evaluate": "evaluation", "infer": "predictions"}
 
 
@@ -32,8 +34,9 @@ def main(argv: Sequence[str]) -> int:
 
     Returns:
         0 when done, 1 when a check refused something or the input cannot be used, 2 for a
-        command line that cannot be run, 3 when another run holds the workspace, 130 when
-        interrupted or terminated.
+        command line that cannot be run, 3 when another run holds the workspace, 130 when interrupted
+        or terminated, 138 when training lost its workers too often and can go on from its last
+        checkpoint.
     """
     if {"--help", "-h"} & set(argv):
         print(usage())
@@ -43,13 +46,16 @@ def main(argv: Sequence[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         options = parse_options(argv)
+        place = _place_in_cluster(options)
     except DataError as error:
         return _refuse(error, EXIT_USAGE)
     from pipeline.workspace import Workspace, WorkspaceHeldError
 
     workspace = Workspace(options.workspace)
     try:
-        with workspace.lock():
+        if place is not None and not place.chief:
+            return _train_beside_the_chief(options, workspace, place)
+        with workspace.lock(wait_s=_LOCK_OF_A_LOST_NODE_S if place else 0):
             return run(options, workspace)
     except WorkspaceHeldError as error:
         return _refuse(error, EXIT_HELD)
@@ -83,10 +89,11 @@ def run(options: LinePipelineOptions, workspace: Workspace) -> int:
         status = EXIT_DONE if record.status == "done" else EXIT_REFUSED
     except (Exception, KeyboardInterrupt) as error:
         if interruption.came:
-            record.fail("interrupted: finished steps are kept, and the same command does the unfinished one again")
+            record.fail("interrupted: what is finished is kept, and the same command goes on from there")
             status = EXIT_INTERRUPTED
         elif isinstance(error, DataError):
             record.fail(str(error))
+            status = EXIT_LOST if isinstance(error, TrainingLostError) else EXIT_REFUSED
         elif isinstance(error, OSError):
             record.fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         else:
@@ -101,6 +108,42 @@ def run(options: LinePipelineOptions, workspace: Workspace) -> int:
     paths = report.write(record, workspace)
     _print_end(results, record, paths, workspace)
     return status
+
+
+def _place_in_cluster(options: LinePipelineOptions) -> ClusterPlace | None:
+    """This process's place in a training cluster of several nodes, each of which runs this command.
+
+    Raises:
+        UsageError: for what such a cluster cannot do.
+    """
+    if "train" not in options.step_names:
+        return None
+    place = ClusterPlace.of(os.environ)
+    if place is None or len(place.addresses) == 1:
+        return None
+    if options.step_names != ("train",):
+        raise UsageError(
+            f"TF_CONFIG describes a cluster of {len(place.addresses)} workers, which train together: give "
+            "--steps=train to all of them, and run the other steps before and after, on one machine"
+        )
+    if options.train_workers > 1:
+        raise UsageError(
+            f"--train_workers={options.train_workers} is for one machine, but TF_CONFIG describes a cluster: each of "
+            "its nodes starts one worker, with all of its GPUs"
+        )
+    return place
+
+
+def _train_beside_the_chief(options: LinePipelineOptions, workspace: Workspace, place: ClusterPlace) -> int:
+    """What a node does that only helps to train: the first one holds the workspace, commits and reports."""
+    from pipeline.steps import Context, train
+
+    _say(f"workspace {workspace.root}, worker {place.worker} of {len(place.addresses)}")
+    try:
+        _say(train(Context(options, workspace, _say)).summary)
+    except TrainingLostError as error:
+        return _refuse(error, EXIT_LOST)
+    return EXIT_DONE
 
 
 def _run_steps(

@@ -129,9 +129,8 @@ class LinePipelineOptions(PipelineOptions):
         training.add_argument(
             "--model",
             choices=tuple(RECIPES),
-            default="crnn",
-            help="the network: crnn reads lines of any width; the other two are references "
-            "of fixed width (default: %(default)s)",
+            help="the network: crnn reads lines of any width; crnn_v1 and ocr_model_v1 are references "
+            "of fixed width (default: crnn, or the one of --init_from)",
         )
         training.add_argument("--epochs", type=int, help="passes over the training images (default: by model)")
         training.add_argument(
@@ -142,7 +141,29 @@ class LinePipelineOptions(PipelineOptions):
             "--seed", type=int, default=0, help="of weights, order and distortions (default: %(default)s)"
         )
         training.add_argument(
+            "--patience",
+            type=int,
+            help="training ends after so many epochs without a better one (default: a third of the epochs)",
+        )
+        training.add_argument(
+            "--init_from",
+            help="model whose weights are the start, by its ID in the workspace or its folder; "
+            "its charset may be another one",
+        )
+        training.add_argument(
+            "--resume",
+            choices=("auto", "never"),
+            default="auto",
+            help="whether a training that was stopped goes on from its last checkpoint (default: %(default)s)",
+        )
+        training.add_argument(
             "--train_workers", type=int, default=1, help="local training processes (default: %(default)s)"
+        )
+        training.add_argument(
+            "--train_restarts",
+            type=int,
+            default=2,
+            help="how often training goes on from the last checkpoint after a worker was killed (default: %(default)s)",
         )
 
         gate = parser.add_argument_group("acceptance")
@@ -280,7 +301,7 @@ def _check(options: LinePipelineOptions) -> None:
         hint = f"did you mean {near[0]}?" if near else f"steps are {', '.join(STEPS)}"
         raise UsageError(f"--steps={options.steps}: there is no step {unknown[0]!r}; {hint}")
     for name in (
-        *("epochs", "batch_size", "train_workers"),
+        *("epochs", "batch_size", "patience", "train_workers"),
         *("max_pixels", "max_bytes", "max_line_width", "max_label_length"),
     ):
         value = getattr(options, name)

@@ -31,10 +31,10 @@ from components.listing import (
     uri_of,
 )
 from components.listing.transforms import JoinTables, ListCollection
-from components.models import PLOTS_NAME, ModelManifest, describe_files
+from components.models import KERAS_NAME, PLOTS_NAME, ModelManifest, describe_files
 from components.rejects import too_many_rejects
-from components.training.cluster import train_in_processes
-from components.training.recipes import RECIPES, TIME_STRIDE
+from components.training.cluster import ClusterPlace, train_in_processes
+from components.training.recipes import DEFAULT_MODEL, RECIPES, TIME_STRIDE
 from components.work import REFUSED_NAME, shards_for
 from pipeline.options import LinePipelineOptions
 from pipeline.runners import processes_per_worker, run_job
@@ -166,17 +166,25 @@ def train(context: Context) -> StepResult:
 
     Raises:
         DataError: if no dataset is committed, or it cannot train the model.
+        TrainingLostError: if workers were killed too often.
     """
     options, workspace = context.options, context.workspace
+    place = ClusterPlace.of(os.environ)
+    chief = place is None or place.chief
     dataset_id, dataset_folder, dataset = _latest_dataset(workspace)
-    recipe = RECIPES[options.model]
+    start = _model_to_start_from(options, workspace, dataset)
+    network = options.model or (start[1].model if start else DEFAULT_MODEL)
+    recipe = RECIPES[network]
     batch_size = options.batch_size or recipe.batch_size
+    epochs = options.epochs or recipe.epochs_for(dataset.examples("train"), batch_size)
     request = {
-        "model": options.model,
-        "epochs": options.epochs or recipe.epochs_for(dataset.examples("train"), batch_size),
+        "model": network,
+        "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": options.learning_rate or recipe.learning_rate,
+        "patience": options.patience or -(-epochs // 3),
         "seed": options.seed,
+        "init_from": start[1].model_id if start else None,
     }
     model_id = short_id(version=_CODE_VERSION, dataset_id=dataset_id, **request)
     folder = workspace.model(model_id)
@@ -186,35 +194,55 @@ def train(context: Context) -> StepResult:
     else:
         if "evaluate" in options.step_names:
             _need_test_split(dataset)
-        unfinished = workspace.unfinished(f"model-{model_id}")
-        scratch = workspace.unfinished(f"training-{model_id}")
-        storage.remove_folder(unfinished)
-        storage.remove_folder(scratch)
-        if storage.is_remote(scratch):
-            scratch = tempfile.mkdtemp(prefix="training-")
+        training = workspace.unfinished(f"training-{model_id}")
+        checkpoints = storage.join(training, "checkpoints")
+        if chief and options.resume == "never":
+            storage.remove_folder(checkpoints)
+        local = chief and not storage.is_remote(training)
+        scratch = training if local else tempfile.mkdtemp(prefix="training-")
         output = os.path.join(scratch, "model")
-        os.makedirs(output)
-        local_dataset = _local_dataset(dataset_folder, dataset, scratch)
+        storage.remove_folder(output)
         train_in_processes(
-            {**request, "dataset_folder": local_dataset, "output_folder": output}, scratch, options.train_workers
+            {
+                **request,
+                "dataset_folder": _local_dataset(dataset_folder, dataset, scratch),
+                "output_folder": output,
+                "checkpoint_folder": checkpoints,
+                "init_from": start[1].fetch(start[0], KERAS_NAME) if start else None,
+                "init_symbols": start[1].read_charset(start[0]).symbols if start else (),
+            },
+            scratch,
+            options.train_workers,
+            restarts=options.train_restarts,
+            place=place,
+            say=context.say,
         )
+        if not chief:
+            storage.remove_folder(scratch)
+            summary = f"this worker has trained its part of model {model_id}; the first worker commits it"
+            return StepResult("train", summary, folder, {"model_id": model_id, **request})
         storage.copy_file(storage.join(dataset_folder, CHARSET_NAME), os.path.join(output, CHARSET_NAME))
         manifest = ModelManifest(
             model_id=model_id,
             dataset_id=dataset_id,
-            model=options.model,
+            model=network,
             height=dataset.height,
             charset_sha256=dataset.charset_sha256,
             options=request,
             files=describe_files(output),
             created_at=_now().isoformat(),
         )
+        unfinished = workspace.unfinished(f"model-{model_id}")
+        storage.remove_folder(unfinished)
         storage.copy_folder(output, unfinished)
         manifest.write(unfinished)
         storage.move_folder(unfinished, folder)
         storage.remove_folder(scratch)
+    storage.remove_folder(workspace.unfinished(f"training-{model_id}"))
     workspace.write_pointer("models", _LATEST, model_id)
-    summary = f"model {model_id}: {options.model}, {request['epochs']} epochs on dataset {dataset_id}"
+    summary = f"model {model_id}: {network}, up to {epochs} epochs on dataset {dataset_id}"
+    if start:
+        summary += f", from the weights of model {start[1].model_id}"
     if found is not None:
         summary += "; it was there already, trained on the very same dataset with the same options"
     return StepResult("train", summary, folder, {"model_id": model_id, **manifest.options}, reused=found is not None)
@@ -460,6 +488,34 @@ def _latest_dataset(workspace: Workspace) -> tuple[str, str, DatasetManifest]:
         return dataset_id, folder, DatasetManifest.read(folder)
     except FileNotFoundError:
         raise DataError(f"dataset {dataset_id} is gone from {folder}: run the ingest step again") from None
+
+
+def _model_to_start_from(
+    options: LinePipelineOptions, workspace: Workspace, dataset: DatasetManifest
+) -> tuple[str, ModelManifest] | None:
+    """The folder and manifest of the model that `--init_from` names, by its ID or its folder."""
+    named = options.init_from
+    if not named:
+        return None
+    for folder in (workspace.model(named), named):
+        try:
+            model = ModelManifest.read(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        if options.model not in (None, model.model):
+            raise DataError(
+                f"--init_from={named} is a model of the network {model.model}, which cannot be the start of "
+                f"--model={options.model}: leave --model out"
+            )
+        if model.height != dataset.height:
+            raise DataError(
+                f"--init_from={named} reads lines of height {model.height}, but those of dataset "
+                f"{dataset.dataset_id} are {dataset.height} pixels high: ingest with --height={model.height}"
+            )
+        return folder, model
+    raise DataError(
+        f"--init_from={named} is neither the ID of a model in {workspace.root}/models nor the folder of a model"
+    )
 
 
 def _need_test_split(dataset: DatasetManifest) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,11 +42,14 @@ class Workspace:
         self.root = root.rstrip("/") if storage.is_remote(root) else os.path.abspath(os.path.expanduser(root))
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, wait_s: float = 0) -> Iterator[None]:
         """Makes a local workspace's folder and holds it for this process alone.
 
         The operating system gives the lock back when its holder ends, however it ends. A
         workspace in an object store is not locked.
+
+        Args:
+            wait_s: for another run's end.
 
         Raises:
             WorkspaceHeldError: if another run holds it, naming that one.
@@ -60,24 +64,35 @@ class Workspace:
         except OSError as error:
             raise DataError(f"--workspace={self.root} cannot be written: {error.strerror}") from None
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                raise WorkspaceHeldError(
-                    f"another run works in {self.root} ({file.read().strip()}): wait for its end, or use another "
-                    "--workspace"
-                ) from None
+            deadline = time.monotonic() + wait_s
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() < deadline:
+                        time.sleep(1)
+                        continue
+                    file.seek(0)
+                    raise WorkspaceHeldError(
+                        f"another run works in {self.root} ({file.read().strip()}): wait for its end, or use another "
+                        "--workspace"
+                    ) from None
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
             yield
 
     def clear_unfinished(self) -> None:
-        """Deletes what stopped runs left, when nothing can be made of it any more."""
+        """Deletes what stopped runs left, but for trainings: hours may have gone into their checkpoints."""
         if storage.is_remote(self.root):
             return
-        storage.remove_folder(self.unfinished(""))
+        for name in storage.list_names(self.unfinished("")):
+            if not name.startswith("training-"):
+                storage.remove_folder(self.unfinished(name))
+                storage.remove_file(self.unfinished(name)) if storage.is_file(self.unfinished(name)) else None
+        with contextlib.suppress(OSError):
+            os.rmdir(self.unfinished(""))
         for kind in ("datasets", "models", "runs", "sample"):
             for name in storage.list_names(storage.join(self.root, kind)):
                 if name.startswith(storage.TEMPORARY_PREFIX):

@@ -1,4 +1,4 @@
-"""Training in processes of their own: a local cluster of one or more workers.
+"""Training in processes of their own: a local cluster of workers, or this node's worker of a larger one.
 
 Nothing here imports TensorFlow: the process that starts a cluster stays small, and what a
 worker does to its memory or its devices ends with it.
@@ -7,49 +7,180 @@ worker does to its memory or its devices ends with it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from components.training.worker import ERROR_NAME
-from tfrecords import DataError, storage
+from components.training.worker import ERROR_NAME, STATUS_LOST
+from tfrecords import DataError
 
 _POLL_S = 0.2
 _GRACE_S = 5.0
+_REGROUP_S = 15.0
+"""Seconds in which all workers of a scheduler's cluster notice that one is gone, and end."""
 
 
-def train_in_processes(request: dict[str, Any], folder: str, workers: int) -> None:
-    """Runs one training request on a local cluster and waits for its end.
+class TrainingLostError(DataError):
+    """Training ended by something from outside, and can go on from its last checkpoint."""
 
-    If one worker ends with an error, the others are stopped at once: there is no rejoining
-    a `MultiWorkerMirroredStrategy`.
+
+@dataclasses.dataclass(frozen=True)
+class ClusterPlace:
+    """This node's place in the cluster that a scheduler describes in `TF_CONFIG`.
+
+    Attributes:
+        worker: its number among all workers, from 0; the first is the chief.
+        addresses: `host:port` of each worker.
+    """
+
+    worker: int
+    addresses: tuple[str, ...]
+
+    @property
+    def chief(self) -> bool:
+        """Whether this node writes checkpoints and the model."""
+        return self.worker == 0
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> ClusterPlace | None:
+        """The place that `TF_CONFIG` says, or None if it says nothing of a cluster.
+
+        A scheduler may call the first worker "chief", or (older ones) "master".
+
+        Raises:
+            DataError: if `TF_CONFIG` cannot be understood, or names tasks that do not train here.
+        """
+        text = environment.get("TF_CONFIG", "").strip()
+        if not text:
+            return None
+        try:
+            config = json.loads(text)
+            cluster = {kind: tuple(addresses) for kind, addresses in config.get("cluster", {}).items() if addresses}
+            task = config.get("task", {})
+            kind, index = task.get("type", "worker"), int(task.get("index", 0))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise DataError(f"TF_CONFIG={text} is not what TensorFlow's documentation describes: {error}") from None
+        if not cluster:
+            return None
+        if unknown := set(cluster) - {"chief", "master", "worker"}:
+            raise DataError(
+                f"TF_CONFIG names tasks of the kind {', '.join(sorted(unknown))}, which have nothing to do here: "
+                "describe a cluster of workers, the first of which may be called chief"
+            )
+        if kind not in cluster or not 0 <= index < len(cluster[kind]):
+            raise DataError(f"TF_CONFIG={text} names this task {kind} {index}, but its cluster has no such task")
+        chiefs = (*cluster.get("chief", ()), *cluster.get("master", ()))
+        return cls(index + len(chiefs) * (kind == "worker"), (*chiefs, *cluster.get("worker", ())))
+
+
+def train_in_processes(
+    request: dict[str, Any],
+    folder: str,
+    workers: int,
+    *,
+    restarts: int = 0,
+    place: ClusterPlace | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Runs one training request and waits for its end.
+
+    If one worker ends with an error, the others are stopped at once, as there is no rejoining
+    a `MultiWorkerMirroredStrategy`; where something from outside ended it, all are started again
+    and go on from the last checkpoint.
 
     Args:
         request: the fields of a `TrainingRequest`.
         folder: local, for the request and the workers' logs.
-        workers: processes; each sees the others' addresses in `TF_CONFIG`.
+        workers: processes to start here; each sees the others' addresses in `TF_CONFIG`. 1 within a
+            scheduler's cluster.
+        restarts: how often to start again.
+        place: in a scheduler's cluster.
 
     Raises:
         DataError: if a worker refuses the data, or fails; the sentence names its log.
+        TrainingLostError: if it was ended from outside once more than `restarts`.
     """
+    os.makedirs(folder, exist_ok=True)
     request_path = os.path.join(folder, "request.json")
-    storage.remove_file(os.path.join(folder, ERROR_NAME))
     with open(request_path, "w", encoding="utf-8") as file:
         json.dump(request, file)
+    shares = share_gpus(os.environ, _gpus_here(), workers)
+    for index in range(workers):
+        open(_log_path(folder, index), "wb").close()
+    for restart in range(restarts + 1):
+        try:
+            _train_once(request_path, folder, workers, shares, place)
+            return
+        except TrainingLostError as error:
+            if restart == restarts:
+                times = f"; it was started again {restarts} time{'s' * (restarts > 1)}" * bool(restarts)
+                raise TrainingLostError(f"{error}{times}; the same command goes on from the last checkpoint") from None
+            say(f"{error}; starting again from the last checkpoint (restart {restart + 1} of {restarts})")
+        if place is not None and len(place.addresses) > 1:
+            time.sleep(_REGROUP_S)
+
+
+def share_gpus(environment: Mapping[str, str], gpus: Sequence[str], workers: int) -> list[dict[str, str]]:
+    """What each of several local workers has in its environment, so that no two use one device.
+
+    Args:
+        gpus: the devices that this process may use, as `CUDA_VISIBLE_DEVICES` names them.
+
+    Raises:
+        DataError: if there are GPUs, but fewer than workers.
+    """
+    if workers == 1:
+        return [{}]
+    if not gpus:
+        cores = len(os.sched_getaffinity(0))
+        threads = environment.get("TF_NUM_INTRAOP_THREADS", str(max(1, cores // workers)))
+        return [{"TF_NUM_INTRAOP_THREADS": threads}] * workers
+    each = len(gpus) // workers
+    if not each:
+        raise DataError(
+            f"--train_workers={workers}, but there {'are' if len(gpus) > 1 else 'is'} {len(gpus)} "
+            f"GPU{'s' * (len(gpus) > 1)} here: one worker "
+            "uses all of them by itself; give at most as many workers, or train on the CPU with CUDA_VISIBLE_DEVICES=-1"
+        )
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[i * each : (i + 1) * each])} for i in range(workers)]
+
+
+def _gpus_here() -> list[str]:
+    """The NVIDIA devices that this process may use; found without loading any of their libraries."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        names = [name.strip() for name in visible.split(",")]
+        hidden = next((i for i, name in enumerate(names) if name in ("", "-1")), len(names))
+        return names[:hidden]  # what comes after an invalid name is not used
+    try:
+        found = [match[1] for name in os.listdir("/dev") if (match := re.fullmatch(r"nvidia(\d+)", name))]
+    except OSError:
+        return []
+    return sorted(found, key=int)
+
+
+def _train_once(
+    request_path: str, folder: str, workers: int, shares: Sequence[Mapping[str, str]], place: ClusterPlace | None
+) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(folder, ERROR_NAME))
     addresses = [f"localhost:{port}" for port in _free_ports(workers)] if workers > 1 else []
     processes: list[subprocess.Popen] = []
     try:
         for index in range(workers):
-            with open(_log_path(folder, index), "wb") as log:
+            with open(_log_path(folder, index), "ab") as log:
                 processes.append(
                     subprocess.Popen(
                         [sys.executable, "-m", "components.training.worker", request_path],
-                        env=_environment(addresses, index),
+                        env={**_environment(addresses, index), **shares[index]},
                         stdin=subprocess.DEVNULL,
                         stderr=log,
                     )
@@ -63,24 +194,40 @@ def train_in_processes(request: dict[str, Any], folder: str, workers: int) -> No
         raise DataError(file.read())
     code = processes[failed].returncode
     log_path = _log_path(folder, failed)
+    with open(log_path, encoding="utf-8", errors="replace") as log_file:
+        lines = [line.strip() for line in log_file if line.strip()]
+    who, last = f"training worker {failed} of {workers}", lines[-1] if lines else "it said nothing"
     if code == -signal.SIGKILL:
         reason = "was killed by SIGKILL, which is how a machine that is out of memory ends a process"
+    elif code == -signal.SIGALRM:
+        others = [address for i, address in enumerate(place.addresses) if i != place.worker] if place else []
+        silent = [address for address in others if not _answers(address)]
+        reason = f"waited too long for {', '.join(silent) or 'the others'}"
     elif code < 0:
         reason = f"was killed by {signal.Signals(-code).name}"
+    elif code == STATUS_LOST:
+        reason = last
     else:
-        with open(log_path, encoding="utf-8", errors="replace") as log_file:
-            lines = [line.strip() for line in log_file if line.strip()]
-        reason = f"ended with status {code}: {lines[-1] if lines else 'it said nothing'}"
-    raise DataError(f"training worker {failed} of {workers} {reason} (its log is {log_path})")
+        raise DataError(f"{who} ended with status {code}: {last} (its log is {log_path})")
+    raise TrainingLostError(f"{who} {reason} (its log is {log_path})")
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=5):
+            return True
+    except (OSError, ValueError):
+        return False
 
 
 def _wait(processes: list[subprocess.Popen]) -> int | None:
-    """The first worker that failed, or None when all are done."""
+    """The worker that failed first, or None when all are done."""
     while True:
         codes = [process.poll() for process in processes]
-        for index, code in enumerate(codes):
-            if code:
-                return index
+        failed = [index for index, code in enumerate(codes) if code]
+        if failed:  # one that lost the others, or waited for them, is not the cause
+            return min(failed, key=lambda index: codes[index] in (STATUS_LOST, -signal.SIGALRM))
         if all(code == 0 for code in codes):
             return None
         time.sleep(_POLL_S)

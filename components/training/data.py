@@ -26,7 +26,7 @@ class Examples:
     """A split in memory, images still compressed.
 
     Attributes:
-        images: PNG bytes, object [n].
+        images: PNG bytes, string tensor [n]: one copy serves the training batches and everything else.
         widths: pixels, int32 [n].
         labels: all labels one after the other, int32; example `i` owns
             `labels[offsets[i]:offsets[i + 1]]`.
@@ -34,7 +34,7 @@ class Examples:
         texts, uris: the labels' texts, and where the images came from.
     """
 
-    images: np.ndarray
+    images: tf.Tensor
     widths: np.ndarray
     labels: np.ndarray
     offsets: np.ndarray
@@ -49,6 +49,10 @@ class Examples:
         """Symbols in each label, int32 [n]."""
         return np.diff(self.offsets).astype(np.int32)
 
+    def pixels(self, index: int) -> np.ndarray:
+        """One line, uint8 [height, width]."""
+        return decode_png(self.images[index].numpy())
+
     def label(self, index: int) -> np.ndarray:
         """The symbol ids of one label, int32."""
         return self.labels[self.offsets[index] : self.offsets[index + 1]]
@@ -60,7 +64,7 @@ def load_examples(folder: str, manifest: DatasetManifest, split: str) -> Example
     Raises:
         DataError: if a shard is missing, or is not what the manifest says.
     """
-    images: list[bytes] = []
+    images: list[tf.Tensor] = []
     widths: list[int] = []
     labels: list[np.ndarray] = []
     lengths: list[int] = []
@@ -80,14 +84,14 @@ def load_examples(folder: str, manifest: DatasetManifest, split: str) -> Example
             )
         batch = examples_to_record_batch(list(read_records(path)))
         column = dict(zip(batch.schema.names, batch.columns, strict=True))
-        images += column["image"].flatten().to_pylist()
+        images.append(tf.constant(column["image"].flatten().to_numpy(zero_copy_only=False), tf.string))
         widths += column["width"].flatten().to_pylist()
         lengths += column["label_length"].flatten().to_pylist()
         labels.append(column["label"].flatten().to_numpy())
         texts += [text.decode() for text in column["text"].flatten().to_pylist()]
         uris += [uri.decode() for uri in column["uri"].flatten().to_pylist()]
     return Examples(
-        images=np.array(images, object),
+        images=tf.concat(images, 0) if images else tf.constant([], tf.string),
         widths=np.array(widths, np.int32),
         labels=np.concatenate(labels).astype(np.int32) if labels else np.empty(0, np.int32),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
@@ -120,15 +124,16 @@ def training_batches(
     *,
     batch_size: int,
     seed: int,
-    epochs: range,
+    steps: range,
     replicas: range,
     replica_batch_size: int,
     augment: bool,
 ) -> tf.data.Dataset:
-    """The batches of one worker's replicas, one after the other, for some epochs.
+    """The batches of one worker's replicas, one after the other, for some steps of the training.
 
     Args:
         batch_size: of the global batch.
+        steps: which global batches, counted from the first of the first epoch.
         replicas: which replicas, of all workers', this worker runs: those slices of each
             global batch come out in turn.
 
@@ -137,20 +142,24 @@ def training_batches(
         of the global batch, `widths` int32 [batch], `labels` int32 [batch, longest],
         `label_lengths` int32 [batch], `indices` int32 [batch] into `examples`.
     """
-    images = tf.constant(list(examples.images))
+    images = examples.images
     widths = tf.constant(examples.widths)
     labels = tf.RaggedTensor.from_row_splits(examples.labels, examples.offsets)
     mine = slice(replicas.start * replica_batch_size, replicas.stop * replica_batch_size)
+
+    steps_per_epoch = -(-len(examples) // batch_size)
 
     def plan(epoch: np.int64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         order = epoch_order(examples.widths, batch_size, seed, int(epoch))
         # All replicas pad to the same width, so that batch statistics do not depend on their number.
         widest = -(-examples.widths[order].max(axis=1) // TIME_STRIDE) * TIME_STRIDE
         distortions = np.random.default_rng([seed, int(epoch), 1]).uniform(-1, 1, (*order.shape, DISTORTIONS))
+        first = int(epoch) * steps_per_epoch
+        wanted = slice(max(steps.start - first, 0), steps.stop - first)
         return (
-            order[:, mine].reshape(-1),
-            np.repeat(widest.astype(np.int32), order[0, mine].size),
-            distortions[:, mine].reshape(-1, DISTORTIONS).astype(np.float32),
+            order[wanted, mine].reshape(-1),
+            np.repeat(widest[wanted].astype(np.int32), order[0, mine].size),
+            distortions[wanted, mine].reshape(-1, DISTORTIONS).astype(np.float32),
         )
 
     def of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -181,7 +190,8 @@ def training_batches(
             batch["images"] = distort(batch["images"], batch["widths"], distortions)
         return batch
 
-    dataset = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(of_epoch)
+    epochs = tf.data.Dataset.range(steps.start // steps_per_epoch, -(-steps.stop // steps_per_epoch))
+    dataset = epochs.flat_map(of_epoch)
     dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     dataset = dataset.padded_batch(replica_batch_size, drop_remainder=True)
     return dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(4)
@@ -202,5 +212,5 @@ def reading_batches(
     order = np.argsort(examples.widths, kind="stable")
     for start in range(part * batch_size, len(order), parts * batch_size):
         indices = order[start : start + batch_size]
-        images, widths = pad_lines([decode_png(examples.images[i]) for i in indices], TIME_STRIDE)
+        images, widths = pad_lines([examples.pixels(i) for i in indices], TIME_STRIDE)
         yield images, widths, indices

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+DEFAULT_MODEL = "crnn"
 TIME_STRIDE = 4
 """Pixels of width per time step of every network here, for lines that are not squeezed."""
 

@@ -6,11 +6,12 @@ Every worker runs this module with the same request; one worker is a cluster of 
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import os
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,21 +20,32 @@ import tensorflow as tf
 from components import plots
 from components.evaluation.metrics import ErrorCounts
 from components.inference.decoding import greedy_decode
-from components.models import PLOTS_NAME, SAVED_MODEL_NAME
+from components.models import KERAS_NAME, PLOTS_NAME, SAVED_MODEL_NAME
+from components.training.checkpoints import Checkpoint, Checkpoints
+from components.training.cluster import ClusterPlace
 from components.training.ctc import ctc_loss
 from components.training.data import Examples, load_examples, reading_batches, training_batches
 from components.training.export import export_saved_model, reading_signature
+from components.training.history import EpochRecord, HistoryWriter, best_epoch, finished
 from components.training.networks import NETWORKS
+from components.training.progress import Progress
 from components.training.recipes import RECIPES, Recipe
-from tfrecords import Charset, DataError, DatasetManifest, adjacent_repeats
+from components.training.worker import Watchdog
+from tfrecords import Charset, DataError, DatasetManifest, adjacent_repeats, storage
 
-HISTORY_NAME = "history.csv"
-KERAS_NAME = "model.keras"
+LEFT_OUT_NAME = "left_out.json"
 
 _WARM_UP = 0.1
 _READING_BATCH = 64
 _SHOWN = 16
-_SAY_EVERY_S = 0.5
+_LOOK_EVERY = 10
+"""Steps between looks at their results; a look waits for the devices."""
+_BFLOAT16_FROM = (8, 0)
+"""Compute capability from which NVIDIA GPUs multiply bfloat16 faster than float32."""
+
+
+class TrainingLost(Exception):  # noqa: N818 (no error of the data or the program)
+    """The other workers or a device are gone; training can go on from its last checkpoint."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,46 +55,35 @@ class TrainingRequest:
     Attributes:
         dataset_folder: of a committed dataset, local.
         output_folder: local; the chief writes the model here.
+        checkpoint_folder: local or remote, the same for all workers.
         model: a name in `NETWORKS`.
         epochs, batch_size, learning_rate: `batch_size` is that of all replicas together.
+        patience: epochs without a better one after which training ends.
         seed: of the weights' start, the order of examples and the distortions.
-        collective_timeout_s: seconds after which a worker that waits for the others gives up.
+        init_from: the `.keras` file, local, of a model of the same network, whose weights are the
+            start; or None.
+        init_symbols: that model's charset.
+        checkpoint_every_s: seconds between checkpoints, which come at the next look or epoch's end.
+        start_timeout_s: seconds that a worker waits for the others to come.
+        stall_timeout_s: seconds that it waits for them later, such as for one that hangs.
+        precision: of the network's arithmetic, a Keras dtype policy; None for what suits the devices.
     """
 
     dataset_folder: str
     output_folder: str
+    checkpoint_folder: str
     model: str
     epochs: int
     batch_size: int
     learning_rate: float
+    patience: int
     seed: int
-    collective_timeout_s: float = 120.0
-
-
-@dataclasses.dataclass(frozen=True)
-class EpochRecord:
-    """One row of `history.csv`.
-
-    Attributes:
-        epoch: from 1.
-        learning_rate: at the end of the epoch.
-        train_loss: mean over training examples, nats.
-        validation_loss: mean over validation examples, nats; those without a finite loss left out.
-        cer, exact_match: on the validation split; without one, on the training split.
-        images_per_second: trained on, by all workers together, validation not counted.
-        non_finite: training examples left out of the gradient because their loss was not finite.
-        seconds: since training started.
-    """
-
-    epoch: int
-    learning_rate: float
-    train_loss: float
-    validation_loss: float
-    cer: float
-    exact_match: float
-    images_per_second: float
-    non_finite: int
-    seconds: float
+    init_from: str | None = None
+    init_symbols: Sequence[str] = ()
+    checkpoint_every_s: float = 60.0
+    start_timeout_s: float = 600.0
+    stall_timeout_s: float = 300.0
+    precision: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,17 +95,11 @@ class _Cluster:
     workers: int
 
     @classmethod
-    def join(cls, collective_timeout_s: float) -> _Cluster:
-        """The cluster that `TF_CONFIG` names, or one of this process alone."""
-        options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=collective_timeout_s)
-        strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
-        resolver = strategy.cluster_resolver
-        cluster = resolver.cluster_spec().as_dict()
-        if unknown := set(cluster) - {"chief", "worker"}:
-            raise DataError(f"TF_CONFIG names tasks that do not train here: {', '.join(sorted(unknown))}")
-        chiefs = len(cluster.get("chief", []))  # a scheduler may call the first worker so
-        rank = (resolver.task_id or 0) + (chiefs if resolver.task_type == "worker" else 0)
-        return cls(strategy, rank, max(chiefs + len(cluster.get("worker", [])), 1))
+    def join(cls) -> _Cluster:
+        """The cluster that `TF_CONFIG` names, once all of it is there, or one of this process alone."""
+        place = ClusterPlace.of(os.environ)
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        return cls(strategy, place.worker if place else 0, len(place.addresses) if place else 1)
 
     @property
     def chief(self) -> bool:
@@ -130,110 +125,355 @@ class _Cluster:
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, shares, axis=None).numpy()
 
 
-def train(request: TrainingRequest, say: Callable[[str], None] = print) -> None:
+@dataclasses.dataclass
+class _State:
+    """How far a training is, besides what the network and the optimiser hold.
+
+    Attributes:
+        step: batches trained on.
+        history: finished epochs.
+        loss, finite: sums over the epoch that is under way: the finite losses, and their number.
+        epoch_seconds: of training in the epoch that is under way.
+        seconds: since the start, validation included, stops not counted.
+        left_out: indices of training examples whose loss was ever not finite.
+        best: the weights of the best epoch so far.
+    """
+
+    step: int = 0
+    history: list[EpochRecord] = dataclasses.field(default_factory=list)
+    loss: float = 0.0
+    finite: float = 0.0
+    epoch_seconds: float = 0.0
+    seconds: float = 0.0
+    left_out: set[int] = dataclasses.field(default_factory=set)
+    best: list[np.ndarray] = dataclasses.field(default_factory=list)
+
+    def facts(self) -> dict[str, Any]:
+        """All but the weights, as JSON has it."""
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del plain["best"]
+        return {**plain, "history": list(map(dataclasses.asdict, self.history)), "left_out": sorted(self.left_out)}
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> _State:
+        """The state that a checkpoint holds."""
+        facts = dict(checkpoint.facts)
+        facts["history"] = [EpochRecord(**record) for record in facts["history"]]
+        facts["left_out"] = set(facts["left_out"])
+        return cls(**facts, best=_arrays_of("best", checkpoint))
+
+
+def train(
+    request: TrainingRequest,
+    say: Callable[[str], None] = print,
+    watchdog: Watchdog | None = None,
+    *,
+    live: bool = False,
+) -> None:
     """Trains a model and, on the chief, writes it to the output folder.
 
-    The weights kept are those of the epoch with the lowest CER on the validation split.
-    Progress goes to `say`, on the chief alone.
+    Goes on from the newest checkpoint, if there is one. The weights kept are those of the epoch
+    with the lowest CER on the validation split. Progress goes to `say`, on the chief alone.
+
+    Args:
+        watchdog: to be told that the other workers still work with this one.
+        live: whether standard output is a terminal that somebody looks at.
 
     Raises:
         DataError: if the dataset cannot train this model, or training diverges.
+        TrainingLost: if other workers or a device are gone.
     """
+    try:
+        _train(request, say, watchdog or Watchdog(1), live)
+    except tf.errors.ResourceExhaustedError as error:
+        raise DataError(
+            f"a device has not enough memory for --batch_size={request.batch_size}: give a smaller one "
+            f"({_first_line(error)})"
+        ) from None
+    except _LOST as error:
+        print(error, file=sys.stderr)
+        raise TrainingLost(f"lost the other workers, or a device failed ({type(error).__name__})") from None
+
+
+_LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.InternalError,
+    tf.errors.UnknownError,
+)
+
+
+def _train(request: TrainingRequest, say: Callable[[str], None], watchdog: Watchdog, live: bool) -> None:
     manifest = DatasetManifest.read(request.dataset_folder)
     charset = manifest.read_charset(request.dataset_folder)
-    cluster = _Cluster.join(request.collective_timeout_s)
+    place = ClusterPlace.of(os.environ)
+    chief = place is None or place.chief
+    if not chief:
+        say = _say_nothing
+    checkpoints = Checkpoints(request.checkpoint_folder)
+    checkpoint = checkpoints.latest(say)
+    state = _State() if checkpoint is None else _State.of(checkpoint)
+    if finished(state.history, request.epochs, request.patience):
+        watchdog.expect(0)  # nobody else is needed, and the others may be gone
+        if chief:
+            say("training was finished before; only the model was not written yet")
+            HistoryWriter(request.output_folder, state.history).close()
+            examples = load_examples(request.dataset_folder, manifest, "train")
+            _write_model(request, charset, examples, manifest.height, state, say)
+        return
+    say(_devices_found(place))
+    cluster = _Cluster.join()
+    watchdog.expect(request.stall_timeout_s)
     if request.batch_size % cluster.replicas:
         raise DataError(f"--batch_size={request.batch_size} cannot be shared equally by {cluster.replicas} replicas")
     examples = load_examples(request.dataset_folder, manifest, "train")
     validation = load_examples(request.dataset_folder, manifest, "validation")
-    steps_per_epoch = -(-len(examples) // request.batch_size)
+    per_epoch = -(-len(examples) // request.batch_size)
+    steps = per_epoch * request.epochs
+    watchdog.alive()
+    learner = _Learner(cluster, request, charset, manifest.height, steps, watchdog)
+    _refuse_labels_that_never_fit(learner.reader, examples, request.model)
+    say(
+        f"training {request.model} ({learner.model.count_params():,} weights, {charset.classes - 1} symbols) on "
+        f"{len(examples):,} images for {request.epochs} epochs of {per_epoch} steps; {cluster.workers} "
+        f"worker{'s' * (cluster.workers > 1)} with {len(cluster.replicas_here)} {_device_kind()} each"
+    )
+    if not len(validation):
+        say("the validation split is empty: the best epoch is chosen on the training images themselves")
 
-    build, recipe = NETWORKS[request.model], RECIPES[request.model]
-    keras.utils.set_random_seed(request.seed)
-    with cluster.strategy.scope():
-        model = build(charset.classes, manifest.height, cluster.replicas > 1)
-        optimizer = _optimizer(request, recipe, steps_per_epoch * request.epochs)
-        optimizer.build(model.trainable_variables)
-    # What reads validation lines and is exported knows nothing of the strategy.
-    reader = build(charset.classes, manifest.height, False)
-    _refuse_labels_that_never_fit(reader, examples, request.model)
-    if cluster.chief:
-        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-        say(
-            f"training {request.model} ({model.count_params():,} weights, {charset.classes - 1} symbols) on "
-            f"{len(examples):,} images for {request.epochs} epochs of {steps_per_epoch} steps; {cluster.workers} "
-            f"worker{'s' * (cluster.workers > 1)} with {len(cluster.replicas_here)} {devices[0].device_type} each"
-        )
-        if not len(validation):
-            say("the validation split is empty: the best epoch is chosen on the training images themselves")
-    batches = cluster.strategy.distribute_datasets_from_function(
-        lambda _context: training_batches(
-            examples,
-            batch_size=request.batch_size,
-            seed=request.seed,
-            epochs=range(request.epochs),
-            replicas=cluster.replicas_here,
-            replica_batch_size=request.batch_size // cluster.replicas,
-            augment=recipe.augment,
+    _agree_on_start(cluster, state)
+    if checkpoint is not None:
+        learner.restore(checkpoint)
+    if state.step:
+        say(f"going on from the checkpoint of step {state.step:,} (epoch {len(state.history) + 1})")
+    elif chief:  # to find out at once whether that can be done
+        checkpoints.save(Checkpoint(0, learner.arrays([]), state.facts()))
+    batches = iter(
+        cluster.strategy.distribute_datasets_from_function(
+            lambda _context: training_batches(
+                examples,
+                batch_size=request.batch_size,
+                seed=request.seed,
+                steps=range(state.step, steps),
+                replicas=cluster.replicas_here,
+                replica_batch_size=request.batch_size // cluster.replicas,
+                augment=RECIPES[request.model].augment,
+            )
         )
     )
-    step = _training_step(cluster.strategy, model, optimizer, request.batch_size, recipe.clip_norm)
-    read = _reading_function(reader, manifest.height)
-    iterator = iter(batches)
-    history: list[EpochRecord] = []
-    best_weights: list[np.ndarray] = []
-    left_out: set[str] = set()
-    started = said = time.monotonic()
-    for epoch in range(1, request.epochs + 1):
-        epoch_started = time.monotonic()
-        steps = [step(iterator) for _ in range(steps_per_epoch)]
-        loss, finite = np.sum([[float(loss), float(finite)] for loss, finite, _ in steps], axis=0)
-        trained_s = time.monotonic() - epoch_started
-        left_out.update(examples.uris[i] for _, _, indices in steps for i in indices.numpy() if i >= 0)
-        reader.set_weights(model.get_weights())
+    progress = Progress(say, request.epochs, per_epoch, live=live and chief)
+    writer = HistoryWriter(request.output_folder, state.history) if chief else None
+    saved = time.monotonic()
+    while not finished(state.history, request.epochs, request.patience):
+        epoch = len(state.history) + 1
+        started = time.monotonic()
+        for _ in _looks(learner, batches, state, epoch * per_epoch, request.batch_size):
+            now = time.monotonic()
+            state.epoch_seconds += now - started
+            state.seconds += now - started
+            started = now
+            done = state.step - (epoch - 1) * per_epoch
+            speed = done * request.batch_size / state.epoch_seconds
+            progress.step(epoch, done, state.loss / max(state.finite, 1), speed, _seconds_left(state, steps))
+            if chief and done < per_epoch and now - saved >= request.checkpoint_every_s:
+                checkpoints.save(Checkpoint(state.step, learner.arrays(state.best), state.facts()))
+                saved = time.monotonic()
+        learner.reader.set_weights(learner.model.get_weights())
         try:
-            counts, validation_loss = _validate(cluster, read, validation if len(validation) else examples, charset)
+            counts, validation_loss = _validate(cluster, learner, validation if len(validation) else examples, charset)
         except ValueError as error:
             raise DataError(f"training diverged in epoch {epoch}: {error}") from None
+        state.seconds += time.monotonic() - started
         record = EpochRecord(
             epoch=epoch,
-            learning_rate=float(keras.ops.convert_to_numpy(optimizer.learning_rate)),
-            train_loss=loss / max(finite, 1),
+            step=state.step,
+            learning_rate=float(keras.ops.convert_to_numpy(learner.optimizer.learning_rate)),
+            train_loss=state.loss / max(state.finite, 1),
             validation_loss=validation_loss,
             cer=counts.cer,
+            wer=counts.wer,
             exact_match=counts.exact_match,
-            images_per_second=steps_per_epoch * request.batch_size / trained_s,
-            non_finite=int(steps_per_epoch * request.batch_size - finite),
-            seconds=time.monotonic() - started,
+            images_per_second=per_epoch * request.batch_size / state.epoch_seconds,
+            non_finite=round(per_epoch * request.batch_size - state.finite),
+            seconds=state.seconds,
         )
-        if not history or _quality(record) < min(map(_quality, history)):
-            best_weights = reader.get_weights()
-        history.append(record)
-        if cluster.chief and (time.monotonic() - said > _SAY_EVERY_S or epoch in (1, request.epochs)):
-            said = time.monotonic()
-            say(_progress(record, request.epochs))
-    if cluster.chief:
-        if left_out:
-            say(
-                f"{len(left_out)} images had a loss that was not finite and were left out of those steps: "
-                f"{', '.join(sorted(left_out)[:10])}"
-            )
-        reader.set_weights(best_weights)
-        _write_model(request, reader, examples, manifest.height, history)
-
-
-def _quality(record: EpochRecord) -> tuple[float, float]:
-    """What is least in the best epoch."""
-    return record.cer, record.validation_loss
-
-
-def _progress(record: EpochRecord, epochs: int) -> str:
-    minutes, seconds = divmod(round(record.seconds / record.epoch * (epochs - record.epoch)), 60)
-    return (
-        f"epoch {record.epoch:>{len(str(epochs))}}/{epochs}  loss {record.train_loss:7.3f}  "
-        f"validation loss {record.validation_loss:7.3f}  CER {record.cer:7.2%}  exact {record.exact_match:6.1%}  "
-        f"{record.images_per_second:5.0f} images/s  {minutes}:{seconds:02d} left"
+        state.history.append(record)
+        state.loss = state.finite = state.epoch_seconds = 0.0
+        if best_epoch(state.history) == epoch:
+            state.best = learner.reader.get_weights()
+        last = finished(state.history, request.epochs, request.patience)
+        progress.epoch(record, _seconds_left(state, steps), last=last)
+        if writer is not None:
+            writer.add(record)
+        if chief and (last or time.monotonic() - saved >= request.checkpoint_every_s):
+            checkpoints.save(Checkpoint(state.step, learner.arrays(state.best), state.facts()))
+            saved = time.monotonic()
+    cluster.sum_over_workers([0.0])  # nobody leaves before the last checkpoint is there
+    watchdog.expect(0)
+    best = state.history[best_epoch(state.history) - 1]
+    early = f"; stopped after {len(state.history)}: none was better for {request.patience} epochs"
+    say(
+        f"trained for {state.seconds:.0f} s; the best epoch is {best.epoch}, with a CER of {best.cer:.2%}"
+        f"{early * (len(state.history) < request.epochs)}"
     )
+    if writer is not None:
+        writer.close()
+        _write_model(request, charset, examples, manifest.height, state, say)
+
+
+def _say_nothing(_line: str) -> None:
+    pass
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+def _devices_found(place: ClusterPlace | None) -> str:
+    """What this worker can train on, and whom it waits for."""
+    gpus = tf.config.list_physical_devices("GPU")
+    names = [tf.config.experimental.get_device_details(gpu).get("device_name", "of unknown kind") for gpu in gpus]
+    cores = len(os.sched_getaffinity(0))
+    found = f"{len(gpus)} GPU{'s' * (len(gpus) > 1)} ({', '.join(sorted(set(names)))})" if gpus else "no GPU"
+    said = f"found {found} and {cores} processor core{'s' * (cores > 1)}: training on the {'GPU' if gpus else 'CPU'}"
+    others = len(place.addresses) - 1 if place else 0
+    return said + (f", when {others} other worker{'s are' if others > 1 else ' is'} there" if others else "")
+
+
+def _device_kind() -> str:
+    return (tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU"))[0].device_type
+
+
+def _seconds_left(state: _State, steps: int) -> float:
+    return state.seconds / max(state.step, 1) * (steps - state.step)
+
+
+def _precision() -> str:
+    """bfloat16 where every device multiplies it faster than float32; else float32."""
+    gpus = tf.config.list_physical_devices("GPU")
+    capable = [
+        tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) >= _BFLOAT16_FROM
+        for gpu in gpus
+    ]
+    return "mixed_bfloat16" if gpus and all(capable) else "float32"
+
+
+class _Learner:
+    """The network on all replicas with its optimiser, and the same network for reading."""
+
+    def __init__(
+        self, cluster: _Cluster, request: TrainingRequest, charset: Charset, height: int, steps: int, watchdog: Watchdog
+    ):
+        self.watchdog = watchdog
+        build, self._recipe = NETWORKS[request.model], RECIPES[request.model]
+        self._strategy = cluster.strategy
+        keras.utils.set_random_seed(request.seed)
+        with cluster.strategy.scope():
+            before = keras.config.dtype_policy()
+            keras.config.set_dtype_policy(request.precision or _precision())
+            try:
+                self.model = build(charset.classes, height, cluster.replicas > 1)
+            finally:
+                keras.config.set_dtype_policy(before)
+            self.optimizer = _optimizer(request, self._recipe, steps)
+            self.optimizer.build(self.model.trainable_variables)
+        # What reads validation lines and is exported knows nothing of the strategy or of bfloat16.
+        self.reader = build(charset.classes, height, False)
+        if request.init_from is not None:
+            start_from(self.model, request.init_from, request.init_symbols, charset)
+        self.step = _training_step(
+            cluster.strategy, self.model, self.optimizer, request.batch_size, self._recipe.clip_norm
+        )
+        self.read = _reading_function(self.reader, height)
+
+    def gather(self, values: Any) -> np.ndarray:
+        """Every replica's values, one after the other."""
+        return self._strategy.gather(values, axis=0).numpy()
+
+    def arrays(self, best: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Weights, optimiser and random state, and the best weights so far, by name."""
+        groups = {"model": self.model.variables, "optimizer": self.optimizer.variables, "best": best}
+        return {
+            f"{group}/{i}": keras.ops.convert_to_numpy(value)
+            for group, values in groups.items()
+            for i, value in enumerate(values)
+        }
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Puts everything back as it was; on every worker."""
+        for group, variables in (("model", self.model.variables), ("optimizer", self.optimizer.variables)):
+            values = _arrays_of(group, checkpoint)
+            if [value.shape for value in values] != [tuple(variable.shape) for variable in variables]:
+                raise DataError(
+                    "the checkpoint to go on from is of another network or optimiser: start anew with --resume=never"
+                )
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value)
+
+
+def _arrays_of(group: str, checkpoint: Checkpoint) -> list[np.ndarray]:
+    count = sum(name.startswith(f"{group}/") for name in checkpoint.arrays)
+    return [checkpoint.arrays[f"{group}/{i}"] for i in range(count)]
+
+
+def _agree_on_start(cluster: _Cluster, state: _State) -> None:
+    """Raises `DataError` if the workers would go on from different checkpoints."""
+    if cluster.sum_over_workers([state.step])[0] != state.step * cluster.workers:
+        raise DataError(
+            f"the workers do not see the same checkpoints: worker {cluster.worker} would go on from step {state.step}; "
+            "the workspace must be a folder that all of them share"
+        )
+
+
+def start_from(model: keras.Model, path: str, symbols: Sequence[str], charset: Charset) -> None:
+    """Copies the weights of a trained model into another of the same network, symbol by symbol.
+
+    Symbols that both charsets have, and the blank, keep their weights; new ones keep their random
+    start; symbols that only the old model knows are dropped.
+
+    Args:
+        path: of the trained model's `.keras` file.
+        symbols: that the trained model knows, in its order.
+        charset: of `model`.
+
+    Raises:
+        DataError: if it is another network, or one for lines of another height.
+    """
+    old = keras.saving.load_model(path, compile=False, safe_mode=True)
+    places = {symbol: i for i, symbol in enumerate((*symbols, None))}  # None stands for the blank, the last class
+    classes = [(new, places[symbol]) for new, symbol in enumerate((*charset.symbols, None)) if symbol in places]
+    to, of = map(list, zip(*classes, strict=True))
+    if len(model.layers) != len(old.layers):
+        raise DataError(f"the model in {path} is of another network than {model.name}")
+    for layer, old_layer in zip(model.layers, old.layers, strict=True):
+        weights, old_weights = layer.get_weights(), old_layer.get_weights()
+        if layer.name == "logits":
+            for mine, its in zip(weights, old_weights, strict=True):
+                mine[..., to] = its[..., of]
+            old_weights = weights
+        if [mine.shape for mine in weights] != [its.shape for its in old_weights]:
+            raise DataError(f"the model in {path} is {old.name} of another size than {model.name} here")
+        layer.set_weights(old_weights)
+
+
+def _looks(learner: _Learner, batches: Iterator, state: _State, until: int, batch_size: int) -> Iterator[None]:
+    """Trains until a step, adding up in `state` what the steps gave; yields after every look at them."""
+    pending: list[tuple] = []
+    while state.step + len(pending) < until:
+        pending.append(learner.step(batches))
+        learner.watchdog.alive()
+        if len(pending) < _LOOK_EVERY and state.step + len(pending) < until:
+            continue
+        for loss, finite, left_out in pending:
+            state.loss += float(loss)
+            state.finite += float(finite)
+            if float(finite) < batch_size:  # the same on every worker, so that all of them gather
+                state.left_out.update(index for index in learner.gather(left_out).tolist() if index >= 0)
+        state.step += len(pending)
+        pending.clear()
+        yield
 
 
 def _optimizer(request: TrainingRequest, recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
@@ -264,9 +504,11 @@ def _training_step(
 
     Returns:
         A function of the iterator to the summed loss, the number of examples with a finite
-        loss, and, int32 [n], the indices of the others, -1 where there was none.
+        loss, both of the global batch, and, on each replica, int32 [n], the indices of its
+        examples without one, -1 in the place of the others.
     """
     replicas = strategy.num_replicas_in_sync
+    shapes = [*(variable.shape for variable in model.trainable_variables), tf.TensorShape([]), tf.TensorShape([])]
 
     def on_replica(batch):
         with tf.GradientTape() as tape:
@@ -276,33 +518,33 @@ def _training_step(
             losses = tf.where(finite, losses, 0.0)
             loss = tf.reduce_sum(losses) / batch_size
         gradients = tape.gradient(loss, model.trainable_variables)
-        context = tf.distribute.get_replica_context()
-        gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        # In one piece: workers wait for each other once.
+        parts = [*gradients, tf.reduce_sum(losses), tf.reduce_sum(tf.cast(finite, tf.float32))]
+        flat = tf.concat([tf.reshape(part, [-1]) for part in parts], 0)
+        flat = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, flat)
+        split = tf.split(flat, [shape.num_elements() for shape in shapes])
+        *gradients, loss, count = (tf.reshape(piece, shape) for piece, shape in zip(split, shapes, strict=True))
         norm = tf.linalg.global_norm(gradients)
         scale = tf.where(norm > clip_norm, clip_norm / norm, 1.0) / replicas
         usable = tf.math.is_finite(norm)  # else the whole batch is left out
-        finite &= usable
         gradients = [tf.where(usable, gradient * scale, 0.0) for gradient in gradients]
         optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
         return (
-            tf.reduce_sum(losses),
-            tf.reduce_sum(tf.cast(finite, tf.float32)),
-            tf.where(finite, -1, batch["indices"]),
+            tf.where(usable, loss, 0.0),
+            tf.where(usable, count, 0.0),
+            tf.where(finite & usable, -1, batch["indices"]),
         )
 
     @tf.function
     def step(iterator):
         loss, finite, left_out = strategy.run(on_replica, args=(next(iterator),))
-        return (
-            strategy.reduce(tf.distribute.ReduceOp.SUM, loss, axis=None),
-            strategy.reduce(tf.distribute.ReduceOp.SUM, finite, axis=None),
-            strategy.gather(left_out, axis=0),
-        )
+        loss, finite = (strategy.experimental_local_results(each)[0] for each in (loss, finite))
+        return loss, finite, left_out
 
     return step
 
 
-def _validate(cluster: _Cluster, read: Callable, examples: Examples, charset: Charset) -> tuple[ErrorCounts, float]:
+def _validate(cluster: _Cluster, learner: _Learner, examples: Examples, charset: Charset) -> tuple[ErrorCounts, float]:
     """Error counts and mean loss over a whole split; each worker reads its share, and all get the sums.
 
     Raises:
@@ -311,7 +553,8 @@ def _validate(cluster: _Cluster, read: Callable, examples: Examples, charset: Ch
     counts = ErrorCounts()
     loss_sum = finite = 0.0
     for images, widths, indices in reading_batches(examples, _READING_BATCH, cluster.worker, cluster.workers):
-        logits, time_steps = read(images, widths)
+        logits, time_steps = learner.read(images, widths)
+        learner.watchdog.alive()
         lengths = examples.label_lengths[indices]
         labels = np.zeros((len(indices), lengths.max()), np.int32)
         for row, i in zip(labels, indices, strict=True):
@@ -352,19 +595,25 @@ def _refuse_labels_that_never_fit(reader: keras.Model, examples: Examples, name:
 
 def _write_model(
     request: TrainingRequest,
-    reader: keras.Model,
+    charset: Charset,
     examples: Examples,
     height: int,
-    history: list[EpochRecord],
+    state: _State,
+    say: Callable[[str], None],
 ) -> None:
     folder = request.output_folder
     os.makedirs(os.path.join(folder, PLOTS_NAME), exist_ok=True)
+    reader = NETWORKS[request.model](charset.classes, height, False)
+    reader.set_weights(state.best)
     reader.save(os.path.join(folder, KERAS_NAME))
     export_saved_model(reader, height, os.path.join(folder, SAVED_MODEL_NAME))
-    with open(os.path.join(folder, HISTORY_NAME), "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(EpochRecord)])
-        writer.writeheader()
-        writer.writerows(dataclasses.asdict(record) for record in history)
-    plots.plot_history(history, os.path.join(folder, PLOTS_NAME, "curves.png"))
+    if state.left_out:
+        uris = sorted(examples.uris[i] for i in state.left_out)
+        storage.write_json(os.path.join(folder, LEFT_OUT_NAME), uris)
+        say(
+            f"warning: {len(uris)} images had a loss that was not finite and were left out of those steps; "
+            f"{LEFT_OUT_NAME} beside the model lists them: {', '.join(uris[:3])}{', …' * (len(uris) > 3)}"
+        )
+    plots.plot_history(state.history, os.path.join(folder, PLOTS_NAME, "curves.png"))
     chosen = np.random.default_rng(request.seed).permutation(len(examples))[:_SHOWN].tolist()
     plots.plot_training_samples(examples, chosen, os.path.join(folder, PLOTS_NAME, "training_samples.png"))

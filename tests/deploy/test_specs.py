@@ -16,11 +16,13 @@ from dockerfile_parse import DockerfileParser
 from google.cloud.aiplatform_v1.types import CustomJobSpec
 from google.protobuf import json_format
 
+from pipeline.main import EXIT_DONE, EXIT_LOST, EXIT_REFUSED, EXIT_USAGE
 from pipeline.options import LinePipelineOptions, UsageError, parse_options
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 DOCKER_INSTRUCTIONS = {"FROM", "ARG", "ENV", "WORKDIR", "COPY", "RUN", "USER", "ENTRYPOINT"}
+EXITS = {EXIT_LOST: True, EXIT_REFUSED: False, EXIT_USAGE: False, EXIT_DONE: False}
 SCALARS = {"str": str, "int": int, "bool": bool, "float": float}
 
 
@@ -145,7 +147,7 @@ def test_every_key_is_refused_when_misspelt(name):
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [
-        ("kubernetes-train.yaml", "backoffLimit: 12", "backoffLimit: twelve"),
+        ("kubernetes-train.yaml", "activeDeadlineSeconds: 604800", "activeDeadlineSeconds: week"),
         ("kubernetes-train.yaml", 'nvidia.com/gpu: "1"', "nvidia.com/gpu: [1]"),
         ("kubernetes-train.yaml", "- name: tensorflow", "- tty: true"),
         ("vertex-train.yaml", "NVIDIA_L4", "NVIDIA_L5"),
@@ -165,8 +167,10 @@ def test_the_tf_job_is_one_that_the_operator_runs():
     assert list(job.spec.tf_replica_specs) == ["Worker"], "without a Chief, worker 0 is the chief"
     workers = job.spec.tf_replica_specs["Worker"]
     assert workers.replicas >= 2, "the operator sets TF_CONFIG from two workers on"
-    # The operator restarts after 75 only under OnFailure; ExitCode wants a status from 128 on.
-    assert (workers.restart_policy, job.spec.run_policy.backoff_limit > 0) == ("OnFailure", True)
+    # Under ExitCode, the operator starts again what ends with a status from 128 on, and nothing else.
+    assert workers.restart_policy == "ExitCode"
+    assert all((status >= 128) == again for status, again in EXITS.items())
+    assert job.spec.run_policy.active_deadline_seconds >= 24 * 3600
     assert job.spec.run_policy.clean_pod_policy in ("All", "Running", "None")
     assert [container.name for container in worker().containers] == ["tensorflow"]
 

@@ -34,20 +34,6 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen]:
     return processes
 
 
-def request_for(dataset, tmp_path, **changes) -> dict:
-    return {
-        "dataset_folder": str(dataset),
-        "output_folder": str(tmp_path / "model"),
-        "model": "crnn",
-        "epochs": 2000,
-        "batch_size": 8,
-        "learning_rate": 1e-3,
-        "seed": 0,
-        "collective_timeout_s": 60.0,
-        **changes,
-    }
-
-
 class Training(threading.Thread):
     """`train_in_processes` in the background, and the error that it ended with."""
 
@@ -77,8 +63,8 @@ def assert_nothing_is_left(processes: list[subprocess.Popen]) -> None:
             os.kill(process.pid, 0)
 
 
-def test_a_worker_killed_while_it_starts_is_named_and_ends_the_others(tiny_dataset, tmp_path, started):
-    training = Training(request_for(tiny_dataset, tmp_path), tmp_path, workers=2)
+def test_a_worker_killed_while_it_starts_is_named_and_ends_the_others(tiny_dataset, tmp_path, started, request_for):
+    training = Training(request_for(tiny_dataset, epochs=2000), tmp_path, workers=2)
     training.start()
     wait_until(lambda: len(started) == 2, 10)
     os.kill(started[1].pid, signal.SIGKILL)
@@ -93,9 +79,9 @@ def test_a_worker_killed_while_it_starts_is_named_and_ends_the_others(tiny_datas
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_worker_killed_in_the_middle_of_training_is_named_and_ends_the_others(
-    killed, tiny_dataset, tmp_path, started, capfd
+    killed, tiny_dataset, tmp_path, started, capfd, request_for
 ):
-    training = Training(request_for(tiny_dataset, tmp_path), tmp_path, workers=2)
+    training = Training(request_for(tiny_dataset, epochs=2000), tmp_path, workers=2)
     training.start()
     said = ""
 
@@ -115,36 +101,38 @@ def test_a_worker_killed_in_the_middle_of_training_is_named_and_ends_the_others(
 
 
 @pytest.mark.slow
-def test_a_batch_that_replicas_cannot_share_arrives_as_the_sentence_of_the_worker(tiny_dataset, tmp_path, started):
+def test_a_batch_that_replicas_cannot_share_arrives_as_the_sentence_of_the_worker(
+    tiny_dataset, tmp_path, started, request_for
+):
     with pytest.raises(DataError, match=r"^--batch_size=7 cannot be shared equally by 2 replicas$"):
-        train_in_processes(request_for(tiny_dataset, tmp_path, batch_size=7), str(tmp_path), workers=2)
+        train_in_processes(request_for(tiny_dataset, batch_size=7), str(tmp_path), workers=2)
     assert_nothing_is_left(started)
 
 
 @pytest.mark.slow
-def test_a_failure_of_the_program_names_the_log_and_its_last_line(tmp_path, started):
+def test_a_failure_of_the_program_names_the_log_and_its_last_line(tmp_path, started, request_for):
     """The dataset is not there: no DataError of the worker's, but a traceback in its log."""
     with pytest.raises(DataError, match=r"training worker 0 of 1 ended with status 1: .*\(.*worker-0\.log\)"):
-        train_in_processes(request_for(tmp_path / "nowhere", tmp_path), str(tmp_path), workers=1)
+        train_in_processes(request_for(tmp_path / "nowhere"), str(tmp_path), workers=1)
     assert "Traceback" in (tmp_path / "worker-0.log").read_text()
     assert_nothing_is_left(started)
 
 
 @pytest.mark.slow
-def test_an_old_error_is_not_taken_for_that_of_a_new_run(tmp_path, started):
+def test_an_old_error_is_not_taken_for_that_of_a_new_run(tmp_path, started, request_for):
     (tmp_path / "error.txt").write_text("what went wrong last time")
     with pytest.raises(DataError, match="training worker 0 of 1 ended with status 1"):
-        train_in_processes(request_for(tmp_path / "nowhere", tmp_path), str(tmp_path), workers=1)
+        train_in_processes(request_for(tmp_path / "nowhere"), str(tmp_path), workers=1)
 
 
-def test_workers_end_with_the_process_that_started_them(tiny_dataset, tmp_path):
+def test_workers_end_with_the_process_that_started_them(tiny_dataset, tmp_path, request_for):
     """A killed launcher cannot stop its workers: they must notice."""
     launcher_program = (
         "import json, sys\n"
         "from components.training.cluster import train_in_processes\n"
         "train_in_processes(json.loads(sys.argv[1]), sys.argv[2], workers=2)\n"
     )
-    request = json.dumps(request_for(tiny_dataset, tmp_path))
+    request = json.dumps(request_for(tiny_dataset, epochs=2000))
     launcher = subprocess.Popen(
         [sys.executable, "-c", launcher_program, request, str(tmp_path)], env=cluster._environment([], 0)
     )

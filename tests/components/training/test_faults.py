@@ -1,0 +1,220 @@
+"""Workers killed in the middle: the same training must come out as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.training import cluster
+from components.training.checkpoints import Checkpoints
+from components.training.cluster import TrainingLostError, train_in_processes
+from tfrecords import DataError
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="lists child processes"),
+]
+
+
+def workers_here(request_folder: Path) -> list[int]:
+    """The processes that train what a folder's request says, the chief first."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                if str(request_folder / "request.json").encode() not in file.read():
+                    continue
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                config = re.search(rb'"index": (\d+)', file.read())
+            found.append((int(config[1]) if config else 0, int(pid)))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return [pid for _, pid in sorted(found)]
+
+
+def last_step(request: dict) -> int:
+    names = os.listdir(request["checkpoint_folder"]) if os.path.isdir(request["checkpoint_folder"]) else []
+    return max((int(match[1]) for name in names if (match := re.fullmatch(r"checkpoint-(\d+)\.npz", name))), default=-1)
+
+
+class Killer(threading.Thread):
+    """Ends one worker after each of some steps."""
+
+    def __init__(self, request: dict, folder: Path, kills: list[tuple[int, int]], kind: int = signal.SIGKILL):
+        super().__init__(daemon=True)
+        self.request, self.folder, self.kills, self.kind = request, folder, kills, kind
+        self.killed: list[int] = []
+
+    def run(self) -> None:
+        for step, worker in self.kills:
+            while last_step(self.request) < step or len(workers_here(self.folder)) <= worker:
+                time.sleep(0.02)
+            pid = workers_here(self.folder)[worker]
+            os.kill(pid, self.kind)
+            self.killed.append(pid)
+            while os.path.exists(f"/proc/{pid}/cmdline") and self.kind == signal.SIGKILL:
+                time.sleep(0.02)
+
+
+def final_state(request: dict) -> tuple[dict[str, np.ndarray], list[dict]]:
+    checkpoint = Checkpoints(request["checkpoint_folder"]).latest(pytest.fail)
+    assert checkpoint is not None
+    history = [
+        {name: value for name, value in record.items() if name not in ("seconds", "images_per_second")}
+        for record in checkpoint.facts["history"]
+    ]
+    return dict(checkpoint.arrays), history
+
+
+def assert_same_training(found: dict, wanted: dict) -> None:
+    (arrays, history), (wanted_arrays, wanted_history) = final_state(found), final_state(wanted)
+    assert arrays.keys() == wanted_arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_allclose(array, wanted_arrays[name], rtol=0, atol=1e-6, err_msg=name)
+    assert [record["step"] for record in history] == [record["step"] for record in wanted_history]
+    for record, wanted_record in zip(history, wanted_history, strict=True):
+        assert record == pytest.approx(wanted_record, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("workers", "kills"),
+    [
+        pytest.param(1, [(30, 0), (70, 0)], id="one worker, twice"),
+        pytest.param(2, [(20, 1), (60, 0)], id="two workers, each once"),
+    ],
+)
+def test_a_training_whose_workers_are_killed_ends_with_the_weights_of_an_undisturbed_one(
+    workers, kills, tiny_dataset, tmp_path, request_for
+):
+    """With dropout, distortions and Adam as in real life, killed within and between epochs."""
+    requests = [
+        request_for(
+            tiny_dataset,
+            epochs=12,
+            batch_size=2,
+            checkpoint_every_s=0.0,
+            output_folder=str(tmp_path / name / "model"),
+            checkpoint_folder=str(tmp_path / name / "checkpoints"),
+        )
+        for name in ("undisturbed", "killed")
+    ]
+    said: list[str] = []
+    train_in_processes(requests[0], str(tmp_path / "undisturbed"), workers)
+    killer = Killer(requests[1], tmp_path / "killed", kills)
+    killer.start()
+    train_in_processes(requests[1], str(tmp_path / "killed"), workers, restarts=2, say=said.append)
+
+    assert len(killer.killed) == 2
+    assert len(said) == 2
+    for number, line in enumerate(said, 1):
+        assert re.search(rf"SIGKILL.*starting again from the last checkpoint \(restart {number} of 2\)", line)
+    assert_same_training(requests[1], requests[0])
+    assert (tmp_path / "killed" / "model" / "saved_model" / "saved_model.pb").exists()
+
+
+def test_a_training_goes_on_with_another_number_of_workers(tiny_dataset, tmp_path, request_for):
+    request = request_for(tiny_dataset, epochs=8, batch_size=2, checkpoint_every_s=0.0)
+    Killer(request, tmp_path, [(20, 1)]).start()
+    with pytest.raises(TrainingLostError, match=r"training worker 1 of 2 was killed by SIGKILL.*same command goes on"):
+        train_in_processes(request, str(tmp_path), workers=2)
+    stopped_at = last_step(request)
+    assert 20 <= stopped_at < 64
+    train_in_processes(request, str(tmp_path), workers=1)
+    _, history = final_state(request)
+    assert [record["step"] for record in history] == [8 * epoch for epoch in range(1, 9)]
+
+
+def test_a_worker_that_is_frozen_is_noticed_and_replaced(tiny_dataset, tmp_path, request_for):
+    """Neither dead nor alive: its silence tells the others."""
+    request = request_for(tiny_dataset, epochs=12, batch_size=2, checkpoint_every_s=0.0)
+    killer = Killer(request, tmp_path, [(10, 1)], signal.SIGSTOP)
+    killer.start()
+    said: list[str] = []
+    started = time.monotonic()
+    train_in_processes(request, str(tmp_path), 2, restarts=1, say=said.append)
+    assert time.monotonic() - started < 150
+    assert re.search(r"training worker 0 of 2 (lost the other workers|waited too long).*restart 1 of 1", said[0])
+    assert last_step(request) == 96
+
+
+def test_a_worker_that_never_comes_is_named_by_its_address(tiny_dataset, tmp_path, request_for):
+    first, second = (f"localhost:{port}" for port in cluster._free_ports(2))
+    config = {"cluster": {"worker": [first, second]}, "task": {"type": "worker", "index": 0}}
+    program = (
+        "import json, os, sys\n"
+        "from components.training.cluster import ClusterPlace, train_in_processes\n"
+        "train_in_processes(json.loads(sys.argv[1]), sys.argv[2], 1, place=ClusterPlace.of(os.environ))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(request_for(tiny_dataset, start_timeout_s=20.0)), str(tmp_path)],
+        env={**cluster._environment([], 0), "TF_CONFIG": json.dumps(config)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert re.search(rf"TrainingLostError: training worker 0 of 1 waited too long for {second} ", done.stderr)
+    assert "training on the CPU, when 1 other worker is there" in done.stdout
+
+
+def test_too_many_kills_end_with_one_sentence(tiny_dataset, tmp_path, request_for):
+    request = request_for(tiny_dataset, epochs=2000, checkpoint_every_s=0.0)
+    killer = Killer(request, tmp_path, [(2, 0), (10, 0)])
+    killer.start()
+    with pytest.raises(TrainingLostError, match=r"SIGKILL.*started again 1 time; the same command goes on"):
+        train_in_processes(request, str(tmp_path), 1, restarts=1, say=lambda line: None)
+    assert workers_here(tmp_path) == []
+
+
+def test_a_model_that_could_not_be_written_is_written_without_training_again(tiny_dataset, tmp_path, request_for):
+    request = request_for(tiny_dataset)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "plots").write_text("in the way of the folder")
+    with pytest.raises(DataError):
+        train_in_processes(request, str(tmp_path), 1)
+    assert last_step(request) == 6
+    (tmp_path / "model" / "plots").unlink()
+    trained = (tmp_path / "checkpoints" / "checkpoint-000000006.npz").stat().st_mtime_ns
+    train_in_processes(request, str(tmp_path), 2)  # the second worker has nothing to do
+    assert (tmp_path / "checkpoints" / "checkpoint-000000006.npz").stat().st_mtime_ns == trained
+    assert (tmp_path / "model" / "model.keras").exists()
+    assert len((tmp_path / "model" / "history.csv").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"), [("folder", "Not a directory"), ("disk", "File too large|No space left on device")]
+)
+def test_checkpoints_that_cannot_be_written_end_training_at_once_with_the_reason(
+    limit, reason, tiny_dataset, tmp_path, request_for
+):
+    program = (
+        "import json, resource, signal, sys\n"
+        "from components.training.cluster import train_in_processes\n"
+        "if sys.argv[3] == 'disk':\n"
+        "    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n"
+        "train_in_processes(json.loads(sys.argv[1]), sys.argv[2], 1, restarts=2)\n"
+    )
+    (tmp_path / "file").write_text("")
+    place = tmp_path / "file" / "checkpoints" if limit == "folder" else tmp_path / "checkpoints"
+    request = json.dumps(request_for(tiny_dataset, checkpoint_folder=str(place)))
+    done = subprocess.run(
+        [sys.executable, "-c", program, request, str(tmp_path / "work"), limit],
+        env=cluster._environment([], 0),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert re.search(rf"DataError: the checkpoint.* cannot be (read|written to .*): ({reason})", last)
+    assert "epoch 1/" not in done.stdout
+    assert "starting again" not in done.stdout

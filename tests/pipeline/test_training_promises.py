@@ -1,0 +1,140 @@
+"""The train step as a scheduler runs it: several nodes, stopped nodes, and the same command again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.models import ModelManifest
+from components.training.cluster import _free_ports
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="lists child processes"),
+]
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def ingested(tiny_images, tmp_path_factory) -> Path:
+    """A workspace with a dataset. Never train in it: copy it first."""
+    workspace = tmp_path_factory.mktemp("ingested") / "workspace"
+    done = command(workspace, "--steps=ingest", f"--images={tiny_images}", "--label_source=sidecar").communicate()
+    assert (workspace / "datasets" / "LATEST").exists(), done
+    return workspace
+
+
+@pytest.fixture
+def workspace(ingested, tmp_path) -> Path:
+    import shutil
+
+    return shutil.copytree(ingested, tmp_path / "workspace")
+
+
+def command(workspace: Path, *flags: str, **environment: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "run_pipeline.py"), "--runner=DirectRunner", f"--workspace={workspace}", *flags],
+        env={**os.environ, **environment},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def children(pid: int) -> list[int]:
+    found = []
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{task}/children") as file:
+            found += map(int, file.read().split())
+    return found
+
+
+def wait_for_step(workspace: Path, step: int, timeout_s: float = 200) -> None:
+    """Until a checkpoint of a training shows that it has come so far."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        for path in workspace.glob("unfinished/training-*/checkpoints/checkpoint-*.npz"):
+            if int(path.stem.partition("-")[2]) >= step:
+                return
+        time.sleep(0.05)
+    pytest.fail(f"no checkpoint of step {step} within {timeout_s} s")
+
+
+def weights(workspace: Path) -> list[np.ndarray]:
+    import keras
+
+    import components.training.networks  # noqa: F401 (its layers are in the file)
+
+    (folder,) = [path.parent for path in workspace.glob("models/*/manifest.json")]
+    assert (workspace / "models" / "LATEST").read_text().strip() == folder.name
+    ModelManifest.read(str(folder)).fetch(str(folder), "")
+    return keras.saving.load_model(folder / "model.keras").get_weights()
+
+
+def test_an_interrupted_training_goes_on_where_it_was_and_ends_as_if_it_had_not_been(workspace, ingested, tmp_path):
+    import shutil
+
+    undisturbed = shutil.copytree(ingested, tmp_path / "undisturbed")
+    flags = ("--steps=train", "--epochs=150", "--patience=150", "--batch_size=4")
+    said, errors = command(undisturbed, *flags).communicate(timeout=300)
+    assert "trained for" in said, errors
+
+    stopped = command(workspace, *flags)
+    # The checkpoint of the beginning is there at once; the next would come after a minute.
+    wait_for_step(workspace, 0)
+    time.sleep(3)
+    stopped.send_signal(signal.SIGTERM)
+    said, errors = stopped.communicate(timeout=60)
+    assert stopped.returncode == 130
+    assert "the same command goes on from there" in errors
+    # Another run in between, however successful, leaves the stopped one's checkpoints alone.
+    command(workspace, "--steps=ingest", "--images=nowhere").communicate(timeout=60)
+    assert list(workspace.glob("unfinished/training-*/checkpoints/checkpoint-*.npz"))
+
+    again = command(workspace, *flags)
+    said, errors = again.communicate(timeout=300)
+    assert again.returncode == 0, errors
+    for one, other in zip(weights(workspace), weights(undisturbed), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
+    assert not list(workspace.glob("unfinished/*"))
+
+
+def test_two_nodes_of_a_scheduler_train_one_model_although_one_of_them_loses_its_worker(workspace):
+    first, second = (f"localhost:{port}" for port in _free_ports(2))
+    cluster = {"chief": [first], "worker": [second]}
+    flags = ("--steps=train", "--epochs=120", "--patience=120", "--batch_size=4")
+    nodes = [
+        command(
+            workspace,
+            *flags,
+            TF_CONFIG=json.dumps({"cluster": cluster, "task": {"type": kind, "index": 0}, "environment": "cloud"}),
+        )
+        for kind in ("chief", "worker")
+    ]
+    try:
+        wait_for_step(workspace, 0)
+        time.sleep(8)
+        (worker,) = children(nodes[1].pid)
+        os.kill(worker, signal.SIGKILL)
+        said = [node.communicate(timeout=400) for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
+    assert [node.returncode for node in nodes] == [0, 0], said
+    assert re.search(r"training worker 0 of 1 lost the other workers.*restart 1 of 2", said[0][0])
+    assert re.search(r"training worker 0 of 1 was killed by SIGKILL.*restart 1 of 2", said[1][0])
+    assert "worker 1 of 2" in said[1][0]
+    assert "the first worker commits it" in said[1][0]
+    assert len(weights(workspace)) > 10
+    assert len(list((workspace / "runs").glob("*.json"))) == 2  # of the ingest, and of the chief
