@@ -25,6 +25,7 @@ setup(
         "pillow>=12.2",
         "pyarrow>=25,<26",
         "pyyaml>=6.0",
+        "rapidfuzz>=3.14",
         "tensorflow>=2.21,<2.22",
         "tensorflow-metadata>=1.21,<1.22",
         "tfx-bsl>=1.21,<1.22",

@@ -1,21 +1,24 @@
-"""Pictures of training and reading: what a person looks at before trusting a number."""
+"""Pictures of training, and lines in a grid: what a person looks at before trusting a number."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 
 if TYPE_CHECKING:
     from components.training.data import Examples
     from components.training.history import EpochRecord
 
-_COLUMNS = 2
+SANS = ("DejaVu Sans",)
+"""The font of the pictures, which comes with matplotlib."""
+_LONG = 12  # times as wide as high
 _LEAST_LOSS = 1e-4  # a loss of 0 has no place on a logarithmic axis
-_RIGHT, _WRONG = "#1b6e3c", "#b3261e"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,28 +32,9 @@ class ShownLine:
 
 def plot_training_samples(examples: Examples, chosen: Sequence[int], path: str) -> None:
     """A grid of training lines with their labels, as PNG."""
-    _plot_grid(
+    plot_grid(
         "Training samples and their labels",
         [ShownLine(examples.pixels(i), examples.texts[i]) for i in chosen],
-        path,
-    )
-
-
-def plot_predictions(lines: Sequence[tuple[np.ndarray, str, str, float]], path: str) -> None:
-    """A grid of lines with what was read beside the truth, wrong ones marked, as PNG.
-
-    Args:
-        lines: grey pixels, the truth, what was read, and its confidence.
-    """
-    wrong = sum(truth != read for _, truth, read, _ in lines)
-    _plot_grid(
-        f"Test lines as they were read: {len(lines) - wrong} right, {wrong} wrong",
-        [
-            ShownLine(pixels, f"✓ {read}   ({confidence:.0%})", _RIGHT)
-            if truth == read
-            else ShownLine(pixels, f"✗ read {read}   ({confidence:.0%})\ntruth {truth}", _WRONG)
-            for pixels, truth, read, confidence in lines
-        ],
         path,
     )
 
@@ -72,14 +56,26 @@ def plot_history(history: Sequence[EpochRecord], path: str) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _plot_grid(title: str, lines: Sequence[ShownLine], path: str) -> None:
-    rows = -(-len(lines) // _COLUMNS)
-    figure = Figure(figsize=(11, 0.6 + 1.05 * max(rows, 1)), layout="constrained")
+def plot_grid(title: str, lines: Sequence[ShownLine], path: str) -> None:
+    """Lines with what is written under them, in two columns, or in one if some are long, as PNG."""
+    columns = 1 if any(line.pixels.shape[1] > _LONG * line.pixels.shape[0] for line in lines) else 2
+    rows = max(-(-len(lines) // columns), 1)
+    figure = Figure(figsize=(11, 0.6 + 1.05 * rows), layout="constrained")
     figure.suptitle(title)
-    for axes in figure.subplots(max(rows, 1), _COLUMNS, squeeze=False).flat:
+    for axes in figure.subplots(rows, columns, squeeze=False).flat:
         axes.set_axis_off()
     for axes, line in zip(figure.axes, lines, strict=False):
         axes.imshow(line.pixels, cmap="gray", vmin=0, vmax=255)
         # parse_math: a label may hold a dollar sign.
-        axes.set_title(line.caption, fontsize=9, color=line.colour, parse_math=False)
+        axes.set_title(drawable(line.caption), family=SANS, fontsize=9, color=line.colour, parse_math=False)
     figure.savefig(path, dpi=110)
+
+
+def drawable(text: str, families: Sequence[str] = SANS) -> str:
+    """A text with `▯` for every symbol that none of some fonts can draw."""
+    return "".join(symbol if symbol == "\n" or _has_glyph(symbol, tuple(families)) else "▯" for symbol in text)
+
+
+@functools.cache
+def _has_glyph(symbol: str, families: tuple[str, ...]) -> bool:
+    return any(get_font(findfont(FontProperties(family=family))).get_char_index(ord(symbol)) for family in families)

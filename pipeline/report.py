@@ -6,6 +6,7 @@ import base64
 import collections
 import dataclasses
 import datetime
+import itertools
 import os
 import unicodedata
 from collections.abc import Iterable
@@ -13,6 +14,17 @@ from typing import Any
 
 import pyarrow.parquet
 
+from components.evaluation.confusions import align, spell
+from components.evaluation.evaluate import (
+    CALIBRATION_PICTURE,
+    CONFUSIONS_NAME,
+    CONFUSIONS_PICTURE,
+    CONFUSIONS_SHOWN,
+    EVALUATION_FOLDER,
+    LENGTH_PICTURE,
+    PREDICTIONS_PICTURE,
+    WORST_NAME,
+)
 from components.ingest.dataset import UNUSED_LABELS_NAME
 from components.ingest.describe import SAMPLES_NAME
 from components.ingest.statistics import RARE
@@ -26,7 +38,12 @@ from tfrecords.manifest import STATISTICS_NAME
 _PICTURES = {
     "training_samples.png": "Training samples with their labels",
     "curves.png": "Loss and error rates while training",
-    "predictions.png": "Held-out lines as the model reads them",
+}
+_EVALUATION_PICTURES = {
+    PREDICTIONS_PICTURE: "Held-out lines as the model reads them",
+    CONFUSIONS_PICTURE: "The most frequent confusions of symbols",
+    LENGTH_PICTURE: "Lines read exactly, and CER, by the length of the label",
+    CALIBRATION_PICTURE: "Calibration: confidence against the share of lines read exactly",
 }
 _DOUBTFUL = 24
 _ROWS_LOOKED_AT = 100_000
@@ -119,12 +136,17 @@ def _page(record: RunRecord, workspace: Workspace) -> str:
     )
     environment.filters["percent"] = lambda value: f"{value:.2%}"
     environment.filters["number"] = lambda value: f"{value:,}"
+    environment.filters["spell"] = spell
+    environment.filters["name"] = _name
     steps = {step["name"]: step for step in record.steps}
     model_folder = (steps.get("evaluate") or steps.get("train") or {}).get("folder")
     return environment.get_template("report.html.j2").render(
         record=record,
         steps=steps,
-        pictures=_pictures(model_folder) if model_folder else [],
+        pictures=_pictures(storage.join(model_folder, PLOTS_NAME), _PICTURES) if model_folder else [],
+        evaluation=_evaluation(storage.join(steps["evaluate"]["folder"], EVALUATION_FOLDER))
+        if "evaluate" in steps
+        else None,
         doubtful=_doubtful(steps["infer"]["folder"]) if "infer" in steps else [],
         looked_at=min(_ROWS_LOOKED_AT, steps["infer"]["figures"]["rows"]) if "infer" in steps else 0,
         rejects=_rejects(steps, workspace),
@@ -136,8 +158,7 @@ def _page(record: RunRecord, workspace: Workspace) -> str:
 def _dataset(folder: str) -> dict[str, Any]:
     """What the page says and shows of a dataset."""
     statistics = storage.read_json(storage.join(folder, STATISTICS_NAME))
-    with storage.open_to_read(storage.join(folder, SAMPLES_NAME)) as file:
-        samples = pyarrow.parquet.read_table(file).to_pylist()
+    samples = _read_table(storage.join(folder, SAMPLES_NAME)).to_pylist()
     statistics["splits"] = splits = {split: statistics["splits"][split] for split in SPLITS}
     by_count = sorted(statistics["symbols"].items(), key=lambda item: (-item[1], item[0]))
     return {
@@ -147,7 +168,7 @@ def _dataset(folder: str) -> dict[str, Any]:
         "symbols": [
             {
                 "symbol": symbol,
-                "name": f"U+{ord(symbol):04X} {unicodedata.name(symbol, '')}",
+                "name": _name(symbol),
                 "counts": {split: splits[split]["symbols"].get(symbol, 0) for split in splits},
                 "rare": splits["train"]["symbols"].get(symbol, 0) < RARE,
             }
@@ -177,11 +198,47 @@ def _bars(histogram: Iterable[list[int]]) -> list[dict[str, int]]:
     return bars
 
 
-def _pictures(model_folder: str) -> list[dict[str, str]]:
+def _evaluation(folder: str) -> dict[str, Any]:
+    """What the page shows of an evaluation besides its figures."""
+    confusions, worst = (_read_table(storage.join(folder, name)) for name in (CONFUSIONS_NAME, WORST_NAME))
+    return {
+        "pictures": _pictures(folder, _EVALUATION_PICTURES),
+        "confusions": confusions.slice(0, CONFUSIONS_SHOWN).to_pylist(),
+        "pairs": confusions.num_rows,
+        "worst": [
+            {**row, "source": _data_url(row["image"]), "sides": _marked(row["truth"], row["text"])}
+            for row in worst.to_pylist()
+        ],
+    }
+
+
+def _marked(truth: str, read: str) -> dict[str, list[tuple[bool, str]]]:
+    """Truth and reading as runs of symbols that are equal in both, or marked, in which a space can be seen."""
+    runs = [(differs, list(pairs)) for differs, pairs in itertools.groupby(align(truth, read), lambda p: p[0] != p[1])]
+    return {
+        name: [
+            (differs, text.replace(" ", "␣") if differs else text)
+            for differs, pairs in runs
+            if (text := "".join(pair[side] for pair in pairs))
+        ]
+        for side, name in enumerate(("truth", "read"))
+    }
+
+
+def _read_table(path: str) -> pyarrow.Table:
+    with storage.open_to_read(path) as file:
+        return pyarrow.parquet.read_table(file)
+
+
+def _name(symbol: str) -> str:
+    return f"U+{ord(symbol):04X} {unicodedata.name(symbol, '')}"
+
+
+def _pictures(folder: str, captions: dict[str, str]) -> list[dict[str, str]]:
     found = []
-    for name, caption in _PICTURES.items():
+    for name, caption in captions.items():
         try:
-            content = storage.read_bytes(storage.join(model_folder, PLOTS_NAME, name))
+            content = storage.read_bytes(storage.join(folder, name))
         except FileNotFoundError:
             continue
         found.append({"caption": caption, "source": _data_url(content)})

@@ -7,13 +7,13 @@ import dataclasses
 import datetime
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
 import pyarrow.parquet
 
-from components.evaluation.evaluate import EVALUATION_NAME, PICTURE_NAME, READINGS_NAME, EvaluationRequest
+from components.evaluation.evaluate import EVALUATION_FOLDER, EVALUATION_NAME, EvaluationRequest, compare_cer
 from components.evaluation.transforms import EvaluateModel
 from components.inference.predictions import RUN_MANIFEST_NAME, InferenceRequest, move_rejects
 from components.inference.transforms import ReadCollection
@@ -31,7 +31,7 @@ from components.listing import (
     uri_of,
 )
 from components.listing.transforms import JoinTables, ListCollection
-from components.models import KERAS_NAME, PLOTS_NAME, ModelManifest, describe_files
+from components.models import KERAS_NAME, ModelManifest, describe_files
 from components.rejects import too_many_rejects
 from components.training.cluster import ClusterPlace, train_in_processes
 from components.training.recipes import DEFAULT_MODEL, RECIPES, TIME_STRIDE
@@ -267,15 +267,18 @@ def evaluate(context: Context) -> StepResult:
             f"{dataset_id} has ({dataset.charset_sha256[:12]}): train on this dataset first (--steps=train,evaluate)"
         )
     _need_test_split(dataset)
-    figures = _evaluate_model(context, model_id, dataset_id, dataset_folder, dataset, keep=True)
+    unfinished, figures = _evaluate_model(context, model_id, dataset_id, dataset_folder, dataset)
     accepted_id = workspace.read_pointer("models", _ACCEPTED)
-    accepted_cer = None
+    accepted_cer, difference = None, None
     if accepted_id is not None and accepted_id != model_id:
         if problem := _why_not_comparable(workspace, accepted_id, dataset):
             context.say(f"warning: model {accepted_id}, accepted until now, cannot be compared: {problem}")
         else:
             context.say(f"reading the same images with model {accepted_id}, accepted until now")
-            accepted_cer = _evaluate_model(context, accepted_id, dataset_id, dataset_folder, dataset, keep=False)["cer"]
+            other, other_figures = _evaluate_model(context, accepted_id, dataset_id, dataset_folder, dataset)
+            accepted_cer = other_figures["cer"]
+            difference = compare_cer(unfinished, other, figures)
+            storage.remove_folder(other)
     refused = _refusal(context.options, figures["cer"], accepted_id, accepted_cer)
     figures = {
         **figures,
@@ -283,16 +286,19 @@ def evaluate(context: Context) -> StepResult:
         "refused_because": refused,
         "accepted_before": accepted_id,
         "accepted_before_cer": accepted_cer,
+        "cer_difference_to_accepted": difference,
     }
-    storage.write_json(storage.join(folder, EVALUATION_NAME), figures)
+    if refused is not None and accepted_id == model_id:
+        workspace.remove_pointer("models", _ACCEPTED)  # first: what is in use never says that it is refused
+        refused += "; it had been accepted before, and no model is in use now"
+    _commit_evaluation(unfinished, folder, figures)
     if refused is None:
         workspace.write_pointer("models", _ACCEPTED, model_id)
-    elif accepted_id == model_id:
-        workspace.remove_pointer("models", _ACCEPTED)
-        refused += "; it had been accepted before, and no model is in use now"
     summary = (
-        f"model {model_id} on {figures['images']:,} held-out images: CER {figures['cer']:.2%}, "
-        f"exact match {figures['exact_match']:.1%}; {'accepted' if refused is None else 'REFUSED: ' + refused}"
+        f"model {model_id} on {figures['images']:,} held-out images: "
+        f"CER {figures['cer']:.2%} ({_interval_text(figures['intervals']['cer'], 1)}), "
+        f"exact match {figures['exact_match']:.1%} ({_interval_text(figures['intervals']['exact_match'], 0)}); "
+        f"{'accepted' if refused is None else 'REFUSED: ' + refused}"
     )
     return StepResult("evaluate", summary, folder, figures, refused=refused)
 
@@ -600,27 +606,53 @@ def _read_model(workspace: Workspace, model_id: str) -> ModelManifest:
 
 
 def _evaluate_model(
-    context: Context, model_id: str, dataset_id: str, dataset_folder: str, dataset: DatasetManifest, *, keep: bool
-) -> dict[str, Any]:
-    """Figures of a model on a test split; `keep` puts readings and picture into the model's folder."""
+    context: Context, model_id: str, dataset_id: str, dataset_folder: str, dataset: DatasetManifest
+) -> tuple[str, dict[str, Any]]:
+    """An unfinished folder with the evaluation of a model on a test split, and its figures."""
     folder = context.workspace.unfinished(f"evaluation-{model_id}-{dataset_id}")
     storage.remove_folder(folder)
-    model_folder = context.workspace.model(model_id)
-    request = EvaluationRequest(dataset_folder, dataset_id, model_id, dataset.examples("test"), folder)
+    statistics = storage.read_json(storage.join(dataset_folder, STATISTICS_NAME))
+    test = statistics["splits"]["test"]
+    request = EvaluationRequest(
+        dataset_folder=dataset_folder,
+        dataset_id=dataset_id,
+        model_id=model_id,
+        examples=dataset.examples("test"),
+        folder=folder,
+        split_by=statistics["split_by"],
+        groups=test["largest_groups"] if len(test["largest_groups"]) == test["groups"] else {},
+    )
     run_job(
         context.options,
         lambda pipeline: (
             pipeline
             | "TestShards" >> beam.Create(dataset.shards_of("test"))
-            | "Evaluate" >> EvaluateModel(request, model_folder)
+            | "Evaluate" >> EvaluateModel(request, context.workspace.model(model_id))
         ),
     )
-    if keep:
-        storage.copy_file(storage.join(folder, READINGS_NAME), storage.join(model_folder, READINGS_NAME))
-        storage.copy_file(storage.join(folder, PICTURE_NAME), storage.join(model_folder, PLOTS_NAME, PICTURE_NAME))
-    figures = storage.read_json(storage.join(folder, EVALUATION_NAME))
-    storage.remove_folder(folder)
-    return figures
+    return folder, storage.read_json(storage.join(folder, EVALUATION_NAME))
+
+
+def _commit_evaluation(unfinished: str, model_folder: str, figures: dict[str, Any]) -> None:
+    """Puts an evaluation in the place of the model's former one.
+
+    The figures are taken away first and written last, with the files that they belong to: files
+    without figures are no evaluation.
+    """
+    storage.remove_file(storage.join(unfinished, EVALUATION_NAME))
+    files = {
+        f"{EVALUATION_FOLDER}/{name}": {"bytes": storage.size(path), "sha256": storage.checksum(path)}
+        for name in storage.list_names(unfinished)
+        for path in [storage.join(unfinished, name)]
+    }
+    storage.remove_file(storage.join(model_folder, EVALUATION_NAME))
+    storage.move_folder(unfinished, storage.join(model_folder, EVALUATION_FOLDER))
+    storage.write_json(storage.join(model_folder, EVALUATION_NAME), {**figures, "files": files})
+
+
+def _interval_text(interval: Sequence[float], digits: int) -> str:
+    low, high = interval
+    return f"{100 * low:.{digits}f} to {high:.{digits}%}"
 
 
 def _refusal(

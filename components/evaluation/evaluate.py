@@ -3,32 +3,61 @@
 from __future__ import annotations
 
 import dataclasses
+import heapq
+import itertools
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow
+import pyarrow.compute
+import pyarrow.parquet
 
-from components.evaluation.metrics import ErrorCounts, expected_calibration_error
+from components.evaluation.bootstrap import LEVEL, RESAMPLES, cer_difference_interval, rate_intervals
+from components.evaluation.confusions import Confusions
+from components.evaluation.metrics import (
+    ErrorCounts,
+    LineCounts,
+    by_confidence,
+    by_length,
+    expected_calibration_error,
+)
 from components.inference.handler import Reading
 from components.inference.scoring import read_lines
+from components.work import check_files
 from tfrecords import ShardEntry, decode_png, read_record_batches, storage
 
 EVALUATION_NAME = "evaluation.json"
-READINGS_NAME = "test_readings.parquet"
-PICTURE_NAME = "predictions.png"
+EVALUATION_FOLDER = "evaluation"
+"""Of the files that belong to `evaluation.json`, beside it in a model's folder."""
+CONFUSIONS_NAME = "confusions.parquet"
+WORST_NAME = "worst_lines.parquet"
+PREDICTIONS_PICTURE = "predictions.png"
+WORST_PICTURE = "worst_lines.png"
+CONFUSIONS_PICTURE = "confusions.png"
+LENGTH_PICTURE = "accuracy_by_length.png"
+CALIBRATION_PICTURE = "calibration.png"
+CONFUSIONS_SHOWN = 20
 
-_SHOWN = 16
-
+_SHOWN, _WORST = 16, 12
+_READINGS = "readings-"
+_ROWS_AT_A_TIME = 10_000
+_COUNTED = ("symbols", "symbol_errors", "words", "word_errors")
 _READINGS_SCHEMA = pyarrow.schema(
     [
         pyarrow.field("uri", pyarrow.string(), nullable=False),
         pyarrow.field("truth", pyarrow.string(), nullable=False),
         pyarrow.field("text", pyarrow.string(), nullable=False),
         pyarrow.field("confidence", pyarrow.float32(), nullable=False),
-        pyarrow.field("symbol_errors", pyarrow.int32(), nullable=False),
+        *(pyarrow.field(name, pyarrow.int32(), nullable=False) for name in _COUNTED),
+        pyarrow.field("group", pyarrow.string()),
     ]
+)
+_WORST_SCHEMA = pyarrow.schema([*list(_READINGS_SCHEMA)[:4], _READINGS_SCHEMA.field("symbol_errors")]).append(
+    pyarrow.field("image", pyarrow.binary(), nullable=False)
 )
 
 
@@ -40,7 +69,9 @@ class EvaluationRequest:
         dataset_folder, dataset_id: of a committed dataset; its test split is read.
         model_id: of the model that reads.
         examples: how many the test split holds.
-        folder: for `evaluation.json`, `test_readings.parquet` and `predictions.png`.
+        folder: for `evaluation.json`, the readings, the confusions and the pictures.
+        split_by: what the dataset keeps together in a split: `image`, `folder` or a column's name.
+        groups: examples of each group in the test split, by its name; empty if not all are known.
     """
 
     dataset_folder: str
@@ -48,96 +79,250 @@ class EvaluationRequest:
     model_id: str
     examples: int
     folder: str
+    split_by: str = "image"
+    groups: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluatedLine:
-    """One test line: what it says, what was read, and its pixels as PNG if it may be shown."""
+    """One test line: what it says, what was read, and its pixels as PNG."""
 
     uri: str
     truth: str
     text: str
     confidence: float
-    png: bytes | None
+    symbol_errors: int
+    png: bytes
 
     @property
     def right(self) -> bool:
         """Whether it was read without any error."""
         return self.truth == self.text
 
+    @property
+    def pixels(self) -> np.ndarray:
+        """Grey, uint8 [height, width]."""
+        return decode_png(self.png)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardReadings:
+    """What was read of one shard; small, so that all of them fit in one place.
+
+    Attributes:
+        name: of the Parquet file of readings.
+        rows, bytes: of that file.
+        candidates: the lines that may be shown.
+    """
+
+    name: str
+    rows: int
+    bytes: int
+    candidates: list[EvaluatedLine]
+
 
 def read_test_shard(
     shard: ShardEntry, request: EvaluationRequest, read: Callable[[Sequence[np.ndarray]], Iterable[Reading]]
-) -> list[EvaluatedLine]:
-    """Reads one TFRecord file of the test split, sorted by URI.
+) -> ShardReadings:
+    """Reads one TFRecord file of the test split, and writes what was read in the order of its records.
 
     Raises:
         DataError: if the file is damaged.
     """
-    readings: list[EvaluatedLine] = []
+    rows: list[dict[str, Any]] = []
+    candidates: list[EvaluatedLine] = []
+    group_of = _GroupFinder(request.groups)
     for batch in read_record_batches(storage.join(request.dataset_folder, shard.name)):
         images, texts, uris = (
             batch.column(batch.schema.get_field_index(name)).flatten().to_pylist() for name in ("image", "text", "uri")
         )
         lines = ((i, decode_png(image)) for i, image in enumerate(images))
-        for i, reading in read_lines(lines, read):
-            readings.append(
-                EvaluatedLine(uris[i].decode(), texts[i].decode(), reading.text, reading.confidence, images[i])
+        evaluated = []
+        for i, reading in sorted(read_lines(lines, read), key=lambda tagged: tagged[0]):
+            uri, truth = uris[i].decode(), texts[i].decode()
+            counts = ErrorCounts.of(truth, reading.text)
+            evaluated.append(
+                EvaluatedLine(uri, truth, reading.text, reading.confidence, counts.symbol_errors, images[i])
             )
-    readings.sort(key=lambda reading: reading.uri)
-    shown = {id(reading) for right in (True, False) for reading in [r for r in readings if r.right == right][:_SHOWN]}
-    return [reading if id(reading) in shown else dataclasses.replace(reading, png=None) for reading in readings]
+            rows.append(
+                {
+                    "uri": uri,
+                    "truth": truth,
+                    "text": reading.text,
+                    "confidence": reading.confidence,
+                    **{name: getattr(counts, name) for name in _COUNTED},
+                    "group": group_of(uri),
+                }
+            )
+        candidates = _candidates([*candidates, *evaluated])
+    name = f"{_READINGS}{shard.name.removeprefix('test-').partition('.')[0]}.parquet"
+    path = storage.join(request.folder, name)
+    storage.write_parquet(path, pyarrow.Table.from_pylist(rows, _READINGS_SCHEMA))
+    return ShardReadings(name, len(rows), storage.size(path), candidates)
 
 
-def commit_evaluation(shards: Iterable[list[EvaluatedLine]], request: EvaluationRequest) -> None:
-    """Writes the figures, every reading, and a picture of 16, at least half of them wrong if so many are."""
-    readings = sorted((reading for shard in shards for reading in shard), key=lambda reading: reading.uri)
-    if len(readings) != request.examples:
-        raise RuntimeError(f"the test split has {request.examples} examples, but {len(readings)} were read")
-    errors = [ErrorCounts.of(reading.truth, reading.text) for reading in readings]
-    total = sum(errors, ErrorCounts())
-    table = pyarrow.table(
-        {
-            "uri": [reading.uri for reading in readings],
-            "truth": [reading.truth for reading in readings],
-            "text": [reading.text for reading in readings],
-            "confidence": [reading.confidence for reading in readings],
-            "symbol_errors": [error.symbol_errors for error in errors],
-        },
-        schema=_READINGS_SCHEMA,
+def commit_evaluation(shards: Iterable[ShardReadings], request: EvaluationRequest) -> None:
+    """Writes the figures, the confusions and the pictures beside the readings.
+
+    Raises:
+        RuntimeError: if not every example of the test split was read once.
+    """
+    shards = list(shards)
+    total = sum(shard.rows for shard in shards)
+    if total != request.examples:
+        raise RuntimeError(f"the test split has {request.examples} examples, but {total} were read")
+    check_files(request.folder, {shard.name: shard.bytes for shard in shards})
+    lines, names = read_line_counts(request.folder)
+    resampled, groups = _resampled(names, request)
+    calibration_error = expected_calibration_error(lines.confidences, lines.column("exact"))
+    confusions = _count_confusions(request.folder)
+    storage.write_parquet(storage.join(request.folder, CONFUSIONS_NAME), confusions)
+    figures = {
+        "dataset_id": request.dataset_id,
+        "model_id": request.model_id,
+        "images": lines.total.images,
+        "cer": lines.total.cer,
+        "wer": lines.total.wer,
+        "exact_match": lines.total.exact_match,
+        "counts": dataclasses.asdict(lines.total),
+        "intervals": rate_intervals(lines, groups),
+        "resampled": resampled,
+        "mean_confidence": float(lines.confidences.mean(dtype=np.float64)),
+        "expected_calibration_error": calibration_error,
+        "by_length": by_length(lines),
+        "by_confidence": by_confidence(lines),
+    }
+    shown = _candidates([line for shard in sorted(shards, key=lambda shard: shard.name) for line in shard.candidates])
+    worst = [{**dataclasses.asdict(line), "image": line.png} for line in _worst(shown)]
+    storage.write_parquet(storage.join(request.folder, WORST_NAME), pyarrow.Table.from_pylist(worst, _WORST_SCHEMA))
+    _draw(request.folder, figures, confusions.slice(0, CONFUSIONS_SHOWN).to_pylist(), shown)
+    storage.write_json(storage.join(request.folder, EVALUATION_NAME), figures)
+
+
+def compare_cer(folder: str, accepted_folder: str, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """How much greater the CER of one evaluation is than that of another on the same test split, line by line.
+
+    Args:
+        folder, accepted_folder: of the readings of the new and of the accepted model.
+        figures: of the new model's evaluation; it says what was resampled there, and here.
+    """
+    (new, names), (old, _) = read_line_counts(folder), read_line_counts(accepted_folder)
+    groups = _codes(names) if figures["resampled"]["units"] == "groups" else None
+    return {"cer": new.total.cer - old.total.cer, "interval": cer_difference_interval(new, old, groups)}
+
+
+def read_line_counts(folder: str) -> tuple[LineCounts, pyarrow.ChunkedArray]:
+    """The counts of every reading in a folder, in the order of its files, and the names of their groups."""
+    columns = ["confidence", *_COUNTED, "group"]
+    table = pyarrow.Table.from_batches(
+        _batches(folder, columns), pyarrow.schema([_READINGS_SCHEMA.field(name) for name in columns])
     )
-    storage.write_parquet(storage.join(request.folder, READINGS_NAME), table)
-    _write_picture(readings, storage.join(request.folder, PICTURE_NAME))
-    storage.write_json(
-        storage.join(request.folder, EVALUATION_NAME),
-        {
-            "dataset_id": request.dataset_id,
-            "model_id": request.model_id,
-            "images": total.images,
-            "cer": total.cer,
-            "wer": total.wer,
-            "exact_match": total.exact_match,
-            "counts": dataclasses.asdict(total),
-            "mean_confidence": sum(reading.confidence for reading in readings) / max(len(readings), 1),
-            "expected_calibration_error": expected_calibration_error(
-                [reading.confidence for reading in readings], [reading.right for reading in readings]
-            ),
-        },
+    symbols, symbol_errors, words, word_errors = (table.column(name).to_numpy() for name in _COUNTED)
+    # A line without an error in its symbols was read exactly, and the other way round.
+    exact = symbol_errors == 0
+    counts = np.stack([np.ones_like(symbols), exact, symbols, symbol_errors, words, word_errors], axis=1)
+    return LineCounts(counts.astype(np.int64), table.column("confidence").to_numpy()), table.column("group")
+
+
+def _codes(names: pyarrow.ChunkedArray) -> np.ndarray:
+    """Equal numbers for equal names."""
+    return pyarrow.compute.index_in(names, pyarrow.compute.unique(names)).to_numpy()
+
+
+class _GroupFinder:
+    """Finds the group of a URI: the longest of the given names that is a part of its folder's path."""
+
+    def __init__(self, groups: Iterable[str]):
+        self._groups = frozenset(groups)
+        self._of_folder: dict[str, str | None] = {}
+
+    def __call__(self, uri: str) -> str | None:
+        if not self._groups:
+            return None
+        folder = uri.rpartition("/")[0]
+        if folder not in self._of_folder:
+            parts = folder.split("/")
+            runs = itertools.combinations(range(len(parts) + 1), 2)
+            names = ("/".join(parts[start:end]) for start, end in runs)
+            self._of_folder[folder] = max(self._groups.intersection(names), key=len, default=None)
+        return self._of_folder[folder]
+
+
+def _resampled(names: pyarrow.ChunkedArray, request: EvaluationRequest) -> tuple[dict[str, Any], np.ndarray | None]:
+    """What the bootstrap resamples, in words and as groups of lines, or None for lines one by one."""
+    groups, note = None, ""
+    found = {count["values"]: count["counts"] for count in names.value_counts().to_pylist()}
+    if request.split_by == "image":
+        pass
+    elif found != request.groups:
+        note = (
+            f"the dataset is split by {request.split_by}, but the groups of its lines cannot be told from their URIs: "
+            "the intervals are too narrow if lines of one group are alike"
+        )
+    elif len(found) == 1:
+        note = "all lines are of one group: the intervals say nothing of other groups"
+    else:
+        groups = _codes(names)
+    return {
+        "units": "lines" if groups is None else "groups",
+        "count": len(names) if groups is None else len(found),
+        "resamples": RESAMPLES,
+        "level": LEVEL,
+        "note": note,
+    }, groups
+
+
+def _batches(folder: str, columns: list[str]) -> Iterator[pyarrow.RecordBatch]:
+    for name in storage.list_names(folder):
+        if name.startswith(_READINGS):
+            with storage.open_to_read(storage.join(folder, name)) as file:
+                yield from pyarrow.parquet.ParquetFile(file).iter_batches(_ROWS_AT_A_TIME, columns=columns)
+
+
+def _count_confusions(folder: str) -> pyarrow.Table:
+    confusions = Confusions()
+    for batch in _batches(folder, ["truth", "text", "uri"]):
+        for row in zip(*(batch.column(name).to_pylist() for name in ("truth", "text", "uri")), strict=True):
+            confusions.add(*row)
+    return confusions.to_table()
+
+
+def _candidates(lines: Sequence[EvaluatedLine]) -> list[EvaluatedLine]:
+    """The lines that may be shown; those of a whole are among those of its parts."""
+    chosen = [*_worst(lines), *_drawn(lines, right=True), *_drawn(lines, right=False)]
+    return list({line.uri: line for line in chosen}.values())
+
+
+def _worst(lines: Iterable[EvaluatedLine]) -> list[EvaluatedLine]:
+    """The most symbol errors for their length first."""
+    wrong = (line for line in lines if not line.right)
+    return heapq.nsmallest(
+        _WORST, wrong, key=lambda line: (-line.symbol_errors / len(line.truth), -line.symbol_errors, line.uri)
     )
 
 
-def _write_picture(readings: Sequence[EvaluatedLine], path: str) -> None:
-    from components.plots import plot_predictions
+def _drawn(lines: Iterable[EvaluatedLine], *, right: bool) -> list[EvaluatedLine]:
+    """Some right or wrong lines, always the same, from all over the split."""
+    matching = (line for line in lines if line.right == right)
+    return heapq.nsmallest(_SHOWN, matching, key=lambda line: (zlib.crc32(line.uri.encode()), line.uri))
 
-    candidates = [reading for reading in readings if reading.png is not None]
-    wrong = [reading for reading in candidates if not reading.right]
-    right = [reading for reading in candidates if reading.right]
+
+def _draw(
+    folder: str, figures: dict[str, Any], confusions: list[dict[str, Any]], candidates: list[EvaluatedLine]
+) -> None:
+    from components.evaluation import plots
+
+    right, wrong = _drawn(candidates, right=True), _drawn(candidates, right=False)
     shown = wrong[: max(_SHOWN // 2, _SHOWN - len(right))]
     shown += right[: _SHOWN - len(shown)]
     with tempfile.TemporaryDirectory() as scratch:
-        local = os.path.join(scratch, PICTURE_NAME)
-        plot_predictions(
-            [(decode_png(reading.png or b""), reading.truth, reading.text, reading.confidence) for reading in shown],
-            local,
+        plots.plot_predictions(shown, os.path.join(scratch, PREDICTIONS_PICTURE))
+        plots.plot_worst_lines(_worst(candidates), os.path.join(scratch, WORST_PICTURE))
+        plots.plot_confusions(confusions, os.path.join(scratch, CONFUSIONS_PICTURE))
+        plots.plot_accuracy_by_length(figures["by_length"], os.path.join(scratch, LENGTH_PICTURE))
+        plots.plot_calibration(
+            figures["by_confidence"],
+            figures["expected_calibration_error"],
+            os.path.join(scratch, CALIBRATION_PICTURE),
         )
-        storage.copy_file(local, path)
+        storage.copy_folder(scratch, folder)

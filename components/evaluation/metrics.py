@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from rapidfuzz.distance import Levenshtein
+
+CALIBRATION_BINS = 10
+_LENGTH_BUCKETS = 8
 
 
 def edit_distance(truth: Sequence, read: Sequence) -> int:
     """Fewest insertions, deletions and substitutions from one sequence to the other (Levenshtein 1966)."""
-    if len(truth) < len(read):
-        truth, read = read, truth
-    previous = list(range(len(read) + 1))
-    for row, wanted in enumerate(truth, 1):
-        current = [row]
-        for column, got in enumerate(read, 1):
-            current.append(min(previous[column] + 1, current[-1] + 1, previous[column - 1] + (wanted != got)))
-        previous = current
-    return previous[-1]
+    return Levenshtein.distance(truth, read)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,14 +63,86 @@ class ErrorCounts:
         return self.exact / max(self.images, 1)
 
 
-def expected_calibration_error(confidences: Sequence[float], correct: Sequence[bool], bins: int = 10) -> float:
+@dataclasses.dataclass(frozen=True)
+class LineCounts:
+    """What is counted of each of many lines.
+
+    Attributes:
+        counts: int64 [lines, 6], the fields of `ErrorCounts` in their order.
+        confidences: float32 [lines], 0 to 1.
+    """
+
+    counts: np.ndarray
+    confidences: np.ndarray
+
+    @property
+    def total(self) -> ErrorCounts:
+        """The sums over all lines."""
+        return ErrorCounts(*self.counts.sum(axis=0).tolist())
+
+    def column(self, name: str) -> np.ndarray:
+        """One field of `ErrorCounts`, int64 [lines]."""
+        return self.counts[:, [field.name for field in dataclasses.fields(ErrorCounts)].index(name)]
+
+
+def by_length(lines: LineCounts) -> list[dict[str, Any]]:
+    """How well labels of different lengths are read, the shortest first.
+
+    Each length has a bucket of its own where there are no more than eight; otherwise there
+    are up to eight buckets with about equally many lines.
+
+    Returns:
+        For each bucket `from` and `to` (symbols, both included), `images`, `exact_match`,
+        `cer` and `mean_confidence`.
+    """
+    lengths = lines.column("symbols")
+    ends = np.unique(lengths)
+    if len(ends) > _LENGTH_BUCKETS:
+        shares = np.arange(1, _LENGTH_BUCKETS + 1) / _LENGTH_BUCKETS
+        ends = np.unique(np.quantile(lengths, shares, method="inverted_cdf"))
+    bucket_of = np.searchsorted(ends, lengths)
+    return [
+        {"from": int(lengths[inside].min()), "to": int(lengths[inside].max()), **_rates(lines, inside)}
+        for inside in (bucket_of == bucket for bucket in range(len(ends)))
+    ]
+
+
+def by_confidence(lines: LineCounts) -> list[dict[str, Any]]:
+    """How well lines of different confidence are read, the least certain first: the points of the calibration curve.
+
+    Returns:
+        For each bin of `expected_calibration_error` that holds a line, `from` and `to` (of
+        the confidence), `images`, `exact_match`, `cer` and `mean_confidence`.
+    """
+    bin_of = _bin_of(lines.confidences, CALIBRATION_BINS)
+    return [
+        {"from": number / CALIBRATION_BINS, "to": (number + 1) / CALIBRATION_BINS, **_rates(lines, bin_of == number)}
+        for number in np.unique(bin_of).tolist()
+    ]
+
+
+def expected_calibration_error(
+    confidences: np.ndarray | Sequence[float], correct: np.ndarray | Sequence[bool], bins: int = CALIBRATION_BINS
+) -> float:
     """How far confidence is from accuracy: the mean gap over equal-width bins, weighted by images.
 
     Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3.
     """
-    sums = [[0.0, 0.0] for _ in range(bins)]
-    for confidence, right in zip(confidences, correct, strict=True):
-        cell = sums[min(int(confidence * bins), bins - 1)]
-        cell[0] += confidence
-        cell[1] += right
-    return sum(abs(confidence - right) for confidence, right in sums) / max(len(confidences), 1)
+    confidences, correct = np.asarray(confidences), np.asarray(correct)
+    bin_of = _bin_of(confidences, bins)
+    gaps = np.bincount(bin_of, confidences, bins) - np.bincount(bin_of, correct, bins)
+    return float(np.abs(gaps).sum() / max(len(confidences), 1))
+
+
+def _bin_of(confidences: np.ndarray, bins: int) -> np.ndarray:
+    return np.minimum((confidences * bins).astype(np.int64), bins - 1)
+
+
+def _rates(lines: LineCounts, inside: np.ndarray) -> dict[str, Any]:
+    part = LineCounts(lines.counts[inside], lines.confidences[inside])
+    return {
+        "images": part.total.images,
+        "exact_match": part.total.exact_match,
+        "cer": part.total.cer,
+        "mean_confidence": float(part.confidences.mean(dtype=np.float64)),
+    }

@@ -17,7 +17,8 @@ class EvaluateModel(beam.PTransform):
     """The test shards of a dataset to one evaluation.
 
     Input:  `ShardEntry` of each TFRecord file of the test split.
-    Output: None, once, when the evaluation is written.
+    Output: None, once, when the evaluation is written. Pixels leave a shard only for the few
+            lines that may be shown.
     """
 
     def __init__(self, request: EvaluationRequest, model_folder: str):
@@ -39,4 +40,7 @@ class _ReadTestShard(ModelDoFn):
         self._request = request
 
     def process(self, element: ShardEntry):
-        yield read_test_shard(element, self._request, self.read)
+        readings = read_test_shard(element, self._request, self.read)
+        beam.metrics.Metrics.counter("evaluate", "lines-read").inc(readings.rows)
+        beam.metrics.Metrics.counter("evaluate", "bytes-written").inc(readings.bytes)
+        yield readings

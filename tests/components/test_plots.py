@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from components.plots import plot_history, plot_predictions, plot_training_samples
+from components.plots import ShownLine, drawable, plot_grid, plot_history, plot_training_samples
 from components.training.data import Examples
 from components.training.trainer import EpochRecord
 from tfrecords import encode_png
 
-TEXTS = ["plain", "costs $5 and $6", r"$\frac{1}$", "ſchloß", "a_b^c", "\\", ""]
+TEXTS = ["plain", "costs $5 and $6", r"$\frac{1}$", "ſchloß", "a_b^c", "\\", "", "\ue5dc⸗\u0364", "漢字"]
 
 
 def line(number: int) -> np.ndarray:
@@ -30,21 +31,10 @@ def size_of(path: Path) -> tuple[int, int]:
         return image.size
 
 
-def has_colour(path: Path, colour: tuple[int, int, int]) -> bool:
-    with Image.open(path) as image:
-        return (np.asarray(image.convert("RGB")) == colour).all(axis=2).any()
-
-
-def test_read_lines_are_drawn_right_ones_green_and_wrong_ones_red(tmp_path):
-    green, red = (0x1B, 0x6E, 0x3C), (0xB3, 0x26, 0x1E)
-    for name, read, colours in (("right", "a", (True, False)), ("wrong", "b", (False, True))):
-        path = tmp_path / f"{name}.png"
-        plot_predictions([(line(1), "a", read, 0.5)], str(path))
-        assert (has_colour(path, green), has_colour(path, red)) == colours
-
-
-def test_texts_that_look_like_formulas_are_drawn_as_they_are(tmp_path):
-    plot_predictions([(line(i), text, text[::-1], 0.1) for i, text in enumerate(TEXTS)], str(tmp_path / "grid.png"))
+def test_texts_that_look_like_formulas_or_that_the_font_lacks_are_drawn_without_a_warning(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plot_grid("Lines", [ShownLine(line(i), text) for i, text in enumerate(TEXTS)], str(tmp_path / "grid.png"))
     assert min(size_of(tmp_path / "grid.png")) > 100
 
 
@@ -52,9 +42,23 @@ def test_more_lines_make_a_higher_picture_and_none_make_one_too(tmp_path):
     heights = []
     for count in (0, 2, 16):
         path = tmp_path / f"{count}.png"
-        plot_predictions([(line(1), "a", "a", 1.0)] * count, str(path))
+        plot_grid("Lines", [ShownLine(line(1), "a")] * count, str(path))
         heights.append(size_of(path)[1])
     assert heights[0] <= heights[1] < heights[2]
+
+
+def test_long_lines_are_drawn_in_one_column(tmp_path):
+    heights = []
+    for width in (200, 1000):
+        path = tmp_path / f"{width}.png"
+        plot_grid("Lines", [ShownLine(np.zeros((32, width), np.uint8), "a")] * 8, str(path))
+        heights.append(size_of(path)[1])
+    assert heights[1] > 1.7 * heights[0]
+
+
+def test_what_the_font_lacks_is_a_box():
+    assert drawable("ſchloß ﬁ ã $5 ✓\n") == "ſchloß ﬁ ã $5 ✓\n"
+    assert drawable("a\ue5dcb") == "a▯b"
 
 
 def test_training_samples_are_the_chosen_ones(tmp_path):

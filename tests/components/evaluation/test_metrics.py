@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 
 import numpy as np
 import pytest
 
-from components.evaluation.metrics import ErrorCounts, edit_distance, expected_calibration_error
+from components.evaluation.metrics import (
+    ErrorCounts,
+    LineCounts,
+    by_confidence,
+    by_length,
+    edit_distance,
+    expected_calibration_error,
+)
 
 
 def recursive_distance(truth: str, read: str) -> int:
@@ -113,3 +121,58 @@ def test_calibration_error_is_that_of_the_equation():
         inside = (confidences >= low) & (confidences < low + 0.1)
         wanted += inside.sum() / 500 * abs(correct[inside].mean() - confidences[inside].mean())
     assert expected_calibration_error(confidences.tolist(), correct.tolist()) == pytest.approx(wanted)
+
+
+def lines_of(*lines: tuple[str, str, float]) -> LineCounts:
+    counts = [dataclasses.astuple(ErrorCounts.of(truth, read)) for truth, read, _ in lines]
+    return LineCounts(np.array(counts, np.int64), np.array([confidence for *_, confidence in lines], np.float32))
+
+
+def test_few_different_lengths_have_a_bucket_each():
+    lines = lines_of(("ab", "ab", 0.9), ("abcd", "abxx", 0.5), ("ab", "a", 0.7), ("a", "a", 1.0))
+    one, two, four = by_length(lines)
+    assert one == {"from": 1, "to": 1, "images": 1, "exact_match": 1, "cer": 0, "mean_confidence": 1}
+    assert two == {
+        "from": 2,
+        "to": 2,
+        "images": 2,
+        "exact_match": 0.5,
+        "cer": 0.25,
+        "mean_confidence": pytest.approx(0.8),
+    }
+    assert four == {"from": 4, "to": 4, "images": 1, "exact_match": 0, "cer": 0.5, "mean_confidence": 0.5}
+
+
+def test_many_different_lengths_have_buckets_of_about_equally_many_lines():
+    lengths = np.random.default_rng(0).integers(1, 80, 4000).tolist()
+    buckets = by_length(lines_of(*[("x" * length, "x" * length, 1.0) for length in lengths]))
+    assert sum(bucket["images"] for bucket in buckets) == 4000
+    assert len(buckets) == 8
+    for bucket in buckets:
+        assert bucket["images"] == sum(bucket["from"] <= length <= bucket["to"] for length in lengths)
+        assert 350 < bucket["images"] < 650
+    for shorter, longer in itertools.pairwise(buckets):
+        assert shorter["to"] < longer["from"]
+
+
+def test_a_length_that_most_lines_have_is_never_divided():
+    lengths = [5] * 1000 + list(range(1, 20))
+    buckets = by_length(lines_of(*[("x" * length, "x" * length, 1.0) for length in lengths]))
+    assert sum(bucket["images"] for bucket in buckets) == len(lengths)
+    assert next(bucket for bucket in buckets if bucket["from"] <= 5 <= bucket["to"])["images"] >= 1001
+
+
+def test_confidences_are_counted_in_the_bins_of_the_calibration_error():
+    lines = lines_of(("a", "a", 1.0), ("a", "b", 0.91), ("ab", "ab", 0.9), ("abc", "axc", 0.05), ("a", "a", 0.0))
+    low, high = by_confidence(lines)
+    assert low == {
+        "from": 0.0,
+        "to": 0.1,
+        "images": 2,
+        "exact_match": 0.5,
+        "cer": 0.25,
+        "mean_confidence": pytest.approx(0.025),
+    }
+    assert (high["from"], high["to"], high["images"], high["cer"]) == (0.9, 1.0, 3, 0.25)
+    error = sum(bin["images"] * abs(bin["mean_confidence"] - bin["exact_match"]) for bin in (low, high)) / 5
+    assert error == pytest.approx(expected_calibration_error(lines.confidences, lines.column("exact")))

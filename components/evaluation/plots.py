@@ -1,0 +1,222 @@
+"""Pictures of an evaluation: lines as they were read, the worst of them, confusions, accuracy and calibration."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from components.evaluation.confusions import Pair, align, describe, spell
+from components.plots import SANS, ShownLine, drawable, plot_grid
+
+if TYPE_CHECKING:
+    from components.evaluation.evaluate import EvaluatedLine
+
+_RIGHT, _WRONG, _MARK = "#1b6e3c", "#b3261e", "#f6c9c5"
+_INK, _QUIET, _BAR = "#1d2126", "#59626d", "#3d6c99"
+_DPI = 110
+_MONOSPACE = ("DejaVu Sans Mono", *SANS)
+# Pixels of the picture of the worst lines.
+_PAGE, _MARGIN, _TEXT_LEFT, _CELL, _ROW, _LINE_HEIGHT = 1210, 20, 80, 11.5, 24, 64
+_CELLS = int((_PAGE - _MARGIN - _TEXT_LEFT) / _CELL)
+
+
+def plot_predictions(lines: Sequence[EvaluatedLine], path: str) -> None:
+    """A grid of lines with what was read beside the truth, wrong ones marked, as PNG."""
+    wrong = sum(line.truth != line.text for line in lines)
+    plot_grid(
+        f"Test lines as they were read: {len(lines) - wrong} right, {wrong} wrong",
+        [
+            ShownLine(line.pixels, f"✓ {line.text}   ({line.confidence:.0%})", _RIGHT)
+            if line.truth == line.text
+            else ShownLine(line.pixels, f"✗ read {line.text}   ({line.confidence:.0%})\ntruth {line.truth}", _WRONG)
+            for line in lines
+        ],
+        path,
+    )
+
+
+def plot_worst_lines(lines: Sequence[EvaluatedLine], path: str) -> None:
+    """Lines one below the other, each with truth and reading symbol by symbol, different symbols marked, as PNG.
+
+    A symbol that was left out or added stands against nothing; a mark stands on a dotted circle.
+    What the font lacks is a small box.
+    """
+    cells = [_cells(line) for line in lines]
+    heights = [
+        2 * _ROW + _shown_size(line.pixels)[0] + _blocks(row) * (2 * _ROW + 6)
+        for line, row in zip(lines, cells, strict=True)
+    ]
+    page = sum(heights) + 3 * _ROW
+    figure = Figure(figsize=(_PAGE / _DPI, page / _DPI))
+
+    def write(left: float, top: float, text: str, **style: Any) -> None:
+        # parse_math: a label may hold a dollar sign.
+        figure.text(left / _PAGE, 1 - top / page, text, va="center", parse_math=False, **style)
+
+    title = "The worst test lines: most symbol errors for their length" if lines else "No test line was read wrongly"
+    write(_MARGIN, 1.5 * _ROW, title, fontsize=12)
+    top = 2.5 * _ROW
+    for line, row, height in zip(lines, cells, heights, strict=True):
+        errors = f"{line.symbol_errors} error{'' if line.symbol_errors == 1 else 's'} in {len(line.truth)} symbols"
+        about = f"{errors}, confidence {line.confidence:.0%}   {_end_of(line.uri)}"
+        write(_MARGIN, top + _ROW / 2, about, fontsize=9, color=_QUIET)
+        high, wide = _shown_size(line.pixels)
+        axes = figure.add_axes(
+            (_TEXT_LEFT / _PAGE, 1 - (top + _ROW + high) / page, wide / _PAGE, high / page), frameon=False
+        )
+        axes.set_axis_off()
+        axes.imshow(line.pixels, cmap="gray", vmin=0, vmax=255, aspect="auto")
+        for block in range(_blocks(row)):
+            middle = top + _ROW + high + block * (2 * _ROW + 6) + _ROW / 2 + 4
+            for side, name in enumerate(("truth", "read")):
+                write(_MARGIN, middle + side * _ROW, name, fontsize=9, color=_QUIET)
+            for place, (pair, differs) in enumerate(row[block * _CELLS : (block + 1) * _CELLS]):
+                left = _TEXT_LEFT + place * _CELL
+                if differs:
+                    figure.add_artist(_box(left, middle - _ROW / 2, 2 * _ROW, page))
+                for side, symbol in enumerate(pair):
+                    if not symbol.strip():
+                        continue
+                    write(
+                        left + _CELL / 2,
+                        middle + side * _ROW,
+                        symbol,
+                        fontsize=11,
+                        family=_MONOSPACE,
+                        ha="center",
+                        color=_WRONG if differs and side else _INK,
+                    )
+        top += height
+    figure.savefig(path, dpi=_DPI)
+
+
+def plot_confusions(rows: Sequence[dict[str, Any]], path: str) -> None:
+    """Bars for pairs of true and read symbols, as PNG.
+
+    Args:
+        rows: of the confusion table, the most frequent first.
+    """
+    figure = Figure(figsize=(9, 1.2 + 0.32 * max(len(rows), 1)), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title("The most frequent confusions of symbols" if rows else "No symbol was read wrongly")
+    places = range(len(rows))
+    axes.barh(places, [row["count"] for row in rows], color=_BAR)
+    axes.set_yticks(places, [describe(row["truth"], row["read"], _spell_in_print) for row in rows], parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlabel("how often")
+    axes.margins(x=0.25)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for place, row in enumerate(rows):
+        share = f"  ({row['count'] / row['truth_count']:.1%} of {row['truth_count']:,})" if row["truth_count"] else ""
+        axes.text(row["count"], place, f" {row['count']:,}{share}", va="center", fontsize=9)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.savefig(path, dpi=_DPI)
+
+
+def plot_accuracy_by_length(buckets: Sequence[dict[str, Any]], path: str) -> None:
+    """Exact match and CER of labels of different lengths, as PNG.
+
+    Args:
+        buckets: as `by_length` gives them.
+    """
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    names = [
+        f"{bucket['from']}" if bucket["from"] == bucket["to"] else f"{bucket['from']}–{bucket['to']}"
+        for bucket in buckets
+    ]
+    ticks = [f"{name}\n{bucket['images']:,}" for name, bucket in zip(names, buckets, strict=True)]
+    for axes, rate, title in zip(
+        figure.subplots(1, 2), ("exact_match", "cer"), ("Lines read exactly", "CER"), strict=True
+    ):
+        values = [100 * bucket[rate] for bucket in buckets]
+        bars = axes.bar(ticks, values, color=_BAR)
+        axes.bar_label(bars, fmt="%.1f", fontsize=9)
+        axes.set(title=f"{title}, by length of the label", xlabel="symbols\nnumber of lines", ylabel="%")
+        axes.set_ylim(0, 105 if rate == "exact_match" else 1.15 * max(values, default=0) or 1)
+    figure.savefig(path, dpi=_DPI)
+
+
+def plot_calibration(bins: Sequence[dict[str, Any]], error: float, path: str) -> None:
+    """The calibration curve: confidence against the lines that were read exactly, and how many lines there are, as PNG.
+
+    Args:
+        bins: as `by_confidence` gives them.
+        error: the expected calibration error.
+    """
+    figure = Figure(figsize=(6, 6.5), layout="constrained")
+    curve, numbers = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    curve.plot([0, 1], [0, 1], color=_QUIET, linestyle="--", label="as confident as right")
+    shares = [bucket["exact_match"] for bucket in bins]
+    curve.plot([bucket["mean_confidence"] for bucket in bins], shares, "o-", color=_BAR, label="this model")
+    curve.set(
+        title=f"Calibration: expected error {error:.3f}",
+        ylabel="share of lines read exactly",
+        xlim=(0, 1),
+        ylim=(-0.02, 1.02),
+    )
+    curve.grid(alpha=0.3)
+    curve.legend(loc="upper left")
+    bars = numbers.bar(
+        [bucket["from"] for bucket in bins],
+        [bucket["images"] for bucket in bins],
+        width=[0.96 * (bucket["to"] - bucket["from"]) for bucket in bins],
+        align="edge",
+        color=_BAR,
+    )
+    numbers.bar_label(bars, fmt="{:,.0f}", fontsize=8)
+    numbers.margins(y=0.25)
+    numbers.set(xlabel="confidence", ylabel="lines")
+    figure.savefig(path, dpi=_DPI)
+
+
+def _cells(line: EvaluatedLine) -> list[tuple[Pair, bool]]:
+    """Truth and reading as pairs of what stands in one place, and whether they differ.
+
+    A mark that both have stays with the symbol before it.
+    """
+    cells: list[tuple[Pair, bool]] = []
+    for truth, read in align(line.truth, line.text):
+        if truth == read and cells and unicodedata.combining(truth) and all(cells[-1][0]):
+            (before_truth, before_read), differs = cells.pop()
+            cells.append(((before_truth + truth, before_read + read), differs))
+        else:
+            differs = truth != read
+            cells.append(((_visible(truth, differs), _visible(read, differs)), differs))
+    return cells
+
+
+def _visible(symbol: str, differs: bool) -> str:
+    if symbol == " ":
+        return "␣" if differs else symbol
+    mark = symbol and unicodedata.category(symbol)[0] == "M"
+    return drawable(f"◌{symbol}" if mark else symbol, _MONOSPACE)
+
+
+def _blocks(row: Sequence[Any]) -> int:
+    return max(1, -(-len(row) // _CELLS))
+
+
+def _shown_size(pixels: np.ndarray) -> tuple[float, float]:
+    """Height and width, in pixels of the page, at which a line is shown."""
+    scale = min(_LINE_HEIGHT / pixels.shape[0], (_PAGE - _MARGIN - _TEXT_LEFT) / pixels.shape[1])
+    return scale * pixels.shape[0], scale * pixels.shape[1]
+
+
+def _box(left: float, top: float, height: float, page: float) -> Rectangle:
+    return Rectangle((left / _PAGE, 1 - (top + height) / page), _CELL / _PAGE, height / page, color=_MARK, zorder=-1)
+
+
+def _end_of(uri: str) -> str:
+    return uri if len(uri) <= 100 else f"…{uri[-99:]}"
+
+
+def _spell_in_print(symbol: str) -> str:
+    """A symbol, or its code point if the font of the pictures lacks it."""
+    return spell(symbol) if drawable(symbol) == symbol else f"U+{ord(symbol):04X}"
