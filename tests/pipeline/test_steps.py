@@ -1,9 +1,12 @@
 """What the steps decide: which model is used, and what is done about what was damaged."""
 
 import dataclasses
+import hashlib
 import json
 import pathlib
+import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -13,6 +16,7 @@ from components.models import ModelManifest
 from pipeline.main import EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, main
 from pipeline.options import parse_options
 from pipeline.steps import _refusal
+from tfrecords import DatasetManifest, LineExample, encode_example, read_record_batches, write_records
 
 RUN_PIPELINE = pathlib.Path(__file__).parents[2] / "run_pipeline.py"
 
@@ -37,6 +41,24 @@ def evaluate(workspace: pathlib.Path, *argv: str) -> tuple[int, dict]:
     latest = (workspace / "models" / "LATEST").read_text().strip()
     status = main([f"--workspace={workspace}", "--steps=evaluate", *argv])
     return status, json.loads((workspace / "models" / latest / "evaluation.json").read_text())
+
+
+LONG = "x" * 40
+"""A label beside which nothing that the tiny model reads has a CER above 1."""
+
+
+def evaluation_of(workspace: pathlib.Path) -> pathlib.Path:
+    return workspace / "models" / "first" / "evaluation.json"
+
+
+def rewrite_test_shard(dataset: pathlib.Path, label: str, uris: list[str] | None = None) -> None:
+    """Gives the four test lines another label, and other URIs."""
+    (shard,) = DatasetManifest.read(str(dataset)).shards_of("test")
+    (batch,) = read_record_batches(str(dataset / shard.name))
+    images, old = (batch.column(batch.schema.get_field_index(name)).flatten().to_pylist() for name in ("image", "uri"))
+    uris = uris or [uri.decode() for uri in old]
+    examples = [LineExample(image, 40, (0,), label, uri) for image, uri in zip(images, uris, strict=True)]
+    write_records(str(dataset / shard.name), map(encode_example, examples))
 
 
 @pytest.mark.parametrize(
@@ -97,6 +119,126 @@ def test_an_accepted_model_is_compared_on_the_same_images(workspace, tiny_model,
     _, figures = evaluate(workspace)
     assert figures["accepted_before"] == "old"
     assert figures["accepted_before_cer"] == figures["cer"]
+    assert figures["cer_difference_to_accepted"] == {"cer": 0, "interval": [0, 0]}
+
+
+def test_a_refused_model_is_never_used_by_inference(workspace, tiny_model, tiny_images, capsys):
+    """The latest model reads worse than the accepted one, on purpose; the accepted one goes on reading."""
+    shutil.copytree(tiny_model, workspace / "models" / "old")
+    (workspace / "models" / "ACCEPTED").write_text("old\n")
+    command = [f"--workspace={workspace}", "--steps=evaluate,infer", f"--infer_images={tiny_images}"]
+    assert main([*command, "--max_cer=0"]) == EXIT_REFUSED
+    assert "is above --max_cer=0" in json.loads(evaluation_of(workspace).read_text())["refused_because"]
+    assert accepted(workspace) == "old"
+    (manifest,) = workspace.glob("predictions/*/*/_manifest.json")
+    assert json.loads(manifest.read_text())["model_id"] == "old"
+
+
+def test_the_figures_name_every_file_of_the_evaluation(workspace):
+    rewrite_test_shard(workspace / "datasets" / "tiny", LONG)
+    evaluate(workspace, "--max_cer=1")
+    first = evaluation_of(workspace).read_text()
+    evaluate(workspace, "--max_cer=1")
+    figures = json.loads(evaluation_of(workspace).read_text())
+    model = workspace / "models" / "first"
+    assert set(figures["files"]) == {f"evaluation/{path.name}" for path in (model / "evaluation").iterdir()}
+    assert {"evaluation/readings-00000-of-00001.parquet", "evaluation/worst_lines.png"} <= set(figures["files"])
+    for name, described in figures["files"].items():
+        content = (model / name).read_bytes()
+        assert described == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    # The same model on the same lines: the same evaluation, to the byte.
+    assert json.loads(first)["files"] == figures["files"]
+    # Files of an evaluation are none of the model's: it is the very same one to the training step.
+    manifest = ModelManifest.read(str(model))
+    assert not set(manifest.files) & set(figures["files"])
+
+
+_STOPPED = """
+import os, signal, sys
+from tfrecords import storage
+
+def stop(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+move, write = storage.move_folder, storage.write_json
+if sys.argv[1] == "before the files":
+    storage.move_folder = lambda source, target: stop() if target.endswith("/evaluation") else move(source, target)
+elif sys.argv[1] == "before the figures":
+    storage.write_json = lambda path, value: stop() if path.endswith("first/evaluation.json") else write(path, value)
+else:
+    from pipeline.workspace import Workspace
+    Workspace.write_pointer = stop
+from pipeline.main import main
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["before the files", "before the figures", "before the pointer"])
+def test_a_kill_at_any_moment_never_mixes_two_evaluations(workspace, moment):
+    """The process really ends there, by SIGKILL; what is left is a whole evaluation or none."""
+    rewrite_test_shard(workspace / "datasets" / "tiny", LONG)
+    evaluate(workspace, "--max_cer=1")
+    before = json.loads(evaluation_of(workspace).read_text())
+    (workspace / "models" / "ACCEPTED").unlink()
+    # Another dataset, whose labels are others: every file of its evaluation differs.
+    folder = shutil.copytree(workspace / "datasets" / "tiny", workspace / "datasets" / "other")
+    rewrite_test_shard(folder, "y" * 50)
+    (workspace / "datasets" / "LATEST").write_text("other\n")
+    command = [sys.executable, "-c", _STOPPED, moment, f"--workspace={workspace}", "--steps=evaluate", "--max_cer=1"]
+    done = subprocess.run(command, cwd=RUN_PIPELINE.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    model = workspace / "models" / "first"
+    assert accepted(workspace) is None
+    if moment == "before the pointer":
+        figures = json.loads(evaluation_of(workspace).read_text())
+        assert figures["files"] != before["files"]
+        for name, described in figures["files"].items():
+            assert hashlib.sha256((model / name).read_bytes()).hexdigest() == described["sha256"]
+    else:
+        assert not evaluation_of(workspace).exists()
+    _, figures = evaluate(workspace, "--max_cer=1")
+    assert figures["files"] != before["files"]
+    assert accepted(workspace) == "first"
+
+
+def test_an_evaluation_that_cannot_be_written_is_one_sentence_and_the_former_one_is_whole(workspace, capsys):
+    rewrite_test_shard(workspace / "datasets" / "tiny", LONG)
+    evaluate(workspace, "--max_cer=1")
+    before = json.loads(evaluation_of(workspace).read_text())
+    (workspace / "unfinished").write_text("a file where a folder has to be")
+    assert main([f"--workspace={workspace}", "--steps=evaluate", "--max_cer=1"]) == EXIT_REFUSED
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert json.loads(evaluation_of(workspace).read_text()) == before
+    for name, described in before["files"].items():
+        content = (workspace / "models" / "first" / name).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == described["sha256"]
+
+
+def test_the_summary_says_how_far_the_figures_may_be_off(workspace, capsys):
+    rewrite_test_shard(workspace / "datasets" / "tiny", LONG)
+    evaluate(workspace, "--max_cer=1")
+    assert re.search(
+        r"model first on 4 held-out images: CER \d+\.\d\d% \(\d+\.\d to \d+\.\d%\), "
+        r"exact match \d+\.\d% \(\d+ to \d+%\); accepted",
+        capsys.readouterr().out,
+    )
+
+
+def test_groups_of_folders_are_resampled_and_the_report_says_so(workspace, tiny_images, capsys):
+    folder = workspace / "datasets" / "tiny"
+    path = folder / "statistics.json"
+    statistics = json.loads(path.read_text())
+    statistics["split_by"] = "folder"
+    statistics["splits"]["test"] |= {"groups": 2, "largest_groups": {"books/a": 3, "books/b": 1}}
+    path.write_text(json.dumps(statistics))
+    places = ("a/1", "a/2", "a/3", "b/4")
+    rewrite_test_shard(folder, LONG, uris=[f"/in/books/{place}.png" for place in places])
+    _, figures = evaluate(workspace)
+    assert (figures["resampled"]["units"], figures["resampled"]["count"]) == ("groups", 2)
+    (page,) = (workspace / "runs").glob("*.html")
+    assert "2,000 resamples of 2 groups." in page.read_text()
 
 
 def test_a_dataset_that_lost_a_file_is_made_again(tiny_images, tmp_path, capsys):
