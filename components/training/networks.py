@@ -18,6 +18,7 @@ from keras import layers, ops
 from components.training.recipes import TIME_STRIDE
 
 _PACKAGE = "line_networks"
+_JUST_INSIDE = 1 - 1e-6
 
 
 def build_crnn(classes: int, height: int, synchronized: bool = False) -> keras.Model:
@@ -189,11 +190,12 @@ class ResizeLines(layers.Layer):
     def call(self, inputs):
         images, widths = inputs
         images = ops.cast(images, "float32")
-        # crop_and_resize maps corner pixel to corner pixel: the last one of a line is width - 1.
+        # crop_and_resize maps corner pixel to corner pixel: the last one of a line is width - 1. What rounding puts
+        # a millionth beyond the image, it would fill with black.
         last = tf.cast(tf.maximum(tf.shape(images)[2] - 1, 1), tf.float32)
-        right = tf.cast(widths - 1, tf.float32) / last
-        zeros, ones = tf.zeros_like(right), tf.ones_like(right)
-        boxes = tf.stack([zeros, zeros, ones, right], axis=1)
+        right = tf.cast(widths - 1, tf.float32) / last * _JUST_INSIDE
+        zeros = tf.zeros_like(right)
+        boxes = tf.stack([zeros, zeros, tf.fill(tf.shape(right), _JUST_INSIDE), right], axis=1)
         return tf.image.crop_and_resize(images, boxes, tf.range(tf.shape(images)[0]), (self.height, self.width))
 
     def compute_output_shape(self, input_shape):
