@@ -10,10 +10,14 @@ from typing import Any
 from tfrecords import Charset, DataError, storage
 from tfrecords.manifest import MANIFEST_NAME, read_charset, read_manifest, remedy
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 KERAS_NAME = "model.keras"
+ONNX_NAME = "model.onnx"
 SAVED_MODEL_NAME = "saved_model"
 PLOTS_NAME = "plots"
+
+_OLDEST_VERSION = 1
+_ADDED = {"time_stride": 4}  # in version 2; with the value that version 1 implied
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,17 +29,20 @@ class ModelManifest:
         dataset_id: what it was trained on.
         model: name of the network.
         height: pixels of the lines that it reads.
+        time_stride: the width of a batch is a multiple of this many pixels.
         charset_sha256: digest of `charset.txt`.
         options: the training options, by flag.
         files: `{path inside the folder: {"bytes": …, "sha256": …}}`.
         created_at: ISO 8601, UTC.
-        schema_version: of this manifest and of the SavedModel's signature.
+        schema_version: of this manifest and of the files. Version 1 had no `model.onnx`, and a SavedModel that
+            could only score ready batches.
     """
 
     model_id: str
     dataset_id: str
     model: str
     height: int
+    time_stride: int
     charset_sha256: str
     options: dict[str, Any]
     files: dict[str, dict[str, Any]]
@@ -52,9 +59,10 @@ class ModelManifest:
 
         Raises:
             FileNotFoundError: if nothing was committed there.
-            DataError: if it was written by another version.
+            DataError: if it was written by a version that this one does not know.
         """
-        return cls(**read_manifest(folder, SCHEMA_VERSION, step="train"))
+        content = read_manifest(folder, SCHEMA_VERSION, step="train", oldest=_OLDEST_VERSION)
+        return cls(**{**_ADDED, **content})
 
     def read_charset(self, folder: str) -> Charset:
         """The model's charset, checked against the manifest.

@@ -227,6 +227,7 @@ def train(context: Context) -> StepResult:
             dataset_id=dataset_id,
             model=network,
             height=dataset.height,
+            time_stride=TIME_STRIDE,
             charset_sha256=dataset.charset_sha256,
             options=request,
             files=describe_files(output),

@@ -123,7 +123,7 @@ def tiny_model(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     import keras
 
     from components.models import ModelManifest, describe_files
-    from components.training.export import export_saved_model
+    from components.training.export import export_model
     from components.training.networks import build_crnn
     from tfrecords import DatasetManifest
 
@@ -136,14 +136,14 @@ def tiny_model(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     model.get_layer("logits").set_weights([spread, bias])
 
     folder = tmp_path_factory.mktemp("tiny-model")
-    model.save(folder / "model.keras")
-    export_saved_model(model, dataset.height, str(folder / "saved_model"))
+    export_model(model, charset, dataset.height, str(folder))
     (folder / "charset.txt").write_text(charset.to_file_text(), encoding="utf-8")
     ModelManifest(
         model_id="tinymodel000",
         dataset_id=dataset.dataset_id,
         model="crnn",
         height=dataset.height,
+        time_stride=dataset.time_stride,
         charset_sha256=charset.digest,
         options={"model": "crnn", "epochs": 0},
         files=describe_files(str(folder)),

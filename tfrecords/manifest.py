@@ -114,8 +114,8 @@ def remedy(folder: str, step: str) -> str:
     return f"delete {folder} and run the {step} step again"
 
 
-def read_manifest(folder: str, schema_version: int, *, step: str) -> dict[str, Any]:
-    """The fields of the manifest of a dataset or a model.
+def read_manifest(folder: str, schema_version: int, *, step: str, oldest: int | None = None) -> dict[str, Any]:
+    """The fields of the manifest of a dataset or a model, of this schema version or of one from `oldest` on.
 
     Raises:
         FileNotFoundError: if nothing was committed in `folder`.
@@ -123,10 +123,12 @@ def read_manifest(folder: str, schema_version: int, *, step: str) -> dict[str, A
     """
     path = storage.join(folder, MANIFEST_NAME)
     content = storage.read_json(path)
-    version = content.pop("schema_version", None) if isinstance(content, dict) else None
-    if version != schema_version:
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version not in range(oldest or schema_version, schema_version + 1):
+        newer = isinstance(version, int) and version > schema_version
+        update = "install the newer version of it that wrote this, or " if newer else ""
         raise DataError(
-            f"{path} has schema version {version}, this program reads {schema_version}: {remedy(folder, step)}"
+            f"{path} has schema version {version}, this program reads {schema_version}: {update}{remedy(folder, step)}"
         )
     return content
 

@@ -17,7 +17,6 @@ from apache_beam.ml.inference.base import ModelHandler
 
 from components.inference.decoding import greedy_decode
 from components.models import SAVED_MODEL_NAME, ModelManifest
-from components.training.recipes import TIME_STRIDE
 from tfrecords import Charset, DataError, pad_lines
 
 _IMPORT_LOCK = threading.Lock()
@@ -99,7 +98,7 @@ class LineModelHandler(ModelHandler[np.ndarray, Reading, LoadedModel]):
                     f"a line is {line.shape[0]} pixels high, but model {model.manifest.model_id} "
                     f"reads lines of {model.manifest.height}"
                 )
-        images, widths = pad_lines(batch, TIME_STRIDE)
+        images, widths = pad_lines(batch, model.manifest.time_stride)
         try:
             decoded = greedy_decode(*model.score(images, widths))
         except ValueError as error:

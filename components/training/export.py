@@ -1,9 +1,33 @@
-"""The trained network as a SavedModel that needs neither Keras nor this project to be read."""
+"""A trained network for readers that have neither this project nor its Python.
+
+    model.keras    for Keras
+    saved_model/   for TensorFlow and TF Serving, from image files to text
+    model.onnx     for ONNX Runtime and everything else that runs ONNX
+
+What a reader must know besides is inside each: the charset, and what is done to an image first.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
+import os
+import zipfile
+from typing import Any
+
 import keras
 import tensorflow as tf
+
+from components.models import KERAS_NAME, ONNX_NAME, SAVED_MODEL_NAME
+from components.training.recipes import TIME_STRIDE
+from components.training.serving import decode_text, read_lines
+from tfrecords import Charset
+from tfrecords.manifest import CHARSET_NAME
+
+PREPROCESSING_NAME = "preprocessing.json"
+ONNX_OPSET = 17
+
+_EXTRA_ASSETS = "assets.extra"  # where a SavedModel keeps files that TensorFlow itself does not read
 
 
 def reading_signature(height: int) -> list[tf.TensorSpec]:
@@ -14,17 +38,98 @@ def reading_signature(height: int) -> list[tf.TensorSpec]:
     ]
 
 
-def export_saved_model(model: keras.Model, height: int, folder: str) -> None:
-    """Writes a SavedModel with the endpoint `score`.
+def export_model(reader: keras.Model, charset: Charset, height: int, folder: str) -> None:
+    """Writes `model.keras`, `saved_model/` and `model.onnx` into a folder.
 
-    `score` takes what `reading_signature` says and returns a dictionary of `logits`
-    float32 [batch, time, classes] and `time_steps` int32 [batch].
+    The SavedModel has two signatures:
+
+    - `read`, which is the default one: `files` string [batch], whole image files as `components.training.serving`
+      reads them, to `text` string [batch], UTF-8, and `confidence` float32 [batch], the posterior of the text over
+      all its alignments. One file that cannot be read fails its whole batch with an InvalidArgumentError.
+    - `score`: `images` and `widths` as `reading_signature` says to `logits` float32 [batch, time, classes],
+      unnormalised, and `time_steps` int32 [batch].
+
+    The ONNX model takes and gives what `score` does.
+
+    The charset and the preprocessing are members `charset.txt` and `preprocessing.json` of the archive `model.keras`,
+    the same files in the SavedModel's `assets.extra`, and the ONNX model's metadata.
+
+    Args:
+        reader: a network of `components.training.networks`.
+        charset: of its classes.
+        height: pixels of the lines that it reads.
+        folder: local; exists.
     """
+    preprocessing = _preprocessing(reader, charset, height)
+    files = {
+        CHARSET_NAME: charset.to_file_text(),
+        PREPROCESSING_NAME: json.dumps(preprocessing, indent=2) + "\n",
+    }
+    _write_keras(reader, files, os.path.join(folder, KERAS_NAME))
+    _write_saved_model(reader, charset, height, files, os.path.join(folder, SAVED_MODEL_NAME))
+    _write_onnx(reader, charset, height, preprocessing, os.path.join(folder, ONNX_NAME))
+
+
+def _preprocessing(reader: keras.Model, charset: Charset, height: int) -> dict[str, Any]:
+    return {
+        "model": reader.name,
+        "height": height,
+        "time_stride": TIME_STRIDE,
+        "padding": 255,
+        "blank": charset.blank,
+        "grey": "ITU-R 601-2 luma, 0 black to 255 white; transparency on white",
+        "resampling": "bilinear with antialiasing, aspect kept",
+    }
+
+
+def _write_keras(reader: keras.Model, files: dict[str, str], path: str) -> None:
+    reader.save(path)
+    with zipfile.ZipFile(path, "a") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+
+
+def _write_saved_model(reader: keras.Model, charset: Charset, height: int, files: dict[str, str], folder: str) -> None:
+    def score(images: tf.Tensor, widths: tf.Tensor) -> dict[str, tf.Tensor]:
+        return reader([images, widths], training=False)
+
+    def read(image_files: tf.Tensor) -> dict[str, tf.Tensor]:
+        outputs = score(*read_lines(image_files, height, TIME_STRIDE))
+        text, confidence = decode_text(outputs["logits"], outputs["time_steps"], charset.symbols)
+        return {"text": text, "confidence": confidence}
+
     archive = keras.export.ExportArchive()
-    archive.track(model)
-    archive.add_endpoint(
-        "score",
-        lambda images, widths: model([images, widths], training=False),
-        input_signature=reading_signature(height),
-    )
-    archive.write_out(folder, verbose=False)
+    archive.track(reader)
+    archive.add_endpoint("read", read, input_signature=[tf.TensorSpec([None], tf.string, name="files")])
+    archive.add_endpoint("score", score, input_signature=reading_signature(height))
+    archive.write_out(folder, verbose=False)  # what was added first is the default signature
+    extra = os.path.join(folder, _EXTRA_ASSETS)
+    os.makedirs(extra)
+    for name, content in files.items():
+        with open(os.path.join(extra, name), "w", newline="\n", encoding="utf-8") as file:
+            file.write(content)
+
+
+def _write_onnx(reader: keras.Model, charset: Charset, height: int, preprocessing: dict[str, Any], path: str) -> None:
+    import onnx  # both only here: what does not export does not pay for them
+    import tf2onnx
+
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)  # it warns of the seeds of dropout, which nothing reads here
+    signature = reading_signature(height)
+
+    @tf.function(input_signature=signature)
+    def score(images: tf.Tensor, widths: tf.Tensor) -> dict[str, tf.Tensor]:
+        return reader([images, widths], training=False)
+
+    model, _ = tf2onnx.convert.from_function(score, signature, opset=ONNX_OPSET)
+    model.graph.name = reader.name
+    model.graph.ClearField("doc_string")
+    axes = {"images": ("batch", "height", "width", "channel"), "logits": ("batch", "time", "class")}
+    for value in [*model.graph.input, *model.graph.output]:
+        for axis, dimension in zip(axes.get(value.name, ("batch",)), value.type.tensor_type.shape.dim, strict=True):
+            if not dimension.dim_value:
+                dimension.dim_param = axis
+    metadata = {name: str(value) for name, value in preprocessing.items()}
+    metadata["charset"] = json.dumps(charset.symbols, ensure_ascii=False)
+    onnx.helper.set_model_props(model, metadata)
+    onnx.save(model, path)

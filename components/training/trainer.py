@@ -20,12 +20,12 @@ import tensorflow as tf
 from components import plots
 from components.evaluation.metrics import ErrorCounts
 from components.inference.decoding import greedy_decode
-from components.models import KERAS_NAME, PLOTS_NAME, SAVED_MODEL_NAME
+from components.models import PLOTS_NAME
 from components.training.checkpoints import Checkpoint, Checkpoints
 from components.training.cluster import ClusterPlace
 from components.training.ctc import ctc_loss
 from components.training.data import Examples, load_examples, reading_batches, training_batches
-from components.training.export import export_saved_model, reading_signature
+from components.training.export import export_model, reading_signature
 from components.training.history import EpochRecord, HistoryWriter, best_epoch, finished
 from components.training.networks import NETWORKS
 from components.training.progress import Progress
@@ -605,8 +605,7 @@ def _write_model(
     os.makedirs(os.path.join(folder, PLOTS_NAME), exist_ok=True)
     reader = NETWORKS[request.model](charset.classes, height, False)
     reader.set_weights(state.best)
-    reader.save(os.path.join(folder, KERAS_NAME))
-    export_saved_model(reader, height, os.path.join(folder, SAVED_MODEL_NAME))
+    export_model(reader, charset, height, folder)
     if state.left_out:
         uris = sorted(examples.uris[i] for i in state.left_out)
         storage.write_json(os.path.join(folder, LEFT_OUT_NAME), uris)

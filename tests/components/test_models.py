@@ -25,6 +25,7 @@ def folder(tmp_path) -> Path:
         dataset_id="d1",
         model="crnn",
         height=32,
+        time_stride=4,
         charset_sha256=Charset(("a", "b")).digest,
         options={"epochs": 3, "learning_rate": 1e-3},
         files=describe_files(str(folder)),
@@ -59,14 +60,34 @@ def test_a_folder_without_a_manifest_holds_no_model(folder):
         ModelManifest.read(str(folder))
 
 
-@pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, None])
-def test_a_model_of_another_version_is_refused_with_both_versions(folder, version):
+def change_manifest(folder: Path, **fields) -> None:
+    """Gives fields of a manifest other values; None takes one out."""
     path = folder / "manifest.json"
-    content = json.loads(path.read_text())
-    content["schema_version"] = version
-    path.write_text(json.dumps(content))
+    content = {**json.loads(path.read_text()), **fields}
+    path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+
+
+@pytest.mark.parametrize("version", [0, None, "2"])
+def test_a_model_of_an_unknown_version_is_refused_with_both_versions(folder, version):
+    change_manifest(folder, schema_version=version)
     with pytest.raises(DataError, match=f"schema version {version}, this program reads {SCHEMA_VERSION}: delete "):
         ModelManifest.read(str(folder))
+
+
+def test_a_model_of_a_newer_version_is_refused_with_both_ways_out(folder):
+    change_manifest(folder, schema_version=SCHEMA_VERSION + 1)
+    refusal = (
+        f"schema version {SCHEMA_VERSION + 1}, this program reads {SCHEMA_VERSION}: "
+        "install the newer version of it that wrote this, or delete .* and run the train step again"
+    )
+    with pytest.raises(DataError, match=refusal):
+        ModelManifest.read(str(folder))
+
+
+def test_a_model_of_version_1_still_reads_with_the_time_stride_that_it_implied(folder):
+    change_manifest(folder, schema_version=1, time_stride=None)
+    manifest = ModelManifest.read(str(folder))
+    assert (manifest.schema_version, manifest.time_stride, manifest.height) == (1, 4, 32)
 
 
 def test_a_manifest_that_is_no_json_is_refused(folder):

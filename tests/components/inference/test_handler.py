@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pickle
 import shutil
 
@@ -16,7 +17,8 @@ from apache_beam.testing.test_pipeline import TestPipeline as BeamPipeline
 from apache_beam.testing.util import assert_that, equal_to
 
 from components.inference.handler import LineModelHandler, LoadedModel, Reading
-from components.models import ModelManifest
+from components.models import ModelManifest, describe_files
+from components.training.export import reading_signature
 from tfrecords import DataError, read_line
 from tfrecords.image import ImageLimits
 
@@ -128,6 +130,45 @@ def test_a_foreign_charset_is_refused(tiny_model, tmp_path):
     (folder / "charset.txt").write_text("0\n1\n2\n3\na\nb\nd\n")
     with pytest.raises(DataError, match=r"charset\.txt has digest .* delete .* and run the train step again"):
         LineModelHandler(str(folder)).load_model()
+
+
+@pytest.fixture
+def model_of_version_1(tiny_model, tmp_path) -> str:
+    """The tiny model as version 1 wrote it: no ONNX, a SavedModel with `score` alone, no time stride."""
+    folder = shutil.copytree(tiny_model, tmp_path / "version-1", ignore=shutil.ignore_patterns("saved_model", "*.onnx"))
+    (folder / "manifest.json").unlink()
+    model = keras.models.load_model(folder / "model.keras")
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint(
+        "score",
+        lambda images, widths: model([images, widths], training=False),
+        input_signature=reading_signature(32),
+    )
+    archive.write_out(str(folder / "saved_model"), verbose=False)
+    manifest = dataclasses.asdict(ModelManifest.read(str(tiny_model)))
+    del manifest["time_stride"]
+    manifest |= {"schema_version": 1, "files": describe_files(str(folder))}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return str(folder)
+
+
+def test_a_model_of_version_1_reads_the_same(model_of_version_1, handler, loaded, lines):
+    old = LineModelHandler(model_of_version_1)
+    texts = [reading.text for reading in old.run_inference(lines, old.load_model())]
+    assert texts == [reading.text for reading in handler.run_inference(lines, loaded)]
+
+
+def test_batches_are_padded_to_the_time_stride_of_the_manifest(handler, loaded, lines):
+    widths = []
+
+    def spy(images, own_widths):
+        widths.append(images.shape[2])
+        return loaded.score(images, own_widths)
+
+    model = dataclasses.replace(loaded, score=spy, manifest=dataclasses.replace(loaded.manifest, time_stride=64))
+    handler.run_inference(lines[:3], model)
+    assert widths == [-(-max(line.shape[1] for line in lines[:3]) // 64) * 64]
 
 
 def test_lines_are_what_ingest_stored(lines, tiny_dataset):

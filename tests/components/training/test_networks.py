@@ -1,4 +1,4 @@
-"""The three networks: their faces, their layers as specified, padding, and what is saved of them."""
+"""The three networks: their faces, their layers as specified, padding."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from components.training.export import export_saved_model, reading_signature
-from components.training.networks import NETWORKS, build_crnn, build_crnn_v1, build_ocr_model_v1
+from components.training.export import reading_signature
+from components.training.networks import NETWORKS, ResizeLines, build_crnn, build_crnn_v1, build_ocr_model_v1
 
 CLASSES = 7
 HEIGHT = 40
@@ -103,21 +103,12 @@ def test_every_part_of_a_line_matters(read, batch):
         np.testing.assert_allclose(difference[[0, 1, 3]], 0, atol=1e-6)
 
 
-def test_keras_file_reads_the_same_in_safe_mode(model, read, batch, tmp_path):
-    path = tmp_path / "model.keras"
-    model.save(path)
-    loaded = keras.models.load_model(path, safe_mode=True)
-    assert_equal_within_time_steps(compiled(loaded)(*batch), read(*batch), 1e-6)
-
-
-def test_saved_model_reads_the_same_at_any_batch_size_and_width(model, read, batch, tmp_path):
-    export_saved_model(model, HEIGHT, str(tmp_path / "saved"))
-    loaded = tf.saved_model.load(str(tmp_path / "saved"))
-    for rows, width in ((slice(None), 120), (slice(0, 1), 64)):
-        images, widths = batch[0][rows, :, :width], batch[1][rows]
-        outputs = loaded.score(tf.constant(images), tf.constant(widths))
-        found = outputs["logits"].numpy(), outputs["time_steps"].numpy()
-        assert_equal_within_time_steps(found, read(images, widths), 1e-5)
+def test_the_last_pixel_of_a_line_stays_the_last_when_it_is_squeezed():
+    """Rounding puts it a little beyond the image now and then."""
+    for size in range(8, 200):
+        images = np.full((1, size, size, 1), 100, np.uint8)
+        squeezed = ResizeLines(50, 200)([images, np.array([size], np.int32)]).numpy()
+        np.testing.assert_allclose(squeezed, 100, atol=1e-3)
 
 
 def test_synchronized_reaches_every_batch_normalisation():

@@ -1,0 +1,175 @@
+"""Image files to text inside a TensorFlow graph: what a SavedModel reads with where this project is not installed.
+
+It follows `tfrecords.read_line`, `pad_lines` and `components.inference.decoding.greedy_decode`, the pixels to the
+bit. What TensorFlow's operations would read otherwise is refused, or said here:
+
+- Read: PNG, JPEG, WebP, and BMP of 24 bits. Refused: everything else, GIF (its transparency gets lost) and other
+  BMP (palettes and alpha get lost) included.
+- Not honoured: EXIF orientation; a colour that a PNG without alpha declares transparent. Of an animation, the first
+  picture is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from tfrecords import ImageLimits
+
+_LIMITS = ImageLimits()
+_BLACK, _WHITE = 0, 255
+_LEAST_CONTRAST = 32
+_HEAD_BYTES = 32
+_WEIGHT_BITS = 22
+
+
+def read_lines(files: tf.Tensor, height: int, time_stride: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Image files to a batch of grey lines, padded with white.
+
+    Args:
+        files: string [batch], the files' bytes; at least one.
+        height: pixels; a line's width follows from its aspect.
+        time_stride: the batch's width is a multiple of this many pixels.
+
+    Returns:
+        Images uint8 [batch, height, width, 1] and the lines' own widths, int32 [batch].
+
+    Raises:
+        tf.errors.InvalidArgumentError: for the whole batch, if one of its files cannot be read.
+    """
+    lines = tf.map_fn(
+        lambda data: _read_line(data, height),
+        files,
+        fn_output_signature=tf.RaggedTensorSpec([None, height], tf.uint8, ragged_rank=0),
+    )
+    widths = tf.cast(lines.row_lengths(), tf.int32)
+    images = tf.transpose(lines.to_tensor(tf.constant(_WHITE, tf.uint8)), [0, 2, 1])
+    missing = -tf.shape(images)[2] % time_stride
+    images = tf.pad(images, [[0, 0], [0, 0], [0, missing]], constant_values=_WHITE)
+    return images[..., None], widths
+
+
+def decode_text(logits: tf.Tensor, time_steps: tf.Tensor, symbols: Sequence[str]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Best class at every time step, repeats merged, then blanks dropped (Graves et al. 2006, section 3.2).
+
+    Args:
+        logits: float32 [batch, time, classes], unnormalised; class `classes - 1` is the blank.
+        time_steps: int32 [batch]; what lies beyond never matters.
+        symbols: by id.
+
+    Returns:
+        Texts, string [batch], UTF-8; and the posterior of each over all its alignments, float32 [batch].
+
+    Raises:
+        tf.errors.InvalidArgumentError: if a logit within an image's time steps is not finite.
+    """
+    blank = len(symbols)
+    within = tf.sequence_mask(time_steps, tf.shape(logits)[1])
+    logits = tf.debugging.check_numerics(tf.where(within[..., None], logits, 0.0), "the network's logits")
+    best = tf.where(within, tf.argmax(logits, axis=2, output_type=tf.int32), blank)
+    previous = tf.pad(best[:, :-1], [[0, 0], [1, 0]], constant_values=blank)
+    written = (best != previous) & (best != blank)
+    texts = tf.strings.reduce_join(tf.gather([*symbols, ""], tf.where(written, best, blank)), axis=1)
+
+    # CTCLoss refuses a label without symbols: it gets a stand-in, whose loss is then not used. (tf.nn.ctc_loss would
+    # write into the graph a variant that only a GPU can run, under a name that is another each time.)
+    log_probabilities = tf.nn.log_softmax(tf.cast(logits, tf.float64))
+    empty = ~tf.reduce_any(written, axis=1)
+    labelled = written | (empty[:, None] & (tf.range(tf.shape(best)[1]) == 0))
+    indices = tf.where(labelled)
+    losses = tf.raw_ops.CTCLoss(
+        inputs=tf.transpose(log_probabilities, [1, 0, 2]),
+        labels_indices=indices,
+        labels_values=tf.gather_nd(tf.where(empty[:, None], 0, best), indices),
+        sequence_length=time_steps,
+    ).loss
+    only_blanks = tf.reduce_sum(tf.where(within, log_probabilities[..., blank], 0.0), axis=1)
+    return texts, tf.cast(tf.exp(tf.minimum(tf.where(empty, only_blanks, -losses), 0.0)), tf.float32)
+
+
+def _read_line(data: tf.Tensor, height: int) -> tf.Tensor:
+    """One image file, string [], to the columns of its grey line, uint8 [width, height]."""
+    grey = _to_grey(_decode(data))
+    rows, columns = tf.shape(grey)[0], tf.shape(grey)[1]
+    width = tf.round(tf.cast(columns * height, tf.float64) / tf.cast(rows, tf.float64))
+    width = tf.maximum(tf.cast(width, tf.int32), 1)
+    usable = (tf.minimum(rows, columns) >= _LIMITS.min_side) & (width <= _LIMITS.max_line_width)
+    usable &= rows * columns <= _LIMITS.max_pixels
+    message = f"an image is too small or too large for a line {height} pixels high; its width and height are"
+    with tf.control_dependencies([tf.debugging.Assert(usable, [message, columns, rows])]):
+        line = _resampled(tf.transpose(_resampled(grey, width)), height)
+    return tf.cast(line, tf.uint8)
+
+
+def _decode(data: tf.Tensor) -> tf.Tensor:
+    """Pixels uint8 [height, width, channels]: grey, grey and alpha, RGB or RGBA; of 16 bits, the upper 8."""
+    head = tf.strings.substr(data + b"\0" * _HEAD_BYTES, 0, _HEAD_BYTES)
+
+    def has(start: int, value: bytes) -> tf.Tensor:
+        return tf.strings.substr(head, start, len(value)) == value
+
+    jpeg = has(0, b"\xff\xd8\xff")
+    webp = has(0, b"RIFF") & has(8, b"WEBP")
+    bitmap = has(0, b"BM") & has(28, b"\x18")
+    known = jpeg | webp | bitmap | has(0, b"\x89PNG\r\n\x1a\n")
+    message = "the bytes are no PNG, JPEG, WebP or BMP of 24 bits"
+    with tf.control_dependencies([tf.debugging.Assert(known, [message, tf.strings.length(data)])]):
+        pixels = tf.cond(
+            jpeg,
+            lambda: tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"),
+            lambda: tf.io.decode_image(data, expand_animations=False),
+        )
+    return tf.ensure_shape(pixels, [None, None, None])
+
+
+def _to_grey(pixels: tf.Tensor) -> tf.Tensor:
+    """Transparency laid on white, or on black if hardly anything can be seen on white: int32 [height, width]."""
+    pixels = tf.cast(pixels, tf.int32)
+    channels = tf.shape(pixels)[2]
+    has_alpha = channels % 2 == 0
+    alpha = tf.where(has_alpha, pixels[:, :, -1:], 255)
+    colour = pixels[:, :, : tf.where(has_alpha, channels - 1, channels)] + tf.zeros([3], tf.int32)  # grey three times
+    on_white = _luma(_laid_on(_WHITE, colour, alpha))
+
+    def the_clearer() -> tf.Tensor:
+        on_black = _luma(_laid_on(_BLACK, colour, alpha))
+        return tf.where(_contrast(on_black) > _contrast(on_white), on_black, on_white)
+
+    return tf.cond(_contrast(on_white) < _LEAST_CONTRAST, the_clearer, lambda: on_white)
+
+
+def _laid_on(ground: int, colour: tf.Tensor, alpha: tf.Tensor) -> tf.Tensor:
+    """Alpha compositing on an opaque ground, in Pillow's integers: the division by 255 is one by shifts."""
+    value = (colour * alpha + ground * (255 - alpha) + 128) * 128
+    return (value // 256 + value) // 256 // 128
+
+
+def _luma(colour: tf.Tensor) -> tf.Tensor:
+    """ITU-R 601-2 luma, in Pillow's integers."""
+    return (colour[:, :, 0] * 19595 + colour[:, :, 1] * 38470 + colour[:, :, 2] * 7471 + 32768) // 65536
+
+
+def _contrast(grey: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_max(grey) - tf.reduce_min(grey)
+
+
+def _resampled(grey: tf.Tensor, size: tf.Tensor | int) -> tf.Tensor:
+    """Rows of another length, int32 [rows, columns] to [rows, size]: Pillow's bilinear filter, to the bit.
+
+    A triangle as wide as two source pixels, or two of the new ones where it shrinks; its weights are integers that
+    sum to 2**22, and the result is rounded to a whole grey level.
+    """
+    columns = tf.shape(grey)[1]
+    scale = tf.cast(columns, tf.float64) / tf.cast(size, tf.float64)
+    reach = tf.maximum(scale, 1.0)
+    centres = (tf.cast(tf.range(size), tf.float64) + 0.5) * scale
+    first = tf.maximum(tf.cast(centres - reach + 0.5, tf.int32), 0)
+    end = tf.minimum(tf.cast(centres + reach + 0.5, tf.int32), columns)
+    sources = first[:, None] + tf.range(tf.reduce_max(end - first))
+    distances = tf.abs(tf.cast(sources, tf.float64) + 0.5 - centres[:, None]) / reach
+    weights = tf.where(sources < end[:, None], tf.maximum(1 - distances, 0), 0)
+    weights /= tf.reduce_sum(weights, axis=1, keepdims=True)
+    weights = tf.cast(weights * 2**_WEIGHT_BITS + 0.5, tf.int32)
+    summed = tf.reduce_sum(tf.gather(grey, tf.minimum(sources, columns - 1), axis=1) * weights, axis=2)
+    return tf.minimum((summed + 2 ** (_WEIGHT_BITS - 1)) // 2**_WEIGHT_BITS, 255)

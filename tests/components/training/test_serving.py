@@ -1,0 +1,171 @@
+"""What TensorFlow's graph reads of image files, held against what the pipeline reads of them."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from components.inference.decoding import greedy_decode
+from components.training.serving import decode_text, read_lines
+from tfrecords import ImageLimits, ImageRejected, pad_lines, read_line
+
+HEIGHT = 32
+
+
+@tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+def read(files: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    return read_lines(files, HEIGHT, 4)
+
+
+def noise(height: int, width: int, channels: int) -> Image.Image:
+    """Every colour next to every other: grey, grey and alpha, RGB or RGBA."""
+    pixels = np.random.default_rng(height * width).integers(0, 256, (height, width, channels), np.uint8)
+    return Image.fromarray(pixels.squeeze())
+
+
+def file_of(image: Image.Image, file_format: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, file_format, **options)
+    return file.getvalue()
+
+
+def white_ink(ground_alpha: int, lightest: int = 255) -> Image.Image:
+    """A white stroke on a ground that is transparent or nearly so."""
+    pixels = np.full((40, 90, 4), (255, 255, 255, ground_alpha), np.uint8)
+    pixels[15:25, 10:80] = lightest, lightest, lightest, 255
+    return Image.fromarray(pixels)
+
+
+def sixteen_bits() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 65536, (40, 90), np.uint16))
+
+
+FILES = {
+    "grey": file_of(noise(40, 91, 1)),
+    "black and white": file_of(noise(40, 91, 1).convert("1")),
+    "grey and alpha": file_of(noise(40, 91, 4).convert("LA")),
+    "colour": file_of(noise(40, 91, 3)),
+    "colour and alpha": file_of(noise(40, 91, 4)),
+    "palette": file_of(noise(40, 91, 3).quantize(16)),
+    "palette and transparency": file_of(noise(40, 91, 3).quantize(16), transparency=3),
+    "16 bits": file_of(sixteen_bits()),
+    "white ink": file_of(white_ink(0)),
+    "nearly white ink": file_of(white_ink(10, 225)),
+    "ink as dark as white allows": file_of(white_ink(0, 255 - 32)),
+    "ink a level lighter": file_of(white_ink(0, 255 - 31)),
+    "black ink": file_of(Image.fromarray(255 - np.asarray(white_ink(255))[:, :, :3])),
+    "JPEG": file_of(noise(40, 91, 3), "JPEG", quality=90),
+    "JPEG, colours at half the size": file_of(noise(40, 91, 3), "JPEG", quality=70, subsampling=2),
+    "JPEG, progressive": file_of(noise(40, 91, 3), "JPEG", progressive=True),
+    "JPEG, grey": file_of(noise(40, 91, 1), "JPEG"),
+    "JPEG, CMYK": file_of(noise(40, 91, 3).convert("CMYK"), "JPEG"),
+    "WebP": file_of(noise(40, 91, 3), "WEBP", quality=80),
+    "WebP and alpha": file_of(noise(40, 91, 4), "WEBP", lossless=True),
+    "BMP": file_of(noise(40, 91, 3), "BMP"),
+    "at the height": file_of(noise(HEIGHT, 57, 1)),
+    "twice the height": file_of(noise(2 * HEIGHT, 57, 1)),
+    "far higher": file_of(noise(311, 700, 1)),
+    "far lower": file_of(noise(7, 33, 1)),
+    "a half rounded to even": file_of(noise(2 * HEIGHT, 61, 1)),
+    "another half": file_of(noise(2 * HEIGHT, 63, 1)),
+    "narrower than high": file_of(noise(300, 4, 1)),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_lines_are_those_of_the_pipeline_to_the_bit(kind):
+    images, widths = read(tf.constant([FILES[kind]]))
+    wanted, wanted_widths = pad_lines([read_line(FILES[kind], HEIGHT, ImageLimits()).pixels], 4)
+    np.testing.assert_array_equal(widths, wanted_widths)
+    np.testing.assert_array_equal(images, wanted)
+
+
+def test_lines_of_many_widths_are_padded_to_the_widest():
+    images, widths = read(tf.constant([*FILES.values()]))
+    lines = [read_line(data, HEIGHT, ImageLimits()).pixels for data in FILES.values()]
+    wanted, wanted_widths = pad_lines(lines, 4)
+    np.testing.assert_array_equal(widths, wanted_widths)
+    np.testing.assert_array_equal(images, wanted)
+    assert len({*wanted_widths.tolist()}) > 5
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"no image at all, but longer than what is looked at of a file's start",
+        file_of(noise(40, 91, 3))[:-100],
+        file_of(noise(40, 91, 3), "JPEG")[:-100],
+        file_of(noise(3, 91, 1)),
+        file_of(noise(40, 3, 1)),
+        file_of(noise(4, 4000, 1)),
+    ],
+    ids=["empty", "text", "PNG cut short", "JPEG cut short", "too low", "too narrow", "too wide"],
+)
+def test_what_the_pipeline_rejects_is_refused(data):
+    with pytest.raises(ImageRejected):
+        read_line(data, HEIGHT, ImageLimits())
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        read(tf.constant([FILES["grey"], data]))
+
+
+@pytest.mark.parametrize(
+    ("image", "file_format"),
+    [
+        (noise(40, 91, 3).quantize(16), "GIF"),
+        (noise(40, 91, 3).quantize(16), "BMP"),
+        (noise(40, 91, 4), "BMP"),
+        (noise(40, 91, 1), "TIFF"),
+        (noise(40, 91, 1), "PPM"),
+    ],
+)
+def test_what_would_be_read_otherwise_is_refused(image, file_format):
+    data = file_of(image, file_format)
+    read_line(data, HEIGHT, ImageLimits())
+    with pytest.raises(tf.errors.InvalidArgumentError, match="the bytes are no PNG, JPEG, WebP or BMP of 24 bits"):
+        read(tf.constant([data]))
+
+
+SYMBOLS = ("a", "é", "ſ", "字")
+
+
+@tf.function(input_signature=[tf.TensorSpec([None, None, len(SYMBOLS) + 1]), tf.TensorSpec([None], tf.int32)])
+def decode(logits: tf.Tensor, time_steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    return decode_text(logits, time_steps, SYMBOLS)
+
+
+def some_logits() -> tuple[np.ndarray, np.ndarray]:
+    """Rows of many lengths; two of them blank throughout, one of a single time step."""
+    chooser = np.random.default_rng(5)
+    logits = chooser.normal(0, 3, (40, 12, len(SYMBOLS) + 1)).astype(np.float32)
+    logits[:2, :, -1] += 30
+    time_steps = chooser.integers(1, 13, 40).astype(np.int32)
+    time_steps[:4] = 12, 5, 1, 12
+    return logits, time_steps
+
+
+def test_texts_and_confidences_are_those_of_the_pipeline():
+    logits, time_steps = some_logits()
+    texts, confidences = decode(logits, time_steps)
+    wanted = greedy_decode(logits, time_steps)
+    assert [text.decode() for text in texts.numpy()] == ["".join(SYMBOLS[i] for i in line.ids) for line in wanted]
+    np.testing.assert_allclose(confidences, np.exp([line.log_probability for line in wanted]), rtol=1e-6)
+    assert texts.numpy()[:2].tolist() == [b"", b""]
+    assert any(b"aa" in text for text in texts.numpy())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_no_numbers_are_refused_and_never_matter_behind_a_line(value):
+    logits, time_steps = some_logits()
+    wanted = decode(logits, time_steps)
+    logits[1, 5:] = value
+    for found, each in zip(decode(logits, time_steps), wanted, strict=True):
+        np.testing.assert_array_equal(found, each)
+    logits[1, 4, 2] = value
+    with pytest.raises(tf.errors.InvalidArgumentError, match="the network's logits"):
+        decode(logits, time_steps)
