@@ -60,14 +60,19 @@ def export_model(reader: keras.Model, charset: Charset, height: int, folder: str
         height: pixels of the lines that it reads.
         folder: local; exists.
     """
+
+    @tf.function(input_signature=reading_signature(height))
+    def score(images: tf.Tensor, widths: tf.Tensor) -> dict[str, tf.Tensor]:
+        return reader([images, widths], training=False)
+
     preprocessing = _preprocessing(reader, charset, height)
     files = {
         CHARSET_NAME: charset.to_file_text(),
         PREPROCESSING_NAME: json.dumps(preprocessing, indent=2) + "\n",
     }
     _write_keras(reader, files, os.path.join(folder, KERAS_NAME))
-    _write_saved_model(reader, charset, height, files, os.path.join(folder, SAVED_MODEL_NAME))
-    _write_onnx(reader, charset, height, preprocessing, os.path.join(folder, ONNX_NAME))
+    _write_saved_model(reader, score, charset, height, files, os.path.join(folder, SAVED_MODEL_NAME))
+    _write_onnx(score, reading_signature(height), charset, preprocessing, os.path.join(folder, ONNX_NAME))
 
 
 def _preprocessing(reader: keras.Model, charset: Charset, height: int) -> dict[str, Any]:
@@ -89,20 +94,21 @@ def _write_keras(reader: keras.Model, files: dict[str, str], path: str) -> None:
             archive.writestr(name, content)
 
 
-def _write_saved_model(reader: keras.Model, charset: Charset, height: int, files: dict[str, str], folder: str) -> None:
-    def score(images: tf.Tensor, widths: tf.Tensor) -> dict[str, tf.Tensor]:
-        return reader([images, widths], training=False)
-
-    def read(image_files: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = score(*read_lines(image_files, height, TIME_STRIDE))
+def _write_saved_model(
+    reader: keras.Model, score: Any, charset: Charset, height: int, files: dict[str, str], folder: str
+) -> None:
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="files")])
+    def read(files: tf.Tensor) -> dict[str, tf.Tensor]:
+        outputs = score(*read_lines(files, height, TIME_STRIDE))
         text, confidence = decode_text(outputs["logits"], outputs["time_steps"], charset.symbols)
         return {"text": text, "confidence": confidence}
 
     archive = keras.export.ExportArchive()
     archive.track(reader)
-    archive.add_endpoint("read", read, input_signature=[tf.TensorSpec([None], tf.string, name="files")])
-    archive.add_endpoint("score", score, input_signature=reading_signature(height))
-    archive.write_out(folder, verbose=False)  # what was added first is the default signature
+    for name, endpoint in {"read": read, "score": score}.items():  # the first is the default signature
+        endpoint.get_concrete_function()
+        archive.add_endpoint(name, endpoint)
+    archive.write_out(folder, verbose=False)
     extra = os.path.join(folder, _EXTRA_ASSETS)
     os.makedirs(extra)
     for name, content in files.items():
@@ -110,19 +116,15 @@ def _write_saved_model(reader: keras.Model, charset: Charset, height: int, files
             file.write(content)
 
 
-def _write_onnx(reader: keras.Model, charset: Charset, height: int, preprocessing: dict[str, Any], path: str) -> None:
+def _write_onnx(
+    score: Any, signature: list[tf.TensorSpec], charset: Charset, preprocessing: dict[str, Any], path: str
+) -> None:
     import onnx  # both only here: what does not export does not pay for them
     import tf2onnx
 
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)  # it warns of the seeds of dropout, which nothing reads here
-    signature = reading_signature(height)
-
-    @tf.function(input_signature=signature)
-    def score(images: tf.Tensor, widths: tf.Tensor) -> dict[str, tf.Tensor]:
-        return reader([images, widths], training=False)
-
     model, _ = tf2onnx.convert.from_function(score, signature, opset=ONNX_OPSET)
-    model.graph.name = reader.name
+    model.graph.name = preprocessing["model"]
     model.graph.ClearField("doc_string")
     axes = {"images": ("batch", "height", "width", "channel"), "logits": ("batch", "time", "class")}
     for value in [*model.graph.input, *model.graph.output]:
