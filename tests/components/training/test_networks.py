@@ -146,6 +146,15 @@ def test_crnn_v1_has_the_layers_that_are_specified():
     assert model.output["logits"].shape == (None, 50, CLASSES)
 
 
+@pytest.mark.parametrize("build", [build_crnn, build_crnn_v1])
+def test_logits_at_the_start_of_training_already_differ_from_image_to_image(build):
+    """Else an LSTM learns when a symbol is due before it learns what it looks like, and then memorises."""
+    keras.utils.set_random_seed(1)
+    images = np.random.default_rng(1).integers(0, 256, (16, HEIGHT, 120, 1), np.uint8)
+    logits = build(CLASSES, HEIGHT)([images, np.full(16, 120, np.int32)], training=True)["logits"].numpy()
+    assert 0.3 < logits.std(axis=0).mean() < 3
+
+
 def test_ocr_model_v1_has_the_layers_that_are_specified():
     model = build_ocr_model_v1(CLASSES, HEIGHT)
     convolutions = [layer for layer in model.layers if isinstance(layer, layers.Conv2D)]
