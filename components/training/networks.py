@@ -41,31 +41,25 @@ def build_crnn(classes: int, height: int, synchronized: bool = False) -> keras.M
     every layer the columns behind a line's end are set to zero, as if the line stood alone:
     its logits do not depend on the batch that it is in.
     """
-    images, widths = _inputs(height)
-    steps = StridedTimeSteps(TIME_STRIDE, name="time_steps")(widths)
+    return _strided("crnn", classes, height, synchronized, (16, 32, 48, 64), 96, (1, 2, 4), 0.1)
 
-    def normalised(x, columns_per_step: int = 1):
-        x = layers.BatchNormalization(momentum=0.9, synchronized=synchronized)(x)
-        return MaskColumns(columns_per_step)([layers.ReLU()(x), steps])
 
-    def conv2d(x, channels: int, size: int, strides: tuple[int, int], columns_per_step: int = 1):
-        x = layers.Conv2D(channels, size, strides, padding="same", use_bias=False)(x)
-        return normalised(x, columns_per_step)
+def build_crnn_large(classes: int, height: int, synchronized: bool = False) -> keras.Model:
+    """`crnn`, wider and deeper, about 1 million weights: for large collections of long lines, and patience.
 
-    def conv1d(x, size: int, dilation: int = 1):
-        return normalised(layers.Conv1D(96, size, padding="same", dilation_rate=dilation, use_bias=False)(x))
+        conv 5x5, stride 2x2   ->  [height/2,  width/2, 32]
+        conv 3x3, stride 2x2   ->  [height/4,  width/4, 64]
+        conv 3x3, stride 2x1   ->  [height/8,  width/4, 96]
+        conv 3x3, stride 2x1   ->  [height/16, width/4, 128]
+        rows to channels       ->  [width/4, height/16 * 128]
+        conv 1                 ->  [width/4, 192]
+        + conv 3, dilation 1   ->  [width/4, 192]   ... 2, 4, 1, 2, 4 likewise: a step sees
+                                                    14 neighbours on either side
+        dense                  ->  [width/4, classes]
 
-    x = MaskColumns(TIME_STRIDE)([Ink()(images), steps])
-    x = conv2d(x, 16, 5, (2, 2), columns_per_step=2)
-    x = conv2d(x, 32, 3, (2, 2))
-    x = conv2d(x, 48, 3, (2, 1))
-    x = conv2d(x, 64, 3, (2, 1))
-    x = layers.Dropout(0.1)(_rows_to_channels(x))
-    x = conv1d(x, 1)
-    for dilation in (1, 2, 4):
-        x = layers.Add()([x, layers.Dropout(0.1)(conv1d(x, 3, dilation))])
-    logits = layers.Dense(classes, name="logits")(x)
-    return keras.Model([images, widths], {"logits": logits, "time_steps": steps}, name="crnn")
+    A step of training takes 2.7 times as long as with `crnn`.
+    """
+    return _strided("crnn_large", classes, height, synchronized, (32, 64, 96, 128), 192, (1, 2, 4, 1, 2, 4), 0.2)
 
 
 def build_crnn_v1(classes: int, height: int, synchronized: bool = False) -> keras.Model:
@@ -120,7 +114,12 @@ def build_ocr_model_v1(classes: int, height: int, synchronized: bool = False) ->
     return _fixed_width_model("ocr_model_v1", images, widths, layers.Dense(classes, name="logits")(x))
 
 
-NETWORKS = {"crnn": build_crnn, "crnn_v1": build_crnn_v1, "ocr_model_v1": build_ocr_model_v1}
+NETWORKS = {
+    "crnn": build_crnn,
+    "crnn_large": build_crnn_large,
+    "crnn_v1": build_crnn_v1,
+    "ocr_model_v1": build_ocr_model_v1,
+}
 """`(classes, height, synchronized)` to a Keras model; `synchronized` says that batch
 normalisation shares its statistics over replicas."""
 
@@ -213,6 +212,44 @@ class ResizeLines(layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "height": self.height, "width": self.width}
+
+
+def _strided(
+    name: str,
+    classes: int,
+    height: int,
+    synchronized: bool,
+    channels: tuple[int, int, int, int],
+    features: int,
+    dilations: tuple[int, ...],
+    dropout: float,
+) -> keras.Model:
+    """Four strided convolutions over the image, then residual ones along the line: `crnn` in any size."""
+    images, widths = _inputs(height)
+    steps = StridedTimeSteps(TIME_STRIDE, name="time_steps")(widths)
+
+    def normalised(x, columns_per_step: int = 1):
+        x = layers.BatchNormalization(momentum=0.9, synchronized=synchronized)(x)
+        return MaskColumns(columns_per_step)([layers.ReLU()(x), steps])
+
+    def conv2d(x, channels: int, size: int, strides: tuple[int, int], columns_per_step: int = 1):
+        x = layers.Conv2D(channels, size, strides, padding="same", use_bias=False)(x)
+        return normalised(x, columns_per_step)
+
+    def conv1d(x, size: int, dilation: int = 1):
+        return normalised(layers.Conv1D(features, size, padding="same", dilation_rate=dilation, use_bias=False)(x))
+
+    x = MaskColumns(TIME_STRIDE)([Ink()(images), steps])
+    x = conv2d(x, channels[0], 5, (2, 2), columns_per_step=2)
+    x = conv2d(x, channels[1], 3, (2, 2))
+    x = conv2d(x, channels[2], 3, (2, 1))
+    x = conv2d(x, channels[3], 3, (2, 1))
+    x = layers.Dropout(dropout)(_rows_to_channels(x))
+    x = conv1d(x, 1)
+    for dilation in dilations:
+        x = layers.Add()([x, layers.Dropout(dropout)(conv1d(x, 3, dilation))])
+    logits = layers.Dense(classes, name="logits")(x)
+    return keras.Model([images, widths], {"logits": logits, "time_steps": steps}, name=name)
 
 
 def _inputs(height: int):

@@ -52,17 +52,19 @@ _REFERENCE = Recipe(
     clip_norm=math.inf,
     augment=False,
 )
+_CRNN = Recipe(
+    epochs=30,
+    least_steps=1500,
+    batch_size=16,
+    learning_rate=4e-3,
+    weight_decay=1e-2,
+    one_cycle=True,
+    clip_norm=5.0,
+    augment=True,
+)
 RECIPES = {
-    "crnn": Recipe(
-        epochs=30,
-        least_steps=1500,
-        batch_size=16,
-        learning_rate=4e-3,
-        weight_decay=1e-2,
-        one_cycle=True,
-        clip_norm=5.0,
-        augment=True,
-    ),
+    "crnn": _CRNN,
+    "crnn_large": dataclasses.replace(_CRNN, epochs=50, learning_rate=2e-3, weight_decay=5e-2),
     "crnn_v1": _REFERENCE,
     "ocr_model_v1": _REFERENCE,
 }

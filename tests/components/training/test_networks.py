@@ -1,4 +1,4 @@
-"""The three networks: their faces, their layers as specified, padding."""
+"""The networks: their faces, their layers as specified, padding."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ import tensorflow as tf
 from keras import layers
 
 from components.training.export import reading_signature
-from components.training.networks import NETWORKS, ResizeLines, build_crnn, build_crnn_v1, build_ocr_model_v1
+from components.training.networks import (
+    NETWORKS,
+    ResizeLines,
+    build_crnn,
+    build_crnn_large,
+    build_crnn_v1,
+    build_ocr_model_v1,
+)
 
 CLASSES = 7
 HEIGHT = 40
@@ -64,8 +71,8 @@ def test_logits_have_a_class_for_each_symbol_and_the_blank_and_enough_time_steps
     logits, time_steps = read(*batch)
     assert logits.dtype == np.float32
     assert time_steps.dtype == np.int32
-    assert logits.shape == (4, 30 if model.name == "crnn" else 50, CLASSES)
-    assert time_steps.tolist() == ([16, 2, 30, 1] if model.name == "crnn" else [50] * 4)
+    assert logits.shape == (4, 50 if model.name.endswith("_v1") else 30, CLASSES)
+    assert time_steps.tolist() == ([50] * 4 if model.name.endswith("_v1") else [16, 2, 30, 1])
 
 
 def test_logits_are_not_normalised(read, batch):
@@ -119,9 +126,12 @@ def test_synchronized_reaches_every_batch_normalisation():
             assert all(layer.synchronized == synchronized for layer in norms)
 
 
-def test_crnn_is_small_and_takes_one_time_step_for_every_four_pixels_begun():
-    model = build_crnn(37, 48)
-    assert 100_000 < model.count_params() < 250_000
+@pytest.mark.parametrize(
+    ("build", "least", "most"), [(build_crnn, 100_000, 250_000), (build_crnn_large, 800_000, 1_200_000)]
+)
+def test_strided_networks_are_of_their_size_and_take_one_time_step_for_every_four_pixels_begun(build, least, most):
+    model = build(37, 48)
+    assert least < model.count_params() < most
     widths = tf.constant([1, 4, 5, 8, 199, 200, 201])
     assert model.get_layer("time_steps")(widths).numpy().tolist() == [1, 1, 2, 2, 50, 50, 51]
 
@@ -146,7 +156,7 @@ def test_crnn_v1_has_the_layers_that_are_specified():
     assert model.output["logits"].shape == (None, 50, CLASSES)
 
 
-@pytest.mark.parametrize("build", [build_crnn, build_crnn_v1])
+@pytest.mark.parametrize("build", [build_crnn, build_crnn_large, build_crnn_v1])
 def test_logits_at_the_start_of_training_already_differ_from_image_to_image(build):
     """Else an LSTM learns when a symbol is due before it learns what it looks like, and then memorises."""
     keras.utils.set_random_seed(1)
