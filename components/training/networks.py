@@ -7,6 +7,8 @@ Every network is a Keras model with the same face:
     outputs  logits      float32 [batch, time, classes]   unnormalised; the softmax is in the loss and in
                                                           the decoder; the blank is class `classes - 1`
              time_steps  int32 [batch]               the steps that belong to each line
+
+Logits are float32 also where the rest computes in bfloat16.
 """
 
 from __future__ import annotations
@@ -90,7 +92,7 @@ def build_crnn_v1(classes: int, height: int, synchronized: bool = False) -> kera
     x = _rows_to_channels(x)
     for scale in (4.0, 16.0):
         x = layers.LSTM(100, return_sequences=True, use_cudnn=False, kernel_initializer=larger(scale))(x)
-    logits = layers.Dense(classes, kernel_initializer=larger(9.0), name="logits")(x)
+    logits = layers.Dense(classes, kernel_initializer=larger(9.0), dtype="float32", name="logits")(x)
     return _fixed_width_model("crnn_v1", images, widths, logits)
 
 
@@ -111,7 +113,7 @@ def build_ocr_model_v1(classes: int, height: int, synchronized: bool = False) ->
     x = layers.Dropout(0.2)(x)
     x = layers.Bidirectional(layers.LSTM(128, return_sequences=True, dropout=0.25, use_cudnn=False))(x)
     x = layers.Bidirectional(layers.LSTM(64, return_sequences=True, dropout=0.25, use_cudnn=False))(x)
-    return _fixed_width_model("ocr_model_v1", images, widths, layers.Dense(classes, name="logits")(x))
+    return _fixed_width_model("ocr_model_v1", images, widths, layers.Dense(classes, dtype="float32", name="logits")(x))
 
 
 NETWORKS = {
@@ -248,7 +250,7 @@ def _strided(
     x = conv1d(x, 1)
     for dilation in dilations:
         x = layers.Add()([x, layers.Dropout(dropout)(conv1d(x, 3, dilation))])
-    logits = layers.Dense(classes, name="logits")(x)
+    logits = layers.Dense(classes, dtype="float32", name="logits")(x)
     return keras.Model([images, widths], {"logits": logits, "time_steps": steps}, name=name)
 
 
