@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from components.plots import ShownLine, drawable, plot_grid, plot_history, plot_training_samples
 from components.training.data import Examples
-from components.training.trainer import EpochRecord
+from components.training.history import EpochRecord
 from tfrecords import encode_png
 
 TEXTS = ["plain", "costs $5 and $6", r"$\frac{1}$", "ſchloß", "a_b^c", "\\", "", "\ue5dc⸗\u0364", "漢字"]
@@ -63,7 +64,7 @@ def test_what_the_font_lacks_is_a_box():
 
 def test_training_samples_are_the_chosen_ones(tmp_path):
     examples = Examples(
-        images=np.array([encode_png(line(i)) for i in range(3)] + [b"never drawn"], object),
+        images=tf.constant([encode_png(line(i)) for i in range(3)] + [b"never drawn"]),
         widths=np.array([40, 60, 80, 1], np.int32),
         labels=np.empty(0, np.int32),
         offsets=np.zeros(5, np.int64),
@@ -76,7 +77,9 @@ def test_training_samples_are_the_chosen_ones(tmp_path):
 
 @pytest.mark.parametrize("losses", [[3.0, 2.0, 1.0], [5.0], [0.0, 0.0], [math.inf, 2.0], [math.nan, math.nan]], ids=str)
 def test_history_is_drawn_whatever_the_losses(tmp_path, losses):
-    history = [EpochRecord(i + 1, 1e-3, loss, loss, 0.5, 0.2, 100.0, 0, 1.0) for i, loss in enumerate(losses)]
+    history = [
+        EpochRecord(i + 1, i + 1, 1e-3, loss, loss, 0.5, 0.6, 0.2, 100.0, 0, 1.0) for i, loss in enumerate(losses)
+    ]
     plot_history(history, str(tmp_path / "curves.png"))
     assert min(size_of(tmp_path / "curves.png")) > 300
 

@@ -298,6 +298,6 @@ def test_a_stop_by_the_scheduler_leaves_a_record_that_says_so(workspace):
     launcher.terminate()
     _, said = launcher.communicate(timeout=60)
     assert launcher.returncode == EXIT_INTERRUPTED
-    assert "interrupted: finished steps are kept" in said
+    assert "interrupted: what is finished is kept" in said
     (record,) = (workspace / "runs").glob("*.json")
     assert json.loads(record.read_text())["status"] == "failed"

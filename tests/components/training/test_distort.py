@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from components.training.data import Examples, load_examples
 from components.training.distort import DISTORTIONS, distort
-from tfrecords import DatasetManifest, decode_png, pad_lines
+from tfrecords import DatasetManifest, pad_lines
 
 BLURS, LIGHT = slice(13, 15), slice(15, 18)
 AS_IT_WAS = (1 / 3, -1 / 3, -1)  # of contrast, brightness and grain
@@ -21,7 +21,7 @@ def examples(tiny_dataset) -> Examples:
 
 
 def line_batch(examples: Examples) -> tuple[tf.Tensor, np.ndarray]:
-    images, widths = pad_lines([decode_png(image) for image in examples.images], 4)
+    images, widths = pad_lines([examples.pixels(i) for i in range(len(examples))], 4)
     return tf.constant(images), widths
 
 
