@@ -211,12 +211,12 @@ def _train(request: TrainingRequest, say: Callable[[str], None], watchdog: Watch
     place = ClusterPlace.of(os.environ)
     chief = place is None or place.chief
     if not chief:
-        say = _say_nothing
+        say, live = _say_nothing, False
     checkpoints = Checkpoints(request.checkpoint_folder)
     checkpoint = checkpoints.latest(say)
     state = _State() if checkpoint is None else _State.of(checkpoint)
-    if finished(state.history, request.epochs, request.patience):
-        watchdog.expect(0)  # nobody else is needed, and the others may be gone
+    if finished(state.history, request.epochs, request.patience):  # nobody else is needed, and the others may be gone
+        watchdog.expect(0)
         if chief:
             say("training was finished before; only the model was not written yet")
             HistoryWriter(request.output_folder, state.history).close()
@@ -230,10 +230,9 @@ def _train(request: TrainingRequest, say: Callable[[str], None], watchdog: Watch
         raise DataError(f"--batch_size={request.batch_size} cannot be shared equally by {cluster.replicas} replicas")
     examples = load_examples(request.dataset_folder, manifest, "train")
     validation = load_examples(request.dataset_folder, manifest, "validation")
-    per_epoch = -(-len(examples) // request.batch_size)
-    steps = per_epoch * request.epochs
     watchdog.alive()
-    learner = _Learner(cluster, request, charset, manifest.height, steps, watchdog)
+    per_epoch = -(-len(examples) // request.batch_size)
+    learner = _Learner(cluster, request, charset, manifest.height, per_epoch * request.epochs, watchdog)
     _refuse_labels_that_never_fit(learner.reader, examples, request.model)
     say(
         f"training {request.model} ({learner.model.count_params():,} weights, {charset.classes - 1} symbols) on "
@@ -242,74 +241,35 @@ def _train(request: TrainingRequest, say: Callable[[str], None], watchdog: Watch
     )
     if not len(validation):
         say("the validation split is empty: the best epoch is chosen on the training images themselves")
-
     _agree_on_start(cluster, state)
     if checkpoint is not None:
         learner.restore(checkpoint)
     if state.step:
         say(f"going on from the checkpoint of step {state.step:,} (epoch {len(state.history) + 1})")
-    elif chief:  # to find out at once whether that can be done
-        checkpoints.save(Checkpoint(0, learner.arrays([]), state.facts()))
-    batches = iter(
-        cluster.strategy.distribute_datasets_from_function(
-            lambda _context: training_batches(
-                examples,
-                batch_size=request.batch_size,
-                seed=request.seed,
-                steps=range(state.step, steps),
-                replicas=cluster.replicas_here,
-                replica_batch_size=request.batch_size // cluster.replicas,
-                augment=RECIPES[request.model].augment,
-            )
-        )
-    )
-    progress = Progress(say, request.epochs, per_epoch, live=live and chief)
+
+    progress = Progress(say, request.epochs, per_epoch, live=live)
     writer = HistoryWriter(request.output_folder, state.history) if chief else None
-    saved = time.monotonic()
+    saver = _Saver(checkpoints if chief else None, learner, state, request.checkpoint_every_s)
+    batches = learner.batches(examples, range(state.step, per_epoch * request.epochs))
     while not finished(state.history, request.epochs, request.patience):
-        epoch = len(state.history) + 1
-        started = time.monotonic()
-        for _ in _looks(learner, batches, state, epoch * per_epoch, request.batch_size):
-            now = time.monotonic()
-            state.epoch_seconds += now - started
-            state.seconds += now - started
-            started = now
-            done = state.step - (epoch - 1) * per_epoch
-            speed = done * request.batch_size / state.epoch_seconds
-            progress.step(epoch, done, state.loss / max(state.finite, 1), speed, _seconds_left(state, steps))
-            if chief and done < per_epoch and now - saved >= request.checkpoint_every_s:
-                checkpoints.save(Checkpoint(state.step, learner.arrays(state.best), state.facts()))
-                saved = time.monotonic()
-        learner.reader.set_weights(learner.model.get_weights())
-        try:
-            counts, validation_loss = _validate(cluster, learner, validation if len(validation) else examples, charset)
-        except ValueError as error:
-            raise DataError(f"training diverged in epoch {epoch}: {error}") from None
-        state.seconds += time.monotonic() - started
-        record = EpochRecord(
-            epoch=epoch,
-            step=state.step,
-            learning_rate=float(keras.ops.convert_to_numpy(learner.optimizer.learning_rate)),
-            train_loss=state.loss / max(state.finite, 1),
-            validation_loss=validation_loss,
-            cer=counts.cer,
-            wer=counts.wer,
-            exact_match=counts.exact_match,
-            images_per_second=per_epoch * request.batch_size / state.epoch_seconds,
-            non_finite=round(per_epoch * request.batch_size - state.finite),
-            seconds=state.seconds,
+        _train_epoch(request, learner, batches, per_epoch, state, progress, saver)
+        _close_epoch(
+            cluster,
+            learner,
+            validation if len(validation) else examples,
+            charset,
+            per_epoch * request.batch_size,
+            state,
         )
-        state.history.append(record)
-        state.loss = state.finite = state.epoch_seconds = 0.0
-        if best_epoch(state.history) == epoch:
-            state.best = learner.reader.get_weights()
-        last = finished(state.history, request.epochs, request.patience)
-        progress.epoch(record, _seconds_left(state, steps), last=last)
+        progress.epoch(
+            state.history[-1],
+            _seconds_left(state, per_epoch * request.epochs),
+            last=finished(state.history, request.epochs, request.patience),
+        )
         if writer is not None:
-            writer.add(record)
-        if chief and (last or time.monotonic() - saved >= request.checkpoint_every_s):
-            checkpoints.save(Checkpoint(state.step, learner.arrays(state.best), state.facts()))
-            saved = time.monotonic()
+            writer.add(state.history[-1])
+        saver.save_if_due()
+    saver.save()
     cluster.sum_over_workers([0.0])  # nobody leaves before the last checkpoint is there
     watchdog.expect(0)
     best = state.history[best_epoch(state.history) - 1]
@@ -321,6 +281,99 @@ def _train(request: TrainingRequest, say: Callable[[str], None], watchdog: Watch
     if writer is not None:
         writer.close()
         _write_model(request, charset, examples, manifest.height, state, say)
+
+
+class _Saver:
+    """Writes checkpoints, on the chief alone; the first at once, to find out whether that can be done."""
+
+    def __init__(self, checkpoints: Checkpoints | None, learner: _Learner, state: _State, every_s: float):
+        self._checkpoints, self._learner, self._state, self._every_s = checkpoints, learner, state, every_s
+        self._saved = time.monotonic()
+        if not state.step:
+            self.save()
+
+    def save_if_due(self) -> None:
+        if time.monotonic() - self._saved >= self._every_s:
+            self.save()
+
+    def save(self) -> None:
+        if self._checkpoints is not None:
+            arrays = self._learner.arrays(self._state.best)
+            self._checkpoints.save(Checkpoint(self._state.step, arrays, self._state.facts()))
+            self._saved = time.monotonic()
+
+
+def _train_epoch(
+    request: TrainingRequest,
+    learner: _Learner,
+    batches: Iterator,
+    per_epoch: int,
+    state: _State,
+    progress: Progress,
+    saver: _Saver,
+) -> None:
+    """The steps of an epoch, or those that are left of it."""
+    epoch = len(state.history) + 1
+    until = epoch * per_epoch
+    started = time.monotonic()
+    pending: list[tuple] = []
+    while state.step < until:
+        pending.append(learner.step(batches))
+        learner.watchdog.alive()
+        if len(pending) < _LOOK_EVERY and state.step + len(pending) < until:
+            continue
+        for loss, finite, left_out in pending:
+            state.loss += float(loss)
+            state.finite += float(finite)
+            if float(finite) < request.batch_size:  # the same on every worker, so that all of them gather
+                state.left_out.update(index for index in learner.gather(left_out).tolist() if index >= 0)
+        state.step += len(pending)
+        pending.clear()
+        now = time.monotonic()
+        state.epoch_seconds += now - started
+        state.seconds += now - started
+        started = now
+        done = per_epoch - (until - state.step)
+        progress.step(
+            epoch,
+            done,
+            state.loss / max(state.finite, 1),
+            done * request.batch_size / state.epoch_seconds,
+            _seconds_left(state, per_epoch * request.epochs),
+        )
+        if state.step < until:  # at the end it is first read what the epoch has brought
+            saver.save_if_due()
+
+
+def _close_epoch(
+    cluster: _Cluster, learner: _Learner, validation: Examples, charset: Charset, images: int, state: _State
+) -> None:
+    """Reads the validation lines and adds the epoch, with so many images trained on, to the history."""
+    started = time.monotonic()
+    learner.reader.set_weights(learner.model.get_weights())
+    try:
+        counts, validation_loss = _validate(cluster, learner, validation, charset)
+    except ValueError as error:
+        raise DataError(f"training diverged in epoch {len(state.history) + 1}: {error}") from None
+    state.seconds += time.monotonic() - started
+    state.history.append(
+        EpochRecord(
+            epoch=len(state.history) + 1,
+            step=state.step,
+            learning_rate=float(keras.ops.convert_to_numpy(learner.optimizer.learning_rate)),
+            train_loss=state.loss / max(state.finite, 1),
+            validation_loss=validation_loss,
+            cer=counts.cer,
+            wer=counts.wer,
+            exact_match=counts.exact_match,
+            images_per_second=images / state.epoch_seconds,
+            non_finite=round(images - state.finite),
+            seconds=state.seconds,
+        )
+    )
+    state.loss = state.finite = state.epoch_seconds = 0.0
+    if best_epoch(state.history) == len(state.history):
+        state.best = learner.reader.get_weights()
 
 
 def _say_nothing(_line: str) -> None:
@@ -367,8 +420,8 @@ class _Learner:
         self, cluster: _Cluster, request: TrainingRequest, charset: Charset, height: int, steps: int, watchdog: Watchdog
     ):
         self.watchdog = watchdog
-        build, self._recipe = NETWORKS[request.model], RECIPES[request.model]
-        self._strategy = cluster.strategy
+        self._cluster, self._request = cluster, request
+        build, recipe = NETWORKS[request.model], RECIPES[request.model]
         keras.utils.set_random_seed(request.seed)
         with cluster.strategy.scope():
             before = keras.config.dtype_policy()
@@ -377,20 +430,35 @@ class _Learner:
                 self.model = build(charset.classes, height, cluster.replicas > 1)
             finally:
                 keras.config.set_dtype_policy(before)
-            self.optimizer = _optimizer(request, self._recipe, steps)
+            self.optimizer = _optimizer(request, recipe, steps)
             self.optimizer.build(self.model.trainable_variables)
         # What reads validation lines and is exported knows nothing of the strategy or of bfloat16.
         self.reader = build(charset.classes, height, False)
         if request.init_from is not None:
             start_from(self.model, request.init_from, request.init_symbols, charset)
-        self.step = _training_step(
-            cluster.strategy, self.model, self.optimizer, request.batch_size, self._recipe.clip_norm
-        )
+        self.step = _training_step(cluster.strategy, self.model, self.optimizer, request.batch_size, recipe.clip_norm)
         self.read = _reading_function(self.reader, height)
+
+    def batches(self, examples: Examples, steps: range) -> Iterator:
+        """The global batches of some steps, this worker's slices of them."""
+        request, replicas = self._request, self._cluster.replicas
+        return iter(
+            self._cluster.strategy.distribute_datasets_from_function(
+                lambda _context: training_batches(
+                    examples,
+                    batch_size=request.batch_size,
+                    seed=request.seed,
+                    steps=steps,
+                    replicas=self._cluster.replicas_here,
+                    replica_batch_size=request.batch_size // replicas,
+                    augment=RECIPES[request.model].augment,
+                )
+            )
+        )
 
     def gather(self, values: Any) -> np.ndarray:
         """Every replica's values, one after the other."""
-        return self._strategy.gather(values, axis=0).numpy()
+        return self._cluster.strategy.gather(values, axis=0).numpy()
 
     def arrays(self, best: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Weights, optimiser and random state, and the best weights so far, by name."""
@@ -456,24 +524,6 @@ def start_from(model: keras.Model, path: str, symbols: Sequence[str], charset: C
         if [mine.shape for mine in weights] != [its.shape for its in old_weights]:
             raise DataError(f"the model in {path} is {old.name} of another size than {model.name} here")
         layer.set_weights(old_weights)
-
-
-def _looks(learner: _Learner, batches: Iterator, state: _State, until: int, batch_size: int) -> Iterator[None]:
-    """Trains until a step, adding up in `state` what the steps gave; yields after every look at them."""
-    pending: list[tuple] = []
-    while state.step + len(pending) < until:
-        pending.append(learner.step(batches))
-        learner.watchdog.alive()
-        if len(pending) < _LOOK_EVERY and state.step + len(pending) < until:
-            continue
-        for loss, finite, left_out in pending:
-            state.loss += float(loss)
-            state.finite += float(finite)
-            if float(finite) < batch_size:  # the same on every worker, so that all of them gather
-                state.left_out.update(index for index in learner.gather(left_out).tolist() if index >= 0)
-        state.step += len(pending)
-        pending.clear()
-        yield
 
 
 def _optimizer(request: TrainingRequest, recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:

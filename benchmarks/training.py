@@ -1,0 +1,160 @@
+"""How fast training is, what bounds it, and how soon each network reads well.
+
+    python benchmarks/training.py --images=../shared/data/captcha [--split_by=image] [--only=speed|race]
+        [--models=crnn,ocr_model_v1,crnn_v1] [--seeds=0] [--scratch=DIR]
+
+`speed`: images a second of the input alone (decode, distort, pad), of the network alone on ready batches, and of the
+training that has both, all in this run; and the share of the pixels that is padding.
+`race`: each network trained and evaluated by the command itself, one after the other on the same dataset: seconds of
+training until 95 % of the validation lines were read exactly, and what the others had reached in the seconds that the
+first one took. Seconds count validation, not the start of the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # the checkout that this file lies in
+
+READ_WELL = 0.95
+GOAL_FASTER, GOAL_PADDING = 5, 0.15
+WARM_UP_STEPS, TIMED_STEPS = 10, 60
+
+
+def command(workspace: Path, *flags: str) -> None:
+    """Runs the command; its output is shown only if it fails."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "run_pipeline.py"), "--runner=DirectRunner", f"--workspace={workspace}", *flags],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        sys.exit(done.stdout + done.stderr)
+
+
+def measure_speed(workspace: Path) -> None:
+    """The input, the network, and both."""
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    from components.training.ctc import ctc_loss
+    from components.training.data import epoch_order, load_examples, training_batches
+    from components.training.networks import NETWORKS
+    from components.training.recipes import DEFAULT_MODEL, RECIPES
+    from tfrecords import DatasetManifest
+
+    folder = str(workspace / "datasets" / (workspace / "datasets" / "LATEST").read_text().strip())
+    manifest = DatasetManifest.read(folder)
+    examples = load_examples(folder, manifest, "train")
+    recipe = RECIPES[DEFAULT_MODEL]
+    widest = examples.widths[epoch_order(examples.widths, recipe.batch_size, 0, 0)]
+    padding = 1 - widest.sum() / (widest.max(axis=1).sum() * recipe.batch_size)
+
+    steps = WARM_UP_STEPS + TIMED_STEPS
+    batches = training_batches(
+        examples,
+        batch_size=recipe.batch_size,
+        seed=0,
+        steps=range(steps),
+        replicas=range(1),
+        replica_batch_size=recipe.batch_size,
+        augment=recipe.augment,
+    )
+    ready, clock = [], [0.0]
+    for number, batch in enumerate(batches):
+        if number == WARM_UP_STEPS:
+            clock.append(time.perf_counter())
+        ready.append(batch)
+    input_alone = TIMED_STEPS * recipe.batch_size / (time.perf_counter() - clock[-1])
+
+    keras.utils.set_random_seed(0)
+    model = NETWORKS[DEFAULT_MODEL](manifest.read_charset(folder).classes, manifest.height, False)
+    optimizer = keras.optimizers.AdamW(recipe.learning_rate)
+    optimizer.build(model.trainable_variables)
+
+    @tf.function(reduce_retracing=True)
+    def step(images, widths, labels, label_lengths):
+        with tf.GradientTape() as tape:
+            outputs = model([images, widths], training=True)
+            loss = tf.reduce_mean(ctc_loss(outputs["logits"], outputs["time_steps"], labels, label_lengths))
+        gradients = tape.gradient(loss, model.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+
+    def run(source) -> float:
+        for number, batch in enumerate(source):
+            if number == WARM_UP_STEPS:
+                clock.append(time.perf_counter())
+            step(*(batch[name] for name in ("images", "widths", "labels", "label_lengths")))
+        return TIMED_STEPS * recipe.batch_size / (time.perf_counter() - clock[-1])
+
+    run(ready)  # traces every shape that is met
+    network_alone, both = run(ready), run(batches)
+    print(f"{'images/s, ' + DEFAULT_MODEL + ', lines of ' + f'{np.mean(examples.widths):.0f} px':<54}{'figure':>9}")
+    for name, rate in (("input alone", input_alone), ("network alone", network_alone), ("training", both)):
+        print(f"{'  ' + name:<54}{rate:>9,.0f}")
+    met = "met" if padding < GOAL_PADDING else "MISSED"
+    print(f"{'padding, of all pixels':<54}{padding:>9.1%}   below {GOAL_PADDING:.0%}: {met}\n")
+
+
+def measure_race(workspace: Path, models: list[str], seeds: list[int]) -> None:
+    """Each network's way to reading well."""
+    print(
+        f"{'network':<16}{'seed':>5}{'seconds':>9}{'to 95 %':>9}{'exact then':>12}{'test exact':>12}{'test CER':>10}"
+        f"{'slower':>8}"
+    )
+    for seed in seeds:
+        first: float | None = None
+        for model in models:
+            command(workspace, "--steps=train,evaluate", f"--model={model}", f"--seed={seed}", "--max_cer=1")
+            folder = workspace / "models" / (workspace / "models" / "LATEST").read_text().strip()
+            with open(folder / "history.csv", newline="", encoding="utf-8") as file:
+                history = [(float(row["seconds"]), float(row["exact_match"])) for row in csv.DictReader(file)]
+            evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+            reached = next((seconds for seconds, exact in history if exact >= READ_WELL), None)
+            first = first or reached
+            then = max((exact for seconds, exact in history if first and seconds <= first), default=0.0)
+            slower = f"{reached / first:.1f}x" if reached and first else "never"
+            print(
+                f"{model:<16}{seed:>5}{history[-1][0]:>9.0f}{reached or float('nan'):>9.0f}{then:>12.1%}"
+                f"{evaluation['exact_match']:>12.1%}{evaluation['cer']:>10.2%}{slower:>8}",
+                flush=True,
+            )
+    print(
+        f"\n'exact then': of the validation lines, when {models[0]} had read 95 % of them. Goal: the reference network"
+    )
+    print(f"takes at least {GOAL_FASTER} times the seconds to 95 %.")
+
+
+def main() -> None:
+    """Measures what the command line asks for."""
+    parser = argparse.ArgumentParser(description="Measure training.", allow_abbrev=False)
+    parser.add_argument("--images", required=True, help="labelled images")
+    parser.add_argument("--split_by", default="image", help="as the command has it (default: %(default)s)")
+    parser.add_argument("--models", default="crnn,ocr_model_v1,crnn_v1", help="for the race (default: %(default)s)")
+    parser.add_argument("--seeds", default="0", help="for the race, comma separated (default: %(default)s)")
+    parser.add_argument("--only", choices=("speed", "race"), help="one part")
+    parser.add_argument("--scratch", help="where the temporary folder is made (default: the system's)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="training-", dir=options.scratch) as folder:
+        workspace = Path(folder).resolve() / "workspace"
+        command(workspace, "--steps=ingest", f"--images={options.images}", f"--split_by={options.split_by}")
+        print(f"{len(os.sched_getaffinity(0))} cores\n")
+        if options.only in (None, "speed"):
+            measure_speed(workspace)
+        if options.only in (None, "race"):
+            measure_race(workspace, options.models.split(","), [int(seed) for seed in options.seeds.split(",")])
+
+
+if __name__ == "__main__":
+    main()
