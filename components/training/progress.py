@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 
 from components.training.history import EpochRecord
 
-_BAR = 20
+_BAR = 10  # so that the line fits 80 columns
 _EVERY_S = 0.5
 
 
@@ -43,12 +44,12 @@ class Progress:
             return
         filled = _BAR * step // self._steps
         bar = "█" * filled + "░" * (_BAR - filled)
-        print(
-            f"\r\x1b[K{self._number(epoch)} {bar} {step}/{self._steps}  loss {loss:.3f}  CER {self._cer}  "
-            f"{images_per_second:.0f} images/s  {_clock(left_s)} left",
-            end="",
-            flush=True,
+        line = (
+            f"{self._number(epoch)} {bar} {step}/{self._steps}  loss {loss:.3f}  CER {self._cer}  "
+            f"{images_per_second:.0f} images/s  {_clock(left_s)} left"
         )
+        fitting = line[: shutil.get_terminal_size().columns - 1]  # one that is wrapped could not be wiped
+        print(f"\r\x1b[K{fitting}", end="", flush=True)
 
     def epoch(self, record: EpochRecord, left_s: float, *, last: bool) -> None:
         """Says how an epoch went."""

@@ -1,0 +1,129 @@
+"""What a person sees while a network trains, at a terminal and in a log."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+from components.training.history import EpochRecord
+from components.training.progress import Progress, _clock
+
+
+def record(epoch: int, cer: float = 0.5) -> EpochRecord:
+    return EpochRecord(epoch, 10 * epoch, 1e-3, 12.3456, 7.8901, cer, 0.75, 0.125, 1234.5, 0, 3.0)
+
+
+def shown_on(screen: str) -> list[str]:
+    """What a terminal shows after each carriage return with "erase to the end of the line"."""
+    assert screen.startswith("\r\x1b[K")
+    lines = screen.split("\r\x1b[K")[1:]
+    assert not any("\x1b" in line or "\r" in line or "\n" in line for line in lines)
+    return lines
+
+
+def test_a_log_gets_one_line_an_epoch_and_no_bar(capsys, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    said: list[str] = []
+    progress = Progress(said.append, epochs=12, steps=4, live=False)
+    for epoch in (9, 10, 12):
+        for step in (1, 2, 3, 4):
+            progress.step(epoch, step, 1.5, 100.0, 60.0)
+        now[0] += 0.6
+        progress.epoch(record(epoch), left_s=125.2, last=epoch == 12)
+    assert capsys.readouterr().out == ""
+    assert said[0] == (
+        "epoch  9/12  loss  12.346  validation loss   7.890  CER  50.00%  WER  75.00%  exact  12.5%   1234 images/s"
+        "  2:05 left"
+    )
+    assert [line[:11] for line in said] == ["epoch  9/12", "epoch 10/12", "epoch 12/12"]
+
+
+@pytest.mark.parametrize(
+    ("seconds_an_epoch", "said_epochs"),
+    [(0.1, [1, 6, 11, 16, 20]), (0.3, [*range(1, 20, 2), 20]), (0.5, list(range(1, 21)))],
+)
+def test_short_epochs_say_at_most_two_lines_a_second_but_always_the_first_and_the_last(
+    seconds_an_epoch, said_epochs, monkeypatch
+):
+    now = [7.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    said: list[str] = []
+    progress = Progress(said.append, epochs=20, steps=1, live=False)
+    for epoch in range(1, 21):
+        now[0] = 7.0 + seconds_an_epoch * epoch + 1e-6 * epoch
+        progress.epoch(record(epoch), left_s=1.0, last=epoch == 20)
+    assert [int(re.match(r"epoch +(\d+)/20", line)[1]) for line in said] == said_epochs
+
+
+def test_a_training_that_ends_early_says_its_last_epoch_whatever_its_number():
+    said: list[str] = []
+    progress = Progress(said.append, epochs=500, steps=1, live=False)
+    progress.epoch(record(1), left_s=1.0, last=False)
+    progress.epoch(record(2), left_s=1.0, last=False)
+    progress.epoch(record(3), left_s=1.0, last=True)
+    assert [line[:13] for line in said] == ["epoch   1/500", "epoch   3/500"]
+
+
+def test_a_terminal_sees_a_bar_that_fills_and_is_wiped_for_the_line_of_the_epoch(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    progress = Progress(print, epochs=3, steps=40, live=True)
+    for step in range(1, 41):
+        progress.step(1, step, 3.25, 512.4, 3661.0)
+    bars = shown_on(capsys.readouterr().out)
+    filled = [bar.count("█") for bar in bars]
+    assert filled == [step // 4 for step in range(1, 41)]
+    assert all(bar.count("█") + bar.count("░") == 10 for bar in bars)
+    assert bars[0] == "epoch 1/3 ░░░░░░░░░░ 1/40  loss 3.250  CER   --    512 images/s  1:01:01 left"
+    progress.epoch(record(1, cer=0.0712), left_s=61.0, last=False)
+    assert capsys.readouterr().out.startswith("\r\x1b[Kepoch 1/3  loss  12.346  validation loss")
+    progress.step(2, 40, 0.5, 99.6, 5.0)
+    (bar,) = shown_on(capsys.readouterr().out)
+    assert bar == "epoch 2/3 ██████████ 40/40  loss 0.500  CER  7.12%  100 images/s  0:05 left"
+
+
+def test_at_a_terminal_every_epoch_has_its_line_however_short(capsys):
+    said: list[str] = []
+    progress = Progress(said.append, epochs=30, steps=1, live=True)
+    for epoch in range(1, 31):
+        progress.step(epoch, 1, 1.0, 1.0, 1.0)
+        progress.epoch(record(epoch), left_s=1.0, last=epoch == 30)
+    assert len(said) == 30
+    assert shown_on(capsys.readouterr().out)[-1] == ""  # nothing of a bar stays
+
+
+def test_the_bar_of_a_usual_training_fits_eighty_columns_whole(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    progress = Progress(lambda line: None, epochs=30, steps=54, live=True)
+    progress.epoch(record(1, cer=0.9876), left_s=1.0, last=False)
+    capsys.readouterr()
+    progress.step(2, 54, 12.345, 512.4, 754.0)
+    (bar,) = shown_on(capsys.readouterr().out)
+    assert len(bar) < 80
+    assert bar.endswith("CER 98.76%  512 images/s  12:34 left")
+
+
+@pytest.mark.parametrize("columns", [40, 80, 100, 120])
+def test_no_bar_is_wider_than_the_terminal(columns, capsys, monkeypatch):
+    """In a long training whose loss is still large: a longer line would be wrapped, and could not be wiped."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    progress = Progress(lambda line: None, epochs=9999, steps=99_999, live=True)
+    progress.epoch(record(1, cer=12.5), left_s=1.0, last=False)
+    capsys.readouterr()
+    progress.step(9999, 99_999, 1234.5678, 98_765.4, 359_999.0)
+    (bar,) = shown_on(capsys.readouterr().out)
+    whole = "epoch 9999/9999 ██████████ 99999/99999  loss 1234.568  CER 1250.00%  98765 images/s  99:59:59 left"
+    assert bar == whole[: columns - 1]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        *((0, "0:00"), (0.4, "0:00"), (59.4, "0:59"), (59.6, "1:00"), (60, "1:00"), (3599.6, "1:00:00")),
+        *((3600, "1:00:00"), (3723, "1:02:03"), (86_400, "24:00:00"), (360_000, "100:00:00")),
+    ],
+)
+def test_a_time_is_written_as_a_clock_does(seconds, text):
+    assert _clock(seconds) == text
