@@ -64,6 +64,8 @@ class ClusterPlace:
         try:
             config = json.loads(text)
             cluster = {kind: tuple(addresses) for kind, addresses in config.get("cluster", {}).items() if addresses}
+            if not all(isinstance(addresses, list) for addresses in config.get("cluster", {}).values()):
+                raise TypeError("the addresses of a kind of task have to be a list")
             task = config.get("task", {})
             kind, index = task.get("type", "worker"), int(task.get("index", 0))
         except (ValueError, TypeError, AttributeError) as error:
@@ -172,7 +174,9 @@ def _train_once(
 ) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(os.path.join(folder, ERROR_NAME))
-    addresses = [f"localhost:{port}" for port in _free_ports(workers)] if workers > 1 else []
+    addresses, first = [f"localhost:{port}" for port in _free_ports(workers)] if workers > 1 else [], 0
+    if place is not None and workers == 1:  # in the words of TensorFlow, which knows no "master"
+        addresses, first = list(place.addresses), place.worker
     processes: list[subprocess.Popen] = []
     try:
         for index in range(workers):
@@ -180,7 +184,7 @@ def _train_once(
                 processes.append(
                     subprocess.Popen(
                         [sys.executable, "-m", "components.training.worker", request_path],
-                        env={**_environment(addresses, index), **shares[index]},
+                        env={**_environment(addresses, first + index), **shares[index]},
                         stdin=subprocess.DEVNULL,
                         stderr=log,
                     )
