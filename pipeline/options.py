@@ -307,6 +307,8 @@ def _check(options: LinePipelineOptions) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name}={value} must be at least 1")
+    if options.train_restarts < 0:
+        raise UsageError(f"--train_restarts={options.train_restarts} must be at least 0")
     if options.max_pixels > _PILLOW_LIMIT:
         raise UsageError(f"--max_pixels={options.max_pixels} must be at most {_PILLOW_LIMIT}, Pillow's own limit")
     if not 16 <= options.height <= 512:

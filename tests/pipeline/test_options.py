@@ -43,6 +43,28 @@ def test_defaults_are_the_documented_ones():
     assert options.label_rules == LabelRules("auto")
 
 
+def test_training_flags_default_to_what_the_model_and_a_nightly_run_need():
+    options = parse_options([])
+    assert (options.patience, options.init_from, options.resume, options.train_restarts) == (None, None, "auto", 2)
+    assert (options.epochs, options.batch_size, options.learning_rate, options.train_workers) == (None, None, None, 1)
+
+
+def test_training_flags_are_passed_on(tmp_path):
+    given = {"patience": 7, "init_from": "0123456789ab", "resume": "never", "train_restarts": 0, "train_workers": 2}
+    options = parse_options([f"--{name}={value}" for name, value in given.items()])
+    assert {name: getattr(options, name) for name in given} == given
+    (tmp_path / "nightly.yaml").write_text("".join(f"{name}: {value}\n" for name, value in given.items()))
+    options = parse_options([f"--config={tmp_path / 'nightly.yaml'}", "--patience=8"])
+    assert {name: getattr(options, name) for name in given} == {**given, "patience": 8}
+
+
+def test_a_batch_that_local_workers_cannot_share_is_refused():
+    assert refusal("--batch_size=9", "--train_workers=2") == (
+        "--batch_size=9 cannot be shared equally by --train_workers=2"
+    )
+    assert parse_options(["--batch_size=10", "--train_workers=2"]).batch_size == 10
+
+
 def test_steps_run_in_their_own_order_whatever_the_order_on_the_command_line():
     assert parse_options(["--steps=evaluate, train"]).step_names == ("train", "evaluate")
 
@@ -64,6 +86,15 @@ def test_beams_own_flags_pass_through():
         (["--epochs=many"], "invalid int value: 'many'"),
         (["--epochs=0"], "--epochs=0 must be at least 1"),
         (["--batch_size=-2"], "--batch_size=-2 must be at least 1"),
+        (["--patience=0"], "--patience=0 must be at least 1"),
+        (["--patience=half"], "invalid int value: 'half'"),
+        (["--patients=3"], "unknown flag --patients: did you mean --patience?"),
+        (["--resume=always"], "invalid choice: 'always' (choose from 'auto', 'never')"),
+        (["--resume"], "expected one argument"),
+        (["--train_restarts=-1"], "--train_restarts=-1 must be at least 0"),
+        (["--train_restarts=often"], "invalid int value: 'often'"),
+        (["--train_workers=0"], "--train_workers=0 must be at least 1"),
+        (["--init_form=model"], "unknown flag --init_form: did you mean --init_from?"),
         (["--max_label_length=0"], "--max_label_length=0 must be at least 1"),
         (["--max_label_length=-1"], "--max_label_length=-1 must be at least 1"),
         (["--max_label_length=long"], "invalid int value: 'long'"),
