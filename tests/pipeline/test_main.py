@@ -230,3 +230,74 @@ def test_a_collection_without_any_usable_label_is_refused_with_counts_and_an_exa
     said = capsys.readouterr().err
     assert "(3 no_label, 1 no_image)" in said
     assert f"{tmp_path}/C:\\scans\\0.png: row 2 of {table}: there is no such image" in said
+
+
+# In a scheduler's cluster
+
+
+def _tf_config(monkeypatch, *addresses: str, kind: str = "worker", index: int = 0) -> None:
+    config = {"cluster": {"worker": list(addresses)}, "task": {"type": kind, "index": index}, "environment": "cloud"}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+
+
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("steps", [[], ["--steps=ingest,train"], ["--steps=train,evaluate"]])
+def test_nodes_that_train_together_may_do_nothing_else(tmp_path, capsys, monkeypatch, steps, index):
+    _tf_config(monkeypatch, "a:1", "b:1", index=index)
+    assert main([*steps, f"--workspace={tmp_path / 'ws'}"]) == EXIT_USAGE
+    assert _error(capsys) == (
+        "error: TF_CONFIG describes a cluster of 2 workers, which train together: give --steps=train to all of them, "
+        "and run the other steps before and after, on one machine"
+    )
+    assert not (tmp_path / "ws").exists()
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_nodes_that_train_together_start_one_worker_each(tmp_path, capsys, monkeypatch, index):
+    _tf_config(monkeypatch, "a:1", "b:1", index=index)
+    assert main(["--steps=train", "--train_workers=2", f"--workspace={tmp_path / 'ws'}"]) == EXIT_USAGE
+    assert "--train_workers=2 is for one machine, but TF_CONFIG describes a cluster" in _error(capsys)
+    assert not (tmp_path / "ws").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ("{", "TF_CONFIG={ is not what TensorFlow's documentation describes"),
+        ('{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}}', "TF_CONFIG names tasks of the kind ps"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}', "names this task worker 1, but"),
+    ],
+)
+def test_a_tf_config_that_cannot_be_followed_is_refused_before_anything_starts(
+    tmp_path, capsys, monkeypatch, config, sentence
+):
+    monkeypatch.setenv("TF_CONFIG", config)
+    assert main(["--steps=train", f"--workspace={tmp_path / 'ws'}"]) == EXIT_USAGE
+    assert sentence in _error(capsys)
+    assert not (tmp_path / "ws").exists()
+    # Steps that do not train do not look at it.
+    assert main(["--steps=evaluate", f"--workspace={tmp_path / 'ws'}"]) == EXIT_REFUSED
+    assert "no model is committed" in _error(capsys)
+
+
+@pytest.mark.parametrize(
+    "flags", [["--steps=train"], ["--steps=train,evaluate,infer"], ["--steps=train", "--train_workers=2"]]
+)
+def test_one_node_alone_is_no_cluster(tmp_path, capsys, monkeypatch, flags):
+    said = []
+    for name in ("without", "with"):
+        if name == "with":
+            _tf_config(monkeypatch, "a:1")
+        assert main([*flags, f"--workspace={tmp_path / 'ws'}"]) == EXIT_REFUSED
+        said.append(_error(capsys))
+    assert said[0] == said[1]
+    assert "no dataset is committed" in said[0]
+
+
+def test_a_node_that_only_helps_neither_holds_the_workspace_nor_reports(tmp_path, capsys, monkeypatch):
+    _tf_config(monkeypatch, "a:1", "b:1", index=1)
+    assert main(["--steps=train", f"--workspace={tmp_path / 'ws'}"]) == EXIT_REFUSED
+    captured = capsys.readouterr()
+    assert captured.out == f"workspace {tmp_path / 'ws'}, worker 1 of 2\n"
+    assert captured.err.startswith("error: no dataset is committed")
+    assert not (tmp_path / "ws").exists()
