@@ -181,7 +181,7 @@ def train(context: Context) -> StepResult:
         "model": network,
         "epochs": epochs,
         "batch_size": batch_size,
-        "learning_rate": options.learning_rate or recipe.learning_rate,
+        "learning_rate": options.learning_rate or recipe.learning_rate * (recipe.going_on if start else 1),
         "patience": options.patience or -(-epochs // 3),
         "seed": options.seed,
         "init_from": start[1].model_id if start else None,

@@ -88,9 +88,9 @@ class Workspace:
         if storage.is_remote(self.root):
             return
         for name in storage.list_names(self.unfinished("")):
+            path = self.unfinished(name)
             if not name.startswith("training-"):
-                storage.remove_folder(self.unfinished(name))
-                storage.remove_file(self.unfinished(name)) if storage.is_file(self.unfinished(name)) else None
+                storage.remove_folder(path) if storage.is_folder(path) else storage.remove_file(path)
         with contextlib.suppress(OSError):
             os.rmdir(self.unfinished(""))
         for kind in ("datasets", "models", "runs", "sample"):
