@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from components.training.cluster import ClusterPlace, TrainingLostError
@@ -81,28 +81,13 @@ def run(options: LinePipelineOptions, workspace: Workspace) -> int:
 
     record = report.RunRecord.start(options, workspace.root)
     results: list[StepResult] = []
-    status = EXIT_REFUSED
-    interruption = _Interruption()
-    before = {number: signal.signal(number, interruption) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        _run_steps(options, workspace, record, results)
-        status = EXIT_DONE if record.status == "done" else EXIT_REFUSED
-    except (Exception, KeyboardInterrupt) as error:
-        if interruption.came:
-            record.fail("interrupted: what is finished is kept, and the same command goes on from there")
-            status = EXIT_INTERRUPTED
-        elif isinstance(error, DataError):
-            record.fail(str(error))
-            status = EXIT_LOST if isinstance(error, TrainingLostError) else EXIT_REFUSED
-        elif isinstance(error, OSError):
-            record.fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-        else:
-            log = workspace.run_record(record.run, "log")
-            storage.write_bytes(log, traceback.format_exc().encode())
-            record.fail(f"a failure of the program or its engine, {type(error).__name__}; the whole story is in {log}")
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    status, problem = _guarded(
+        lambda: _run_steps(options, workspace, record, results), workspace.run_record(record.run, "log")
+    )
+    if problem is not None:
+        record.fail(problem)
+    elif record.status != "done":
+        status = EXIT_REFUSED
     if status == EXIT_DONE:
         workspace.clear_unfinished()
     paths = report.write(record, workspace)
@@ -126,6 +111,11 @@ def _place_in_cluster(options: LinePipelineOptions) -> ClusterPlace | None:
             f"TF_CONFIG describes a cluster of {len(place.addresses)} workers, which train together: give "
             "--steps=train to all of them, and run the other steps before and after, on one machine"
         )
+    if options.resume == "never":
+        raise UsageError(
+            "--resume=never is not for a cluster, whose scheduler repeats the command after every fault: delete the "
+            "training's folder in WORKSPACE/unfinished instead"
+        )
     if options.train_workers > 1:
         raise UsageError(
             f"--train_workers={options.train_workers} is for one machine, but TF_CONFIG describes a cluster: each of "
@@ -139,11 +129,35 @@ def _train_beside_the_chief(options: LinePipelineOptions, workspace: Workspace, 
     from pipeline.steps import Context, train
 
     _say(f"workspace {workspace.root}, worker {place.worker} of {len(place.addresses)}")
+    status, problem = _guarded(
+        lambda: _say(train(Context(options, workspace, _say)).summary),
+        workspace.run_record(f"worker-{place.worker}", "log"),
+    )
+    if problem is not None:
+        _say_error(problem)
+    return status
+
+
+def _guarded(work: Callable[[], None], log: str) -> tuple[int, str | None]:
+    """Does some work; the exit status, and one sentence if it failed. What nobody foresaw is told in `log`."""
+    interruption = _Interruption()
+    before = {number: signal.signal(number, interruption) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        _say(train(Context(options, workspace, _say)).summary)
-    except TrainingLostError as error:
-        return _refuse(error, EXIT_LOST)
-    return EXIT_DONE
+        work()
+        return EXIT_DONE, None
+    except (Exception, KeyboardInterrupt) as error:
+        if interruption.came:
+            return EXIT_INTERRUPTED, "interrupted: what is finished is kept, and the same command goes on from there"
+        if isinstance(error, DataError):
+            return EXIT_LOST if isinstance(error, TrainingLostError) else EXIT_REFUSED, str(error)
+        if isinstance(error, OSError):
+            return EXIT_REFUSED, f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        storage.write_bytes(log, traceback.format_exc().encode())
+        failure = f"a failure of the program or its engine, {type(error).__name__}; the whole story is in {log}"
+        return EXIT_REFUSED, failure
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _run_steps(

@@ -129,7 +129,7 @@ class LinePipelineOptions(PipelineOptions):
         training.add_argument(
             "--model",
             choices=tuple(RECIPES),
-            help="the network: crnn reads lines of any width; crnn_v1 and ocr_model_v1 are references "
+            help="the network: crnn and crnn_large read lines of any width; crnn_v1 and ocr_model_v1 are references "
             "of fixed width (default: crnn, or the one of --init_from)",
         )
         training.add_argument("--epochs", type=int, help="passes over the training images (default: by model)")

@@ -40,10 +40,10 @@ from pipeline.options import LinePipelineOptions
 from pipeline.runners import processes_per_worker, run_job
 from pipeline.workspace import Workspace, short_id
 from tfrecords import SPLITS, Charset, CharsetError, DataError, DatasetManifest, SplitFractions, storage
-from tfrecords.manifest import CHARSET_NAME, STATISTICS_NAME
+from tfrecords.manifest import CHARSET_NAME, MANIFEST_NAME, STATISTICS_NAME
 
 # Raised when a step would make another result from the same input: no old one is then taken for it.
-_CODE_VERSION = 2
+_CODE_VERSION = 3
 _BYTES_A_ROW = 64  # of a label table, as a guess
 _LATEST, _ACCEPTED = "LATEST", "ACCEPTED"
 
@@ -172,6 +172,11 @@ def train(context: Context) -> StepResult:
     place = ClusterPlace.of(os.environ)
     chief = place is None or place.chief
     dataset_id, dataset_folder, dataset = _latest_dataset(workspace)
+    if not dataset.examples("train"):
+        raise DataError(
+            f"the train split of dataset {dataset_id} is empty: ingest more images, or more groups of them, or lower "
+            "--validation_fraction and --test_fraction"
+        )
     start = _model_to_start_from(options, workspace, dataset)
     network = options.model or (start[1].model if start else DEFAULT_MODEL)
     recipe = RECIPES[network]
@@ -188,6 +193,9 @@ def train(context: Context) -> StepResult:
     }
     model_id = short_id(version=_CODE_VERSION, dataset_id=dataset_id, **request)
     folder = workspace.model(model_id)
+    if not chief and storage.exists(storage.join(folder, MANIFEST_NAME)):
+        summary = f"model {model_id} is there already: nothing is left to train"
+        return StepResult("train", summary, folder, {"model_id": model_id, **request}, reused=True)
     found = _intact_model(context, folder)
     if found is not None:
         manifest = found
@@ -196,49 +204,46 @@ def train(context: Context) -> StepResult:
             _need_test_split(dataset)
         training = workspace.unfinished(f"training-{model_id}")
         checkpoints = storage.join(training, "checkpoints")
-        if chief and options.resume == "never":
+        if options.resume == "never":
             storage.remove_folder(checkpoints)
-        local = chief and not storage.is_remote(training)
-        scratch = training if local else tempfile.mkdtemp(prefix="training-")
-        output = os.path.join(scratch, "model")
-        storage.remove_folder(output)
-        train_in_processes(
-            {
-                **request,
-                "dataset_folder": _local_dataset(dataset_folder, dataset, scratch),
-                "output_folder": output,
-                "checkpoint_folder": checkpoints,
-                "init_from": start[1].fetch(start[0], KERAS_NAME) if start else None,
-                "init_symbols": start[1].read_charset(start[0]).symbols if start else (),
-            },
-            scratch,
-            options.train_workers,
-            restarts=options.train_restarts,
-            place=place,
-            say=context.say,
-        )
-        if not chief:
-            storage.remove_folder(scratch)
-            summary = f"this worker has trained its part of model {model_id}; the first worker commits it"
-            return StepResult("train", summary, folder, {"model_id": model_id, **request})
-        storage.copy_file(storage.join(dataset_folder, CHARSET_NAME), os.path.join(output, CHARSET_NAME))
-        manifest = ModelManifest(
-            model_id=model_id,
-            dataset_id=dataset_id,
-            model=network,
-            height=dataset.height,
-            time_stride=TIME_STRIDE,
-            charset_sha256=dataset.charset_sha256,
-            options=request,
-            files=describe_files(output),
-            created_at=_now().isoformat(),
-        )
-        unfinished = workspace.unfinished(f"model-{model_id}")
-        storage.remove_folder(unfinished)
-        storage.copy_folder(output, unfinished)
-        manifest.write(unfinished)
-        storage.move_folder(unfinished, folder)
-        storage.remove_folder(scratch)
+        with _training_folder(None if storage.is_remote(training) or not chief else training) as scratch:
+            output = os.path.join(scratch, "model")
+            storage.remove_folder(output)
+            train_in_processes(
+                {
+                    **request,
+                    "dataset_folder": _local_dataset(dataset_folder, dataset, scratch),
+                    "output_folder": output,
+                    "checkpoint_folder": checkpoints,
+                    "init_from": _local_weights(*start, scratch) if start else None,
+                    "init_symbols": start[1].read_charset(start[0]).symbols if start else (),
+                },
+                scratch,
+                options.train_workers,
+                restarts=options.train_restarts,
+                place=place,
+                say=context.say,
+            )
+            if not chief:
+                summary = f"this worker has trained its part of model {model_id}; the first worker commits it"
+                return StepResult("train", summary, folder, {"model_id": model_id, **request})
+            storage.copy_file(storage.join(dataset_folder, CHARSET_NAME), os.path.join(output, CHARSET_NAME))
+            manifest = ModelManifest(
+                model_id=model_id,
+                dataset_id=dataset_id,
+                model=network,
+                height=dataset.height,
+                time_stride=TIME_STRIDE,
+                charset_sha256=dataset.charset_sha256,
+                options=request,
+                files=describe_files(output),
+                created_at=_now().isoformat(),
+            )
+            unfinished = workspace.unfinished(f"model-{model_id}")
+            storage.remove_folder(unfinished)
+            storage.copy_folder(output, unfinished)
+            manifest.write(unfinished)
+            storage.move_folder(unfinished, folder)
     storage.remove_folder(workspace.unfinished(f"training-{model_id}"))
     workspace.write_pointer("models", _LATEST, model_id)
     summary = f"model {model_id}: {network}, up to {epochs} epochs on dataset {dataset_id}"
@@ -595,6 +600,33 @@ def _local_dataset(folder: str, manifest: DatasetManifest, scratch: str) -> str:
         storage.copy_file(storage.join(folder, name), os.path.join(local, name))
     manifest.write(local)
     return local
+
+
+@contextlib.contextmanager
+def _training_folder(folder: str | None) -> Iterator[str]:
+    """A local folder to train in; a temporary one, of which a failure leaves only the logs, if none is given."""
+    if folder is not None:
+        yield folder
+        return
+    folder = tempfile.mkdtemp(prefix="training-")
+    try:
+        yield folder
+    except BaseException:
+        for name in ("dataset", "model", "start"):
+            storage.remove_folder(os.path.join(folder, name))
+        raise
+    storage.remove_folder(folder)
+
+
+def _local_weights(folder: str, manifest: ModelManifest, scratch: str) -> str:
+    """The path of a model's `.keras` file, copied to the scratch folder if it is not local."""
+    path = manifest.fetch(folder, KERAS_NAME)
+    if storage.is_remote(folder):
+        target = os.path.join(scratch, "start", KERAS_NAME)
+        storage.copy_file(path, target)
+        storage.remove_folder(os.path.dirname(path))
+        return target
+    return path
 
 
 def _read_model(workspace: Workspace, model_id: str) -> ModelManifest:

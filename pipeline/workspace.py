@@ -16,6 +16,7 @@ from components.inference.predictions import RUN_MANIFEST_NAME
 from tfrecords import DataError, storage
 
 _ID_LENGTH = 12
+_MONTH_S = 30 * 24 * 3600
 
 
 def short_id(**what: Any) -> str:
@@ -84,12 +85,12 @@ class Workspace:
             yield
 
     def clear_unfinished(self) -> None:
-        """Deletes what stopped runs left, but for trainings: hours may have gone into their checkpoints."""
+        """Deletes what stopped runs left, but for trainings, into which hours may have gone: those after a month."""
         if storage.is_remote(self.root):
             return
         for name in storage.list_names(self.unfinished("")):
             path = self.unfinished(name)
-            if not name.startswith("training-"):
+            if not name.startswith("training-") or time.time() - os.path.getmtime(path) > _MONTH_S:
                 storage.remove_folder(path) if storage.is_folder(path) else storage.remove_file(path)
         with contextlib.suppress(OSError):
             os.rmdir(self.unfinished(""))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from components.training.worker import TrainingLost
 from tfrecords import DataError, storage
 
 _NAME = re.compile(r"checkpoint-(\d{9})\.npz")
@@ -46,50 +49,60 @@ class Checkpoints:
         self.folder = folder
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Writes a checkpoint; drops those before the last two, and what a killed writer left.
+        """Writes a checkpoint; keeps it and the one before it, and deletes the rest and what a killed writer left.
 
         Raises:
             DataError: if it cannot be written, such as on a full disk.
+            TrainingLost: if an object store fails.
         """
         content = io.BytesIO()
         facts = np.frombuffer(json.dumps({**checkpoint.facts, "step": checkpoint.step}).encode(), np.uint8)
         arrays: dict[str, Any] = {_FACTS: facts, **checkpoint.arrays}
         np.savez(content, **arrays)
-        try:
-            storage.write_bytes(storage.join(self.folder, f"checkpoint-{checkpoint.step:09d}.npz"), content.getvalue())
-            left = [name for name in storage.list_names(self.folder) if name.startswith(storage.TEMPORARY_PREFIX)]
-            for name in [*left, *self._names()[_KEPT:]]:
-                storage.remove_file(storage.join(self.folder, name))
-        except OSError as error:
-            raise DataError(
-                f"the checkpoint of step {checkpoint.step} ({content.tell() / 1e6:.1f} MB) cannot be written to "
-                f"{self.folder}: {error.strerror or error}; mend that, and the same command goes on from the last one"
-            ) from None
+        what = f"the checkpoint of step {checkpoint.step} ({content.tell() / 1e6:.1f} MB) cannot be written to"
+        with self._explained(what, "; mend that, and the same command goes on from the last one"):
+            name = f"checkpoint-{checkpoint.step:09d}.npz"
+            storage.write_bytes(storage.join(self.folder, name), content.getvalue())
+            names = self._names()
+            # Those of later steps are damaged, or of a run that was given up.
+            kept = names[names.index(name) :][:_KEPT]
+            left = [found for found in storage.list_names(self.folder) if found.startswith(storage.TEMPORARY_PREFIX)]
+            for found in [*left, *set(names).difference(kept)]:
+                storage.remove_file(storage.join(self.folder, found))
 
     def latest(self, say: Callable[[str], None]) -> Checkpoint | None:
         """The newest checkpoint that is intact, or None; `say` hears of damaged ones.
 
         Raises:
-            DataError: if the folder cannot be read.
+            DataError: if the folder or a file cannot be read.
+            TrainingLost: if an object store fails.
         """
-        try:
-            names = self._names()
-        except OSError as error:
-            raise DataError(f"the checkpoints in {self.folder} cannot be read: {error.strerror or error}") from None
-        for name in names:
-            path = storage.join(self.folder, name)
-            try:
-                with np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False) as file:
-                    arrays = {key: file[key] for key in file.files}
-                facts = json.loads(arrays.pop(_FACTS).tobytes())
-                return Checkpoint(facts["step"], arrays, facts)
-            except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
-                say(f"warning: {path} is damaged ({error}): going on from the checkpoint before it, if there is one")
+        with self._explained("the checkpoints cannot be read in"):
+            for name in self._names():
+                content = storage.read_bytes(storage.join(self.folder, name))
+                try:
+                    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+                        arrays = {key: file[key] for key in file.files}
+                    facts = json.loads(arrays.pop(_FACTS).tobytes())
+                    return Checkpoint(facts["step"], arrays, facts)
+                except (zipfile.BadZipFile, zlib.error, AttributeError, ValueError, KeyError, EOFError, OSError):
+                    say(
+                        f"warning: {self.folder}/{name} is damaged: going on from the checkpoint before it, "
+                        "if there is one"
+                    )
         return None
 
-    def remove(self) -> None:
-        """Deletes them all."""
-        storage.remove_folder(self.folder)
+    @contextlib.contextmanager
+    def _explained(self, what: str, advice: str = "") -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DataError(f"{what} {self.folder}: {error.strerror or error}{advice}") from None
+        except Exception as error:
+            if not storage.is_remote(self.folder):
+                raise
+            # The clients of object stores have errors of their own, most of which pass.
+            raise TrainingLost(f"{what} {self.folder}: {type(error).__name__}: {error}") from error
 
     def _names(self) -> list[str]:
         """The files' names, newest first."""

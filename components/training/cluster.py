@@ -230,8 +230,8 @@ def _wait(processes: list[subprocess.Popen]) -> int | None:
     while True:
         codes = [process.poll() for process in processes]
         failed = [index for index, code in enumerate(codes) if code]
-        if failed:  # one that lost the others, or waited for them, is not the cause
-            return min(failed, key=lambda index: codes[index] in (STATUS_LOST, -signal.SIGALRM))
+        if failed:  # one that lost the others, or waited for them, is not the cause; one that was killed is
+            return min(failed, key=lambda i: (codes[i] in (STATUS_LOST, -signal.SIGALRM), codes[i] != -signal.SIGKILL))
         if all(code == 0 for code in codes):
             return None
         time.sleep(_POLL_S)

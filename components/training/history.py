@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import os
 import shutil
 from collections.abc import Sequence
+
+from tfrecords import storage
 
 HISTORY_NAME = "history.csv"
 TENSORBOARD_NAME = "tensorboard"
@@ -85,10 +88,11 @@ class HistoryWriter:
 
         self._written.append(record)
         values = dataclasses.asdict(record)
-        with open(self._csv, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(values))
-            writer.writeheader()
-            writer.writerows(dataclasses.asdict(each) for each in self._written)
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, list(values))
+        writer.writeheader()
+        writer.writerows(dataclasses.asdict(each) for each in self._written)
+        storage.write_bytes(self._csv, table.getvalue().encode())
         with self._events.as_default():
             for name, value in values.items():
                 if name not in ("epoch", "step"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 import time
 from collections.abc import Callable
 
@@ -10,6 +12,14 @@ from components.training.history import EpochRecord
 
 _BAR = 10  # so that the line fits 80 columns
 _EVERY_S = 0.5
+
+
+def show(text: str, end: str = "\n") -> None:
+    """Prints; when nobody reads any more, training goes on."""
+    try:
+        print(text, end=end, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Progress:
@@ -49,14 +59,14 @@ class Progress:
             f"{images_per_second:.0f} images/s  {_clock(left_s)} left"
         )
         fitting = line[: shutil.get_terminal_size().columns - 1]  # one that is wrapped could not be wiped
-        print(f"\r\x1b[K{fitting}", end="", flush=True)
+        show(f"\r\x1b[K{fitting}", end="")
 
     def epoch(self, record: EpochRecord, left_s: float, *, last: bool) -> None:
         """Says how an epoch went."""
         self._cer = f"{record.cer:6.2%}"
         now = time.monotonic()
         if self._live:
-            print("\r\x1b[K", end="", flush=True)
+            show("\r\x1b[K", end="")
         elif 0 <= self._said > now - _EVERY_S and not last:
             return
         self._said = now

@@ -6,10 +6,14 @@ Every worker runs this module with the same request; one worker is a cluster of 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
+import math
 import os
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -30,7 +34,7 @@ from components.training.history import EpochRecord, HistoryWriter, best_epoch, 
 from components.training.networks import NETWORKS
 from components.training.progress import Progress
 from components.training.recipes import RECIPES, Recipe
-from components.training.worker import Watchdog
+from components.training.worker import TrainingLost, Watchdog
 from tfrecords import Charset, DataError, DatasetManifest, adjacent_repeats, storage
 
 LEFT_OUT_NAME = "left_out.json"
@@ -38,14 +42,10 @@ LEFT_OUT_NAME = "left_out.json"
 _WARM_UP = 0.1
 _READING_BATCH = 64
 _SHOWN = 16
-_LOOK_EVERY = 10
+_LOOK_EVERY = 5
 """Steps between looks at their results; a look waits for the devices."""
 _BFLOAT16_FROM = (8, 0)
 """Compute capability from which NVIDIA GPUs multiply bfloat16 faster than float32."""
-
-
-class TrainingLost(Exception):  # noqa: N818 (no error of the data or the program)
-    """The other workers or a device are gone; training can go on from its last checkpoint."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,6 +210,7 @@ def _train(request: TrainingRequest, say: Callable[[str], None], watchdog: Watch
     charset = manifest.read_charset(request.dataset_folder)
     place = ClusterPlace.of(os.environ)
     chief = place is None or place.chief
+    say_here = say
     if not chief:
         say, live = _say_nothing, False
     checkpoints = Checkpoints(request.checkpoint_folder)
@@ -219,18 +220,22 @@ def _train(request: TrainingRequest, say: Callable[[str], None], watchdog: Watch
         watchdog.expect(0)
         if chief:
             say("training was finished before; only the model was not written yet")
-            HistoryWriter(request.output_folder, state.history).close()
             examples = load_examples(request.dataset_folder, manifest, "train")
-            _write_model(request, charset, examples, manifest.height, state, say)
+            with _explained("the model", request.output_folder):
+                HistoryWriter(request.output_folder, state.history).close()
+                _write_model(request, charset, examples, manifest.height, state, say)
         return
-    say(_devices_found(place))
-    cluster = _Cluster.join()
-    watchdog.expect(request.stall_timeout_s)
-    if request.batch_size % cluster.replicas:
-        raise DataError(f"--batch_size={request.batch_size} cannot be shared equally by {cluster.replicas} replicas")
+    say_here(_devices_found(place))
     examples = load_examples(request.dataset_folder, manifest, "train")
     validation = load_examples(request.dataset_folder, manifest, "validation")
-    watchdog.alive()
+    cluster = _Cluster.join()
+    watchdog.expect(request.stall_timeout_s)
+    _agree_on_start(cluster, request, manifest, charset, state)
+    if request.batch_size % cluster.replicas:
+        raise DataError(
+            f"--batch_size={request.batch_size} cannot be shared equally by {cluster.replicas} replicas: "
+            f"give a multiple of {cluster.replicas}"
+        )
     per_epoch = -(-len(examples) // request.batch_size)
     learner = _Learner(cluster, request, charset, manifest.height, per_epoch * request.epochs, watchdog)
     _refuse_labels_that_never_fit(learner.reader, examples, request.model)
@@ -241,15 +246,16 @@ def _train(request: TrainingRequest, say: Callable[[str], None], watchdog: Watch
     )
     if not len(validation):
         say("the validation split is empty: the best epoch is chosen on the training images themselves")
-    _agree_on_start(cluster, state)
     if checkpoint is not None:
         learner.restore(checkpoint)
     if state.step:
         say(f"going on from the checkpoint of step {state.step:,} (epoch {len(state.history) + 1})")
 
     progress = Progress(say, request.epochs, per_epoch, live=live)
-    writer = HistoryWriter(request.output_folder, state.history) if chief else None
+    with _explained("the history", request.output_folder):
+        writer = HistoryWriter(request.output_folder, state.history) if chief else None
     saver = _Saver(checkpoints if chief else None, learner, state, request.checkpoint_every_s)
+    watchdog.end_gently()
     batches = learner.batches(examples, range(state.step, per_epoch * request.epochs))
     while not finished(state.history, request.epochs, request.patience):
         _train_epoch(request, learner, batches, per_epoch, state, progress, saver)
@@ -267,7 +273,8 @@ def _train(request: TrainingRequest, say: Callable[[str], None], watchdog: Watch
             last=finished(state.history, request.epochs, request.patience),
         )
         if writer is not None:
-            writer.add(state.history[-1])
+            with _explained("the history", request.output_folder):
+                writer.add(state.history[-1])
         saver.save_if_due()
     saver.save()
     cluster.sum_over_workers([0.0])  # nobody leaves before the last checkpoint is there
@@ -279,8 +286,21 @@ def _train(request: TrainingRequest, say: Callable[[str], None], watchdog: Watch
         f"{early * (len(state.history) < request.epochs)}"
     )
     if writer is not None:
-        writer.close()
-        _write_model(request, charset, examples, manifest.height, state, say)
+        with _explained("the model", request.output_folder):
+            writer.close()
+            _write_model(request, charset, examples, manifest.height, state, say)
+
+
+@contextlib.contextmanager
+def _explained(what: str, folder: str) -> Iterator[None]:
+    """Says of what cannot be written why that is; TensorFlow calls a full disk an exhausted resource."""
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        reason = getattr(error, "strerror", None) or _first_line(error)
+        raise DataError(
+            f"{what} cannot be written to {folder}: {reason}; mend that, and the same command goes on"
+        ) from error
 
 
 class _Saver:
@@ -288,19 +308,21 @@ class _Saver:
 
     def __init__(self, checkpoints: Checkpoints | None, learner: _Learner, state: _State, every_s: float):
         self._checkpoints, self._learner, self._state, self._every_s = checkpoints, learner, state, every_s
-        self._saved = time.monotonic()
-        if not state.step:
-            self.save()
+        self.save()
 
     def save_if_due(self) -> None:
-        if time.monotonic() - self._saved >= self._every_s:
+        """Saves after a time, or where somebody ends the training."""
+        ended = self._learner.watchdog.asked_to_end
+        if ended or time.monotonic() - self._saved >= self._every_s:
             self.save()
+        if ended:
+            raise TrainingLost("was asked to end by SIGTERM")
 
     def save(self) -> None:
         if self._checkpoints is not None:
             arrays = self._learner.arrays(self._state.best)
             self._checkpoints.save(Checkpoint(self._state.step, arrays, self._state.facts()))
-            self._saved = time.monotonic()
+        self._saved = time.monotonic()
 
 
 def _train_epoch(
@@ -486,10 +508,26 @@ def _arrays_of(group: str, checkpoint: Checkpoint) -> list[np.ndarray]:
     return [checkpoint.arrays[f"{group}/{i}"] for i in range(count)]
 
 
-def _agree_on_start(cluster: _Cluster, state: _State) -> None:
-    """Raises `DataError` if the workers would go on from different checkpoints."""
-    if cluster.sum_over_workers([state.step])[0] != state.step * cluster.workers:
+def _agree_on_start(
+    cluster: _Cluster, request: TrainingRequest, manifest: DatasetManifest, charset: Charset, state: _State
+) -> None:
+    """Raises an error unless all workers train the same thing from the same step."""
+    what = {
+        **dataclasses.asdict(request),
+        **dict.fromkeys(("dataset_folder", "output_folder", "checkpoint_folder"), ""),  # each may have its own
+        "init_from": request.init_from is not None,
+        "dataset": (manifest.dataset_id, charset.digest),
+    }
+    mine = np.array([zlib.crc32(json.dumps(what, sort_keys=True).encode()), state.step], np.float64)
+    same = cluster.sum_over_workers(mine.tolist()) == mine * cluster.workers
+    if not same[0]:
         raise DataError(
+            f"the workers were given different things to train: worker {cluster.worker} has --model={request.model} "
+            f"--epochs={request.epochs} --batch_size={request.batch_size} --learning_rate={request.learning_rate:g} "
+            f"--seed={request.seed} on dataset {manifest.dataset_id}; give all of them the same flags and workspace"
+        )
+    if not same[1]:
+        raise TrainingLost(
             f"the workers do not see the same checkpoints: worker {cluster.worker} would go on from step {state.step}; "
             "the workspace must be a folder that all of them share"
         )
@@ -601,11 +639,12 @@ def _validate(cluster: _Cluster, learner: _Learner, examples: Examples, charset:
         ValueError: if the network gives logits that are not finite.
     """
     counts = ErrorCounts()
+    all_lengths = examples.label_lengths
     loss_sum = finite = 0.0
     for images, widths, indices in reading_batches(examples, _READING_BATCH, cluster.worker, cluster.workers):
         logits, time_steps = learner.read(images, widths)
         learner.watchdog.alive()
-        lengths = examples.label_lengths[indices]
+        lengths = all_lengths[indices]
         labels = np.zeros((len(indices), lengths.max()), np.int32)
         for row, i in zip(labels, indices, strict=True):
             row[: len(examples.label(i))] = examples.label(i)
@@ -615,7 +654,7 @@ def _validate(cluster: _Cluster, learner: _Learner, examples: Examples, charset:
         for decoded, i in zip(greedy_decode(logits.numpy(), time_steps.numpy()), indices, strict=True):
             counts += ErrorCounts.of(examples.texts[i], charset.decode(decoded.ids))
     *total, loss_sum, finite = cluster.sum_over_workers([*dataclasses.astuple(counts), loss_sum, finite])
-    return ErrorCounts(*map(round, total)), float(loss_sum / max(finite, 1))
+    return ErrorCounts(*map(round, total)), float(loss_sum / finite) if finite else math.inf
 
 
 def _reading_function(reader: keras.Model, height: int) -> Callable:
@@ -660,8 +699,8 @@ def _write_model(
         uris = sorted(examples.uris[i] for i in state.left_out)
         storage.write_json(os.path.join(folder, LEFT_OUT_NAME), uris)
         say(
-            f"warning: {len(uris)} images had a loss that was not finite and were left out of those steps; "
-            f"{LEFT_OUT_NAME} beside the model lists them: {', '.join(uris[:3])}{', …' * (len(uris) > 3)}"
+            f"warning: {len(uris)} images had a loss or a gradient that was not finite and were left out of those "
+            f"steps; {LEFT_OUT_NAME} beside the model lists them: {', '.join(uris[:3])}{', …' * (len(uris) > 3)}"
         )
     plots.plot_history(state.history, os.path.join(folder, PLOTS_NAME, "curves.png"))
     chosen = np.random.default_rng(request.seed).permutation(len(examples))[:_SHOWN].tolist()

@@ -21,20 +21,27 @@ STATUS_LOST = 138
 """What Kubernetes' training operator takes for "start it again": 128 + SIGUSR1."""
 
 
+class TrainingLost(Exception):  # noqa: N818 (no error of the data or the program)
+    """The other workers, a device or an object store failed; training can go on from its last checkpoint."""
+
+
 def main(request_path: str) -> int:
     """Trains what the request says."""
     _end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a person's Ctrl-C reaches the launcher too, which ends its workers
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     from components.training.cluster import ClusterPlace
-    from components.training.trainer import TrainingLost, TrainingRequest, train
+    from components.training.progress import show
+    from components.training.trainer import TrainingRequest, train
     from tfrecords import DataError, storage
 
     with open(request_path, encoding="utf-8") as file:
         request = TrainingRequest(**json.load(file))
     try:
         place = ClusterPlace.of(os.environ)
-        watchdog = Watchdog(len(place.addresses) if place else 1)
+        watchdog = Watchdog(len(place.addresses) if place else 1, own_process=True)
         watchdog.expect(request.start_timeout_s)
-        train(request, lambda line: print(line, flush=True), watchdog, live=sys.stdout.isatty())
+        train(request, show, watchdog, live=sys.stdout.isatty())
     except DataError as error:
         storage.write_bytes(os.path.join(os.path.dirname(request_path), ERROR_NAME), str(error).encode())
         return 1
@@ -54,11 +61,26 @@ class Watchdog:
 
     Args:
         workers: in the cluster; with less than two there is nothing to watch.
+        own_process: whether this process is there for training alone.
+
+    Attributes:
+        asked_to_end: whether SIGTERM came, after `end_gently`.
     """
 
-    def __init__(self, workers: int):
+    def __init__(self, workers: int, *, own_process: bool = False):
+        self.asked_to_end = False
         self._limit_s = 0
         self._alone = workers < 2
+        self._own_process = own_process
+
+    def end_gently(self) -> None:
+        """From now on, SIGTERM is a wish: a worker on its own can save its state first."""
+
+        def ask(_signal: int, _frame: object) -> None:
+            self.asked_to_end = True
+
+        if self._alone and self._own_process:
+            signal.signal(signal.SIGTERM, ask)
 
     def expect(self, limit_s: float) -> None:
         """From now on, no more than `limit_s` seconds may pass between two signs of life; 0 ends the watch."""

@@ -89,19 +89,19 @@ def assert_same_training(found: dict, wanted: dict) -> None:
 @pytest.mark.parametrize(
     ("workers", "kills"),
     [
-        pytest.param(1, [(30, 0), (70, 0)], id="one worker, twice"),
-        pytest.param(2, [(20, 1), (60, 0)], id="two workers, each once"),
+        pytest.param(1, [(29, 0), (70, 0)], id="one worker, twice"),
+        pytest.param(2, [(21, 1), (61, 0)], id="two workers, each once"),
     ],
 )
 def test_a_training_whose_workers_are_killed_ends_with_the_weights_of_an_undisturbed_one(
-    workers, kills, tiny_dataset, tmp_path, request_for
+    workers, kills, tiny_dataset, tmp_path, request_for, capfd
 ):
     """With dropout, distortions and Adam as in real life, killed within and between epochs."""
     requests = [
         request_for(
             tiny_dataset,
             epochs=12,
-            batch_size=2,
+            batch_size=2,  # 8 steps an epoch, with a checkpoint after the fifth and the last
             checkpoint_every_s=0.0,
             output_folder=str(tmp_path / name / "model"),
             checkpoint_folder=str(tmp_path / name / "checkpoints"),
@@ -119,6 +119,9 @@ def test_a_training_whose_workers_are_killed_ends_with_the_weights_of_an_undistu
     for number, line in enumerate(said, 1):
         assert re.search(rf"SIGKILL.*starting again from the last checkpoint \(restart {number} of 2\)", line)
     assert_same_training(requests[1], requests[0])
+    steps = [int(step) for step in re.findall(r"going on from the checkpoint of step (\d+)", capfd.readouterr().out)]
+    assert len(steps) == 2
+    assert all(step >= kill for step, (kill, _) in zip(steps, kills, strict=True))
     assert (tmp_path / "killed" / "model" / "saved_model" / "saved_model.pb").exists()
 
 
