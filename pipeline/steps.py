@@ -509,10 +509,10 @@ def _model_to_start_from(
     named = options.init_from
     if not named:
         return None
-    for folder in (workspace.model(named), named):
+    for folder in (named,) if storage.is_remote(named) else (workspace.model(named), named):
         try:
             model = ModelManifest.read(folder)
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, TypeError):  # the last for the manifest of a dataset
             continue
         if options.model not in (None, model.model):
             raise DataError(

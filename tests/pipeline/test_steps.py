@@ -9,7 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import uuid
 
+import fsspec
 import pytest
 
 from components.models import ModelManifest
@@ -301,3 +303,57 @@ def test_a_stop_by_the_scheduler_leaves_a_record_that_says_so(workspace):
     assert "interrupted: what is finished is kept" in said
     (record,) = (workspace / "runs").glob("*.json")
     assert json.loads(record.read_text())["status"] == "failed"
+
+
+# Starting from another model
+
+
+def refusal_of_training(workspace, capsys, *flags: str) -> str:
+    assert main([f"--workspace={workspace}", "--steps=train", *flags]) == EXIT_REFUSED
+    captured = capsys.readouterr()
+    errors = [line for line in captured.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, captured.err
+    assert [path.name for path in (workspace / "models").iterdir() if path.is_dir()] == ["first"]
+    assert not list(workspace.glob("unfinished/*"))
+    return errors[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["0123456789ab", "LATEST", "nowhere/at/all", "../datasets/tiny", "memory://none/model"]
+)
+def test_a_start_that_is_no_model_is_refused(workspace, capsys, name):
+    assert refusal_of_training(workspace, capsys, f"--init_from={name}") == (
+        f"error: --init_from={name} is neither the ID of a model in {workspace}/models nor the folder of a model"
+    )
+
+
+@pytest.mark.parametrize("by", ["ID", "folder", "url"])
+def test_a_start_of_another_network_is_refused_however_it_is_named(workspace, capsys, by):
+    memory = fsspec.filesystem("memory")
+    url = f"memory://{uuid.uuid4().hex}/first"
+    memory.put(str(workspace / "models" / "first"), url, recursive=True)
+    name = {"ID": "first", "folder": str(workspace / "models" / "first"), "url": url}[by]
+    assert refusal_of_training(workspace, capsys, f"--init_from={name}", "--model=crnn_v1") == (
+        f"error: --init_from={name} is a model of the network crnn, which cannot be the start of --model=crnn_v1: "
+        "leave --model out"
+    )
+
+
+def test_a_start_that_reads_lines_of_another_height_is_refused(workspace, capsys):
+    folder = workspace / "models" / "first"
+    dataclasses.replace(ModelManifest.read(str(folder)), height=48).write(str(folder))
+    dataset_id = DatasetManifest.read(str(workspace / "datasets" / "tiny")).dataset_id
+    assert refusal_of_training(workspace, capsys, "--init_from=first") == (
+        f"error: --init_from=first reads lines of height 48, but those of dataset {dataset_id} are 32 pixels high: "
+        "ingest with --height=48"
+    )
+
+
+@pytest.mark.parametrize(("name", "sentence"), [("model.keras", "has checksum"), ("charset.txt", "charset.txt")])
+def test_a_start_whose_files_are_damaged_is_refused(workspace, capsys, name, sentence):
+    path = workspace / "models" / "first" / name
+    path.write_bytes(path.read_bytes() + b"x\n")
+    assert main([f"--workspace={workspace}", "--steps=train", "--init_from=first"]) == EXIT_REFUSED
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert str(path) in error
+    assert sentence in error
