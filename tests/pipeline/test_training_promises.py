@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,8 +37,6 @@ def ingested(tiny_images, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def workspace(ingested, tmp_path) -> Path:
-    import shutil
-
     return shutil.copytree(ingested, tmp_path / "workspace")
 
 
@@ -83,8 +82,6 @@ def weights(workspace: Path) -> list[np.ndarray]:
 
 
 def test_an_interrupted_training_goes_on_where_it_was_and_ends_as_if_it_had_not_been(workspace, ingested, tmp_path):
-    import shutil
-
     undisturbed = shutil.copytree(ingested, tmp_path / "undisturbed")
     flags = ("--steps=train", "--epochs=150", "--patience=150", "--batch_size=4")
     said, errors = command(undisturbed, *flags).communicate(timeout=300)
@@ -138,3 +135,40 @@ def test_two_nodes_of_a_scheduler_train_one_model_although_one_of_them_loses_its
     assert "the first worker commits it" in said[1][0]
     assert len(weights(workspace)) > 10
     assert len(list((workspace / "runs").glob("*.json"))) == 2  # of the ingest, and of the chief
+
+
+def test_a_model_starts_from_another_whose_charset_lacks_a_symbol_and_goes_into_use(tiny_images, tmp_path):
+    """All four steps with it: `2` comes new to what the first model knows."""
+    workspace, fewer = tmp_path / "workspace", tmp_path / "fewer"
+    fewer.mkdir()
+    for path in tiny_images.iterdir():
+        if "2" not in path.stem.partition("-")[2]:
+            shutil.copy(path, fewer)
+
+    def run(*flags: str) -> str:
+        done = command(workspace, "--label_source=sidecar", "--height=32", "--max_cer=1", *flags)
+        said, errors = done.communicate(timeout=400)
+        assert done.returncode == 0, errors
+        return said
+
+    run("--steps=ingest,train", f"--images={fewer}", "--model=crnn_v1", "--epochs=3")
+    first = (workspace / "models" / "LATEST").read_text().strip()
+    said = run("--steps=ingest,train", f"--images={tiny_images}", f"--init_from={first}", "--epochs=2")
+    second = (workspace / "models" / "LATEST").read_text().strip()
+    assert second != first
+    assert re.search(
+        rf"model {second}: crnn_v1, up to 2 epochs on dataset \w+, from the weights of model {first}", said
+    )
+    old, new = (ModelManifest.read(str(workspace / "models" / model_id)) for model_id in (first, second))
+    assert (old.options["init_from"], new.options["init_from"]) == (None, first)
+    assert (new.model, new.dataset_id != old.dataset_id) == ("crnn_v1", True)
+    symbols = [manifest.read_charset(str(workspace / "models" / manifest.model_id)).symbols for manifest in (old, new)]
+    assert set(symbols[1]) - set(symbols[0]) == {"2"}
+    # The same request finds it, by whichever name it calls its start.
+    assert "it was there already" in run("--steps=train", f"--init_from={workspace / 'models' / first}", "--epochs=2")
+    assert (workspace / "models" / "LATEST").read_text().strip() == second
+
+    run("--steps=evaluate,infer", f"--infer_images={tiny_images}")
+    assert (workspace / "models" / "ACCEPTED").read_text().strip() == second
+    (manifest,) = workspace.glob("predictions/*/*/_manifest.json")
+    assert (json.loads(manifest.read_text())["model_id"], json.loads(manifest.read_text())["rows"]) == (second, 24)
