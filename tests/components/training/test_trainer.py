@@ -9,6 +9,7 @@ import math
 import re
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,10 @@ import pytest
 from components.ingest.dataset import IngestRequest, commit_dataset, describe_written_shard, write_training_shard
 from components.listing import LabelRules, list_images
 from components.training import cluster
+from components.training.checkpoints import Checkpoints
+from components.training.data import epoch_order
 from components.training.history import EpochRecord
-from components.training.trainer import TrainingRequest, train
+from components.training.trainer import LEFT_OUT_NAME, TrainingRequest, start_from, train
 from tfrecords import Charset, DataError, DatasetManifest, ImageLimits, decode_png
 
 # What `python -m components.training.worker` does, but with settings under which any number
@@ -67,15 +70,23 @@ def one_width_dataset(tmp_path_factory) -> Path:
     return make_dataset(tmp_path_factory.mktemp("one-width"), texts, [64] * 16)
 
 
-def make_dataset(folder: Path, texts: list[str], widths: list[int]) -> Path:
+@pytest.fixture(scope="module")
+def uneven_dataset(tmp_path_factory) -> Path:
+    """One shard of 13 lines of many widths: the last batch of 8 is filled up with 3 lines of the first."""
+    texts = [f"{a}{b}" for a in "01ab" for b in "0b3c"][:13]
+    return make_dataset(tmp_path_factory.mktemp("uneven"), texts, [24 + 4 * number for number in range(13)])
+
+
+def make_dataset(folder: Path, texts: list[str], widths: list[int], inverted: Collection[int] = ()) -> Path:
     """Noise with labels: a committed dataset with the train split alone."""
     from PIL import Image
 
     images = folder / "images"
-    images.mkdir()
+    images.mkdir(parents=True)
     chooser = np.random.default_rng(0)
     for number, (text, width) in enumerate(zip(texts, widths, strict=True)):
-        Image.fromarray(chooser.integers(0, 256, (32, width), np.uint8)).save(images / f"{number:02d}.png")
+        pixels = chooser.integers(0, 256, (32, width), np.uint8)
+        Image.fromarray(~pixels if number in inverted else pixels).save(images / f"{number:02d}.png")
         (images / f"{number:02d}.txt").write_text(text, encoding="utf-8")
     request = IngestRequest(
         dataset_id="noise",
@@ -145,6 +156,7 @@ def assert_same_weights(found: list[np.ndarray], wanted: list[np.ndarray], toler
         pytest.param("one_width_dataset", "crnn", 1e9, id="crnn on lines of one width"),
         pytest.param("one_width_dataset", "crnn", 0.1, id="crnn on lines of one width with clipped gradients"),
         pytest.param("tiny_dataset", "crnn", 1e9, id="crnn on lines of many widths"),
+        pytest.param("uneven_dataset", "crnn", 1e9, id="crnn on one shard, the batches not even"),
         pytest.param("tiny_dataset", "crnn_v1", 1e9, id="crnn_v1 on lines of many widths"),
     ],
 )
@@ -252,3 +264,302 @@ def test_a_chief_that_a_scheduler_names_is_the_first_of_the_workers(tiny_dataset
     assert "2 workers with 1 CPU each" in said[0]
     assert said[1] == ""  # it is not the chief
     assert (tmp_path / "model" / "model.keras").exists()
+
+
+# Starting from another model
+
+
+def network(charset: Charset, height: int = 32, name: str = "crnn", seed: int = 0):
+    """An untrained network, whose every weight is its own."""
+    import keras
+
+    from components.training.networks import NETWORKS
+
+    keras.utils.set_random_seed(seed)
+    model = NETWORKS[name](charset.classes, height, False)
+    chooser = np.random.default_rng(seed)
+    model.set_weights([weights + chooser.normal(0, 0.01, weights.shape) for weights in model.get_weights()])
+    return model
+
+
+def logits_columns(model, charset: Charset) -> dict[str | None, np.ndarray]:
+    """The kernel and bias of every symbol, and of the blank under None."""
+    kernel, bias = model.get_layer("logits").get_weights()
+    columns = np.concatenate([kernel, bias[None]])
+    assert columns.shape[1] == len(charset.symbols) + 1
+    return dict(zip((*charset.symbols, None), columns.T, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param("abc", "abcd", id="one more at the end"),
+        pytest.param("bcd", "abcd", id="one more at the beginning"),
+        pytest.param("abcd", "bd", id="two less"),
+        pytest.param("acx", "abcyz", id="some more and one less"),
+        pytest.param("ad", "abcd", id="two more in between"),
+        pytest.param("ab", "xyz", id="nothing in common but the blank"),
+        pytest.param("ab", "ab", id="the same"),
+    ],
+)
+def test_a_start_from_another_model_keeps_what_it_knows_of_each_symbol(before, after, tmp_path):
+    old_charset, charset = Charset(tuple(before)), Charset(tuple(after))
+    old, model = network(old_charset, seed=1), network(charset, seed=2)
+    fresh = logits_columns(model, charset)
+    old.save(tmp_path / "old.keras")
+    start_from(model, str(tmp_path / "old.keras"), old_charset.symbols, charset)
+
+    known = logits_columns(old, old_charset)
+    for symbol, column in logits_columns(model, charset).items():
+        expected = known[symbol] if symbol in known else fresh[symbol]
+        np.testing.assert_array_equal(column, expected, err_msg=str(symbol))
+    for layer, old_layer in zip(model.layers, old.layers, strict=True):
+        if layer.name != "logits":
+            for found, wanted in zip(layer.get_weights(), old_layer.get_weights(), strict=True):
+                np.testing.assert_array_equal(found, wanted, err_msg=layer.name)
+
+
+def test_a_network_that_started_from_another_gives_the_logits_that_it_gave(tmp_path):
+    """Those of known symbols and of the blank, at their new places."""
+    old_charset, charset = Charset(("a", "c", "x")), Charset(("a", "b", "c"))
+    old, model = network(old_charset, seed=1), network(charset, seed=2)
+    old.save(tmp_path / "old.keras")
+    start_from(model, str(tmp_path / "old.keras"), old_charset.symbols, charset)
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 60, 1), np.uint8)
+    inputs = [images, np.array([60, 33], np.int32)]
+    wanted, found = (np.asarray(each(inputs, training=False)["logits"]) for each in (old, model))
+    np.testing.assert_allclose(found[..., [0, 2, 3]], wanted[..., [0, 1, 3]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("old_name", "old_height", "sentence"),
+    [
+        ("ocr_model_v1", 32, r"^the model in .*old\.keras is of another network than crnn$"),
+        ("crnn_large", 32, r"^the model in .*old\.keras is of another network than crnn$"),
+        ("crnn", 64, r"^the model in .*old\.keras is crnn of another size than crnn here$"),
+    ],
+)
+def test_a_start_from_another_network_is_refused(old_name, old_height, sentence, tmp_path):
+    charset = Charset(("a", "b"))
+    network(charset, old_height, old_name).save(tmp_path / "old.keras")
+    with pytest.raises(DataError, match=sentence):
+        start_from(network(charset), str(tmp_path / "old.keras"), charset.symbols, charset)
+
+
+# Losses that are not finite
+
+
+def model_that_never_reads(symbol: str, dataset: Path, path: Path, name: str) -> dict:
+    """A start from which a symbol is so improbable that the loss of every label with it is infinite.
+
+    What a training request says of it.
+    """
+    charset = DatasetManifest.read(str(dataset)).read_charset(str(dataset))
+    model = network(charset, name=name)
+    kernel, bias = model.get_layer("logits").get_weights()
+    bias[charset.encode(symbol)[0]] = -1e4
+    model.get_layer("logits").set_weights([kernel, bias])
+    model.save(path)
+    return {"init_from": str(path), "init_symbols": list(charset.symbols), "model": name}
+
+
+def last_state(request: dict) -> dict[str, np.ndarray]:
+    """Every array of a training's last checkpoint: weights, optimiser and seeds, and the best weights."""
+    checkpoint = Checkpoints(request["checkpoint_folder"]).latest(pytest.fail)
+    assert checkpoint is not None
+    return dict(checkpoint.arrays)
+
+
+def last_weights(request: dict) -> list[np.ndarray]:
+    """The weights with which a training ended, as a network has them."""
+    state = last_state(request)
+    weights = [state[f"model/{i}"] for i in range(sum(name.startswith("model/") for name in state))]
+    return [array for array in weights if array.dtype == np.float32]  # the others are seeds
+
+
+def history_of(request: dict) -> list[dict[str, str]]:
+    with open(Path(request["output_folder"]) / "history.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_an_example_without_a_finite_loss_leaves_no_trace_in_the_weights_but_is_named(tmp_path, request_for):
+    """The same training with other images and labels in its place ends with the very same weights, and Adam's state.
+
+    `ocr_model_v1` has no batch normalisation, through which the image could have an influence that is not the loss's.
+    """
+    import keras
+
+    requests = []
+    for name, one, other, inverted in (("first", "0c", "c1", ()), ("second", "cc", "1c0", (1, 4))):
+        dataset = make_dataset(tmp_path / name, ["01", one, "1", "00", other, "0"], [64] * 6, inverted)
+        request = request_for(
+            dataset,
+            **model_that_never_reads("c", dataset, tmp_path / "start.keras", "ocr_model_v1"),
+            batch_size=3,
+            epochs=2,
+            output_folder=str(tmp_path / name / "model"),
+            checkpoint_folder=str(tmp_path / name / "checkpoints"),
+        )
+        said: list[str] = []
+        train(TrainingRequest(**request), said.append)
+        images = [str(tmp_path / name / "images" / image) for image in ("01.png", "04.png")]
+        assert json.loads((tmp_path / name / "model" / LEFT_OUT_NAME).read_text()) == images
+        assert said[-1] == (
+            "warning: 2 images had a loss that was not finite and were left out of those steps; left_out.json beside "
+            f"the model lists them: {images[0]}, {images[1]}"
+        )
+        for row in history_of(request):
+            assert row["non_finite"] == "2"
+            assert 0 < float(row["train_loss"]) < 1000
+            assert 0 < float(row["validation_loss"]) < 1000
+        requests.append(request)
+    first, second = map(last_state, requests)
+    assert first.keys() == second.keys()
+    for name, array in first.items():
+        assert np.isfinite(array).all()
+        np.testing.assert_array_equal(array, second[name], err_msg=name)
+    # The others did leave a trace.
+    start = keras.saving.load_model(tmp_path / "start.keras").get_weights()
+    for before, after in zip(start, last_weights(requests[0]), strict=True):
+        assert np.abs(after - before).max() > 1e-4
+
+
+@pytest.mark.slow
+def test_the_chief_names_the_examples_that_any_worker_left_out(tmp_path, request_for, capfd):
+    texts = [symbol + other for symbol in "c0" for other in "01ab01ab"]
+    dataset = make_dataset(tmp_path / "noise", texts, [64] * 16)
+    start = model_that_never_reads("c", dataset, tmp_path / "start.keras", "crnn")
+    request = request_for(dataset, **start, batch_size=8, epochs=1)
+    shares = np.split(epoch_order(np.full(16, 64, np.int32), 8, request["seed"], 0), 2, axis=1)
+    left_out_by_worker = [sorted(i for i in share.flat if i < 8) for share in shares]
+    assert all(left_out_by_worker)  # each worker meets some, and no two the same
+    cluster.train_in_processes(request, str(tmp_path / "work"), workers=2)
+    uris = json.loads((tmp_path / "model" / LEFT_OUT_NAME).read_text())
+    assert uris == [str(tmp_path / "noise" / "images" / f"{number:02d}.png") for number in range(8)]
+    said = capfd.readouterr().out
+    assert said.count("warning: 8 images had a loss that was not finite") == 1
+    assert f"{uris[0]}, {uris[1]}, {uris[2]}, …" in said
+    (row,) = history_of(request)
+    assert row["non_finite"] == "8"
+    assert math.isfinite(float(row["train_loss"]))
+    assert all(np.isfinite(array).all() for array in last_state(request).values())
+
+
+@pytest.mark.slow
+def test_a_training_without_such_examples_names_none(one_width_dataset, tmp_path, request_for):
+    request = request_for(one_width_dataset, epochs=1, batch_size=16)
+    said: list[str] = []
+    train(TrainingRequest(**request), said.append)
+    assert not (tmp_path / "model" / LEFT_OUT_NAME).exists()
+    assert not any("warning" in line for line in said)
+
+
+# When training ends, with which weights, and in which precision
+
+
+@pytest.mark.slow
+def test_a_training_that_ends_early_keeps_the_weights_of_its_best_epoch(tiny_dataset, tmp_path, request_for):
+    """Those are what a training of just so many epochs ends with, as `crnn_v1` learns at a constant rate."""
+    import keras
+
+    changes = {"model": "crnn_v1", "learning_rate": 0.02, "batch_size": 4}
+    patient = request_for(tiny_dataset, **changes, epochs=200, patience=1)
+    said: list[str] = []
+    train(TrainingRequest(**patient), said.append)
+    history = [{name: float(value) for name, value in row.items()} for row in history_of(patient)]
+    best = min(history, key=lambda row: (row["cer"], row["validation_loss"]))
+    assert 1 <= best["epoch"] == len(history) - 1 < 199
+    assert said[-1] == (
+        f"trained for {history[-1]['seconds']:.0f} s; the best epoch is {best['epoch']:.0f}, with a CER of "
+        f"{best['cer']:.2%}; stopped after {len(history)}: none was better for 1 epochs"
+    )
+    short = request_for(
+        tiny_dataset,
+        **changes,
+        epochs=int(best["epoch"]),
+        output_folder=str(tmp_path / "short" / "model"),
+        checkpoint_folder=str(tmp_path / "short" / "checkpoints"),
+    )
+    train(TrainingRequest(**short), said.append)
+    assert "stopped" not in said[-1]
+    kept = keras.saving.load_model(tmp_path / "model" / "model.keras").get_weights()
+    for found, wanted in zip(kept, last_weights(short), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    assert any((found != wanted).any() for found, wanted in zip(kept, last_weights(patient), strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["crnn", "crnn_v1", "ocr_model_v1"])
+def test_a_network_trained_in_half_precision_is_kept_and_read_in_single(model, tiny_dataset, tmp_path, request_for):
+    import keras
+    import tensorflow as tf
+
+    request = request_for(tiny_dataset, model=model, epochs=2, precision="mixed_bfloat16")
+    train(TrainingRequest(**request), lambda line: None)
+    for row in history_of(request):
+        assert row["non_finite"] == "0"
+        assert all(math.isfinite(float(value)) for value in row.values())
+    assert keras.config.dtype_policy().name == "float32"  # left as it was
+    state = last_state(request)
+    assert {array.dtype for name, array in state.items() if name.startswith(("model/", "best/"))} <= {
+        np.dtype(np.float32),
+        np.dtype(np.int64),  # seeds
+    }
+    loaded = keras.saving.load_model(tmp_path / "model" / "model.keras")
+    assert {layer.dtype_policy.name for layer in loaded.layers} <= {"float32", "int32"}
+    charset = DatasetManifest.read(str(tiny_dataset)).read_charset(str(tiny_dataset))
+    reader = network(charset, name=model)
+    reader.set_weights([state[f"best/{i}"] for i in range(len(reader.weights))])
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 64, 1), np.uint8)
+    widths = np.array([64, 40, 9], np.int32)
+    wanted = np.asarray(reader([images, widths], training=False)["logits"])
+    assert wanted.dtype == np.float32
+    saved = tf.saved_model.load(str(tmp_path / "model" / "saved_model"))
+    for found in (loaded([images, widths], training=False), saved.score(tf.constant(images), tf.constant(widths))):
+        assert found["logits"].dtype == tf.float32
+        # bfloat16 has 8 bits: had it any part in this, the difference would be a hundred times larger.
+        np.testing.assert_allclose(found["logits"], wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_the_logits_of_every_network_are_computed_in_single_precision_whatever_the_rest():
+    import keras
+
+    from components.training.networks import NETWORKS
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        for build in NETWORKS.values():
+            model = build(5, 32, False)
+            outputs = model([np.zeros((1, 32, 40, 1), np.uint8), np.array([40], np.int32)], training=False)
+            assert outputs["logits"].dtype == "float32"
+            assert {weight.dtype for weight in model.weights} == {"float32"}
+            assert any(layer.compute_dtype == "bfloat16" for layer in model.layers)
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+@pytest.mark.slow
+def test_the_same_request_trains_the_same_weights_to_the_bit_and_another_seed_others(
+    tiny_dataset, tmp_path, request_for
+):
+    """With dropout and distortions, each training in a process of its own."""
+    states = []
+    for name, seed in (("once", 0), ("again", 0), ("other", 2**32 - 1)):
+        request = request_for(
+            tiny_dataset,
+            seed=seed,
+            output_folder=str(tmp_path / name / "model"),
+            checkpoint_folder=str(tmp_path / name / "checkpoints"),
+        )
+        cluster.train_in_processes(request, str(tmp_path / name), workers=1)
+        states.append(last_state(request))
+    once, again, other = states
+    assert once.keys() == again.keys() == other.keys()
+    for name, array in once.items():
+        np.testing.assert_array_equal(array, again[name], err_msg=name)
+    kernels = [name for name, array in once.items() if name.startswith("model/") and array.ndim > 1]
+    assert len(kernels) >= 9
+    for name in kernels:
+        assert np.abs(once[name] - other[name]).max() > 0.01, name
