@@ -226,16 +226,16 @@ def _train(request: TrainingRequest, say: Callable[[str], None], watchdog: Watch
                 _write_model(request, charset, examples, manifest.height, state, say)
         return
     say_here(_devices_found(place))
-    examples = load_examples(request.dataset_folder, manifest, "train")
-    validation = load_examples(request.dataset_folder, manifest, "validation")
-    cluster = _Cluster.join()
-    watchdog.expect(request.stall_timeout_s)
+    cluster = _Cluster.join()  # before anything else of TensorFlow's
+    watchdog.expect(request.start_timeout_s)
     _agree_on_start(cluster, request, manifest, charset, state)
     if request.batch_size % cluster.replicas:
         raise DataError(
             f"--batch_size={request.batch_size} cannot be shared equally by {cluster.replicas} replicas: "
             f"give a multiple of {cluster.replicas}"
         )
+    examples = load_examples(request.dataset_folder, manifest, "train")
+    validation = load_examples(request.dataset_folder, manifest, "validation")
     per_epoch = -(-len(examples) // request.batch_size)
     learner = _Learner(cluster, request, charset, manifest.height, per_epoch * request.epochs, watchdog)
     _refuse_labels_that_never_fit(learner.reader, examples, request.model)
@@ -251,6 +251,7 @@ def _train(request: TrainingRequest, say: Callable[[str], None], watchdog: Watch
     if state.step:
         say(f"going on from the checkpoint of step {state.step:,} (epoch {len(state.history) + 1})")
 
+    watchdog.expect(request.stall_timeout_s)
     progress = Progress(say, request.epochs, per_epoch, live=live)
     with _explained("the history", request.output_folder):
         writer = HistoryWriter(request.output_folder, state.history) if chief else None

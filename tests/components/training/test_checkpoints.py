@@ -135,9 +135,7 @@ def test_a_damaged_newest_file_is_named_and_the_one_before_it_is_taken(folder, c
     assert found.step == 10
     np.testing.assert_array_equal(found.arrays["model/0"], ARRAYS["model/0"])
     (sentence,) = said
-    assert sentence.startswith(f"warning: {path} is damaged (")
-    assert sentence.endswith("): going on from the checkpoint before it, if there is one")
-    assert "\n" not in sentence
+    assert sentence == f"warning: {path} is damaged: going on from the checkpoint before it, if there is one"
 
 
 def test_when_all_are_damaged_each_is_named_and_there_is_none(folder):
@@ -153,6 +151,16 @@ def test_when_all_are_damaged_each_is_named_and_there_is_none(folder):
         assert path in sentence
 
 
+def test_damaged_checkpoints_do_not_push_out_those_of_the_steps_before_them(folder):
+    checkpoints = saved(folder, 100, 150)
+    for step in (100, 150):
+        damage(folder, step, DAMAGES["cut off in the middle"])
+    for step in (0, 10, 20):
+        checkpoints.save(checkpoint(step))
+        assert checkpoints.latest(pytest.fail).step == step
+    assert names(folder) == ["checkpoint-000000010.npz", "checkpoint-000000020.npz"]
+
+
 def test_a_pickle_in_an_archive_is_never_run(folder, tmp_path):
     class Trap:
         def __reduce__(self):
@@ -164,7 +172,7 @@ def test_a_pickle_in_an_archive_is_never_run(folder, tmp_path):
     storage.write_bytes(storage.join(folder, "checkpoint-000000020.npz"), content.getvalue())
     said: list[str] = []
     assert checkpoints.latest(said.append).step == 10
-    assert re.search(r"checkpoint-000000020\.npz is damaged \(.*allow_pickle", said[0])
+    assert "checkpoint-000000020.npz is damaged" in said[0]
     assert not (tmp_path / "was run").exists()
     content.seek(0)
     with np.load(content, allow_pickle=True) as file:  # the trap is a real one
@@ -181,14 +189,6 @@ def test_what_a_killed_writer_left_goes_with_the_next_save(folder):
     assert names(folder) == ["checkpoint-000000010.npz", "checkpoint-000000020.npz", "notes.txt"]
 
 
-def test_all_of_them_are_removed_with_their_folder(folder):
-    checkpoints = saved(folder, 10, 20)
-    checkpoints.remove()
-    assert not storage.exists(folder)
-    assert checkpoints.latest(pytest.fail) is None
-    checkpoints.remove()
-
-
 def test_a_folder_that_cannot_be_written_is_one_sentence_with_the_reason(tmp_path):
     (tmp_path / "file").write_text("in the way")
     folder = str(tmp_path / "file" / "checkpoints")
@@ -199,7 +199,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence_with_the_reason(tmp_pat
         "mend that, and the same command goes on from the last one",
         str(refusal.value),
     )
-    with pytest.raises(DataError, match=rf"^the checkpoints in {folder} cannot be read: Not a directory$"):
+    with pytest.raises(DataError, match=rf"^the checkpoints cannot be read in {folder}: Not a directory$"):
         Checkpoints(folder).latest(pytest.fail)
 
 
