@@ -155,6 +155,7 @@ def test_a_model_starts_from_another_whose_charset_lacks_a_symbol_and_goes_into_
     )
     old, new = (ModelManifest.read(str(workspace / "models" / model_id)) for model_id in (first, second))
     assert (old.options["init_from"], new.options["init_from"]) == (None, first)
+    assert (old.options["learning_rate"], new.options["learning_rate"]) == (1e-3, 2.5e-4)
     assert (new.model, new.dataset_id != old.dataset_id) == ("crnn_v1", True)
     symbols = [manifest.read_charset(str(workspace / "models" / manifest.model_id)).symbols for manifest in (old, new)]
     assert set(symbols[1]) - set(symbols[0]) == {"2"}

@@ -363,6 +363,64 @@ def model_that_never_reads(symbol: str, dataset: Path, path: Path, name: str) ->
     return {"init_from": str(path), "init_symbols": list(charset.symbols), "model": name}
 
 
+def step_of_descent(black_pixel: bool, clip_norm: float):
+    """One step of plain descent, at rate 1, on three lines; the label of the second does not fit its two time steps.
+
+    The kernel's and bias' change, what the step returned, and the gradient of the two other lines' losses, summed,
+    a third of it. A black pixel gives logits that are no numbers.
+    """
+    import keras
+    import tensorflow as tf
+
+    from components.training.ctc import ctc_loss
+    from components.training.trainer import _training_step
+
+    keras.utils.set_random_seed(3)
+    images, widths = keras.Input((8, None, 1)), keras.Input((), dtype="int32")
+    darkness = keras.ops.log(keras.layers.Rescaling(1 / 255)(images))
+    logits = keras.layers.Dense(4)(keras.ops.mean(darkness, axis=1))
+    model = keras.Model([images, widths], {"logits": logits, "time_steps": widths})
+    optimizer = keras.optimizers.SGD(1.0)
+    optimizer.build(model.trainable_variables)
+    batch = {
+        "images": np.random.default_rng(0).integers(1, 255, (3, 8, 6, 1), np.uint8),
+        "widths": np.array([6, 2, 5], np.int32),
+        "labels": np.array([[0, 1], [1, 1], [2, 0]], np.int32),
+        "label_lengths": np.array([2, 2, 1], np.int32),
+        "indices": np.array([40, 41, 42], np.int32),
+    }
+    if black_pixel:
+        batch["images"][0, 3, 3] = 0
+    others = {name: values[[0, 2]] for name, values in batch.items()}
+    with tf.GradientTape() as tape:
+        outputs = model([others["images"], others["widths"]])
+        losses = ctc_loss(outputs["logits"], outputs["time_steps"], others["labels"], others["label_lengths"])
+        loss = tf.reduce_sum(losses)
+    gradients = [gradient.numpy() / 3 for gradient in tape.gradient(loss, model.trainable_variables)]
+    before = model.get_weights()
+    step = _training_step(tf.distribute.get_strategy(), model, optimizer, 3, clip_norm)
+    returned = [value.numpy() for value in step(iter(tf.data.Dataset.from_tensors(batch)))]
+    changes = [after - weights for after, weights in zip(model.get_weights(), before, strict=True)]
+    return changes, returned, gradients, loss.numpy()
+
+
+@pytest.mark.parametrize("clip_norm", [math.inf, 0.01])
+def test_a_step_follows_the_gradient_of_the_finite_losses_alone(clip_norm):
+    changes, (loss, finite, left_out), gradients, wanted_loss = step_of_descent(False, clip_norm)
+    assert loss == pytest.approx(wanted_loss, rel=1e-5)
+    assert (finite, left_out.tolist()) == (2, [-1, 41, -1])
+    norm = math.sqrt(sum((gradient**2).sum() for gradient in gradients))
+    assert norm > 0.1
+    for change, gradient in zip(changes, gradients, strict=True):
+        np.testing.assert_allclose(change, -gradient * min(1, clip_norm / norm), atol=1e-6)
+
+
+def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_leaves_out_the_whole_batch():
+    changes, (loss, finite, left_out), _, _ = step_of_descent(True, 5.0)
+    assert all((change == 0).all() for change in changes)
+    assert (loss, finite, left_out.tolist()) == (0, 0, [40, 41, 42])
+
+
 def last_state(request: dict) -> dict[str, np.ndarray]:
     """Every array of a training's last checkpoint: weights, optimiser and seeds, and the best weights."""
     checkpoint = Checkpoints(request["checkpoint_folder"]).latest(pytest.fail)
