@@ -228,6 +228,8 @@ def test_every_network_trains_with_its_own_recipe_and_without_a_validation_split
     assert float(row["validation_loss"]) > 0
     assert float(row["cer"]) > 0
     assert 0 < float(row["learning_rate"]) < 1.001e-3
+    assert not (tmp_path / "model" / LEFT_OUT_NAME).exists()
+    assert not any("warning" in line for line in said)
     assert (tmp_path / "model" / "saved_model" / "saved_model.pb").exists()
 
 
@@ -502,15 +504,6 @@ def test_the_chief_names_the_examples_that_any_worker_left_out(tmp_path, request
     assert row["non_finite"] == "8"
     assert math.isfinite(float(row["train_loss"]))
     assert all(np.isfinite(array).all() for array in last_state(request).values())
-
-
-@pytest.mark.slow
-def test_a_training_without_such_examples_names_none(one_width_dataset, tmp_path, request_for):
-    request = request_for(one_width_dataset, epochs=1, batch_size=16)
-    said: list[str] = []
-    train(TrainingRequest(**request), said.append)
-    assert not (tmp_path / "model" / LEFT_OUT_NAME).exists()
-    assert not any("warning" in line for line in said)
 
 
 # When training ends, with which weights, and in which precision
