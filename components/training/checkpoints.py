@@ -96,6 +96,8 @@ class Checkpoints:
     def _explained(self, what: str, advice: str = "") -> Iterator[None]:
         try:
             yield
+        except DataError:
+            raise
         except OSError as error:
             raise DataError(f"{what} {self.folder}: {error.strerror or error}{advice}") from None
         except Exception as error:

@@ -9,10 +9,13 @@ import uuid
 import zipfile
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from components.training.checkpoints import Checkpoint, Checkpoints
+from components.training.worker import TrainingLost
 from tfrecords import DataError, storage
 
 ARRAYS = {
@@ -187,6 +190,35 @@ def test_what_a_killed_writer_left_goes_with_the_next_save(folder):
     assert checkpoints.latest(pytest.fail).step == 10
     checkpoints.save(checkpoint(20))
     assert names(folder) == ["checkpoint-000000010.npz", "checkpoint-000000020.npz", "notes.txt"]
+
+
+class FailingStore(MemoryFileSystem):
+    """An object store whose client has errors of its own."""
+
+    protocol = "failing"
+
+    class UnavailableError(Exception):
+        pass
+
+    def ls(self, path, detail=True, **options):
+        raise self.UnavailableError("503, try again")
+
+    put_file = ls
+
+
+def test_an_object_store_that_fails_loses_the_training_but_is_no_fault_of_the_data():
+    fsspec.register_implementation("failing", FailingStore, clobber=True)
+    checkpoints = Checkpoints("failing://bucket/checkpoints")
+    for use in (lambda: checkpoints.save(checkpoint(12)), lambda: checkpoints.latest(pytest.fail)):
+        with pytest.raises(TrainingLost, match=r"failing://bucket/checkpoints: UnavailableError: 503, try again$"):
+            use()
+
+
+def test_a_store_that_nothing_serves_is_refused_and_not_tried_again():
+    checkpoints = Checkpoints("nosuch://bucket/checkpoints")
+    for use in (lambda: checkpoints.save(checkpoint(12)), lambda: checkpoints.latest(pytest.fail)):
+        with pytest.raises(DataError, match="cannot use 'nosuch://"):
+            use()
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence_with_the_reason(tmp_path):
