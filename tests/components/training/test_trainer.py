@@ -466,8 +466,8 @@ def test_an_example_without_a_finite_loss_leaves_no_trace_in_the_weights_but_is_
         images = [str(tmp_path / name / "images" / image) for image in ("01.png", "04.png")]
         assert json.loads((tmp_path / name / "model" / LEFT_OUT_NAME).read_text()) == images
         assert said[-1] == (
-            "warning: 2 images had a loss that was not finite and were left out of those steps; left_out.json beside "
-            f"the model lists them: {images[0]}, {images[1]}"
+            "warning: 2 images had a loss or a gradient that was not finite and were left out of those steps; "
+            f"left_out.json beside the model lists them: {images[0]}, {images[1]}"
         )
         for row in history_of(request):
             assert row["non_finite"] == "2"
@@ -498,7 +498,7 @@ def test_the_chief_names_the_examples_that_any_worker_left_out(tmp_path, request
     uris = json.loads((tmp_path / "model" / LEFT_OUT_NAME).read_text())
     assert uris == [str(tmp_path / "noise" / "images" / f"{number:02d}.png") for number in range(8)]
     said = capfd.readouterr().out
-    assert said.count("warning: 8 images had a loss that was not finite") == 1
+    assert said.count("warning: 8 images had a loss or a gradient that was not finite") == 1
     assert f"{uris[0]}, {uris[1]}, {uris[2]}, …" in said
     (row,) = history_of(request)
     assert row["non_finite"] == "8"
