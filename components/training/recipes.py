@@ -66,7 +66,7 @@ _CRNN = Recipe(
 )
 RECIPES = {
     "crnn": _CRNN,
-    "crnn_large": dataclasses.replace(_CRNN, epochs=50, learning_rate=2e-3, weight_decay=5e-2),
+    "crnn_large": dataclasses.replace(_CRNN, epochs=24, learning_rate=2e-3, weight_decay=5e-2),
     "crnn_v1": _REFERENCE,
     "ocr_model_v1": _REFERENCE,
 }
