@@ -106,4 +106,6 @@ def _end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    from components.training import worker  # not this module a second time: its exceptions would be others
+
+    sys.exit(worker.main(sys.argv[1]))

@@ -180,7 +180,7 @@ def test_a_run_that_is_told_to_stop_says_so_and_ends_with_all_its_processes(numb
     process.send_signal(number)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "error: interrupted: finished steps are kept" in said.decode()
+    assert "error: interrupted: what is finished is kept" in said.decode()
     until = time.monotonic() + 10
     while processes_of_group(process.pid):
         assert time.monotonic() < until, processes_of_group(process.pid)

@@ -97,14 +97,16 @@ def test_a_worker_killed_in_the_middle_of_training_is_named_and_ends_the_others(
     assert not training.is_alive()
     assert f"training worker {killed} of 2 was killed by SIGKILL" in str(training.error)
     assert_nothing_is_left(started)
-    assert not (tmp_path / "model").exists()
+    assert not (tmp_path / "model" / "model.keras").exists()
 
 
 @pytest.mark.slow
 def test_a_batch_that_replicas_cannot_share_arrives_as_the_sentence_of_the_worker(
     tiny_dataset, tmp_path, started, request_for
 ):
-    with pytest.raises(DataError, match=r"^--batch_size=7 cannot be shared equally by 2 replicas$"):
+    with pytest.raises(
+        DataError, match=r"^--batch_size=7 cannot be shared equally by 2 replicas: give a multiple of 2$"
+    ):
         train_in_processes(request_for(tiny_dataset, batch_size=7), str(tmp_path), workers=2)
     assert_nothing_is_left(started)
 

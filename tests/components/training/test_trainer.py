@@ -114,7 +114,8 @@ def train_plainly(fields, dataset: Path, folder: Path, workers: int, model: str,
         output_folder=str(folder / "model"),
         checkpoint_folder=str(folder / "checkpoints"),
         model=model,
-        learning_rate=1e-3 if clip_norm > 1 else 0.1,
+        # The large kernels of crnn_v1 multiply what rounding leaves.
+        learning_rate=0.1 if clip_norm < 1 else 1e-4 if model == "crnn_v1" else 1e-3,
         seed=1,
     )
     (folder / "request.json").write_text(json.dumps(fields))
@@ -264,7 +265,7 @@ def test_a_chief_that_a_scheduler_names_is_the_first_of_the_workers(tiny_dataset
             process.kill()
     assert [process.returncode for process in processes] == [0, 0]
     assert "2 workers with 1 CPU each" in said[0]
-    assert said[1] == ""  # it is not the chief
+    assert re.fullmatch(r"found no GPU and .*, when 1 other worker is there\n", said[1])  # it is not the chief
     assert (tmp_path / "model" / "model.keras").exists()
 
 
