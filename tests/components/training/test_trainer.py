@@ -114,8 +114,7 @@ def train_plainly(fields, dataset: Path, folder: Path, workers: int, model: str,
         output_folder=str(folder / "model"),
         checkpoint_folder=str(folder / "checkpoints"),
         model=model,
-        # The large kernels of crnn_v1 multiply what rounding leaves.
-        learning_rate=0.1 if clip_norm < 1 else 1e-4 if model == "crnn_v1" else 1e-3,
+        learning_rate=1e-3 if clip_norm > 1 else 0.1,
         seed=1,
     )
     (folder / "request.json").write_text(json.dumps(fields))
@@ -158,7 +157,8 @@ def assert_same_weights(found: list[np.ndarray], wanted: list[np.ndarray], toler
         pytest.param("one_width_dataset", "crnn", 0.1, id="crnn on lines of one width with clipped gradients"),
         pytest.param("tiny_dataset", "crnn", 1e9, id="crnn on lines of many widths"),
         pytest.param("uneven_dataset", "crnn", 1e9, id="crnn on one shard, the batches not even"),
-        pytest.param("tiny_dataset", "crnn_v1", 1e9, id="crnn_v1 on lines of many widths"),
+        # Clipped: its large kernels multiply what rounding leaves.
+        pytest.param("tiny_dataset", "crnn_v1", 0.03, id="crnn_v1 on lines of many widths"),
     ],
 )
 def test_two_workers_train_the_very_weights_that_one_trains(dataset, model, clip_norm, tmp_path, request, request_for):
