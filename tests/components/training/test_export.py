@@ -73,7 +73,8 @@ def assert_all_agree(scores: dict, images: np.ndarray, widths: np.ndarray) -> No
     for name, score in scores.items():
         found = score(images, widths)
         assert np.asarray(found["logits"]).dtype == np.float32, name
-        np.testing.assert_allclose(found["logits"], wanted["logits"], rtol=1e-4, atol=1e-4, err_msg=name)
+        largest = np.abs(wanted["logits"]).max()  # random weights give far larger logits than trained ones
+        np.testing.assert_allclose(found["logits"], wanted["logits"], atol=max(1e-4, 1e-5 * largest), err_msg=name)
         np.testing.assert_array_equal(found["time_steps"], wanted["time_steps"], err_msg=name)
 
 
