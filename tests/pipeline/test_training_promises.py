@@ -79,7 +79,7 @@ def weights(workspace: Path) -> list[np.ndarray]:
 
 def test_an_interrupted_training_goes_on_where_it_was_and_ends_as_if_it_had_not_been(workspace, ingested, tmp_path):
     undisturbed = shutil.copytree(ingested, tmp_path / "undisturbed")
-    flags = ("--steps=train", "--epochs=150", "--patience=150", "--batch_size=4")
+    flags = ("--steps=train", "--epochs=60", "--patience=60", "--batch_size=4")
     said, errors = command(undisturbed, *flags).communicate(timeout=300)
     assert "trained for" in said, errors
 
@@ -105,7 +105,7 @@ def test_an_interrupted_training_goes_on_where_it_was_and_ends_as_if_it_had_not_
 def test_two_nodes_of_a_scheduler_train_one_model_although_one_of_them_loses_its_worker(workspace):
     first, second = (f"localhost:{port}" for port in _free_ports(2))
     cluster = {"chief": [first], "worker": [second]}
-    flags = ("--steps=train", "--epochs=120", "--patience=120", "--batch_size=4")
+    flags = ("--steps=train", "--epochs=60", "--patience=60", "--batch_size=4")
     nodes = [
         command(
             workspace,
