@@ -102,10 +102,6 @@ class _Cluster:
         return cls(strategy, place.worker if place else 0, len(place.addresses) if place else 1)
 
     @property
-    def chief(self) -> bool:
-        return self.worker == 0
-
-    @property
     def replicas(self) -> int:
         return self.strategy.num_replicas_in_sync
 
@@ -237,7 +233,8 @@ def _train(request: TrainingRequest, say: Callable[[str], None], watchdog: Watch
     examples = load_examples(request.dataset_folder, manifest, "train")
     validation = load_examples(request.dataset_folder, manifest, "validation")
     per_epoch = -(-len(examples) // request.batch_size)
-    learner = _Learner(cluster, request, charset, manifest.height, per_epoch * request.epochs, watchdog)
+    steps = per_epoch * request.epochs
+    learner = _Learner(cluster, request, charset, manifest.height, steps, watchdog)
     _refuse_labels_that_never_fit(learner.reader, examples, request.model)
     say(
         f"training {request.model} ({learner.model.count_params():,} weights, {charset.classes - 1} symbols) on "
@@ -257,7 +254,7 @@ def _train(request: TrainingRequest, say: Callable[[str], None], watchdog: Watch
         writer = HistoryWriter(request.output_folder, state.history) if chief else None
     saver = _Saver(checkpoints if chief else None, learner, state, request.checkpoint_every_s)
     watchdog.end_gently()
-    batches = learner.batches(examples, range(state.step, per_epoch * request.epochs))
+    batches = learner.batches(examples, range(state.step, steps))
     while not finished(state.history, request.epochs, request.patience):
         _train_epoch(request, learner, batches, per_epoch, state, progress, saver)
         _close_epoch(
@@ -270,7 +267,7 @@ def _train(request: TrainingRequest, say: Callable[[str], None], watchdog: Watch
         )
         progress.epoch(
             state.history[-1],
-            _seconds_left(state, per_epoch * request.epochs),
+            _seconds_left(state, steps),
             last=finished(state.history, request.epochs, request.patience),
         )
         if writer is not None:
