@@ -98,13 +98,14 @@ class Checkpoints:
             yield
         except DataError:
             raise
-        except OSError as error:
-            raise DataError(f"{what} {self.folder}: {error.strerror or error}{advice}") from None
         except Exception as error:
-            if not storage.is_remote(self.folder):
+            remote = storage.is_remote(self.folder)
+            # The errors of an object store's clients pass, most of them: a network is gone for a while. OSErrors too.
+            if remote and not isinstance(error, (PermissionError, FileNotFoundError)):
+                raise TrainingLost(f"{what} {self.folder}: {type(error).__name__}: {error}") from error
+            if not isinstance(error, OSError):
                 raise
-            # The clients of object stores have errors of their own, most of which pass.
-            raise TrainingLost(f"{what} {self.folder}: {type(error).__name__}: {error}") from error
+            raise DataError(f"{what} {self.folder}: {error.strerror or error}{advice}") from None
 
     def _names(self) -> list[str]:
         """The files' names, newest first."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+import requests
 from fsspec.implementations.memory import MemoryFileSystem
 
 from components.training.checkpoints import Checkpoint, Checkpoints
@@ -212,6 +213,30 @@ def test_an_object_store_that_fails_loses_the_training_but_is_no_fault_of_the_da
     for use in (lambda: checkpoints.save(checkpoint(12)), lambda: checkpoints.latest(pytest.fail)):
         with pytest.raises(TrainingLost, match=r"failing://bucket/checkpoints: UnavailableError: 503, try again$"):
             use()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (TimeoutError("timed out"), TrainingLost),
+        (requests.ConnectionError("name resolution failed"), TrainingLost),
+        (OSError(104, "Connection reset by peer"), TrainingLost),
+        (PermissionError(13, "Forbidden"), DataError),
+        (FileNotFoundError(2, "No such bucket"), DataError),
+    ],
+)
+def test_a_network_that_is_gone_for_a_while_loses_the_training_and_a_refusal_ends_it(error, kind):
+    """Most errors of a network are `OSError`s, as those of a local disk are."""
+
+    class Broken(fsspec.AbstractFileSystem):
+        protocol = "broken"
+
+        def open(self, path, mode="rb", **options):
+            raise error
+
+    fsspec.register_implementation("broken", Broken, clobber=True)
+    with pytest.raises(kind, match=r"broken://bucket/checkpoints: .*(timed|name|reset|Forbidden|bucket)"):
+        Checkpoints("broken://bucket/checkpoints").save(checkpoint(12))
 
 
 def test_a_store_that_nothing_serves_is_refused_and_not_tried_again():
