@@ -62,7 +62,10 @@ class ModelManifest:
             DataError: if it was written by a version that this one does not know.
         """
         content = read_manifest(folder, SCHEMA_VERSION, step="train", oldest=_OLDEST_VERSION)
-        return cls(**{**_ADDED, **content})
+        manifest = cls(**{**_ADDED, **content})
+        if outside := [name for name in manifest.files if not {"", ".", ".."}.isdisjoint(name.split("/"))]:
+            raise DataError(f"the manifest in {folder} names a file that is not in its folder: {outside[0]}")
+        return manifest
 
     def read_charset(self, folder: str) -> Charset:
         """The model's charset, checked against the manifest.

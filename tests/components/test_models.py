@@ -96,6 +96,13 @@ def test_a_manifest_that_is_no_json_is_refused(folder):
         ModelManifest.read(str(folder))
 
 
+@pytest.mark.parametrize("name", ["../../.bashrc", "/etc/passwd", "model.keras/../../x", "saved_model//x", "."])
+def test_a_manifest_that_names_a_file_elsewhere_is_refused(folder, name):
+    change_manifest(folder, files={"charset.txt": {"bytes": 4, "sha256": "0"}, name: {"bytes": 1, "sha256": "0"}})
+    with pytest.raises(DataError, match=f"names a file that is not in its folder: {name}$"):
+        ModelManifest.read(str(folder))
+
+
 def test_another_charset_is_refused_with_both_digests(folder):
     (folder / "charset.txt").write_text("a\nc\n")
     wanted, found = Charset(("a", "b")).digest[:12], Charset(("a", "c")).digest[:12]
