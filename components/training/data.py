@@ -8,6 +8,7 @@ share it, nor on how the shards are cut.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,6 +20,7 @@ from tfrecords import DataError, DatasetManifest, decode_png, examples_to_record
 from tfrecords.manifest import remedy
 
 _POOL_BATCHES = 32
+_READING_COLUMNS = 64 * 2048  # pixels of width, of all lines of a batch together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +202,7 @@ def training_batches(
 def reading_batches(
     examples: Examples, batch_size: int, part: int = 0, parts: int = 1
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Each example once, lines of like width together.
+    """Each example once, lines of like width together, in batches of less where lines are very wide.
 
     Args:
         part, parts: this worker's share of the batches.
@@ -210,7 +212,12 @@ def reading_batches(
         the examples, int [batch].
     """
     order = np.argsort(examples.widths, kind="stable")
-    for start in range(part * batch_size, len(order), parts * batch_size):
-        indices = order[start : start + batch_size]
+    starts = [0]
+    while starts[-1] < len(order):
+        widths = examples.widths[order[starts[-1] : starts[-1] + batch_size]]
+        fitting = widths * np.arange(1, len(widths) + 1) <= _READING_COLUMNS
+        starts.append(starts[-1] + max(1, int(fitting.sum())))
+    for start, end in list(itertools.pairwise(starts))[part::parts]:
+        indices = order[start:end]
         images, widths = pad_lines([examples.pixels(i) for i in indices], TIME_STRIDE)
         yield images, widths, indices

@@ -92,10 +92,10 @@ def _read_line(data: tf.Tensor, height: int) -> tf.Tensor:
     """One image file, string [], to the columns of its grey line, uint8 [width, height]."""
     grey = _to_grey(_decode(data))
     rows, columns = tf.shape(grey)[0], tf.shape(grey)[1]
-    width = tf.round(tf.cast(columns * height, tf.float64) / tf.cast(rows, tf.float64))
-    width = tf.maximum(tf.cast(width, tf.int32), 1)
+    width = tf.round(tf.cast(columns, tf.float64) * height / tf.cast(rows, tf.float64))
+    width = tf.cast(tf.clip_by_value(width, 1, _LIMITS.max_line_width + 1), tf.int32)
     usable = (tf.minimum(rows, columns) >= _LIMITS.min_side) & (width <= _LIMITS.max_line_width)
-    usable &= rows * columns <= _LIMITS.max_pixels
+    usable &= tf.cast(rows, tf.int64) * tf.cast(columns, tf.int64) <= _LIMITS.max_pixels
     message = f"an image is too small or too large for a line {height} pixels high; its width and height are"
     with tf.control_dependencies([tf.debugging.Assert(usable, [message, columns, rows])]):
         line = _resampled(tf.transpose(_resampled(grey, width)), height)

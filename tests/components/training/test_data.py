@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from components.training.data import Examples, epoch_order, load_examples, reading_batches, training_batches
-from tfrecords import DataError, DatasetManifest
+from tfrecords import DataError, DatasetManifest, encode_png
 
 
 @pytest.fixture(scope="module")
@@ -187,3 +187,29 @@ def test_reading_batches_cover_each_example_once_over_all_parts(examples, parts)
             assert np.ptp(widths) < np.ptp(examples.widths) or len(examples) <= 3
             seen += indices.tolist()
     assert sorted(seen) == list(range(16))
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_lines_that_are_very_wide_are_read_in_smaller_batches(parts):
+    """A batch of 64 lines of 20,000 pixels would take gigabytes in the first layers."""
+    import tensorflow as tf
+
+    chooser = np.random.default_rng(0)
+    widths = np.concatenate([chooser.integers(20, 200, 100), [2048] * 70, [20_000] * 3, [140_000]]).astype(np.int32)
+    png = {width: encode_png(np.full((1, width), 255, np.uint8)) for width in set(widths.tolist())}
+    count = len(widths)
+    examples = Examples(
+        images=tf.constant([png[width] for width in widths.tolist()]),
+        widths=widths,
+        labels=np.zeros(count, np.int32),
+        offsets=np.arange(count + 1),
+        texts=["a"] * count,
+        uris=["a"] * count,
+    )
+    seen = []
+    for part in range(parts):
+        for images, own_widths, indices in reading_batches(examples, 64, part, parts):
+            assert images.shape[0] == 1 or images.shape[0] * own_widths.max() <= 64 * 2048
+            seen.append(indices.tolist())
+    assert sorted(i for batch in seen for i in batch) == list(range(count))
+    assert sorted(map(len, seen)) == [1, 3, 42, 64, 64]
