@@ -43,6 +43,7 @@ CALIBRATION_PICTURE = "calibration.png"
 CONFUSIONS_SHOWN = 20
 
 _SHOWN, _WORST = 16, 12
+_ENOUGH_GROUPS = 20
 _READINGS = "readings-"
 _ROWS_AT_A_TIME = 10_000
 _COUNTED = ("symbols", "symbol_errors", "words", "word_errors")
@@ -263,6 +264,8 @@ def _resampled(names: pyarrow.ChunkedArray, request: EvaluationRequest) -> tuple
         note = "all lines are of one group: the intervals say nothing of other groups"
     else:
         groups = _codes(names)
+        if len(found) < _ENOUGH_GROUPS:
+            note = f"intervals over so few groups as {len(found)} are too narrow (Cameron, Gelbach and Miller 2008)"
     return {
         "units": "lines" if groups is None else "groups",
         "count": len(names) if groups is None else len(found),
