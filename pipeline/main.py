@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
         with workspace.lock(wait_s=_LOCK_OF_A_LOST_NODE_S if place else 0):
             return run(options, workspace)
     except WorkspaceHeldError as error:
-        return _refuse(error, EXIT_HELD)
+        return _refuse(error, EXIT_LOST if place else EXIT_HELD)  # a scheduler tries again
     except DataError as error:
         return _refuse(error, EXIT_REFUSED)
 

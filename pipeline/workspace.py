@@ -25,6 +25,11 @@ def short_id(**what: Any) -> str:
     return hashlib.sha256(content.encode(errors="backslashreplace")).hexdigest()[:_ID_LENGTH]
 
 
+def _last_change(folder: str) -> float:
+    """Seconds since 1970 of the newest file below a folder."""
+    return max((os.path.getmtime(parent) for parent, _, _ in os.walk(folder)), default=0.0)
+
+
 class WorkspaceHeldError(DataError):
     """Another run works in the workspace."""
 
@@ -79,6 +84,10 @@ class Workspace:
                         f"another run works in {self.root} ({file.read().strip()}): wait for its end, or use another "
                         "--workspace"
                     ) from None
+                except OSError as error:
+                    raise DataError(
+                        f"--workspace={self.root} lies on a file system without locks ({error.strerror}): use another"
+                    ) from None
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
@@ -90,7 +99,7 @@ class Workspace:
             return
         for name in storage.list_names(self.unfinished("")):
             path = self.unfinished(name)
-            if not name.startswith("training-") or time.time() - os.path.getmtime(path) > _MONTH_S:
+            if not name.startswith("training-") or time.time() - _last_change(path) > _MONTH_S:
                 storage.remove_folder(path) if storage.is_folder(path) else storage.remove_file(path)
         with contextlib.suppress(OSError):
             os.rmdir(self.unfinished(""))

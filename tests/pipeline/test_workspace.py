@@ -1,8 +1,11 @@
 """Names of the workspace: the same request, the same ID; pointers are replaced whole."""
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -82,3 +85,25 @@ def test_what_killed_writers_left_is_cleared_and_nothing_else(tmp_path):
     workspace.clear_unfinished()
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     assert left == ["datasets/LATEST", "runs/a.json"]
+
+
+@pytest.mark.parametrize(("days", "kept"), [(2, True), (40, False)])
+def test_a_stopped_training_is_kept_for_a_month_from_its_last_checkpoint(tmp_path, days, kept):
+    workspace = Workspace(str(tmp_path))
+    checkpoints = tmp_path / "unfinished" / "training-abc" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "checkpoint-000000012.npz").touch()
+    for folder, age in ((checkpoints, days), (checkpoints.parent, 60)):
+        os.utime(folder, (time.time() - age * 24 * 3600,) * 2)
+    workspace.clear_unfinished()
+    assert checkpoints.exists() == kept
+
+
+def test_a_file_system_without_locks_is_one_sentence(tmp_path, monkeypatch):
+    def refuse(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    refusal = r"lies on a file system without locks \(No locks available\)"
+    with pytest.raises(DataError, match=refusal), Workspace(str(tmp_path)).lock():
+        pass
