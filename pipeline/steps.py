@@ -31,7 +31,7 @@ from components.listing import (
     uri_of,
 )
 from components.listing.transforms import JoinTables, ListCollection
-from components.models import KERAS_NAME, ModelManifest, describe_files
+from components.models import KERAS_NAME, ONNX_NAME, SAVED_MODEL_NAME, ModelManifest, describe_files
 from components.rejects import too_many_rejects
 from components.training.cluster import ClusterPlace, train_in_processes
 from components.training.recipes import DEFAULT_MODEL, RECIPES, TIME_STRIDE
@@ -40,7 +40,7 @@ from pipeline.options import LinePipelineOptions
 from pipeline.runners import processes_per_worker, run_job
 from pipeline.workspace import Workspace, short_id
 from tfrecords import SPLITS, Charset, CharsetError, DataError, DatasetManifest, SplitFractions, storage
-from tfrecords.manifest import CHARSET_NAME, MANIFEST_NAME, STATISTICS_NAME
+from tfrecords.manifest import CHARSET_NAME, STATISTICS_NAME
 
 # Raised when a step would make another result from the same input: no old one is then taken for it.
 _CODE_VERSION = 3
@@ -186,17 +186,17 @@ def train(context: Context) -> StepResult:
         "model": network,
         "epochs": epochs,
         "batch_size": batch_size,
-        "learning_rate": options.learning_rate or recipe.learning_rate * (recipe.going_on if start else 1),
+        "learning_rate": options.learning_rate or recipe.learning_rate * (recipe.fine_tuning if start else 1),
         "patience": options.patience or -(-epochs // 3),
         "seed": options.seed,
         "init_from": start[1].model_id if start else None,
     }
     model_id = short_id(version=_CODE_VERSION, dataset_id=dataset_id, **request)
     folder = workspace.model(model_id)
-    if not chief and storage.exists(storage.join(folder, MANIFEST_NAME)):
+    found = _intact_model(context, folder)
+    if found is not None and not chief:
         summary = f"model {model_id} is there already: nothing is left to train"
         return StepResult("train", summary, folder, {"model_id": model_id, **request}, reused=True)
-    found = _intact_model(context, folder)
     if found is not None:
         manifest = found
     else:
@@ -565,13 +565,17 @@ def _intact_dataset(context: Context, folder: str) -> DatasetManifest | None:
 
 
 def _intact_model(context: Context, folder: str) -> ModelManifest | None:
-    """A committed model, if it is there; one that lost files since is removed, to be trained again."""
+    """A committed model, if it is there; one that lost what it reads with is trained again, in use until then."""
     try:
         manifest = ModelManifest.read(folder)
     except FileNotFoundError:
         return None
-    sizes = {name: described["bytes"] for name, described in manifest.files.items()}
-    return manifest if _intact(context, folder, sizes) else None
+    needed = (KERAS_NAME, ONNX_NAME, SAVED_MODEL_NAME, CHARSET_NAME)
+    sizes = {name: described["bytes"] for name, described in manifest.files.items() if name.startswith(needed)}
+    problem = storage.missing_or_changed(folder, sizes)
+    if problem is not None:
+        context.say(f"warning: {problem}: it was damaged after it was committed, and is made again")
+    return manifest if problem is None else None
 
 
 def _intact_predictions(context: Context, folder: str | None) -> str | None:
@@ -596,7 +600,8 @@ def _local_dataset(folder: str, manifest: DatasetManifest, scratch: str) -> str:
     if not storage.is_remote(folder):
         return folder
     local = os.path.join(scratch, "dataset")
-    for name in [CHARSET_NAME, STATISTICS_NAME, *(shard.name for shard in manifest.shards)]:
+    shards = [shard for split in ("train", "validation") for shard in manifest.shards_of(split)]
+    for name in [CHARSET_NAME, *(shard.name for shard in shards)]:
         storage.copy_file(storage.join(folder, name), os.path.join(local, name))
     manifest.write(local)
     return local

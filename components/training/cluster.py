@@ -23,7 +23,7 @@ from components.training.worker import ERROR_NAME, STATUS_LOST
 from tfrecords import DataError
 
 _POLL_S = 0.2
-_GRACE_S = 5.0
+_GRACE_S = 20.0
 _REGROUP_S = 15.0
 """Seconds in which all workers of a scheduler's cluster notice that one is gone, and end."""
 
@@ -163,10 +163,10 @@ def _gpus_here() -> list[str]:
         hidden = next((i for i, name in enumerate(names) if name in ("", "-1")), len(names))
         return names[:hidden]  # what comes after an invalid name is not used
     try:
-        found = [match[1] for name in os.listdir("/dev") if (match := re.fullmatch(r"nvidia(\d+)", name))]
+        devices = [name for name in os.listdir("/dev") if re.fullmatch(r"nvidia\d+", name)]
     except OSError:
         return []
-    return sorted(found, key=int)
+    return [str(number) for number in range(len(devices))]  # a container's devices keep the numbers of their host
 
 
 def _train_once(

@@ -23,7 +23,7 @@ class Recipe:
         one_cycle: whether the rate warms up and falls to zero along a cosine; else it is constant.
         clip_norm: greatest norm of all gradients together; infinity clips nothing.
         augment: whether training lines are distorted a little, each time anew.
-        going_on: share of the learning rate for weights that another model has learned already.
+        fine_tuning: share of the learning rate for weights that another model has learned already.
     """
 
     epochs: int
@@ -34,7 +34,7 @@ class Recipe:
     one_cycle: bool
     clip_norm: float
     augment: bool
-    going_on: float = 0.25
+    fine_tuning: float = 0.25
 
     def epochs_for(self, images: int, batch_size: int) -> int:
         """Epochs for a number of training images."""

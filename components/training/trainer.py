@@ -244,7 +244,7 @@ def _train(request: TrainingRequest, say: Callable[[str], None], watchdog: Watch
     if not len(validation):
         say("the validation split is empty: the best epoch is chosen on the training images themselves")
     if checkpoint is not None:
-        learner.restore(checkpoint)
+        learner.restore(checkpoint, request.checkpoint_folder)
     if state.step:
         say(f"going on from the checkpoint of step {state.step:,} (epoch {len(state.history) + 1})")
 
@@ -264,6 +264,7 @@ def _train(request: TrainingRequest, say: Callable[[str], None], watchdog: Watch
             charset,
             per_epoch * request.batch_size,
             state,
+            saver,
         )
         progress.epoch(
             state.history[-1],
@@ -366,13 +367,19 @@ def _train_epoch(
 
 
 def _close_epoch(
-    cluster: _Cluster, learner: _Learner, validation: Examples, charset: Charset, images: int, state: _State
+    cluster: _Cluster,
+    learner: _Learner,
+    validation: Examples,
+    charset: Charset,
+    images: int,
+    state: _State,
+    saver: _Saver,
 ) -> None:
     """Reads the validation lines and adds the epoch, with so many images trained on, to the history."""
     started = time.monotonic()
     learner.reader.set_weights(learner.model.get_weights())
     try:
-        counts, validation_loss = _validate(cluster, learner, validation, charset)
+        counts, validation_loss = _validate(cluster, learner, validation, charset, saver)
     except ValueError as error:
         raise DataError(f"training diverged in epoch {len(state.history) + 1}: {error}") from None
     state.seconds += time.monotonic() - started
@@ -489,13 +496,14 @@ class _Learner:
             for i, value in enumerate(values)
         }
 
-    def restore(self, checkpoint: Checkpoint) -> None:
+    def restore(self, checkpoint: Checkpoint, checkpoint_folder: str) -> None:
         """Puts everything back as it was; on every worker."""
         for group, variables in (("model", self.model.variables), ("optimizer", self.optimizer.variables)):
             values = _arrays_of(group, checkpoint)
             if [value.shape for value in values] != [tuple(variable.shape) for variable in variables]:
                 raise DataError(
-                    "the checkpoint to go on from is of another network or optimiser: start anew with --resume=never"
+                    "the checkpoint to go on from is of another network or optimiser: delete "
+                    f"{checkpoint_folder} to start anew"
                 )
             for variable, value in zip(variables, values, strict=True):
                 variable.assign(value)
@@ -548,14 +556,14 @@ def start_from(model: keras.Model, path: str, symbols: Sequence[str], charset: C
     old = keras.saving.load_model(path, compile=False, safe_mode=True)
     places = {symbol: i for i, symbol in enumerate((*symbols, None))}  # None stands for the blank, the last class
     classes = [(new, places[symbol]) for new, symbol in enumerate((*charset.symbols, None)) if symbol in places]
-    to, of = map(list, zip(*classes, strict=True))
+    new_classes, old_classes = map(list, zip(*classes, strict=True))
     if len(model.layers) != len(old.layers):
         raise DataError(f"the model in {path} is of another network than {model.name}")
     for layer, old_layer in zip(model.layers, old.layers, strict=True):
         weights, old_weights = layer.get_weights(), old_layer.get_weights()
         if layer.name == "logits":
             for mine, its in zip(weights, old_weights, strict=True):
-                mine[..., to] = its[..., of]
+                mine[..., new_classes] = its[..., old_classes]
             old_weights = weights
         if [mine.shape for mine in weights] != [its.shape for its in old_weights]:
             raise DataError(f"the model in {path} is {old.name} of another size than {model.name} here")
@@ -604,7 +612,7 @@ def _training_step(
             losses = tf.where(finite, losses, 0.0)
             loss = tf.reduce_sum(losses) / batch_size
         gradients = tape.gradient(loss, model.trainable_variables)
-        # In one piece: workers wait for each other once.
+        # Summed before they are clipped, in one piece; the optimiser sums what it is given once more.
         parts = [*gradients, tf.reduce_sum(losses), tf.reduce_sum(tf.cast(finite, tf.float32))]
         flat = tf.concat([tf.reshape(part, [-1]) for part in parts], 0)
         flat = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, flat)
@@ -630,7 +638,9 @@ def _training_step(
     return step
 
 
-def _validate(cluster: _Cluster, learner: _Learner, examples: Examples, charset: Charset) -> tuple[ErrorCounts, float]:
+def _validate(
+    cluster: _Cluster, learner: _Learner, examples: Examples, charset: Charset, saver: _Saver
+) -> tuple[ErrorCounts, float]:
     """Error counts and mean loss over a whole split; each worker reads its share, and all get the sums.
 
     Raises:
@@ -642,6 +652,7 @@ def _validate(cluster: _Cluster, learner: _Learner, examples: Examples, charset:
     for images, widths, indices in reading_batches(examples, _READING_BATCH, cluster.worker, cluster.workers):
         logits, time_steps = learner.read(images, widths)
         learner.watchdog.alive()
+        saver.save_if_due()
         lengths = all_lengths[indices]
         labels = np.zeros((len(indices), lengths.max()), np.int32)
         for row, i in zip(labels, indices, strict=True):

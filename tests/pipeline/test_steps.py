@@ -14,10 +14,12 @@ import uuid
 import fsspec
 import pytest
 
-from components.models import ModelManifest
+from components.models import ModelManifest, describe_files
+from pipeline import steps
 from pipeline.main import EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, main
 from pipeline.options import parse_options
 from pipeline.steps import _refusal
+from pipeline.workspace import Workspace
 from tfrecords import DatasetManifest, LineExample, encode_example, read_record_batches, write_records
 
 RUN_PIPELINE = pathlib.Path(__file__).parents[2] / "run_pipeline.py"
@@ -240,7 +242,7 @@ def test_groups_of_folders_are_resampled_and_the_report_says_so(workspace, tiny_
     _, figures = evaluate(workspace)
     assert (figures["resampled"]["units"], figures["resampled"]["count"]) == ("groups", 2)
     (page,) = (workspace / "runs").glob("*.html")
-    assert "2,000 resamples of 2 groups." in page.read_text()
+    assert "2,000 resamples of 2 groups; intervals over so few groups as 2 are too narrow" in page.read_text()
 
 
 def test_a_dataset_that_lost_a_file_is_made_again(tiny_images, tmp_path, capsys):
@@ -252,6 +254,22 @@ def test_a_dataset_that_lost_a_file_is_made_again(tiny_images, tmp_path, capsys)
     assert main(command) == EXIT_DONE
     assert "it was damaged after it was committed, and is made again" in capsys.readouterr().out
     assert shard.read_bytes() == content
+
+
+@pytest.mark.parametrize(("lost", "again"), [("plots/curves.png", False), ("model.onnx", True), ("charset.txt", True)])
+def test_a_model_counts_as_damaged_without_what_it_reads_with_and_stays_where_it_is(workspace, capsys, lost, again):
+    """A training of hours comes before a new one: until then the accepted model, if it can, goes on reading."""
+    folder = workspace / "models" / "first"
+    (folder / "plots").mkdir()
+    (folder / "plots" / "curves.png").write_bytes(b"a picture")
+    manifest = ModelManifest.read(str(folder))
+    (folder / "manifest.json").unlink()
+    dataclasses.replace(manifest, files=describe_files(str(folder))).write(str(folder))
+    (folder / lost).unlink()
+    context = steps.Context(parse_options([]), Workspace(str(workspace)), print)
+    assert (steps._intact_model(context, str(folder)) is None) == again
+    assert ("it was damaged after it was committed, and is made again" in capsys.readouterr().out) == again
+    assert (folder / "model.keras").exists()
 
 
 def test_a_reused_dataset_is_checked_against_the_share_of_rejects_too(tiny_images, tmp_path, capsys):

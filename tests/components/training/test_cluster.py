@@ -342,6 +342,20 @@ def test_the_gpus_here_are_those_that_cuda_would_see(visible, gpus, monkeypatch)
     assert cluster._gpus_here() == gpus
 
 
+@pytest.mark.parametrize(
+    ("devices", "gpus"),
+    [
+        (["null", "nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"], ["0", "1"]),
+        (["nvidia6", "nvidia10", "nvidiactl"], ["0", "1"]),
+        (["null", "nvidia-caps"], []),
+    ],
+)
+def test_gpus_of_a_container_are_numbered_from_zero_whatever_their_host_calls_them(devices, gpus, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(os, "listdir", lambda folder: devices)
+    assert cluster._gpus_here() == gpus
+
+
 def test_without_a_limit_the_gpus_here_are_those_of_the_system(monkeypatch):
     import tensorflow as tf
 
