@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ class EpochRecord:
         images_per_second: trained on, by all workers together, validation not counted.
         non_finite: training examples left out of the gradient because their loss was not finite.
         seconds: of training since its start, stops not counted.
+        symbol_errors: those that the CER is made of.
     """
 
     epoch: int
@@ -42,21 +44,28 @@ class EpochRecord:
     images_per_second: float
     non_finite: int
     seconds: float
-
-    @property
-    def quality(self) -> tuple[float, float]:
-        """What is least in the best epoch: the CER, and among equals the loss."""
-        return self.cer, self.validation_loss
+    symbol_errors: int
 
 
 def best_epoch(history: Sequence[EpochRecord]) -> int:
-    """The number of the best epoch, the first among equals; 0 if there is none."""
-    return min(history, key=lambda record: record.quality).epoch if history else 0
+    """The number of the epoch whose weights are kept; 0 if there is none.
+
+    It is the last one whose CER cannot be told from the lowest: its symbol errors are within one standard error of
+    the fewest, by the rule of Breiman et al. 1984 ("Classification and Regression Trees", section 3.4.3). The
+    standard error of a count `n` of rare errors is the square root of `n`, here of `n + 1`, since none may be luck.
+    Later weights are better where nothing else decides: the learning rate falls, and a validation split of few lines
+    is read without an error by chance.
+    """
+    if not history:
+        return 0
+    fewest = min(record.symbol_errors for record in history)
+    return max(record.epoch for record in history if record.symbol_errors <= fewest + math.sqrt(fewest + 1))
 
 
 def finished(history: Sequence[EpochRecord], epochs: int, patience: int) -> bool:
-    """Whether a training is at its end: all epochs done, or none better than the best for `patience` epochs."""
-    return len(history) >= epochs or len(history) - best_epoch(history) >= patience
+    """Whether a training is at its end: all epochs done, or none with a lower CER, or loss, for `patience` epochs."""
+    lowest = min(history, key=lambda record: (record.cer, record.validation_loss)).epoch if history else 0
+    return len(history) >= epochs or len(history) - lowest >= patience
 
 
 class HistoryWriter:

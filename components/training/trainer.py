@@ -132,7 +132,7 @@ class _State:
         epoch_seconds: of training in the epoch that is under way.
         seconds: since the start, validation included, stops not counted.
         left_out: indices of training examples whose loss was ever not finite.
-        best: the weights of the best epoch so far.
+        best: the weights of the epoch that would be kept now.
     """
 
     step: int = 0
@@ -168,8 +168,8 @@ def train(
 ) -> None:
     """Trains a model and, on the chief, writes it to the output folder.
 
-    Goes on from the newest checkpoint, if there is one. The weights kept are those of the epoch
-    with the lowest CER on the validation split. Progress goes to `say`, on the chief alone.
+    Goes on from the newest checkpoint, if there is one. The weights kept are those that
+    `best_epoch` says. Progress goes to `say`, on the chief alone.
 
     Args:
         watchdog: to be told that the other workers still work with this one.
@@ -281,7 +281,7 @@ def _train(request: TrainingRequest, say: Callable[[str], None], watchdog: Watch
     best = state.history[best_epoch(state.history) - 1]
     early = f"; stopped after {len(state.history)}: none was better for {request.patience} epochs"
     say(
-        f"trained for {state.seconds:.0f} s; the best epoch is {best.epoch}, with a CER of {best.cer:.2%}"
+        f"trained for {state.seconds:.0f} s; kept are the weights of epoch {best.epoch}, with a CER of {best.cer:.2%}"
         f"{early * (len(state.history) < request.epochs)}"
     )
     if writer is not None:
@@ -396,6 +396,7 @@ def _close_epoch(
             images_per_second=images / state.epoch_seconds,
             non_finite=round(images - state.finite),
             seconds=state.seconds,
+            symbol_errors=counts.symbol_errors,
         )
     )
     state.loss = state.finite = state.epoch_seconds = 0.0

@@ -78,7 +78,7 @@ def test_training_samples_are_the_chosen_ones(tmp_path):
 @pytest.mark.parametrize("losses", [[3.0, 2.0, 1.0], [5.0], [0.0, 0.0], [math.inf, 2.0], [math.nan, math.nan]], ids=str)
 def test_history_is_drawn_whatever_the_losses(tmp_path, losses):
     history = [
-        EpochRecord(i + 1, i + 1, 1e-3, loss, loss, 0.5, 0.6, 0.2, 100.0, 0, 1.0) for i, loss in enumerate(losses)
+        EpochRecord(i + 1, i + 1, 1e-3, loss, loss, 0.5, 0.6, 0.2, 100.0, 0, 1.0, 9) for i, loss in enumerate(losses)
     ]
     plot_history(history, str(tmp_path / "curves.png"))
     assert min(size_of(tmp_path / "curves.png")) > 300

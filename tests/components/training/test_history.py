@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from components.training.history import (
@@ -20,7 +22,7 @@ from components.training.history import (
 TAGS = [field.name for field in dataclasses.fields(EpochRecord) if field.name not in ("epoch", "step")]
 
 
-def record(epoch: int, cer: float = 0.5, loss: float = 1.0) -> EpochRecord:
+def record(epoch: int, cer: float = 0.5, loss: float = 1.0, symbol_errors: int = 5) -> EpochRecord:
     return EpochRecord(
         epoch=epoch,
         step=7 * epoch,
@@ -33,6 +35,7 @@ def record(epoch: int, cer: float = 0.5, loss: float = 1.0) -> EpochRecord:
         images_per_second=123.5,
         non_finite=epoch - 1,
         seconds=10.0 * epoch,
+        symbol_errors=symbol_errors,
     )
 
 
@@ -41,19 +44,32 @@ def history(*qualities: tuple[float, float]) -> list[EpochRecord]:
 
 
 @pytest.mark.parametrize(
-    ("qualities", "best"),
+    ("errors", "best"),
     [
         ([], 0),
-        ([(0.5, 1.0)], 1),
-        ([(0.5, 1.0), (0.4, 9.0), (0.45, 0.1)], 2),
-        ([(0.5, 1.0), (0.5, 0.9), (0.5, 0.95)], 2),
-        ([(0.5, 1.0), (0.3, 0.5), (0.3, 0.5), (0.3, 0.5)], 2),
-        ([(1.7, 1.0), (1.2, 2.0)], 2),
-        ([(0.0, 1.0), (0.0, 0.0)], 2),
+        ([50], 1),
+        ([50, 40, 48], 2),
+        ([50, 40, 46, 47], 3),  # the square root of 41 is 6.4
+        ([0, 0, 2], 2),
+        ([3, 0, 1, 2, 1, 7], 5),  # one error more than none says nothing
+        ([90, 10, 13, 9, 13], 4),  # the square root of 10 is 3.2
+        ([90, 10, 13, 12, 14], 4),
+        ([1, 2, 3, 4, 5], 2),  # not step by step away from the best
     ],
 )
-def test_the_best_epoch_has_the_least_cer_then_the_least_loss_and_is_the_first_among_equals(qualities, best):
-    assert best_epoch(history(*qualities)) == best
+def test_the_last_epoch_is_kept_that_cannot_be_told_from_the_one_with_the_fewest_errors(errors, best):
+    assert best_epoch([record(epoch, symbol_errors=each) for epoch, each in enumerate(errors, 1)]) == best
+
+
+def test_what_would_be_kept_is_always_the_newest_epoch_or_what_was_kept_before():
+    """So that one set of weights is enough to remember."""
+    chooser = np.random.default_rng(0)
+    for _ in range(200):
+        errors = chooser.integers(0, 40, 12).tolist()
+        history = [record(epoch, symbol_errors=each) for epoch, each in enumerate(errors, 1)]
+        kept = [best_epoch(history[:length]) for length in range(1, 13)]
+        for epoch, (before, now) in enumerate(itertools.pairwise([0, *kept]), 1):
+            assert now in (before, epoch)
 
 
 @pytest.mark.parametrize(

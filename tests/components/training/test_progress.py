@@ -12,7 +12,7 @@ from components.training.progress import Progress, _clock
 
 
 def record(epoch: int, cer: float = 0.5) -> EpochRecord:
-    return EpochRecord(epoch, 10 * epoch, 1e-3, 12.3456, 7.8901, cer, 0.75, 0.125, 1234.5, 0, 3.0)
+    return EpochRecord(epoch, 10 * epoch, 1e-3, 12.3456, 7.8901, cer, 0.75, 0.125, 1234.5, 0, 3.0, 9)
 
 
 def shown_on(screen: str) -> list[str]:

@@ -17,7 +17,7 @@ import pytest
 
 from components.ingest.dataset import IngestRequest, commit_dataset, describe_written_shard, write_training_shard
 from components.listing import LabelRules, list_images
-from components.training import cluster
+from components.training import cluster, trainer
 from components.training.checkpoints import Checkpoints
 from components.training.data import epoch_order
 from components.training.history import EpochRecord
@@ -515,25 +515,27 @@ def test_a_wish_to_end_is_heard_while_validation_lines_are_read(tiny_dataset, tm
 
 
 @pytest.mark.slow
-def test_a_training_that_ends_early_keeps_the_weights_of_its_best_epoch(tiny_dataset, tmp_path, request_for):
+def test_a_training_that_ends_early_keeps_the_weights_of_the_epoch_that_was_best(
+    tiny_dataset, tmp_path, request_for, monkeypatch
+):
     """Those are what a training of just so many epochs ends with, as `crnn_v1` learns at a constant rate."""
     import keras
 
+    monkeypatch.setattr(trainer, "best_epoch", lambda history: min(2, len(history)))  # as if the others were worse
     changes = {"model": "crnn_v1", "learning_rate": 0.02, "batch_size": 4}
     patient = request_for(tiny_dataset, **changes, epochs=200, patience=1)
     said: list[str] = []
     train(TrainingRequest(**patient), said.append)
     history = [{name: float(value) for name, value in row.items()} for row in history_of(patient)]
-    best = min(history, key=lambda row: (row["cer"], row["validation_loss"]))
-    assert 1 <= best["epoch"] == len(history) - 1 < 199
+    assert 2 < len(history) < 200
     assert said[-1] == (
-        f"trained for {history[-1]['seconds']:.0f} s; the best epoch is {best['epoch']:.0f}, with a CER of "
-        f"{best['cer']:.2%}; stopped after {len(history)}: none was better for 1 epochs"
+        f"trained for {history[-1]['seconds']:.0f} s; kept are the weights of epoch 2, with a CER of "
+        f"{history[1]['cer']:.2%}; stopped after {len(history)}: none was better for 1 epochs"
     )
     short = request_for(
         tiny_dataset,
         **changes,
-        epochs=int(best["epoch"]),
+        epochs=2,
         output_folder=str(tmp_path / "short" / "model"),
         checkpoint_folder=str(tmp_path / "short" / "checkpoints"),
     )
