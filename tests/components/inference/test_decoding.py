@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import collections
 import itertools
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.inference.decoding import greedy_decode, label_log_probability
+from components.inference.decoding import Emissions, align, greedy_decode, label_log_probability
 from components.training.ctc import ctc_loss
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    exponents = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return exponents / exponents.sum(axis=-1, keepdims=True)
+from tests.alignments import best_alignment, probability_of_every_text, softmax
 
 
 def random_rows(seed: int, rows: int = 20, steps: int = 15, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
     """Few classes, so that runs, repeats split by blanks and empty texts all occur."""
     chooser = np.random.default_rng(seed)
     return chooser.normal(0, 2, (rows, steps, classes)).astype(np.float32), chooser.integers(1, steps + 1, rows)
-
-
-def probability_of_every_text(logits: np.ndarray) -> dict[tuple[int, ...], float]:
-    """Sums the probability of each alignment [time] under the text that it stands for."""
-    steps, classes = logits.shape
-    probabilities = softmax(logits.astype(np.float64))
-    texts: dict[tuple[int, ...], float] = collections.defaultdict(float)
-    for path in itertools.product(range(classes), repeat=steps):
-        text = tuple(symbol for symbol, _ in itertools.groupby(path) if symbol != classes - 1)
-        texts[text] += np.prod([probabilities[step, symbol] for step, symbol in enumerate(path)])
-    return texts
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -82,6 +66,19 @@ def test_repeats_are_merged_unless_a_blank_lies_between_and_confidence_is_the_pe
     wanted = [softmax(logits[0])[step, best[step]] for step in (1, 3, 4)]
     np.testing.assert_allclose(line.symbol_confidences, wanted, rtol=1e-6)
     assert line.symbol_confidences.dtype == np.float32
+
+
+@pytest.mark.parametrize("scale", [0.3, 1, 4])
+def test_confidence_in_any_text_is_the_peak_over_the_time_steps_of_its_most_probable_alignment(scale):
+    logits = np.random.default_rng(12).normal(0, scale, (1, 5, 4))
+    steps = np.array([5])
+    for text in probability_of_every_text(logits[0]):
+        wanted = np.zeros(len(text))
+        for place, probability in best_alignment(logits[0], text):
+            wanted[place] = max(wanted[place], probability)
+        label = np.array([[*text, 0]])
+        found = align(Emissions.from_logits(logits, steps), label, np.array([len(text)]))[0]
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
 def test_a_run_never_goes_on_into_the_next_line():
