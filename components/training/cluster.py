@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -19,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from components.devices import gpus_here
 from components.training.worker import ERROR_NAME, STATUS_LOST
 from tfrecords import DataError
 
@@ -114,7 +114,7 @@ def train_in_processes(
     request_path = os.path.join(folder, "request.json")
     with open(request_path, "w", encoding="utf-8") as file:
         json.dump(request, file)
-    shares = share_gpus(os.environ, _gpus_here(), workers)
+    shares = share_gpus(os.environ, gpus_here(), workers)
     for index in range(workers):
         open(_log_path(folder, index), "wb").close()
     for restart in range(restarts + 1):
@@ -153,20 +153,6 @@ def share_gpus(environment: Mapping[str, str], gpus: Sequence[str], workers: int
             "uses all of them by itself; give at most as many workers, or train on the CPU with CUDA_VISIBLE_DEVICES=-1"
         )
     return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[i * each : (i + 1) * each])} for i in range(workers)]
-
-
-def _gpus_here() -> list[str]:
-    """The NVIDIA devices that this process may use; found without loading any of their libraries."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        names = [name.strip() for name in visible.split(",")]
-        hidden = next((i for i, name in enumerate(names) if name in ("", "-1")), len(names))
-        return names[:hidden]  # what comes after an invalid name is not used
-    try:
-        devices = [name for name in os.listdir("/dev") if re.fullmatch(r"nvidia\d+", name)]
-    except OSError:
-        return []
-    return [str(number) for number in range(len(devices))]  # a container's devices keep the numbers of their host
 
 
 def _train_once(

@@ -1,0 +1,20 @@
+"""The accelerators of this machine, found without loading any of their libraries."""
+
+from __future__ import annotations
+
+import os
+import re
+
+
+def gpus_here() -> list[str]:
+    """The NVIDIA devices that this process may use, as `CUDA_VISIBLE_DEVICES` names them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        names = [name.strip() for name in visible.split(",")]
+        hidden = next((i for i, name in enumerate(names) if name in ("", "-1")), len(names))
+        return names[:hidden]  # what comes after an invalid name is not used
+    try:
+        devices = [name for name in os.listdir("/dev") if re.fullmatch(r"nvidia\d+", name)]
+    except OSError:
+        return []
+    return [str(number) for number in range(len(devices))]  # a container's devices keep the numbers of their host
