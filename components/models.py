@@ -10,14 +10,15 @@ from typing import Any
 from tfrecords import Charset, DataError, storage
 from tfrecords.manifest import MANIFEST_NAME, read_charset, read_manifest, remedy
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+CALIBRATION_NAME = "calibration.json"
 KERAS_NAME = "model.keras"
 ONNX_NAME = "model.onnx"
 SAVED_MODEL_NAME = "saved_model"
 PLOTS_NAME = "plots"
 
 _OLDEST_VERSION = 1
-_ADDED = {"time_stride": 4}  # in version 2; with the value that version 1 implied
+_ADDED = {"time_stride": 4, "temperature": 1.0}  # in versions 2 and 3; with the values that version 1 implied
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +31,13 @@ class ModelManifest:
         model: name of the network.
         height: pixels of the lines that it reads.
         time_stride: the width of a batch is a multiple of this many pixels.
+        temperature: what its logits are divided by so that confidences are calibrated.
         charset_sha256: digest of `charset.txt`.
         options: the training options, by flag.
         files: `{path inside the folder: {"bytes": …, "sha256": …}}`.
         created_at: ISO 8601, UTC.
         schema_version: of this manifest and of the files. Version 1 had no `model.onnx`, and a SavedModel that
-            could only score ready batches.
+            could only score ready batches; version 2 had no temperature.
     """
 
     model_id: str
@@ -43,6 +45,7 @@ class ModelManifest:
     model: str
     height: int
     time_stride: int
+    temperature: float
     charset_sha256: str
     options: dict[str, Any]
     files: dict[str, dict[str, Any]]

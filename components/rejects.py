@@ -28,7 +28,7 @@ REASONS = {
     "label_too_long": "the label needs more time steps than the image's width gives, or has too many symbols",
     "unreadable_folder": "a folder that cannot be listed; its images are unknown, and it counts as one",
     "no_image": "not an image, but a label: the image that it belongs to is not there",
-    "damaged_row": "not an image, but a row of a label table that cannot be read",
+    "damaged_row": "not an image, but a row of a table that cannot be read",
 }
 
 SCHEMA = pyarrow.schema(

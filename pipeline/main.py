@@ -166,7 +166,7 @@ def _run_steps(
     from pipeline.runners import runner_name
     from pipeline.steps import STEP_FUNCTIONS, Context
 
-    context = Context(options, workspace, _say)
+    context = Context(options, workspace, _say, _show if sys.stdout.isatty() else None)
     _say(f"workspace {workspace.root}, runner {runner_name(options)}")
     for number, name in enumerate(options.step_names, 1):
         _say(f"[{number}/{len(options.step_names)}] {name}")
@@ -214,6 +214,11 @@ def _say(line: str) -> None:
         print(_printable(line), flush=True)
     except BrokenPipeError:  # nobody reads any more; the run goes on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _show(line: str) -> None:
+    """Prints over the line that it printed before."""
+    print(f"\r\x1b[K{_printable(line)}", end="", flush=True)
 
 
 def _say_error(sentence: str) -> None:

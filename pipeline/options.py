@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 import yaml
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from components.inference.decoders import DECODERS, Decoding
+from components.inference.engines import ENGINES
 from components.listing import LABEL_SOURCES, TABLE_SUFFIXES, LabelRules, TableColumns
 from components.training.recipes import RECIPES
 from tfrecords import DataError, ImageLimits, SplitFractions, storage
@@ -47,7 +49,9 @@ class LinePipelineOptions(PipelineOptions):
             help="of file names without their suffix, such as {label}_{id} (default: %(default)s)",
         )
         images.add_argument(
-            "--path_column", help="of a label table: the image's path, relative to the table; without it a usual name"
+            "--path_column",
+            help="of a label table, and of a table in --infer_images: the image's path, relative to the table; "
+            "without it a usual name",
         )
         images.add_argument("--text_column", help="of a label table: the text; without it one of the usual names")
         images.add_argument(
@@ -59,7 +63,9 @@ class LinePipelineOptions(PipelineOptions):
         )
         images.add_argument(
             "--infer_images",
-            help="images that the accepted model reads, like --images; without it the sample's unlabelled part",
+            help="images that the accepted model reads: folders, files, globs, or tables that name them by their "
+            "paths (.csv, .tsv, .jsonl), comma separated; or a split of a dataset in the workspace, as "
+            "dataset:ID:test; without it the sample's unlabelled part",
         )
         images.add_argument(
             "--charset",
@@ -166,6 +172,37 @@ class LinePipelineOptions(PipelineOptions):
             help="how often training goes on from the last checkpoint after a worker was killed (default: %(default)s)",
         )
 
+        reading = parser.add_argument_group("reading")
+        reading.add_argument(
+            "--engine",
+            choices=ENGINES,
+            default="auto",
+            help="what scores images, in the evaluation too: tensorflow, onnx, or the faster one on each machine, "
+            "which is tensorflow where it sees a GPU (default: %(default)s)",
+        )
+        reading.add_argument(
+            "--decoder",
+            choices=DECODERS,
+            default="greedy",
+            help="how the infer step makes text of what the network says: the best symbol at each time step (greedy), "
+            "the most probable text that a beam search finds, with others (beam), or the most probable word of a list "
+            "(lexicon) (default: %(default)s)",
+        )
+        reading.add_argument(
+            "--beam_width",
+            type=int,
+            default=10,
+            help="how many beginnings of texts --decoder=beam keeps, and how many texts it gives at most "
+            "(default: %(default)s)",
+        )
+        reading.add_argument("--lexicon", help="file of the words that --decoder=lexicon reads, one a line")
+        reading.add_argument(
+            "--min_confidence",
+            type=float,
+            default=0.0,
+            help="predictions with less confidence are marked needs_review; none is left out (default: %(default)s)",
+        )
+
         gate = parser.add_argument_group("acceptance")
         gate.add_argument(
             "--max_cer",
@@ -191,6 +228,11 @@ class LinePipelineOptions(PipelineOptions):
     def image_limits(self) -> ImageLimits:
         """What is refused before it is decoded."""
         return ImageLimits(self.max_pixels, self.max_bytes, self.max_line_width)
+
+    @property
+    def decoding(self) -> Decoding:
+        """How the infer step makes text of logits."""
+        return Decoding(self.decoder, self.beam_width, self.lexicon and _absolute(self.lexicon))
 
     @property
     def label_rules(self) -> LabelRules:
@@ -301,7 +343,7 @@ def _check(options: LinePipelineOptions) -> None:
         hint = f"did you mean {near[0]}?" if near else f"steps are {', '.join(STEPS)}"
         raise UsageError(f"--steps={options.steps}: there is no step {unknown[0]!r}; {hint}")
     for name in (
-        *("epochs", "batch_size", "patience", "train_workers"),
+        *("epochs", "batch_size", "patience", "train_workers", "beam_width"),
         *("max_pixels", "max_bytes", "max_line_width", "max_label_length"),
     ):
         value = getattr(options, name)
@@ -321,7 +363,7 @@ def _check(options: LinePipelineOptions) -> None:
         )
     if options.learning_rate is not None and not 0 < options.learning_rate < 10:
         raise UsageError(f"--learning_rate={options.learning_rate:g} must be above 0 and below 10")
-    for name in ("max_reject_fraction", "max_cer", "max_cer_regression"):
+    for name in ("max_reject_fraction", "max_cer", "max_cer_regression", "min_confidence"):
         value = getattr(options, name)
         if not 0 <= value <= 1:
             raise UsageError(f"--{name}={value:g} must be from 0 to 1")
@@ -330,6 +372,10 @@ def _check(options: LinePipelineOptions) -> None:
     except ValueError as error:
         raise UsageError(str(error)) from None
     _check_labels(options)
+    if (options.decoder == "lexicon") != (options.lexicon is not None):
+        raise UsageError("--decoder=lexicon and --lexicon=FILE go together: give both, or neither")
+    if options.lexicon and not storage.is_remote(options.lexicon) and not os.path.isfile(options.lexicon):
+        raise UsageError(f"--lexicon={options.lexicon} is not a file")
     if options.images and not options.infer_images and {"ingest", "infer"} <= set(options.step_names):
         raise UsageError(
             "--images is given, but not what to read with the model: add --infer_images=DIR, "
@@ -356,7 +402,11 @@ def _check_labels(options: LinePipelineOptions) -> None:
         if not storage.is_remote(table) and not os.path.isfile(table):
             raise UsageError(f"--label_source={source}: there is no file {table}")
     if source in ("filename", "sidecar"):
-        for flag, value in (("path_column", options.path_column), ("text_column", options.text_column)):
+        named_in_tables = any(
+            pattern.strip().lower().endswith(TABLE_SUFFIXES) for pattern in (options.infer_images or "").split(",")
+        )
+        path_column = None if named_in_tables else options.path_column
+        for flag, value in (("path_column", path_column), ("text_column", options.text_column)):
             if value is not None:
                 raise UsageError(f"--{flag}={value} is for label tables, but --label_source={source}")
         if rules.columns.group is not None:

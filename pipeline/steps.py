@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import functools
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -15,28 +16,40 @@ import pyarrow.parquet
 
 from components.evaluation.evaluate import EVALUATION_FOLDER, EVALUATION_NAME, EvaluationRequest, compare_cer
 from components.evaluation.transforms import EvaluateModel
-from components.inference.predictions import RUN_MANIFEST_NAME, InferenceRequest, move_rejects
-from components.inference.transforms import ReadCollection
+from components.inference.decoders import Decoding
+from components.inference.handler import LineModelHandler
+from components.inference.predictions import RUN_MANIFEST_NAME, SUMMARIES_NAME, InferenceRequest, move_rejects
+from components.inference.transforms import ReadCollection, ReadDataset
 from components.ingest import IngestRequest
 from components.ingest.sample import read_truth, render_sample
 from components.ingest.transforms import WriteDataset
 from components.listing import (
     LabelRules,
     ListingSummary,
+    PathTables,
     Places,
     check_choice,
     choose_labels,
     find_roots,
+    find_roots_and_tables,
     group_roots,
     uri_of,
 )
-from components.listing.transforms import JoinTables, ListCollection
-from components.models import KERAS_NAME, ONNX_NAME, SAVED_MODEL_NAME, ModelManifest, describe_files
+from components.listing.transforms import JoinTables, ListCollection, ListOnce
+from components.models import (
+    CALIBRATION_NAME,
+    KERAS_NAME,
+    ONNX_NAME,
+    SAVED_MODEL_NAME,
+    ModelManifest,
+    describe_files,
+)
 from components.rejects import too_many_rejects
 from components.training.cluster import ClusterPlace, train_in_processes
 from components.training.recipes import DEFAULT_MODEL, RECIPES, TIME_STRIDE
 from components.work import REFUSED_NAME, shards_for
 from pipeline.options import LinePipelineOptions
+from pipeline.progress import shards_watched
 from pipeline.runners import processes_per_worker, run_job
 from pipeline.workspace import Workspace, short_id
 from tfrecords import SPLITS, Charset, CharsetError, DataError, DatasetManifest, SplitFractions, storage
@@ -46,6 +59,7 @@ from tfrecords.manifest import CHARSET_NAME, STATISTICS_NAME
 _CODE_VERSION = 4
 _BYTES_A_ROW = 64  # of a label table, as a guess
 _LATEST, _ACCEPTED = "LATEST", "ACCEPTED"
+_DATASET = "dataset:"
 
 
 @dataclasses.dataclass
@@ -71,11 +85,17 @@ class StepResult:
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What every step gets: options, the workspace, and where to say what happens."""
+    """What every step gets: options, the workspace, and where to say what happens.
+
+    Attributes:
+        say: prints a line.
+        show: prints a line over the one that it printed before; None where nobody looks at a terminal.
+    """
 
     options: LinePipelineOptions
     workspace: Workspace
     say: Callable[[str], None]
+    show: Callable[[str], None] | None = None
 
 
 def ingest(context: Context) -> StepResult:
@@ -234,6 +254,7 @@ def train(context: Context) -> StepResult:
                 model=network,
                 height=dataset.height,
                 time_stride=TIME_STRIDE,
+                temperature=storage.read_json(os.path.join(output, CALIBRATION_NAME))["temperature"],
                 charset_sha256=dataset.charset_sha256,
                 options=request,
                 files=describe_files(output),
@@ -328,17 +349,18 @@ def infer(context: Context) -> StepResult:
             f"warning: the latest model, {latest}, is not accepted: reading with model {model_id}, "
             f"accepted before and trained on dataset {model.dataset_id}"
         )
-    images = options.infer_images or _sample_to_read(workspace)
-    roots = find_roots(images, flag="--infer_images")
+    _say_of_lexicon(context, model.read_charset(workspace.model(model_id)))
     scored_at = _now()
     date = scored_at.date().isoformat()
-    with _listing(context, roots, None, SplitFractions(), flag="--infer_images") as (listing, files):
+    with _collection(context, options.infer_images or _sample_to_read(workspace)) as collection:
         # The letter keeps an ID of digits alone from being taken for a number in the path's partition.
         run_id = "r" + short_id(
             version=_CODE_VERSION,
-            inputs=listing.digest,
+            inputs=collection.digest,
             model_id=model_id,
             limits=dataclasses.asdict(options.image_limits),
+            min_confidence=options.min_confidence,
+            decoding=_identity_of(options.decoding),
         )
         found = _intact_predictions(context, workspace.find_predictions(run_id))
         destination = found or workspace.predictions(date, run_id)
@@ -352,21 +374,23 @@ def infer(context: Context) -> StepResult:
                 destination=destination,
                 rejects_folder=rejects_folder,
                 rejects_destination=workspace.rejects(date, run_id),
-                images=listing.images,
-                shards=shards_for(listing.images),
+                images=collection.images,
+                shards=collection.shards,
                 model_folder=workspace.model(model_id),
                 model_id=model_id,
                 height=model.height,
                 limits=options.image_limits,
                 max_reject_fraction=options.max_reject_fraction,
                 scored_at=scored_at,
-                processes=processes_per_worker(options, listing.images),
+                processes=processes_per_worker(options, collection.images),
+                engine=options.engine,
+                min_confidence=options.min_confidence,
+                decoding=options.decoding,
             )
-            context.say(f"reading {listing.images:,} images with model {model_id}")
-            run_job(
-                options,
-                lambda pipeline: pipeline | "Listings" >> beam.Create(files) | "Infer" >> ReadCollection(request),
-            )
+            context.say(f"reading {collection.images:,} images with model {model_id}")
+            summaries = storage.join(request.folder, SUMMARIES_NAME)
+            with shards_watched(summaries, request.shards, request.images, context.say, context.show):
+                run_job(options, functools.partial(collection.build, request))
             _raise_if_refused(request.folder)
     manifest = storage.read_json(storage.join(destination, RUN_MANIFEST_NAME))
     if found is not None:
@@ -377,7 +401,12 @@ def infer(context: Context) -> StepResult:
     )
     if found is not None:
         summary += "; it was there already, read from the very same images by the same model"
-    figures = {name: manifest[name] for name in ("run_id", "model_id", "matched", "rows", "rejects", "mean_confidence")}
+    else:
+        summary += f"; engine: {', '.join(manifest['figures']['engines'])}"
+    if manifest["needs_review"]:
+        summary += f"; {manifest['needs_review']:,} below --min_confidence={options.min_confidence:g} need a review"
+    shown = ("run_id", "model_id", "matched", "rows", "rejects", "mean_confidence", "needs_review", "figures")
+    figures = {name: manifest[name] for name in shown}
     if not options.infer_images:
         figures["right"] = _right(workspace, destination, manifest)
     return StepResult("infer", summary, destination, figures, reused=found is not None)
@@ -417,11 +446,102 @@ def _images_to_ingest(context: Context) -> str:
     return folder
 
 
+def _identity_of(decoding: Decoding) -> list[Any]:
+    """What decides what is read of the same logits."""
+    identity: list[Any] = [decoding.decoder]
+    if decoding.decoder == "beam":
+        identity.append(decoding.beam_width)
+    if decoding.lexicon:
+        identity.append(storage.checksum(decoding.lexicon))
+    return identity
+
+
+def _say_of_lexicon(context: Context, charset: Charset) -> None:
+    decoding = context.options.decoding
+    if not decoding.lexicon:
+        return
+    lexicon = decoding.read_lexicon(charset)
+    context.say(f"{len(lexicon.words):,} words in {decoding.lexicon}")
+    if lexicon.unreadable:
+        unknown = sorted(set("".join(lexicon.unreadable)) - set(charset.symbols))
+        context.say(
+            f"warning: {len(lexicon.unreadable):,} more words of it can never be read, such as "
+            f"{lexicon.unreadable[0]!r}: the model was trained without {' '.join(unknown[:20])}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Collection:
+    """What is read: how many images, in how many shards, their digest, and the job that reads them."""
+
+    images: int
+    shards: int
+    digest: str
+    build: Callable[[InferenceRequest, beam.Pipeline], object]
+
+
+@contextlib.contextmanager
+def _collection(context: Context, images: str) -> Iterator[_Collection]:
+    """What `--infer_images` says; it can be read inside the block."""
+    if images.startswith(_DATASET):
+        yield _split_to_read(context.workspace, images)
+        return
+    roots, paths = find_roots_and_tables(images, flag="--infer_images")
+    tables = PathTables(tuple(paths), context.options.path_column)
+    with _listing(context, roots, None, SplitFractions(), flag="--infer_images", tables=tables) as (listing, files):
+
+        def build(request: InferenceRequest, pipeline: beam.Pipeline) -> object:
+            return pipeline | "Listings" >> beam.Create(files) | "Infer" >> ReadCollection(request)
+
+        yield _Collection(listing.images, shards_for(listing.images), listing.digest, build)
+
+
+def _split_to_read(workspace: Workspace, images: str) -> _Collection:
+    """The collection that `dataset:ID:SPLIT` names; the ID may be LATEST."""
+    dataset_id, _, split = images.removeprefix(_DATASET).partition(":")
+    if split not in SPLITS:
+        raise DataError(
+            f"--infer_images={images}: a split of a dataset is given as dataset:ID:SPLIT, such as dataset:LATEST:test; "
+            f"splits are {', '.join(SPLITS)}"
+        )
+    if dataset_id == _LATEST:
+        dataset_id, folder, dataset = _latest_dataset(workspace)
+    else:
+        folder = workspace.dataset(dataset_id)
+        try:
+            dataset = DatasetManifest.read(folder)
+        except FileNotFoundError:
+            raise DataError(f"--infer_images={images}: there is no dataset {dataset_id} in {workspace.root}") from None
+    shards = dataset.shards_of(split)
+    if not shards:
+        raise DataError(f"--infer_images={images}: the {split} split of dataset {dataset_id} is empty")
+    made_at = datetime.datetime.fromisoformat(dataset.created_at)
+
+    def build(request: InferenceRequest, pipeline: beam.Pipeline) -> object:
+        if request.height != dataset.height:
+            raise DataError(
+                f"--infer_images={images}: its lines are {dataset.height} pixels high, but model {request.model_id} "
+                f"reads lines of {request.height}"
+            )
+        numbered = beam.Create(list(enumerate(shards)))
+        return pipeline | "Shards" >> numbered | "Infer" >> ReadDataset(request, folder, made_at)
+
+    digest = short_id(shards=[shard.sha256 for shard in shards])
+    return _Collection(dataset.examples(split), len(shards), digest, build)
+
+
 @contextlib.contextmanager
 def _listing(
-    context: Context, roots: list[str], labels: LabelRules | None, fractions: SplitFractions, *, flag: str
+    context: Context,
+    roots: list[str],
+    labels: LabelRules | None,
+    fractions: SplitFractions,
+    *,
+    flag: str,
+    tables: PathTables | None = None,
 ) -> Iterator[tuple[ListingSummary, list[str]]]:
-    """Lists the images below some roots; the listing files are there inside the block."""
+    """Lists the images below some roots, and those that tables name; the listing files are there inside the block."""
+    tables = tables or PathTables()
     workspace = storage.real_path(context.workspace.root)
     inside = [root for root in roots if f"{workspace}/".startswith(f"{storage.real_path(root).rstrip('/')}/")]
     if inside:
@@ -429,12 +549,12 @@ def _listing(
             f"{flag}: the workspace {context.workspace.root} lies inside {inside[0]}, so that its own pictures "
             "would be read as images: put it elsewhere with --workspace"
         )
-    folder = context.workspace.unfinished(f"listing-{short_id(roots=roots, labels=labels)}")
-    groups = [[uri_of(root) for root in group] for group in group_roots(roots)]
+    folder = context.workspace.unfinished(f"listing-{short_id(roots=roots, tables=tables, labels=labels)}")
+    groups = [[uri_of(root) for root in group] for group in [*group_roots(roots), *([path] for path in tables.paths)]]
     files = [storage.join(folder, f"{number:05d}.parquet") for number in range(len(groups))]
     summary_path = storage.join(folder, "summary.json")
     storage.remove_folder(folder)
-    work = ListCollection(summary_path, labels, fractions, Places.of(roots))
+    work = ListCollection(summary_path, labels, fractions, Places.of([*roots, *tables.paths]), tables)
     try:
         run_job(
             context.options,
@@ -445,6 +565,8 @@ def _listing(
             raise DataError(f"{flag}: there is not one image in {', '.join(roots)}; is it the right folder?")
         if labels is not None and labels.source == "table":
             summary, files = _join_tables(context, labels, fractions, summary, files, folder)
+        if tables.paths:
+            summary, files = _list_once(context, fractions, summary, files, len(tables.paths), folder)
         yield summary, files
     finally:
         storage.remove_folder(folder)
@@ -472,6 +594,36 @@ def _join_tables(
         raise RuntimeError(f"{listed.images} images were listed, but {summary.images} were joined with their labels")
     summary = dataclasses.replace(summary, passed_over=listed.passed_over)
     return summary, [path for path in joined if storage.exists(path)]
+
+
+def _list_once(
+    context: Context,
+    fractions: SplitFractions,
+    listed: ListingSummary,
+    files: list[str],
+    tables: int,
+    folder: str,
+) -> tuple[ListingSummary, list[str]]:
+    """Listing files in which each image is once, from those of folders and, at the end, of some tables of paths."""
+    once = [storage.join(folder, f"once-{number:05d}.parquet") for number in range(shards_for(listed.images))]
+    summary_path = storage.join(folder, "once.json")
+    kinds = ["folders"] * (len(files) - tables) + ["table"] * tables
+    work = ListOnce(summary_path, once, fractions)
+    run_job(
+        context.options,
+        lambda pipeline: pipeline | "Listings" >> beam.Create(list(zip(kinds, files, strict=True))) | "Once" >> work,
+    )
+    summary = ListingSummary(**storage.read_json(summary_path))
+    if summary.images + summary.repeats != listed.images:
+        raise RuntimeError(
+            f"{listed.images} files and rows were listed, but {summary.images} images and {summary.repeats} repeats "
+            "are left of them"
+        )
+    if summary.repeats:
+        rows = "row names an image" if summary.repeats == 1 else "rows name images"
+        context.say(f"{summary.repeats:,} {rows} that another row or a folder has too; each image is read once")
+    summary = dataclasses.replace(summary, passed_over=listed.passed_over)
+    return summary, [path for path in once if storage.exists(path)]
 
 
 def _charset(options: LinePipelineOptions, listing: ListingSummary) -> Charset:
@@ -665,7 +817,15 @@ def _evaluate_model(
         lambda pipeline: (
             pipeline
             | "TestShards" >> beam.Create(dataset.shards_of("test"))
-            | "Evaluate" >> EvaluateModel(request, context.workspace.model(model_id))
+            | "Evaluate"
+            >> EvaluateModel(
+                request,
+                LineModelHandler(
+                    context.workspace.model(model_id),
+                    context.options.engine,
+                    processes_per_worker(context.options, request.examples),
+                ),
+            )
         ),
     )
     return folder, storage.read_json(storage.join(folder, EVALUATION_NAME))

@@ -18,6 +18,8 @@ from PIL import Image, ImageDraw, ImageFont
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 LINE_HEIGHT = 32
+TEMPERATURE = 1.25
+"""Of the tiny model, so that a place that forgets it shows."""
 TRAIN = (
     "11",
     "2",
@@ -136,7 +138,7 @@ def tiny_model(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     model.get_layer("logits").set_weights([spread, bias])
 
     folder = tmp_path_factory.mktemp("tiny-model")
-    export_model(model, charset, dataset.height, str(folder))
+    export_model(model, charset, dataset.height, str(folder), TEMPERATURE)
     (folder / "charset.txt").write_text(charset.to_file_text(), encoding="utf-8")
     ModelManifest(
         model_id="tinymodel000",
@@ -144,6 +146,7 @@ def tiny_model(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         model="crnn",
         height=dataset.height,
         time_stride=dataset.time_stride,
+        temperature=TEMPERATURE,
         charset_sha256=charset.digest,
         options={"model": "crnn", "epochs": 0},
         files=describe_files(str(folder)),

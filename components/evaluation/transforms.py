@@ -21,10 +21,10 @@ class EvaluateModel(beam.PTransform):
             lines that may be shown.
     """
 
-    def __init__(self, request: EvaluationRequest, model_folder: str):
+    def __init__(self, request: EvaluationRequest, handler: LineModelHandler):
         super().__init__()
         self._request = request
-        self._handler = LineModelHandler(model_folder)
+        self._handler = handler
 
     def expand(self, shards):
         return (

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import sys
-import tempfile
-import threading
-from collections.abc import Iterable, Sequence
-from types import ModuleType
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from apache_beam.ml.inference.base import ModelHandler
 
-from components.inference.decoding import greedy_decode
-from components.models import SAVED_MODEL_NAME, ModelManifest
+from components.inference.decoders import Decoding
+from components.inference.decoding import Decoded
+from components.inference.engines import Engine, load_engine
+from components.models import ModelManifest
 from tfrecords import Charset, DataError, pad_lines
-
-_IMPORT_LOCK = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,14 +23,19 @@ class Reading:
     """What was read on one line.
 
     Attributes:
-        text: the most probable symbol at each time step, repeats merged and blanks dropped.
+        text: what the decoder found.
         confidence: posterior of the text over all its alignments, 0 to 1.
         symbol_confidences: one for each symbol of the text, 0 to 1.
+        alternatives: other texts and the natural logarithms of their posteriors, the most probable first.
+        margin: by how much the logarithm of the text's posterior exceeds that of the first alternative; None
+            without one.
     """
 
     text: str
     confidence: float
-    symbol_confidences: tuple[float, ...]
+    symbol_confidences: Sequence[float]
+    alternatives: Sequence[tuple[str, float]] = ()
+    margin: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,14 +43,18 @@ class LoadedModel:
     """A model ready to score on this machine.
 
     Attributes:
-        score: images uint8 [batch, height, width, 1] and widths int32 [batch] to logits and time steps.
+        engine: what scores its batches.
+        decode: logits float [batch, time, classes] and time steps int [batch] to what they say.
         charset: of its classes.
         manifest: what it is.
+        load_s: seconds that it took to load.
     """
 
-    score: Any
+    engine: Engine
+    decode: Callable[[np.ndarray, np.ndarray], list[Decoded]]
     charset: Charset
     manifest: ModelManifest
+    load_s: float
 
 
 class LineModelHandler(ModelHandler[np.ndarray, Reading, LoadedModel]):
@@ -57,31 +62,33 @@ class LineModelHandler(ModelHandler[np.ndarray, Reading, LoadedModel]):
 
     Args:
         model_folder: of a committed model, local or remote.
+        engine: what scores batches: `tensorflow`, `onnx`, or `auto` for the faster one on each machine.
+        threads: processor cores that ONNX Runtime may use at once; TensorFlow takes what there is.
+        decoding: how logits become text.
     """
 
-    def __init__(self, model_folder: str):
+    def __init__(self, model_folder: str, engine: str = "auto", threads: int = 1, decoding: Decoding | None = None):
         super().__init__()
+        self._decoding = decoding or Decoding()
         self._model_folder = model_folder
+        self._engine = engine
+        self._threads = threads
 
     def load_model(self) -> LoadedModel:
-        """Loads the SavedModel, its files checked against the manifest.
+        """Loads what the engine needs, its files checked against the manifest.
 
         Raises:
-            DataError: if the folder holds no intact model.
+            DataError: if the folder holds no intact model, or none for this engine.
         """
-        tf = _import_tensorflow()
+        started = time.monotonic()
         try:
             manifest = ModelManifest.read(self._model_folder)
         except FileNotFoundError:
             raise DataError(f"{self._model_folder} holds no committed model: run the train step first") from None
         charset = manifest.read_charset(self._model_folder)
-        loaded = tf.saved_model.load(manifest.fetch(self._model_folder, SAVED_MODEL_NAME))
-
-        def score(images: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            outputs = loaded.score(tf.constant(images), tf.constant(widths))
-            return outputs["logits"].numpy(), outputs["time_steps"].numpy()
-
-        return LoadedModel(score, charset, manifest)
+        engine = load_engine(self._engine, self._model_folder, manifest, self._threads)
+        decode = self._decoding.function(charset)
+        return LoadedModel(engine, decode, charset, manifest, time.monotonic() - started)
 
     def run_inference(
         self, batch: Sequence[np.ndarray], model: LoadedModel, inference_args: dict[str, Any] | None = None
@@ -99,13 +106,18 @@ class LineModelHandler(ModelHandler[np.ndarray, Reading, LoadedModel]):
                     f"reads lines of {model.manifest.height}"
                 )
         images, widths = pad_lines(batch, model.manifest.time_stride)
+        logits, time_steps = model.engine.score(images, widths)
         try:
-            decoded = greedy_decode(*model.score(images, widths))
+            decoded = model.decode(logits / np.float32(model.manifest.temperature), time_steps)
         except ValueError as error:
             raise DataError(f"model {model.manifest.model_id} in {self._model_folder}: {error}") from None
         return [
             Reading(
-                model.charset.decode(line.ids), math.exp(line.log_probability), tuple(line.symbol_confidences.tolist())
+                model.charset.decode(line.ids),
+                math.exp(line.log_probability),
+                line.symbol_confidences.tolist(),
+                [(model.charset.decode(ids), log_probability) for ids, log_probability in line.alternatives],
+                line.log_probability - line.alternatives[0][1] if line.alternatives else None,
             )
             for line in decoded
         ]
@@ -117,21 +129,3 @@ class LineModelHandler(ModelHandler[np.ndarray, Reading, LoadedModel]):
     def get_metrics_namespace(self) -> str:
         """Where RunInference's own counters appear."""
         return "inference"
-
-
-def _import_tensorflow() -> ModuleType:
-    """TensorFlow, without what its libraries print to standard error as they start: on a machine without a GPU
-    that is a screenful, and it cannot be turned off before they are loaded."""
-    with _IMPORT_LOCK:
-        if "tensorflow" not in sys.modules:
-            standard_error = os.dup(2)
-            try:
-                with tempfile.TemporaryFile() as hidden:
-                    os.dup2(hidden.fileno(), 2)
-                    import tensorflow
-
-                    tensorflow.config.list_physical_devices()
-            finally:
-                os.dup2(standard_error, 2)
-                os.close(standard_error)
-    return sys.modules["tensorflow"]

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow
 
-from components.inference.handler import Reading
+from components.inference.decoders import Decoding
+from components.inference.handler import LineModelHandler, Reading
 from components.inference.scoring import read_lines
 from components.listing import ImageReference
 from components.rejects import Reject, count_by_reason, rejects_table, too_many_rejects
@@ -25,12 +28,13 @@ from components.work import (
     merge_counts,
     read_referenced_line,
 )
-from tfrecords import ImageLimits, shard_name, storage
+from tfrecords import ImageLimits, ShardEntry, decode_png, read_record_batches, shard_name, storage
 
 # The underscore keeps the manifest out of what pandas, pyarrow and Spark take for data.
 RUN_MANIFEST_NAME = "_manifest.json"
 ROW_GROUP_ROWS = 100_000
-_SUMMARIES = "_summaries"
+SUMMARIES_NAME = "_summaries"
+"""Of each finished shard, while a run is under way."""
 
 _TIME = pyarrow.timestamp("us", tz="UTC")
 PREDICTIONS_SCHEMA = pyarrow.schema(
@@ -51,6 +55,8 @@ PREDICTIONS_SCHEMA = pyarrow.schema(
         pyarrow.field("model_id", pyarrow.string(), nullable=False),
         pyarrow.field("run_id", pyarrow.string(), nullable=False),
         pyarrow.field("scored_at", _TIME, nullable=False),
+        pyarrow.field("needs_review", pyarrow.bool_(), nullable=False),
+        pyarrow.field("margin", pyarrow.float32()),
     ]
 )
 
@@ -71,6 +77,9 @@ class InferenceRequest:
         max_reject_fraction: the share of images that may be left out.
         scored_at: time of the run, UTC; shards that a stopped run had finished keep that run's.
         processes: how many processes a worker may occupy.
+        engine: what scores batches, one of `components.inference.engines.ENGINES`.
+        min_confidence: a row with less is marked for review.
+        decoding: how logits become text.
     """
 
     run_id: str
@@ -87,6 +96,13 @@ class InferenceRequest:
     max_reject_fraction: float
     scored_at: datetime.datetime
     processes: int = 1
+    engine: str = "auto"
+    min_confidence: float = 0.0
+    decoding: Decoding = dataclasses.field(default_factory=Decoding)
+
+    def handler(self) -> LineModelHandler:
+        """What reads lines as asked for."""
+        return LineModelHandler(self.model_folder, self.engine, self.processes, self.decoding)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +116,9 @@ class ReadSummary:
         rows, bytes, sha256: of the Parquet file of predictions; 0 rows, no file.
         rejects: images left out, by reason.
         confidence_sum: over the rows.
+        needs_review: rows whose confidence is below the one asked for.
+        figures: how it was read: `engine`, `why` it was chosen, `model_load_s`, `batches`, `scoring_s` (seconds in
+            which batches were scored and decoded), `slowest_batch_s`, `seconds` (of the whole shard).
     """
 
     index: int
@@ -110,6 +129,18 @@ class ReadSummary:
     sha256: str
     rejects: dict[str, int]
     confidence_sum: float
+    needs_review: int
+    figures: dict[str, Any] = dataclasses.field(compare=False)
+
+
+class _Source(NamedTuple):
+    """Where a row comes from: its image, and how large that is."""
+
+    uri: str
+    width: int
+    height: int
+    size_bytes: int
+    modified_us: int
 
 
 def read_shard(
@@ -117,6 +148,7 @@ def read_shard(
     references: Sequence[ImageReference],
     request: InferenceRequest,
     read: Callable[[Sequence[np.ndarray]], Iterable[Reading]],
+    about_model: Mapping[str, Any] | None = None,
 ) -> ReadSummary:
     """Reads the images of one shard and writes its predictions and rejects.
 
@@ -126,11 +158,69 @@ def read_shard(
     Args:
         references: sorted by key.
         read: scores one batch of lines, in order.
+        about_model: what reads, for the figures.
     """
+
+    def outcomes() -> Iterator[tuple[_Source, np.ndarray] | Reject]:
+        decode = functools.partial(read_referenced_line, height=request.height, limits=request.limits)
+        lines = in_order(decode, references, request.processes)
+        for reference, line in zip(references, lines, strict=True):
+            if isinstance(line, Reject):
+                yield line
+            else:
+                size = (line.source_width, line.source_height)
+                yield _Source(reference.uri, *size, reference.size_bytes, reference.modified_us), line.pixels
+
+    return _read(index, digest_of(references), outcomes(), len(references), request, read, about_model or {})
+
+
+def read_record_shard(
+    index: int,
+    shard: ShardEntry,
+    dataset_folder: str,
+    modified: datetime.datetime,
+    request: InferenceRequest,
+    read: Callable[[Sequence[np.ndarray]], Iterable[Reading]],
+    about_model: Mapping[str, Any] | None = None,
+) -> ReadSummary:
+    """`read_shard` for one TFRecord file of a dataset.
+
+    A row has the URI of the image that the line was made from; its width, height and bytes are the line's own.
+
+    Args:
+        modified: when the dataset was made.
+
+    Raises:
+        DataError: if the file is damaged.
+    """
+    modified_us = round(modified.timestamp() * 1e6)
+
+    def outcomes() -> Iterator[tuple[_Source, np.ndarray]]:
+        for batch in read_record_batches(storage.join(dataset_folder, shard.name)):
+            uris, images = (
+                batch.column(batch.schema.get_field_index(name)).flatten().to_pylist() for name in ("uri", "image")
+            )
+            for uri, image in zip(uris, images, strict=True):
+                pixels = decode_png(image)
+                height, width = pixels.shape
+                yield _Source(uri.decode(), width, height, len(image), modified_us), pixels
+
+    return _read(index, shard.sha256, outcomes(), shard.examples, request, read, about_model or {})
+
+
+def _read(
+    index: int,
+    inputs: str,
+    outcomes: Iterator[tuple[_Source, np.ndarray] | Reject] | Iterator[tuple[_Source, np.ndarray]],
+    matched: int,
+    request: InferenceRequest,
+    read: Callable[[Sequence[np.ndarray]], Iterable[Reading]],
+    about_model: Mapping[str, Any],
+) -> ReadSummary:
+    """Writes what is read on some lines, unless that was done before for the same inputs."""
     path = storage.join(request.folder, shard_name("part", index, request.shards, "parquet"))
     rejects_path = storage.join(request.rejects_folder, shard_name("rejects", index, request.shards, "parquet"))
-    summary_path = storage.join(request.folder, _SUMMARIES, f"{index:05d}.json")
-    inputs = digest_of(references)
+    summary_path = storage.join(request.folder, SUMMARIES_NAME, f"{index:05d}.json")
 
     def files(summary: ReadSummary) -> list[str]:
         return [*([path] if summary.rows else []), *([rejects_path] if summary.rejects else [])]
@@ -138,23 +228,31 @@ def read_shard(
     if finished := finished_summary(ReadSummary, summary_path, inputs, files):
         return finished
 
+    started = time.monotonic()
     rejects: list[Reject] = []
-    sizes: dict[int, tuple[int, int]] = {}
+    sources: list[_Source] = []
+    batch_seconds: list[float] = []
 
     def lines() -> Iterator[tuple[int, np.ndarray]]:
-        decode = functools.partial(read_referenced_line, height=request.height, limits=request.limits)
-        outcomes = in_order(decode, references, request.processes)
-        for position, outcome in enumerate(outcomes):
+        for outcome in outcomes:
             if isinstance(outcome, Reject):
                 rejects.append(outcome)
             else:
-                sizes[position] = (outcome.source_width, outcome.source_height)
-                yield position, outcome.pixels
+                sources.append(outcome[0])
+                yield len(sources) - 1, outcome[1]
 
-    readings = sorted(read_lines(lines(), read), key=lambda tagged: tagged[0])
+    def timed(batch: Sequence[np.ndarray]) -> Iterable[Reading]:
+        began = time.monotonic()
+        readings = list(read(batch))
+        batch_seconds.append(time.monotonic() - began)
+        return readings
+
+    found = dict(read_lines(lines(), timed))
+    readings = [found[i] for i in range(len(sources))]
+    confidences = np.array([reading.confidence for reading in readings], np.float32)
+    needs_review = confidences < request.min_confidence
     if readings:
-        rows = [_row(references[i], reading, sizes[i], request) for i, reading in readings]
-        table = pyarrow.Table.from_pylist(rows, PREDICTIONS_SCHEMA)
+        table = _table(sources, readings, confidences, needs_review, request)
         storage.write_parquet(path, table, row_group_size=ROW_GROUP_ROWS)
     if rejects:
         table = rejects_table(rejects, step="infer", run_id=request.run_id, at=request.scored_at)
@@ -162,12 +260,20 @@ def read_shard(
     summary = ReadSummary(
         index=index,
         inputs=inputs,
-        matched=len(references),
+        matched=matched,
         rows=len(readings),
         bytes=storage.size(path) if readings else 0,
         sha256=storage.checksum(path) if readings else "",
         rejects=count_by_reason(rejects),
-        confidence_sum=sum(reading.confidence for _, reading in readings),
+        confidence_sum=float(confidences.sum(dtype=np.float64)),
+        needs_review=int(needs_review.sum()),
+        figures={
+            **about_model,
+            "batches": len(batch_seconds),
+            "scoring_s": sum(batch_seconds),
+            "slowest_batch_s": max(batch_seconds, default=0.0),
+            "seconds": time.monotonic() - started,
+        },
     )
     storage.write_json(summary_path, dataclasses.asdict(summary))
     return summary
@@ -204,7 +310,7 @@ def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> N
     }
     check_files(request.folder, {name: described["bytes"] for name, described in files.items()})
     for name in storage.list_names(request.folder):
-        if name not in (*files, _SUMMARIES):
+        if name not in (*files, SUMMARIES_NAME):
             storage.remove_file(storage.join(request.folder, name))
     manifest: dict[str, Any] = {
         "run_id": request.run_id,
@@ -214,9 +320,11 @@ def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> N
         "rows": rows,
         "rejects": rejects,
         "mean_confidence": sum(summary.confidence_sum for summary in ordered) / max(rows, 1),
+        "needs_review": sum(summary.needs_review for summary in ordered),
+        "figures": _figures([summary.figures for summary in ordered]),
         "files": files,
     }
-    storage.remove_folder(storage.join(request.folder, _SUMMARIES))
+    storage.remove_folder(storage.join(request.folder, SUMMARIES_NAME))
     storage.write_json(storage.join(request.folder, RUN_MANIFEST_NAME), manifest)
     storage.move_folder(request.folder, request.destination)
     move_rejects(request.rejects_folder, request.rejects_destination)
@@ -228,20 +336,64 @@ def move_rejects(folder: str, destination: str) -> None:
         storage.move_folder(folder, destination)
 
 
-def _row(
-    reference: ImageReference, reading: Reading, size: tuple[int, int], request: InferenceRequest
-) -> dict[str, Any]:
+def _figures(shards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How a run was read, from the figures of its shards."""
+    engines = sorted({(shard["engine"], shard["why"]) for shard in shards if "engine" in shard})
     return {
-        "uri": reference.uri,
-        "text": reading.text,
-        "confidence": reading.confidence,
-        "symbol_confidences": reading.symbol_confidences,
-        "alternatives": [],
-        "width": size[0],
-        "height": size[1],
-        "size_bytes": reference.size_bytes,
-        "modified": reference.modified,
-        "model_id": request.model_id,
-        "run_id": request.run_id,
-        "scored_at": request.scored_at,
+        "engines": [f"{engine} ({why})" for engine, why in engines],
+        "model_load_s": max((shard.get("model_load_s", 0.0) for shard in shards), default=0.0),
+        "batches": sum(shard["batches"] for shard in shards),
+        "scoring_s": sum(shard["scoring_s"] for shard in shards),
+        "slowest_batch_s": max((shard["slowest_batch_s"] for shard in shards), default=0.0),
+        "shard_s": sum(shard["seconds"] for shard in shards),
     }
+
+
+def _table(
+    sources: Sequence[_Source],
+    readings: Sequence[Reading],
+    confidences: np.ndarray,
+    needs_review: np.ndarray,
+    request: InferenceRequest,
+) -> pyarrow.Table:
+    """The rows of one shard, column by column: a dictionary for each row would take longer than to read it."""
+    count = len(readings)
+    uris, widths, heights, sizes, modified = zip(*sources, strict=True)
+    columns = {
+        "uri": uris,
+        "text": [reading.text for reading in readings],
+        "confidence": confidences,
+        "symbol_confidences": _lists([reading.symbol_confidences for reading in readings], _as_floats),
+        "alternatives": _lists([reading.alternatives for reading in readings], _as_alternatives),
+        "width": widths,
+        "height": heights,
+        "size_bytes": sizes,
+        "modified": pyarrow.array(modified, pyarrow.int64()).cast(_TIME),
+        "model_id": pyarrow.repeat(request.model_id, count),
+        "run_id": pyarrow.repeat(request.run_id, count),
+        "scored_at": pyarrow.repeat(pyarrow.scalar(request.scored_at, _TIME), count),
+        "needs_review": needs_review,
+        "margin": [reading.margin for reading in readings],
+    }
+    return pyarrow.table(
+        {field.name: pyarrow.array(columns[field.name], field.type) for field in PREDICTIONS_SCHEMA},
+        schema=PREDICTIONS_SCHEMA,
+    )
+
+
+def _lists(rows: Sequence[Sequence[Any]], to_array: Callable[[list[Any]], pyarrow.Array]) -> pyarrow.Array:
+    offsets = np.cumsum([0, *map(len, rows)])
+    return pyarrow.ListArray.from_arrays(
+        pyarrow.array(offsets, pyarrow.int32()), to_array(list(itertools.chain.from_iterable(rows)))
+    )
+
+
+def _as_floats(values: list[float]) -> pyarrow.Array:
+    return pyarrow.array(np.array(values, np.float32))
+
+
+def _as_alternatives(pairs: list[tuple[str, float]]) -> pyarrow.Array:
+    texts, log_probabilities = zip(*pairs, strict=True) if pairs else ((), ())
+    fields = PREDICTIONS_SCHEMA.field("alternatives").type.value_type
+    columns = [pyarrow.array(texts, pyarrow.string()), _as_floats(list(log_probabilities))]
+    return pyarrow.StructArray.from_arrays(columns, fields=list(fields))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.utils.shared import Shared
 
 from components.inference.handler import LineModelHandler
-from components.inference.predictions import InferenceRequest, ReadSummary, commit_run, read_shard
+from components.inference.predictions import InferenceRequest, ReadSummary, commit_run, read_record_shard, read_shard
 from components.listing import ImageReference
 from components.listing.transforms import GatherOnce, GroupByShard
-from tfrecords import shard_index
+from tfrecords import ShardEntry, shard_index
 
 
 class ReadCollection(beam.PTransform):
@@ -37,6 +39,27 @@ class ReadCollection(beam.PTransform):
         return shard_index(reference.key, self._request.shards)
 
 
+class ReadDataset(beam.PTransform):
+    """TFRecord files of a dataset to one committed run of predictions.
+
+    Input:  `(index, ShardEntry)` of each file.
+    Output: None, once, when the run is committed or refused.
+    """
+
+    def __init__(self, request: InferenceRequest, dataset_folder: str, made_at: datetime.datetime):
+        super().__init__()
+        self._request = request
+        self._dataset_folder = dataset_folder
+        self._made_at = made_at
+
+    def expand(self, shards):
+        return (
+            shards
+            | "ReadRecords" >> beam.ParDo(_ReadRecordShard(self._request, self._dataset_folder, self._made_at))
+            | "CommitRun" >> GatherOnce(functools.partial(commit_run, request=self._request))
+        )
+
+
 class ModelDoFn(beam.DoFn):
     """A DoFn with a model that is loaded once in each worker process, whatever the number of threads."""
 
@@ -52,19 +75,40 @@ class ModelDoFn(beam.DoFn):
         """The readings of one batch of lines, in order."""
         return self._handler.run_inference(lines, self._model)
 
+    @property
+    def about_model(self) -> dict[str, Any]:
+        """What reads, for a shard's figures."""
+        engine = self._model.engine
+        return {"engine": engine.name, "why": engine.why, "model_load_s": self._model.load_s}
 
-class _ReadShard(ModelDoFn):
+
+class _Reader(ModelDoFn):
     def __init__(self, request: InferenceRequest):
-        super().__init__(LineModelHandler(request.model_folder))
+        super().__init__(request.handler())
         self._request = request
 
-    def process(self, element: tuple[int, list[ImageReference]]):
-        summary: ReadSummary = read_shard(*element, self._request, self.read)
-        for counter, count in (
+    def count(self, summary: ReadSummary) -> ReadSummary:
+        for counter, number in (
             ("images-matched", summary.matched),
             ("images-read", summary.rows),
             ("images-rejected", sum(summary.rejects.values())),
             ("bytes-written", summary.bytes),
         ):
-            beam.metrics.Metrics.counter("infer", counter).inc(count)
-        yield summary
+            beam.metrics.Metrics.counter("infer", counter).inc(number)
+        return summary
+
+
+class _ReadShard(_Reader):
+    def process(self, element: tuple[int, list[ImageReference]]):
+        yield self.count(read_shard(*element, self._request, self.read, self.about_model))
+
+
+class _ReadRecordShard(_Reader):
+    def __init__(self, request: InferenceRequest, dataset_folder: str, made_at: datetime.datetime):
+        super().__init__(request)
+        self._dataset_folder = dataset_folder
+        self._made_at = made_at
+
+    def process(self, element: tuple[int, ShardEntry]):
+        where = (self._dataset_folder, self._made_at)
+        yield self.count(read_record_shard(*element, *where, self._request, self.read, self.about_model))

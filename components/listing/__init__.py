@@ -1,7 +1,7 @@
 """Finding the images of a collection, and their labels: the first job of ingest and of inference."""
 
 from components.listing.choice import LABEL_SOURCES, check_choice, choose_labels
-from components.listing.collection import Places, find_roots, group_roots, list_images
+from components.listing.collection import Places, find_roots, find_roots_and_tables, group_roots, list_images
 from components.listing.labels import LabelRules
 from components.listing.listing import (
     ListingSummary,
@@ -10,6 +10,7 @@ from components.listing.listing import (
     read_unused_labels,
     write_listing,
 )
+from components.listing.path_tables import PathTables, list_table
 from components.listing.references import ImageReference, path_of_uri, read_image, uri_of, uri_of_path
 from components.listing.tables import TABLE_SUFFIXES, TableColumns
 
@@ -19,13 +20,16 @@ __all__ = [
     "ImageReference",
     "LabelRules",
     "ListingSummary",
+    "PathTables",
     "Places",
     "TableColumns",
     "check_choice",
     "choose_labels",
     "find_roots",
+    "find_roots_and_tables",
     "group_roots",
     "list_images",
+    "list_table",
     "merge_listings",
     "path_of_uri",
     "read_image",

@@ -13,11 +13,13 @@ import datetime
 import functools
 import glob
 import os
+import stat
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from components.listing.labels import LabelRules, SidecarFolder, label_from_name, label_from_sidecar
 from components.listing.references import ImageReference, uri_of
+from components.listing.tables import TABLE_SUFFIXES
 from components.rejects import Reject
 from tfrecords import DataError, storage
 
@@ -64,6 +66,10 @@ class Places:
         depths = (depth for depth in range(1, longest) if len({parts[-depth:] for parts in named}) == len(named))
         return cls(folders, next(depths, longest))
 
+    def parent_of(self, folder: str) -> str:
+        """What the path of an image has before its key begins, for a folder that is a root, or holds one."""
+        return "/".join(folder.split("/")[: -self.depth]) + "/"
+
     def reach(self, folder: str) -> bool:
         """Whether a local folder, given by its real path, is listed without a link being followed."""
         return any(
@@ -94,25 +100,29 @@ def find_roots(patterns: str, *, flag: str) -> list[str]:
     Raises:
         DataError: naming `flag` and the pattern that matches nothing.
     """
-    found: set[str] = set()
-    whole = os.path.lexists(os.path.expanduser(patterns))  # a comma may be a part of a name
-    for pattern in [patterns] if whole else [part.strip() for part in patterns.split(",")]:
-        if not pattern:
-            continue
-        if storage.is_remote(pattern):
-            matches = _remote_matches(pattern)
-        else:
-            pattern = os.path.abspath(os.path.expanduser(pattern))
-            matches = [pattern] if os.path.lexists(pattern) else glob.glob(pattern, recursive=True)
-        if not matches:
-            raise DataError(f"{flag}: nothing matches {pattern!r}; give a folder, a file or a glob that exists")
-        found.update(match.rstrip("/") or "/" for match in matches)
-    if not found:
-        raise DataError(f"{flag} names no folder: give one, several separated by commas, or a glob")
-    real = {root: _real_path(root) for root in found}
-    # Of several names of one folder, its real one counts, or else the first.
-    first = {real[root]: root for root in sorted(found, key=lambda root: (root != real[root], root), reverse=True)}
-    return sorted(root for path, root in first.items() if first.keys().isdisjoint(_folders_above(path)))
+    return _outermost({match for _, match in _matches(patterns, flag)})
+
+
+def find_roots_and_tables(patterns: str, *, flag: str) -> tuple[list[str], list[str]]:
+    """Like `find_roots`, but apart from the tables of paths that the list names.
+
+    A file is a table if the name or the glob that matches it ends with one of `TABLE_SUFFIXES`.
+
+    Returns:
+        The roots, and the absolute paths or URLs of the tables, sorted, none twice.
+
+    Raises:
+        DataError: naming `flag` and the pattern that matches nothing, or a table that is not there.
+    """
+    roots: set[str] = set()
+    tables: set[str] = set()
+    for pattern, match in _matches(patterns, flag):
+        is_table = pattern.lower().endswith(TABLE_SUFFIXES) and not storage.is_folder(match)
+        (tables if is_table else roots).add(match)
+    for table in sorted(tables):
+        if not storage.is_file(table):
+            raise DataError(f"{flag}: the table {uri_of(table)} is not a file: correct its path")
+    return _outermost(roots), sorted(_by_real_path(tables).values())
 
 
 def group_roots(roots: Sequence[str]) -> list[list[str]]:
@@ -151,7 +161,7 @@ def list_images(
     else:
         folders = _walk_local(root, places)
     named = _named_folder(root)
-    parent = "/".join(named.split("/")[: -places.depth]) + "/"
+    parent = places.parent_of(named)
     for folder in folders:
         group = None
         if labels and labels.split_by == "folder":
@@ -252,13 +262,40 @@ def _walk_remote(root: str) -> Iterator[_Folder]:
         if "/." in below:
             hidden[folder] += 1
             continue
-        modified = info.get("mtime") or info.get("updated") or info.get("created")
-        if isinstance(modified, str):
-            modified = datetime.datetime.fromisoformat(modified)
-        seconds = modified.timestamp() if isinstance(modified, datetime.datetime) else float(modified or 0)
-        folders[folder].append(_File(name, int(info["size"] or 0), round(seconds * 1e6)))
+        folders[folder].append(_File(name, *_of_info(info)))
     for folder in sorted(folders.keys() | hidden.keys()):
         yield _Folder(folder, folders.get(folder, []), hidden[folder])
+
+
+def _of_info(info: dict[str, Any]) -> tuple[int, int]:
+    """What `size_and_time` says, from what fsspec says of a file."""
+    modified = info.get("mtime") or info.get("updated") or info.get("created")
+    if isinstance(modified, str):
+        modified = datetime.datetime.fromisoformat(modified)
+    seconds = modified.timestamp() if isinstance(modified, datetime.datetime) else float(modified or 0)
+    return int(info["size"] or 0), round(seconds * 1e6)
+
+
+def size_and_time(path: str) -> tuple[int, int]:
+    """Bytes, and microseconds since 1970, of one file, as the listing of its folder has them.
+
+    Raises:
+        OSError: if it is not there; an `IsADirectoryError` if it is a folder.
+    """
+    if storage.is_remote(path):
+        try:
+            info = storage.filesystem(path).info(path)
+        except Exception as error:
+            if isinstance(error, ValueError) or getattr(error, "code", None) == 400:  # gcsfs: no name that can be
+                raise OSError(f"its name is refused ({error})") from error
+            raise
+        if info["type"] == "directory":
+            raise IsADirectoryError(path)
+        return _of_info(info)
+    status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(path)
+    return status.st_size, status.st_mtime_ns // 1000
 
 
 def _names_beside(folder: _Folder) -> list[str] | None:
@@ -266,6 +303,38 @@ def _names_beside(folder: _Folder) -> list[str] | None:
     if storage.is_remote(folder.path):
         return None
     return _names_in(folder.path, os.stat(folder.path).st_mtime_ns)
+
+
+def _matches(patterns: str, flag: str) -> Iterator[tuple[str, str]]:
+    """Each pattern of a comma-separated list, with each absolute path or URL that it matches."""
+    named = False
+    whole = os.path.lexists(os.path.expanduser(patterns))  # a comma may be a part of a name
+    for pattern in [patterns] if whole else [part.strip() for part in patterns.split(",")]:
+        if not pattern:
+            continue
+        if storage.is_remote(pattern):
+            matches = _remote_matches(pattern)
+        else:
+            pattern = os.path.abspath(os.path.expanduser(pattern))
+            matches = [pattern] if os.path.lexists(pattern) else glob.glob(pattern, recursive=True)
+        if not matches:
+            raise DataError(f"{flag}: nothing matches {pattern!r}; give a folder, a file or a glob that exists")
+        named = True
+        yield from ((pattern, match.rstrip("/") or "/") for match in matches)
+    if not named:
+        raise DataError(f"{flag} names no folder: give one, several separated by commas, or a glob")
+
+
+def _by_real_path(found: set[str]) -> dict[str, str]:
+    """One name for each real path: of several names of one folder, its real one, or else the first."""
+    real = {root: _real_path(root) for root in found}
+    return {real[root]: root for root in sorted(found, key=lambda root: (root != real[root], root), reverse=True)}
+
+
+def _outermost(found: set[str]) -> list[str]:
+    """Roots, sorted, none inside another and none twice."""
+    first = _by_real_path(found)
+    return sorted(root for path, root in first.items() if first.keys().isdisjoint(_folders_above(path)))
 
 
 def _real_path(root: str) -> str:

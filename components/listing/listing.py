@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
 import hashlib
 import itertools
 import os
 import pickle
-import posixpath
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,7 +18,8 @@ import pyarrow.parquet
 
 from components.listing.collection import Places, Tally, list_images
 from components.listing.labels import LabelRules, shown, with_text
-from components.listing.references import ImageReference, path_of_uri, uri_of
+from components.listing.path_tables import PathTables, list_table
+from components.listing.references import ImageReference, folder_of, path_from, path_of_uri, real_folder, uri_of
 from components.listing.tables import read_label_table
 from components.rejects import Reject
 from tfrecords import DataError, SplitFractions, normalise_text, split_of, storage
@@ -59,6 +58,7 @@ class ListingSummary:
         digest: SHA-256 over every row, hexadecimal.
         problems: images that cannot be used, by reason.
         examples: the first of these images and labels, in words.
+        repeats: rows of tables of paths that name an image which is listed already.
     """
 
     path: str
@@ -71,6 +71,7 @@ class ListingSummary:
     digest: str
     problems: dict[str, int] = dataclasses.field(default_factory=dict)
     examples: list[str] = dataclasses.field(default_factory=list)
+    repeats: int = 0
 
     @property
     def unused_path(self) -> str:
@@ -96,12 +97,14 @@ def write_listing(
     labels: LabelRules | None,
     fractions: SplitFractions,
     places: Places | None = None,
+    tables: PathTables | None = None,
 ) -> ListingSummary:
     """Lists some roots into one Parquet file; memory grows with the names in the largest folder, local ones at least.
 
     Args:
         roots: URIs, since an engine carries no names that are not UTF-8.
         places: of all roots of the collection; without it these are all.
+        tables: which roots are tables of paths; their rows are listed, repeats and all.
 
     Raises:
         DataError: if a root cannot be listed.
@@ -109,8 +112,16 @@ def write_listing(
     tally = Tally()
     paths = [path_of_uri(root) for root in roots]
     places = Places.of(paths) if places is None else places
-    references = (reference for path in paths for reference in list_images(path, labels, tally, places))
-    return _write(references, tally, destination, fractions)
+    tables = PathTables() if tables is None else tables
+
+    def references() -> Iterator[ImageReference]:
+        for path in paths:
+            if path in tables.paths:
+                yield from list_table(path, tables.column, places)
+            else:
+                yield from list_images(path, labels, tally, places)
+
+    return _write(references(), tally, destination, fractions)
 
 
 def merge_listings(summaries: Iterable[ListingSummary]) -> ListingSummary:
@@ -131,6 +142,7 @@ def merge_listings(summaries: Iterable[ListingSummary]) -> ListingSummary:
         unused_labels=total("unused_labels"),
         problems=total("problems"),
         examples=[example for summary in ordered for example in summary.examples][:_EXAMPLES],
+        repeats=sum(summary.repeats for summary in ordered),
         digest=digest.hexdigest(),
     )
 
@@ -181,18 +193,53 @@ def read_label_rows(table: int, rules: LabelRules) -> Iterator[LabelRow]:
     """
     path = rules.tables[table]
     table_uri = uri_of(path)
-    folder = path.rpartition("/")[0] if storage.is_remote(path) else os.path.dirname(path)
+    folder = folder_of(path)
     for number, row in enumerate(read_label_table(path, rules.columns)):
         uri, problem = table_uri, row.problem
         if row.path is not None and problem is None:
             try:
-                uri = _joining_uri(_path_from(folder, row.path))
+                uri = _joining_uri(path_from(folder, row.path))
                 f"{uri}{row.group}".encode()
             except ValueError as error:  # a NUL byte, or half a surrogate pair
                 uri, problem = table_uri, f"its path or group is no text: {error}"
             except DataError as error:
                 uri, problem = table_uri, str(error)
         yield LabelRow(uri, row.text or "", row.group, table, number, row.place, problem)
+
+
+def what_is_listed(reference: ImageReference) -> str:
+    """What two listed images have in common if they are one: the place, or the row of a table that names none."""
+    return reference.detail or "" if reference.problem == "damaged_row" else image_to_join(reference)
+
+
+def list_once(
+    listed: Iterable[ImageReference], named: Iterable[ImageReference], destination: str, fractions: SplitFractions
+) -> ListingSummary:
+    """The images of folders and those that tables name, to a listing file in which each image is once.
+
+    Of several names of one image, that of a folder's listing counts, or else its real one, or the first.
+
+    Args:
+        listed: from folders, all of which are kept.
+        named: from tables; those that are listed already are counted as `repeats`.
+    """
+    images = list(listed)
+    found = set(map(what_is_listed, images))
+    repeats = 0
+    for image in sorted(named, key=_order_of_names):
+        if (place := what_is_listed(image)) in found:
+            repeats += 1
+        else:
+            found.add(place)
+            images.append(image)
+    images.sort(key=lambda image: (image.key, image.uri))
+    return dataclasses.replace(_write(images, Tally(), destination, fractions), repeats=repeats)
+
+
+def _order_of_names(reference: ImageReference) -> tuple[bool, str, int, str]:
+    """The real name of an image first; of the rows that name what is not there the first, with the shortest detail."""
+    detail = reference.detail or ""
+    return reference.uri != what_is_listed(reference), reference.uri, len(detail), detail
 
 
 def image_to_join(reference: ImageReference) -> str:
@@ -275,27 +322,12 @@ def _why_no_image(uri: str) -> str:
     return "there is no such image"
 
 
-def _path_from(folder: str, named: str) -> str:
-    """The image that a table names, relative to the table's folder."""
-    if storage.is_remote(named) or named.startswith("/"):
-        return named
-    if storage.is_remote(folder):
-        scheme, _, rest = folder.partition("://")
-        return f"{scheme}://{posixpath.normpath(posixpath.join(rest, named))}"
-    return os.path.join(folder, named)
-
-
 def _joining_uri(path: str) -> str:
     """The URI of a path whose folder is written without links and detours."""
     if storage.is_remote(path):
         return storage.canonical(path)
     folder, name = os.path.split(path)
-    return uri_of(os.path.join(_real_folder(folder), name))
-
-
-@functools.lru_cache(maxsize=4096)
-def _real_folder(folder: str) -> str:
-    return os.path.realpath(folder)
+    return uri_of(os.path.join(real_folder(folder), name))
 
 
 def _write(

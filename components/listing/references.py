@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import os
+import posixpath
 import re
 import stat
 import urllib.parse
@@ -81,6 +83,27 @@ def path_of_uri(uri: str) -> str:
 def uri_of(path: str) -> str:
     """The URI of a local path or a URL."""
     return path if storage.is_remote(path) else uri_of_path(path)
+
+
+def folder_of(path: str) -> str:
+    """The folder that a file lies in."""
+    return path.rpartition("/")[0] if storage.is_remote(path) else os.path.dirname(path)
+
+
+def path_from(folder: str, named: str) -> str:
+    """The image that a table in a folder names, relative to that folder if it is not absolute."""
+    if storage.is_remote(named) or named.startswith("/"):
+        return named
+    if storage.is_remote(folder):
+        scheme, _, rest = folder.partition("://")
+        return f"{scheme}://{posixpath.normpath(posixpath.join(rest, named))}"
+    return os.path.join(folder, named)
+
+
+@functools.lru_cache(maxsize=4096)
+def real_folder(folder: str) -> str:
+    """A local folder without links and detours."""
+    return os.path.realpath(folder)
 
 
 def read_image(uri: str) -> bytes:

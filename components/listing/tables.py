@@ -1,4 +1,4 @@
-"""Label tables: files with a row for each image, which name its path and its text.
+"""Tables: files with a row for each image, which name its path, and in label tables its text.
 
 They come from editors, Excel, pandas and scripts, so what these write differently is read
 alike. One bad row is reported and does not end the reading; what makes all rows doubtful
@@ -16,7 +16,7 @@ import operator
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from tfrecords import DataError, storage
 
@@ -28,7 +28,6 @@ _MAX_LINE_BYTES = 1_000_000
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
 _BYTE_ORDER_MARK = "\ufeff"
 _CARRIAGE_RETURN = "a carriage return stands inside the line: lines must end with a line feed"
-_ADD_HEADER = "begin the table with a header line such as path,text"
 _JSON_KINDS = {
     bool: "true or false",
     dict: "an object",
@@ -55,12 +54,12 @@ class TableColumns:
 
 @dataclasses.dataclass(frozen=True)
 class TableRow:
-    """One row of a label table; of a damaged one only `place` and `problem` are given.
+    """One row of a table; of a damaged one only `place` and `problem` are given.
 
     Attributes:
         place: table and line at which the row begins, counted from 1 as in an editor.
         path: as the table writes it, without white space around it.
-        text: the label, not normalised; empty if the cell is.
+        text: the label, not normalised; empty if the cell is; None if no text is read.
         group: without white space around it, or None if no group is read.
         problem: why the row cannot be used, or None.
     """
@@ -70,6 +69,15 @@ class TableRow:
     text: str | None
     group: str | None
     problem: str | None
+
+
+class _Column(NamedTuple):
+    """A column that is looked for: by its name, if one is `given` with a flag, else by the usual ones."""
+
+    role: str
+    flag: str
+    given: str | None
+    usual: Sequence[str]
 
 
 def read_label_table(table: str, columns: TableColumns) -> Iterator[TableRow]:
@@ -87,25 +95,48 @@ def read_label_table(table: str, columns: TableColumns) -> Iterator[TableRow]:
         DataError: while reading, if the table is missing, unreadable, without rows or not
             UTF-8, lacks a column, or has a quotation mark that is not closed.
     """
+    wanted = [_path_column(columns.path), _Column("text", "--text_column", columns.text, TEXT_COLUMNS)]
+    if columns.group is not None:
+        wanted.append(_Column("group", "--split_by", columns.group, ()))
+    return _read_table(table, wanted)
+
+
+def read_path_table(table: str, path_column: str | None = None) -> Iterator[TableRow]:
+    """Every row of a table that need not have texts, as `read_label_table` reads it; `text` and `group` are None.
+
+    Args:
+        table: absolute path or URL.
+        path_column: None for one of `PATH_COLUMNS`.
+
+    Raises:
+        DataError: while reading, as `read_label_table` does.
+    """
+    return _read_table(table, [_path_column(path_column)])
+
+
+def _path_column(given: str | None) -> _Column:
+    return _Column("path", "--path_column", given, PATH_COLUMNS)
+
+
+def _read_table(table: str, wanted: Sequence[_Column]) -> Iterator[TableRow]:
+    """The rows; the first column that is wanted is the path, the second the text, the third the group."""
     name = os.fsencode(table).decode("utf-8", "backslashreplace")
     suffix = os.path.splitext(table)[1].lower()
     if suffix not in TABLE_SUFFIXES:
-        raise DataError(f"{name} is not a label table: its name must end with one of {', '.join(TABLE_SUFFIXES)}")
+        raise DataError(f"{name} is not a table: its name must end with one of {', '.join(TABLE_SUFFIXES)}")
     empty = True
     try:
         with storage.open_to_read(table) as file:
             lines = _Lines(file, name)
-            for row in _json_rows(lines, columns) if suffix == ".jsonl" else _delimited_rows(table, lines, columns):
+            for row in _json_rows(lines, wanted) if suffix == ".jsonl" else _delimited_rows(table, lines, wanted):
                 empty = False
                 yield row
     except FileNotFoundError:
-        raise DataError(f"the label table {name} does not exist: correct its path") from None
+        raise DataError(f"the table {name} does not exist: correct its path") from None
     except OSError as error:
-        raise DataError(
-            f"cannot read the label table {name} ({error.strerror or error}): give it read access"
-        ) from None
+        raise DataError(f"cannot read the table {name} ({error.strerror or error}): give it read access") from None
     if empty:
-        raise DataError(f"the label table {name} has no rows: write a row for each image, or leave the table out")
+        raise DataError(f"the table {name} has no rows: write a row for each image, or leave the table out")
 
 
 class _LineTooLongError(Exception):
@@ -173,52 +204,65 @@ _Record = tuple[int, list[str], str | None]
 """Number of the first line, cells, and what is wrong."""
 
 
-def _delimited_rows(table: str, lines: _Lines, columns: TableColumns) -> Iterator[TableRow]:
-    records, delimiter, header, indices = _find_header(table, lines, columns)
-    path_index, text_index, group_index = indices
-    width = len(header) if header else 2
-    last_index = max(index for index in indices if index is not None)
-    delimiter_name = _DELIMITERS.get(delimiter, repr(delimiter))
-    for line, cells, problem in records:
+class _Header(NamedTuple):
+    """How a table is written.
+
+    Attributes:
+        records: those after the header.
+        delimiter: between cells.
+        names: of all columns, or None if there is no header.
+        width: how many cells a row has.
+        indices: of the columns wanted.
+    """
+
+    records: Iterator[_Record]
+    delimiter: str
+    names: list[str] | None
+    width: int
+    indices: list[int]
+
+
+def _delimited_rows(table: str, lines: _Lines, wanted: Sequence[_Column]) -> Iterator[TableRow]:
+    header = _find_header(table, lines, wanted)
+    last_index = max(header.indices)
+    delimiter_name = _DELIMITERS.get(header.delimiter, repr(header.delimiter))
+    likely = "text" if len(wanted) > 1 else "path"
+    for line, cells, problem in header.records:
         place = f"row {line} of {lines.table}"
         if problem is None:
-            if len(cells) > width:
+            if len(cells) > header.width:
                 problem = (
-                    f"it has {len(cells)} cells instead of {width}: perhaps a text has a {delimiter_name} "
+                    f"it has {len(cells)} cells instead of {header.width}: perhaps a {likely} has a {delimiter_name} "
                     "and is not quoted"
                 )
             elif len(cells) <= last_index:
-                problem = f"it has only {len(cells)} of {width} cells"
-            elif cells == header:
+                problem = f"it has only {len(cells)} of {header.width} cells"
+            elif cells == header.names:
                 problem = "it repeats the header"
             else:
-                group = None if group_index is None else cells[group_index]
-                yield _make_row(place, cells[path_index], cells[text_index], group)
+                yield _make_row(place, *(cells[index] for index in header.indices))
                 continue
         yield TableRow(place, None, None, None, problem)
 
 
-def _make_row(place: str, path: str, text: str, group: str | None) -> TableRow:
+def _make_row(place: str, path: str, text: str | None = None, group: str | None = None) -> TableRow:
     path = path.strip()
     if not path:
         return TableRow(place, None, None, None, "no path")
     if group is not None:
         group = group.strip()
-    if "\0" in path or "\0" in text:
+    if "\0" in path or "\0" in (text or ""):
         return TableRow(place, None, None, None, "it has a NUL byte")
     return TableRow(place, path, text, group, None)
 
 
-def _find_header(
-    table: str, lines: _Lines, columns: TableColumns
-) -> tuple[Iterator[_Record], str, list[str] | None, tuple[int, int, int | None]]:
-    """The records after the header, the delimiter, the header or None if there is none, and the columns' indices."""
+def _find_header(table: str, lines: _Lines, wanted: Sequence[_Column]) -> _Header:
     suffix = os.path.splitext(table)[1].lower()
     first, problem = next(_whole_lines(lines), ("", None))
     if "\0" in first:
         raise lines.not_utf_8("it has a NUL byte, as UTF-16 has")
     if problem:
-        raise DataError(f"line {lines.number} of {lines.table} is no header ({problem}): {_ADD_HEADER}")
+        raise DataError(f"line {lines.number} of {lines.table} is no header ({problem}): {_add_header(wanted)}")
     # Excel's own mark of the delimiter, on a line before the header.
     mark = re.fullmatch(r'"?sep=([^"\s]|\t)"?', first, re.IGNORECASE) if suffix == ".csv" else None
     delimiters: Iterable[str] = [mark[1]] if mark else _DELIMITERS
@@ -239,17 +283,18 @@ def _find_header(
         try:
             line, cells, problem = next(records, (0, [], None))
             if not line:
-                raise DataError(f"the label table {lines.table} is empty: {_ADD_HEADER}")
+                raise DataError(f"the table {lines.table} is empty: {_add_header(wanted)}")
             if problem:
-                raise DataError(f"line {line} of {lines.table} is no header ({problem}): {_ADD_HEADER}")
-            return records, delimiter, cells, _find_columns(cells, columns, lines.table, "first line")
+                raise DataError(f"line {line} of {lines.table} is no header ({problem}): {_add_header(wanted)}")
+            indices = _find_columns(cells, wanted, lines.table, "first line")
+            return _Header(records, delimiter, cells, len(cells), indices)
         except DataError as error:
             failures.append((-1 if len(cells) == 1 else len(cells), error))  # one cell: certainly another delimiter
-        if columns == TableColumns() and len(cells) == 2:
-            first_exists, second_exists = (_is_file_beside(table, cell.strip()) for cell in cells)
-            if first_exists != second_exists:
-                path_index, text_index = (0, 1) if first_exists else (1, 0)
-                return records_of(delimiter), delimiter, None, (path_index, text_index, None)
+        if all(column.given is None for column in wanted) and len(wanted) <= len(cells) <= 2:
+            files = [index for index, cell in enumerate(cells) if _is_file_beside(table, cell.strip())]
+            if len(files) == 1:
+                indices = [files[0], 1 - files[0]][: len(wanted)]
+                return _Header(records_of(delimiter), delimiter, None, len(cells), indices)
     raise max(failures, key=operator.itemgetter(0))[1]
 
 
@@ -309,7 +354,7 @@ def _is_file_beside(table: str, path: str) -> bool:
 # Tables of JSON objects
 
 
-def _json_rows(lines: _Lines, columns: TableColumns) -> Iterator[TableRow]:
+def _json_rows(lines: _Lines, wanted: Sequence[_Column]) -> Iterator[TableRow]:
     keys: list[str] | None = None
     for line, problem in _whole_lines(lines):
         place = f"row {lines.number} of {lines.table}"
@@ -319,11 +364,10 @@ def _json_rows(lines: _Lines, columns: TableColumns) -> Iterator[TableRow]:
         if problem is None:
             if keys is None:
                 names = list(value)
-                indices = _find_columns(names, columns, lines.table, "first object")
-                keys = [names[index] for index in indices if index is not None]
+                keys = [names[index] for index in _find_columns(names, wanted, lines.table, "first object")]
             texts, problem = _json_texts(value, keys)
             if problem is None:
-                yield _make_row(place, texts[0], texts[1], texts[2] if len(texts) > 2 else None)
+                yield _make_row(place, *texts)
                 continue
         yield TableRow(place, None, None, None, problem)
     if keys is None and lines.number:
@@ -362,27 +406,23 @@ def _json_texts(value: dict[str, Any], keys: Sequence[str]) -> tuple[list[str], 
 # Columns
 
 
-def _find_columns(names: list[str], columns: TableColumns, table: str, where: str) -> tuple[int, int, int | None]:
-    """Indices of path, text and group among the names of all columns, which `where` in the table gives.
+def _find_columns(names: list[str], wanted: Sequence[_Column], table: str, where: str) -> list[int]:
+    """Indices of the columns wanted among the names of all columns, which `where` in the table gives.
 
     Raises:
         DataError: if one is missing, or if it is not clear which is meant.
     """
-    path = _find_column(names, "path", "--path_column", columns.path, PATH_COLUMNS, table, where)
-    text = _find_column(names, "text", "--text_column", columns.text, TEXT_COLUMNS, table, where)
-    if path == text:
+    indices = [_find_column(names, column, wanted, table, where) for column in wanted]
+    if len(indices) > 1 and indices[0] == indices[1]:
         raise DataError(
-            f"{table}: the path and the text would both be column {names[path]!r}; "
+            f"{table}: the path and the text would both be column {names[indices[0]]!r}; "
             "name two columns with --path_column and --text_column"
         )
-    if columns.group is None:
-        return path, text, None
-    return path, text, _find_column(names, "group", "--split_by", columns.group, (), table, where)
+    return indices
 
 
-def _find_column(
-    names: list[str], role: str, flag: str, given: str | None, usual: Sequence[str], table: str, where: str
-) -> int:
+def _find_column(names: list[str], column: _Column, wanted: Sequence[_Column], table: str, where: str) -> int:
+    role, flag, given, usual = column
     if given is not None and names.count(given) == 1:
         return names.index(given)
     plain_names = [_plain(name) for name in names]
@@ -395,11 +435,15 @@ def _find_column(
     present = (", ".join(repr(name[:40]) for name in names[:20]) or "no name") + (", …" if len(names) > 20 else "")
     if given is not None:
         raise DataError(f"{flag}={given}: {table} has no such column; its {where} has {present}")
-    advice = f"; {_ADD_HEADER}, or" if where == "first line" else ";"
+    advice = f"; {_add_header(wanted)}, or" if where == "first line" else ";"
     raise DataError(
         f"{table} has no {role} column: its {where} has {present} and none of {', '.join(usual)}"
         f"{advice} say with {flag} which it is"
     )
+
+
+def _add_header(wanted: Sequence[_Column]) -> str:
+    return f"begin the table with a header line such as {','.join(column.role for column in wanted[:2])}"
 
 
 def _plain(name: str) -> str:

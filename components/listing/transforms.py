@@ -18,20 +18,23 @@ from components.listing.listing import (
     in_blocks,
     join_labels,
     joining_key,
+    list_once,
     merge_listings,
     read_label_rows,
     read_listing,
     unpacked,
+    what_is_listed,
     write_listing,
 )
+from components.listing.path_tables import PathTables
 from components.listing.references import ImageReference
 from tfrecords import SplitFractions, shard_index, storage
 
 
 class ListCollection(beam.PTransform):
-    """Folders to listing files, and their summary at `summary_path`.
+    """Folders, and tables of paths, to listing files, and their summary at `summary_path`.
 
-    Input:  `(roots, destination)`: folders or files, and the listing file to write.
+    Input:  `(roots, destination)`: folders, files or tables, and the listing file to write.
     Output: the merged `ListingSummary`, once; it is also written as JSON to `summary_path`.
     """
 
@@ -41,10 +44,11 @@ class ListCollection(beam.PTransform):
         labels: LabelRules | None,
         fractions: SplitFractions,
         places: Places | None = None,
+        tables: PathTables | None = None,
     ):
         super().__init__()
         self._summary_path = summary_path
-        self._write = functools.partial(write_listing, labels=labels, fractions=fractions, places=places)
+        self._write = functools.partial(write_listing, labels=labels, fractions=fractions, places=places, tables=tables)
 
     def expand(self, roots):
         return (
@@ -52,6 +56,42 @@ class ListCollection(beam.PTransform):
             | "ListFolders" >> beam.MapTuple(self._write)
             | "CommitListing" >> GatherOnce(functools.partial(_commit_listing, summary_path=self._summary_path))
         )
+
+
+class ListOnce(beam.PTransform):
+    """Listing files of folders and of tables to listing files in which each image is once.
+
+    Images meet where a hash of their place sends them.
+
+    Input:  `("folders", path)` or `("table", path)` of every listing file.
+    Output: the merged `ListingSummary`, once; it is also written as JSON to `summary_path`.
+    """
+
+    def __init__(self, summary_path: str, destinations: list[str], fractions: SplitFractions):
+        super().__init__()
+        self._summary_path = summary_path
+        self._destinations = destinations
+        self._fractions = fractions
+
+    def expand(self, listings):
+        return (
+            listings
+            | "ReadListing" >> beam.FlatMapTuple(self._read)
+            | "GroupByPlace" >> beam.GroupByKey()
+            | "ListOnce" >> beam.MapTuple(self._list_once)
+            | "CommitListing" >> GatherOnce(functools.partial(_commit_listing, summary_path=self._summary_path))
+        )
+
+    def _read(self, kind: str, listing: str) -> Iterator[tuple[int, tuple[str, bytes]]]:
+        count = len(self._destinations)
+        for place, block in in_blocks(read_listing(listing), lambda image: shard_index(what_is_listed(image), count)):
+            yield place, (kind, block)
+
+    def _list_once(self, place: int, tagged: Iterable[tuple[str, bytes]]) -> ListingSummary:
+        tagged = list(tagged)
+        listed = unpacked((block for kind, block in tagged if kind == "folders"), ImageReference)
+        named = unpacked((block for kind, block in tagged if kind == "table"), ImageReference)
+        return list_once(listed, named, self._destinations[place], self._fractions)
 
 
 class JoinTables(beam.PTransform):

@@ -38,7 +38,7 @@ def reading_signature(height: int) -> list[tf.TensorSpec]:
     ]
 
 
-def export_model(reader: keras.Model, charset: Charset, height: int, folder: str) -> None:
+def export_model(reader: keras.Model, charset: Charset, height: int, folder: str, temperature: float = 1.0) -> None:
     """Writes `model.keras`, `saved_model/` and `model.onnx` into a folder.
 
     The SavedModel has two signatures:
@@ -59,29 +59,31 @@ def export_model(reader: keras.Model, charset: Charset, height: int, folder: str
         charset: of its classes.
         height: pixels of the lines that it reads.
         folder: local; exists.
+        temperature: what logits are divided by before confidences are computed.
     """
 
     @tf.function(input_signature=reading_signature(height))
     def score(images: tf.Tensor, widths: tf.Tensor) -> dict[str, tf.Tensor]:
         return reader([images, widths], training=False)
 
-    preprocessing = _preprocessing(reader, charset, height)
+    preprocessing = _preprocessing(reader, charset, height, temperature)
     files = {
         CHARSET_NAME: charset.to_file_text(),
         PREPROCESSING_NAME: json.dumps(preprocessing, indent=2) + "\n",
     }
     _write_keras(reader, files, os.path.join(folder, KERAS_NAME))
-    _write_saved_model(reader, score, charset, height, files, os.path.join(folder, SAVED_MODEL_NAME))
+    _write_saved_model(reader, score, charset, height, temperature, files, os.path.join(folder, SAVED_MODEL_NAME))
     _write_onnx(score, reading_signature(height), charset, preprocessing, os.path.join(folder, ONNX_NAME))
 
 
-def _preprocessing(reader: keras.Model, charset: Charset, height: int) -> dict[str, Any]:
+def _preprocessing(reader: keras.Model, charset: Charset, height: int, temperature: float) -> dict[str, Any]:
     return {
         "model": reader.name,
         "height": height,
         "time_stride": TIME_STRIDE,
         "padding": 255,
         "blank": charset.blank,
+        "temperature": temperature,
         "grey": "ITU-R 601-2 luma, 0 black to 255 white; transparency on white",
         "resampling": "bilinear with antialiasing, aspect kept",
     }
@@ -95,12 +97,18 @@ def _write_keras(reader: keras.Model, files: dict[str, str], path: str) -> None:
 
 
 def _write_saved_model(
-    reader: keras.Model, score: Any, charset: Charset, height: int, files: dict[str, str], folder: str
+    reader: keras.Model,
+    score: Any,
+    charset: Charset,
+    height: int,
+    temperature: float,
+    files: dict[str, str],
+    folder: str,
 ) -> None:
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="files")])
     def read(files: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs = score(*read_lines(files, height, TIME_STRIDE))
-        text, confidence = decode_text(outputs["logits"], outputs["time_steps"], charset.symbols)
+        text, confidence = decode_text(outputs["logits"] / temperature, outputs["time_steps"], charset.symbols)
         return {"text": text, "confidence": confidence}
 
     archive = keras.export.ExportArchive()

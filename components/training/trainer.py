@@ -23,8 +23,9 @@ import tensorflow as tf
 
 from components import plots
 from components.evaluation.metrics import ErrorCounts
+from components.inference.calibration import ENOUGH_LINES, fit_temperature
 from components.inference.decoding import greedy_decode
-from components.models import PLOTS_NAME
+from components.models import CALIBRATION_NAME, PLOTS_NAME
 from components.training.checkpoints import Checkpoint, Checkpoints
 from components.training.cluster import ClusterPlace
 from components.training.ctc import ctc_loss
@@ -217,9 +218,10 @@ def _train(request: TrainingRequest, say: Callable[[str], None], watchdog: Watch
         if chief:
             say("training was finished before; only the model was not written yet")
             examples = load_examples(request.dataset_folder, manifest, "train")
+            validation = load_examples(request.dataset_folder, manifest, "validation")
             with _explained("the model", request.output_folder):
                 HistoryWriter(request.output_folder, state.history).close()
-                _write_model(request, charset, examples, manifest.height, state, say)
+                _write_model(request, charset, examples, validation, manifest.height, state, say)
         return
     say_here(_devices_found(place))
     cluster = _Cluster.join()  # before anything else of TensorFlow's
@@ -287,7 +289,7 @@ def _train(request: TrainingRequest, say: Callable[[str], None], watchdog: Watch
     if writer is not None:
         with _explained("the model", request.output_folder):
             writer.close()
-            _write_model(request, charset, examples, manifest.height, state, say)
+            _write_model(request, charset, examples, validation, manifest.height, state, say)
 
 
 @contextlib.contextmanager
@@ -678,6 +680,15 @@ def _reading_function(reader: keras.Model, height: int) -> Callable:
     return read
 
 
+def _temperature(read: Callable, validation: Examples) -> float:
+    """What the logits are divided by so that confidences are calibrated, found on a part of the validation split."""
+    parts = max(1, len(validation) // ENOUGH_LINES)
+    return fit_temperature(
+        (*(output.numpy() for output in read(images, widths)), [validation.label(i).tolist() for i in indices])
+        for images, widths, indices in reading_batches(validation, _READING_BATCH, 0, parts)
+    )
+
+
 def _refuse_labels_that_never_fit(reader: keras.Model, examples: Examples, name: str) -> None:
     """A network of fixed width may give fewer time steps than the stride that ingest checked against."""
     steps = reader.get_layer("time_steps")(tf.constant(examples.widths)).numpy()
@@ -696,6 +707,7 @@ def _write_model(
     request: TrainingRequest,
     charset: Charset,
     examples: Examples,
+    validation: Examples,
     height: int,
     state: _State,
     say: Callable[[str], None],
@@ -704,7 +716,9 @@ def _write_model(
     os.makedirs(os.path.join(folder, PLOTS_NAME), exist_ok=True)
     reader = NETWORKS[request.model](charset.classes, height, False)
     reader.set_weights(state.best)
-    export_model(reader, charset, height, folder)
+    temperature = _temperature(_reading_function(reader, height), validation)
+    storage.write_json(os.path.join(folder, CALIBRATION_NAME), {"temperature": temperature})
+    export_model(reader, charset, height, folder, temperature)
     if state.left_out:
         uris = sorted(examples.uris[i] for i in state.left_out)
         storage.write_json(os.path.join(folder, LEFT_OUT_NAME), uris)

@@ -26,6 +26,7 @@ def folder(tmp_path) -> Path:
         model="crnn",
         height=32,
         time_stride=4,
+        temperature=1.5,
         charset_sha256=Charset(("a", "b")).digest,
         options={"epochs": 3, "learning_rate": 1e-3},
         files=describe_files(str(folder)),
@@ -84,10 +85,17 @@ def test_a_model_of_a_newer_version_is_refused_with_both_ways_out(folder):
         ModelManifest.read(str(folder))
 
 
-def test_a_model_of_version_1_still_reads_with_the_time_stride_that_it_implied(folder):
-    change_manifest(folder, schema_version=1, time_stride=None)
+@pytest.mark.parametrize(
+    ("version", "missing", "time_stride", "temperature"),
+    [(1, ("time_stride", "temperature"), 4, 1.0), (2, ("temperature",), 8, 1.0), (3, (), 8, 1.5)],
+)
+def test_a_model_of_an_older_version_still_reads_with_the_values_that_it_implied(
+    folder, version, missing, time_stride, temperature
+):
+    change_manifest(folder, **{"schema_version": version, "time_stride": 8, **dict.fromkeys(missing)})
     manifest = ModelManifest.read(str(folder))
-    assert (manifest.schema_version, manifest.time_stride, manifest.height) == (1, 4, 32)
+    assert (manifest.schema_version, manifest.time_stride, manifest.temperature) == (version, time_stride, temperature)
+    assert manifest.height == 32
 
 
 def test_a_manifest_that_is_no_json_is_refused(folder):

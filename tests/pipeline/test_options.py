@@ -275,6 +275,16 @@ def test_columns_are_refused_where_labels_come_from_no_table(source):
     )
 
 
+@pytest.mark.parametrize("source", ["filename", "sidecar"])
+@pytest.mark.parametrize("images", ["night.csv", "lines, lists/*.TSV"])
+def test_the_path_column_may_be_that_of_a_table_to_read_alone(source, images):
+    options = parse_options([f"--label_source={source}", "--path_column=scan", f"--infer_images={images}"])
+    assert options.path_column == "scan"
+    said = refusal(f"--label_source={source}", "--text_column=line", f"--infer_images={images}")
+    assert said == f"--text_column=line is for label tables, but --label_source={source}"
+    assert "--path_column" in refusal(f"--label_source={source}", "--path_column=scan", "--infer_images=lines")
+
+
 def test_a_config_file_may_list_tables(here):
     (here / "nightly.yaml").write_text(
         "label_source: [labels.csv, more.tsv]\nsplit_by: page\npath_column: scan\nmax_label_length: 7\n"

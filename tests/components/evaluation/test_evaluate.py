@@ -290,7 +290,7 @@ def test_counts_read_back_are_those_of_each_line(own_request):
 def test_evaluating_in_beam_reads_what_the_model_reads(request_of, tiny_model, tmp_path):
     shards = DatasetManifest.read(request_of.dataset_folder).shards_of("test")
     pipeline = BeamPipeline(runner=FnApiRunner())
-    _ = pipeline | Create(shards) | EvaluateModel(request_of, str(tiny_model))
+    _ = pipeline | Create(shards) | EvaluateModel(request_of, LineModelHandler(str(tiny_model)))
     result = pipeline.run()
     result.wait_until_finish()
     counted = {

@@ -92,11 +92,12 @@ def test_a_line_of_another_height_is_refused_with_both_heights(handler, loaded, 
 
 def test_a_model_that_gives_no_numbers_is_refused_by_name(handler, loaded, lines):
     def broken(images, widths):
-        logits, time_steps = loaded.score(images, widths)
+        logits, time_steps = loaded.engine.score(images, widths)
         return np.full_like(logits, np.nan), time_steps
 
+    model = dataclasses.replace(loaded, engine=dataclasses.replace(loaded.engine, score=broken))
     with pytest.raises(DataError, match=r"model tinymodel000 in .* not finite"):
-        list(handler.run_inference(lines, dataclasses.replace(loaded, score=broken)))
+        list(handler.run_inference(lines, model))
 
 
 def test_a_folder_without_a_committed_model_is_refused(tmp_path):
@@ -104,25 +105,32 @@ def test_a_folder_without_a_committed_model_is_refused(tmp_path):
         LineModelHandler(str(tmp_path / "nowhere")).load_model()
 
 
-@pytest.mark.parametrize("name", ["saved_model/saved_model.pb", "saved_model/variables/variables.index"])
-def test_a_missing_model_file_is_refused_by_name(tiny_model, tmp_path, name):
+@pytest.mark.parametrize(
+    ("engine", "name"),
+    [
+        ("onnx", "model.onnx"),
+        ("tensorflow", "saved_model/saved_model.pb"),
+        ("tensorflow", "saved_model/variables/variables.index"),
+    ],
+)
+def test_a_missing_model_file_is_refused_by_name(tiny_model, tmp_path, engine, name):
     folder = shutil.copytree(tiny_model, tmp_path / "model")
     (folder / name).unlink()
     with pytest.raises(DataError, match=rf"{name} is missing, but the manifest beside it names it: delete "):
-        LineModelHandler(str(folder)).load_model()
+        LineModelHandler(str(folder), engine).load_model()
 
 
-def test_a_damaged_model_file_is_refused_by_name(tiny_model, tmp_path):
+@pytest.mark.parametrize(
+    ("engine", "pattern"), [("onnx", "model.onnx"), ("tensorflow", "saved_model/variables/variables.data-*")]
+)
+def test_a_damaged_model_file_is_refused_by_name(tiny_model, tmp_path, engine, pattern):
     folder = shutil.copytree(tiny_model, tmp_path / "model")
-    (path,) = (folder / "saved_model" / "variables").glob("variables.data-*")
+    (path,) = folder.glob(pattern)
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(
-        DataError,
-        match=r"variables\.data-\S+ has checksum .* damaged or replaced; delete ",
-    ):
-        LineModelHandler(str(folder)).load_model()
+    with pytest.raises(DataError, match=rf"{path.name} has checksum .* damaged or replaced; delete "):
+        LineModelHandler(str(folder), engine).load_model()
 
 
 def test_a_foreign_charset_is_refused(tiny_model, tmp_path):
@@ -147,7 +155,7 @@ def model_of_version_1(tiny_model, tmp_path) -> str:
     )
     archive.write_out(str(folder / "saved_model"), verbose=False)
     manifest = dataclasses.asdict(ModelManifest.read(str(tiny_model)))
-    del manifest["time_stride"]
+    del manifest["time_stride"], manifest["temperature"]
     manifest |= {"schema_version": 1, "files": describe_files(str(folder))}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return str(folder)
@@ -164,9 +172,13 @@ def test_batches_are_padded_to_the_time_stride_of_the_manifest(handler, loaded, 
 
     def spy(images, own_widths):
         widths.append(images.shape[2])
-        return loaded.score(images, own_widths)
+        return loaded.engine.score(images, own_widths)
 
-    model = dataclasses.replace(loaded, score=spy, manifest=dataclasses.replace(loaded.manifest, time_stride=64))
+    model = dataclasses.replace(
+        loaded,
+        engine=dataclasses.replace(loaded.engine, score=spy),
+        manifest=dataclasses.replace(loaded.manifest, time_stride=64),
+    )
     handler.run_inference(lines[:3], model)
     assert widths == [-(-max(line.shape[1] for line in lines[:3]) // 64) * 64]
 

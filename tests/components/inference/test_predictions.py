@@ -12,6 +12,7 @@ import apache_beam as beam
 import duckdb
 import numpy as np
 import pandas as pd
+import pyarrow.dataset
 import pyarrow.parquet
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
@@ -192,7 +193,7 @@ def test_a_committed_run_has_its_files_its_manifest_and_its_rejects_apart(collec
     assert not (tmp_path / "unfinished").exists()
 
 
-def test_a_run_is_one_hive_table_for_duckdb_and_pandas(collection, request_of, tmp_path):
+def test_two_nights_are_one_hive_table_for_duckdb_pandas_and_arrow(collection, request_of, tmp_path):
     commit_run(read_all(collection, request_of), request_of)
     later = dataclasses.replace(
         request_of,
@@ -221,6 +222,11 @@ def test_a_run_is_one_hive_table_for_duckdb_and_pandas(collection, request_of, t
     assert (frame["text"].str[0] == "w").all()
     assert str(frame["scored_at"].dtype) == "datetime64[us, UTC]"
     assert len(pd.read_parquet(tmp_path / "rejects")) == 8
+
+    table = pyarrow.dataset.dataset(tmp_path / "predictions", partitioning="hive").to_table()
+    assert table.num_rows == 48
+    assert set(table.column("date").to_pylist()) == {"2026-03-04", "2026-03-05"}
+    assert [table.schema.field(field.name).type for field in PREDICTIONS_SCHEMA] == PREDICTIONS_SCHEMA.types
 
 
 def test_too_many_rejects_refuse_the_run_and_commit_nothing(collection, request_of, tmp_path):

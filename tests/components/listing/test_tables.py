@@ -247,7 +247,7 @@ def test_a_table_in_utf_16_is_refused(write, name, delimiter, encoding):
 @pytest.mark.parametrize("name", ["labels.csv", "labels.tsv", "labels.jsonl"])
 def test_a_missing_table_is_refused(tmp_path, name):
     table = str(tmp_path / name)
-    assert refusal(table) == f"the label table {table} does not exist: correct its path"
+    assert refusal(table) == f"the table {table} does not exist: correct its path"
     assert "does not exist" in refusal(f"memory://nowhere/{name}")
 
 

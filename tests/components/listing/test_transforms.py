@@ -17,6 +17,8 @@ from components.listing import (
     ImageReference,
     LabelRules,
     ListingSummary,
+    PathTables,
+    Places,
     TableColumns,
     list_images,
     merge_listings,
@@ -24,7 +26,7 @@ from components.listing import (
     read_unused_labels,
     write_listing,
 )
-from components.listing.transforms import GroupByShard, JoinTables, ListCollection
+from components.listing.transforms import GroupByShard, JoinTables, ListCollection, ListOnce
 from components.rejects import Reject
 from tests.components.listing.files import put
 from tfrecords import DataError, SplitFractions, storage
@@ -85,6 +87,84 @@ def test_a_root_that_cannot_be_listed_ends_the_listing_job_with_its_sentence(tmp
     monkeypatch.setattr(os, "scandir", deny)
     with pytest.raises(DataError, match=r"cannot list the folder '.*/closed'"):
         list_collection(f"{tmp_path}/listing", [[f"{tmp_path}/closed"]], None)
+
+
+# Images once
+
+DAMAGED = ["", "lines/,damaged", "\0", "s9://bucket/a.png"]
+"""Rows that name nothing."""
+
+
+@pytest.fixture
+def list_once(tmp_path):
+    """Runs both jobs over the tables `1.csv` and `2.jsonl`, with these rows, and over some folders beside them."""
+    tables = PathTables((f"{tmp_path}/1.csv", f"{tmp_path}/2.jsonl"))
+
+    def run_both(first: list[str], second: list[str], *roots: str) -> tuple[ListingSummary, list[ImageReference]]:
+        (tmp_path / "1.csv").write_text("".join(f"{row},-\n" for row in ["path", *first, *DAMAGED]))
+        (tmp_path / "2.jsonl").write_text("".join(json.dumps({"path": row}) + "\n" for row in second))
+        folder = f"{tmp_path}/{uuid.uuid4().hex}"
+        sources = [*(f"{tmp_path}/{root}" for root in roots), *tables.paths]
+        files = [f"{folder}/{number}.parquet" for number in range(len(sources))]
+        work = ListCollection(f"{folder}/listed.json", None, FRACTIONS, Places.of(sources), tables)
+        listed = run(
+            [([source], file) for source, file in zip(sources, files, strict=True)], work, f"{folder}/listed.json"
+        )
+        assert (listed.images, listed.repeats) == (sum(len(list(read_listing(file))) for file in files), 0)
+
+        once = [f"{folder}/once-{number}.parquet" for number in range(8)]
+        kinds = ["folders"] * len(roots) + ["table"] * 2
+        work = ListOnce(f"{folder}/once.json", once, FRACTIONS)
+        summary = run(list(zip(kinds, files, strict=True)), work, f"{folder}/once.json")
+        of_files = [list(read_listing(file)) for file in once]
+        images = [image for listing in of_files for image in listing]
+        assert all(of_files), "too few images for a test of several places"
+        assert all(listing == sorted(listing, key=lambda image: (image.key, image.uri)) for listing in of_files)
+        assert summary.images == len(images) == listed.images - summary.repeats
+        assert len({image.key for image in images}) == len(images)
+        return summary, images
+
+    return run_both
+
+
+@pytest.fixture
+def lines(tmp_path) -> list[str]:
+    """The paths of 101 images, one of them a link to another."""
+    put(tmp_path, *(f"lines/{number:03d}.png" for number in range(100)), "real/a.png", "real/b.png", "real/c.png")
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "lines" / "alias.png").symlink_to("000.png")
+    return [f"lines/{number:03d}.png" for number in range(100)] + ["lines/alias.png"]
+
+
+def test_an_image_that_several_rows_name_is_listed_once_and_so_is_what_is_not_there(tmp_path, lines, list_once):
+    rows = ["link/a.png", "real/a.png", "link/../link/b.png", "gone.png", "./gone.png", "lines", "real/../lines"]
+    summary, images = list_once([*lines, *rows], ["lines/007.png", "lines/007.png"])
+    uris = sorted(image.uri for image in images if image.problem is None)
+    assert uris == sorted(f"{tmp_path}/{name}" for name in [*lines, "real/a.png", "link/b.png"])
+    assert summary.repeats == 5  # 007.png twice; a.png, gone.png and the folder once
+    assert summary.problems == {"damaged_row": 4, "unreadable": 2}
+    table = f"{tmp_path}/1.csv"
+    assert {image.detail for image in images if image.problem == "unreadable"} == {
+        f"row 106 of {table} names 'gone.png': there is no such file",
+        f"row 108 of {table} names 'lines', a folder: name the images in it, or give the folder itself",
+    }
+
+
+def test_the_order_of_rows_and_their_repeats_decide_nothing(lines, list_once):
+    rows = [*lines, "link/a.png", "real/a.png"]
+    first, _ = list_once(rows, ["lines/007.png"])
+    random.Random(1).shuffle(rows)
+    second, _ = list_once(rows, ["lines/007.png", "link/a.png"])
+    assert (first.repeats, second.repeats) == (2, 3)
+    assert (first.images, first.digest) == (second.images, second.digest)
+
+
+def test_what_a_folder_lists_is_listed_as_if_no_table_named_it(tmp_path, lines, list_once):
+    folders = [image for root in ("lines", "link") for image in list_images(f"{tmp_path}/{root}")]
+    rows = [*lines, "real/a.png", "link/b.png", "lines/../link/b.png"]
+    summary, images = list_once(rows, ["real/c.png"], "lines", "link")
+    assert {image for image in images if image.problem is None} == set(folders)
+    assert (summary.repeats, summary.images) == (len(rows) + 1, len(folders) + len(DAMAGED))
 
 
 # Joining

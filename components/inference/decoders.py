@@ -1,0 +1,55 @@
+"""The decoders that `--decoder` names."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import numpy as np
+
+from components.inference.beam import beam_decode
+from components.inference.decoding import Decoded, greedy_decode
+from components.inference.lexicon import Lexicon, lexicon_decode
+from tfrecords import Charset, DataError, storage
+
+DECODERS = ("greedy", "beam", "lexicon")
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """How logits become text.
+
+    Attributes:
+        decoder: one of `DECODERS`.
+        beam_width: how many beginnings of texts the beam search keeps.
+        lexicon: file of words, one a line in UTF-8, local or remote, for the decoder of that name.
+    """
+
+    decoder: str = "greedy"
+    beam_width: int = 10
+    lexicon: str | None = None
+
+    def read_lexicon(self, charset: Charset) -> Lexicon:
+        """The words of the lexicon's file.
+
+        Raises:
+            DataError: if the file cannot be read, or has no word that the charset can write.
+        """
+        assert self.lexicon is not None
+        try:
+            text = storage.read_bytes(self.lexicon).decode("utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"--lexicon={self.lexicon} has to hold one word a line, in UTF-8: {error}") from None
+        try:
+            return Lexicon.from_words(text.splitlines(), charset)
+        except DataError as error:
+            raise DataError(f"--lexicon={self.lexicon}: {error}") from None
+
+    def function(self, charset: Charset) -> Callable[[np.ndarray, np.ndarray], list[Decoded]]:
+        """Logits and time steps to what they say."""
+        if self.decoder == "beam":
+            return functools.partial(beam_decode, beam_width=self.beam_width, alternatives=self.beam_width - 1)
+        if self.decoder == "lexicon":
+            return functools.partial(lexicon_decode, lexicon=self.read_lexicon(charset))
+        return greedy_decode
