@@ -8,7 +8,7 @@ import time
 import pytest
 
 from components.training.history import EpochRecord
-from components.training.progress import Progress, _clock
+from components.training.progress import Progress, clock
 
 
 def record(epoch: int, cer: float = 0.5) -> EpochRecord:
@@ -126,4 +126,4 @@ def test_no_bar_is_wider_than_the_terminal(columns, capsys, monkeypatch):
     ],
 )
 def test_a_time_is_written_as_a_clock_does(seconds, text):
-    assert _clock(seconds) == text
+    assert clock(seconds) == text
