@@ -605,7 +605,8 @@ def _list_once(
     folder: str,
 ) -> tuple[ListingSummary, list[str]]:
     """Listing files in which each image is once, from those of folders and, at the end, of some tables of paths."""
-    once = [storage.join(folder, f"once-{number:05d}.parquet") for number in range(shards_for(listed.images))]
+    count = shards_for(listed.images // 8)  # larger than shards, since only names meet: many small blocks cost memory
+    once = [storage.join(folder, f"once-{number:05d}.parquet") for number in range(count)]
     summary_path = storage.join(folder, "once.json")
     kinds = ["folders"] * (len(files) - tables) + ["table"] * tables
     work = ListOnce(summary_path, once, fractions)
