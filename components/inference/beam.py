@@ -39,77 +39,97 @@ def _search(emissions: Emissions, width: int) -> tuple[np.ndarray, np.ndarray, n
     """
     steps, batch, classes = emissions.weights.shape
     blank = classes - 1
-    rows = np.arange(batch)[:, None]
+    images, slots = np.arange(batch), np.arange(width)[:, None]
     ranks = min(blank, width + 1)
     slot_of, rank_of = _worth_extending(width, ranks)
-    order = np.argsort(-emissions.weights[:, :, :blank], axis=2, kind="stable")[:, :, :ranks]
-    ranking = np.full(emissions.weights.shape, ranks)
-    np.put_along_axis(ranking, order, np.arange(ranks)[None, None], axis=2)
-    # The candidates for the next beam: the texts themselves, then their extensions, then none.
-    source_of = np.concatenate([np.arange(width), slot_of, [0]])
+    by_rank = _greatest_first(emissions.weights[:, :, :blank], ranks)
+    weights_by_rank = np.take_along_axis(emissions.weights, by_rank, axis=2).transpose(0, 2, 1).copy()
+    rank_of_class = np.full(emissions.weights.shape, ranks)
+    np.put_along_axis(rank_of_class, by_rank, np.arange(ranks)[None, None], axis=2)
+    # The candidates for the next beam: the texts themselves, their extensions, and last one that stands for none.
+    source_of = np.concatenate([slots[:, 0], slot_of, [0]])
+    rank_of_candidate = np.concatenate([np.zeros(width, int), rank_of, [0]])
     none = len(source_of) - 1
     candidate_of = np.full((width, ranks + 1), none)
     candidate_of[slot_of, rank_of] = np.arange(width, none)
+    candidates = np.empty((none + 1, batch))
 
-    after_blank = np.zeros((batch, width))  # probability of the alignments that end in a blank,
-    after_symbol = np.zeros((batch, width))  # or in the text's last symbol; both 0 in an unused slot
-    after_blank[:, 0] = 1
-    last = np.full((batch, width), blank)  # of the empty text: no extension repeats it
+    # The beam, [width, batch], the most probable text of each image first.
+    after_blank = np.zeros((width, batch))  # probability of the alignments that end in a blank,
+    after_symbol = np.zeros((width, batch))  # or in the text's last symbol; both 0 in an unused slot
+    after_blank[0] = 1
+    last = np.full((width, batch), blank)  # of the empty text: no extension repeats it
     multipliers = np.random.default_rng(0).integers(0, 1 << 63, classes, np.uint64) | np.uint64(1)
-    hashes = np.full((batch, width), _NOTHING)
-    hashes[:, 0] = multipliers[blank]
-    parent_hashes = np.full((batch, width), _NO_PARENT)  # of the text without its last symbol
-    parents = np.full((batch, width), width)  # its slot; `width` if it has none
-    sources = np.empty((steps, batch, width), np.int32)
-    appended = np.empty((steps, batch, width), np.int32)
+    hashes = np.full((width, batch), _NOTHING)
+    hashes[0] = multipliers[blank]
+    parent_hashes = np.full((width, batch), _NO_PARENT)  # of the text without its last symbol
+    parents = np.full((width, batch), width)  # its slot; `width` if it has none
+    sources = np.empty((steps, width, batch), np.int32)
+    appended = np.empty((steps, width, batch), np.int32)
     for step in range(steps):
         weights = emissions.weights[step]
         total = after_blank + after_symbol
-        stays_blank = total * weights[:, blank:]
-        stays_symbol = after_symbol * weights[rows, last]
-        classes_of = np.concatenate([last, order[step][:, rank_of], last[:, :1]], axis=1)
-        repeats = classes_of == last[:, source_of]
-        extended = np.where(repeats, after_blank[:, source_of], total[:, source_of]) * weights[rows, classes_of]
-        extended[:, none] = 0
+        last_class = images * classes + last
+        last_weights = weights.take(last_class)
+        stays_blank = total * weights[:, blank]
+        stays_symbol = after_symbol * last_weights
+        np.multiply(total[slot_of], weights_by_rank[step][rank_of], out=candidates[width:none])
+        repeated = candidate_of.take(slots * (ranks + 1) + rank_of_class[step].take(last_class))
+        candidates[repeated, images] = after_blank * last_weights
         # A text that is in the beam together with the one it extends gets that one's probability,
         # too, and the extension is no candidate beside it.
-        row, child = np.nonzero(parents < width)
-        parent, symbol = parents[row, child], last[row, child]
-        gain = np.where(symbol == last[row, parent], after_blank[row, parent], total[row, parent])
-        stays_symbol[row, child] += gain * weights[row, symbol]
-        extended[row, candidate_of[parent, ranking[step, row, symbol]]] = 0
-        extended[:, :width] = stays_blank + stays_symbol
+        child, image = np.nonzero(parents < width)
+        parent, symbol = parents[child, image], last[child, image]
+        gain = np.where(symbol == last[parent, image], after_blank[parent, image], total[parent, image])
+        stays_symbol[child, image] += gain * last_weights[child, image]
+        candidates[candidate_of[parent, rank_of_class[step, image, symbol]], image] = 0
+        candidates[none] = 0
+        np.add(stays_blank, stays_symbol, out=candidates[:width])
 
-        chosen = np.argpartition(-extended, width - 1, axis=1)[:, :width]
-        scores = extended[rows, chosen]
-        by_score = np.argsort(-scores, axis=1, kind="stable")
-        chosen, scores = chosen[rows, by_score], scores[rows, by_score]
-        source = source_of[chosen]
+        chosen = _greatest_first(candidates.T, width).T
+        scores = candidates.take(chosen * batch + images)
         is_new = chosen >= width
-        after_blank = np.where(is_new, 0, stays_blank[rows, source]) / scores[:, :1]
-        after_symbol = np.where(is_new, scores, stays_symbol[rows, source]) / scores[:, :1]
-        last = classes_of[rows, chosen]
-        old_hashes = hashes[rows, source]
-        parent_hashes = np.where(is_new, old_hashes, parent_hashes[rows, source])
+        source = source_of[chosen]
+        place = source * batch + images
+        after_blank = np.where(is_new, 0, stays_blank.take(place)) / scores[0]
+        after_symbol = np.where(is_new, scores, stays_symbol.take(place)) / scores[0]
+        last = np.where(is_new, by_rank[step].take(images * ranks + rank_of_candidate[chosen]), last.take(place))
+        old_hashes = hashes.take(place)
+        parent_hashes = np.where(is_new, old_hashes, parent_hashes.take(place))
         hashes = np.where(is_new, (old_hashes ^ (old_hashes >> np.uint64(32))) * multipliers[last], old_hashes)
         unused = scores == 0
-        after_blank[unused] = after_symbol[unused] = 0
         hashes[unused] = _NOTHING
         parent_hashes[unused] = _NO_PARENT
-        same = parent_hashes[:, :, None] == hashes[:, None, :]
-        parents = np.where(same.any(axis=2), same.argmax(axis=2), width)
+        parents = (parent_hashes.T[:, :, None] == hashes.T[:, None, :]).argmax(axis=2).T
+        parents[hashes.take(parents * batch + images) != parent_hashes] = width
         sources[step], appended[step] = source, np.where(is_new, last, blank)
 
-    slot = np.broadcast_to(np.arange(width), (batch, width))
+    slot = np.broadcast_to(slots, (width, batch))
     symbols = np.empty((batch, width, steps), np.int32)
     for step in range(steps - 1, -1, -1):
-        symbols[:, :, step] = appended[step][rows, slot]
-        slot = sources[step][rows, slot]
-    used = after_blank + after_symbol > 0
+        symbols[:, :, step] = appended[step, slot, images].T
+        slot = sources[step, slot, images]
+    used = (after_blank + after_symbol).T > 0
     symbols = symbols[used]
     written = symbols != blank
     lengths = written.sum(axis=1)
     return pad_labels(symbols[written], lengths), lengths, np.nonzero(used)[0]
+
+
+def _greatest_first(values: np.ndarray, count: int) -> np.ndarray:
+    """The places of the `count` greatest values along the last axis, of equal ones the first.
+
+    Bits of floats that are not negative sort as integers do. The last few of them (values are
+    equal to less than 1 in 10^10) make room for the place, and NumPy sorts integers several times as
+    fast as it finds their order.
+    """
+    size = values.shape[-1]
+    bits = size.bit_length()
+    keys = np.arange(size) - (values.copy().view(np.int64) >> bits << bits)
+    if count < size:
+        keys = np.partition(keys, count - 1, axis=-1)[..., :count]
+    keys.sort(axis=-1)
+    return keys & ((1 << bits) - 1)
 
 
 def _worth_extending(width: int, ranks: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ Here are the greedy decoder and what it shares with those of `beam` and `lexicon
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 
@@ -47,10 +48,12 @@ class Emissions:
     Attributes:
         weights: float64 [time, batch, classes], the posterior of each class divided by that of
             the best class of its time step.
-        peaks: float64 [time, batch], the posterior of the best class.
+        best: int [time, batch], the best class of each time step.
+        peaks: float64 [time, batch], its posterior.
     """
 
     weights: np.ndarray
+    best: np.ndarray
     peaks: np.ndarray
 
     @classmethod
@@ -61,18 +64,24 @@ class Emissions:
             ValueError: if a logit within an image's time steps is not finite: a decoder that
                 goes on would print symbol 0.
         """
-        steps = logits.shape[1]
+        steps, blank = logits.shape[1], logits.shape[2] - 1
         beyond = np.arange(steps)[:, None] >= time_steps
         by_step = logits.transpose(1, 0, 2)
         finite = np.isfinite(by_step)
         if not finite.all() and not finite[~beyond].all():
             raise ValueError("the model gave logits that are not finite: train it again, with a lower --learning_rate")
+        best = by_step.argmax(axis=2)
+        best[beyond] = blank
         weights = by_step.astype(np.float64, order="C")
         weights[beyond] = -np.inf
-        weights[beyond, -1] = 0
-        weights -= weights.max(axis=2, keepdims=True)
+        weights[beyond, blank] = 0
+        weights -= np.take_along_axis(weights, best[:, :, None], axis=2)
         np.exp(weights, out=weights)
-        return cls(weights, 1 / weights.sum(axis=2))
+        return cls(weights, best, 1 / np.einsum("tbc->tb", weights))
+
+    def of_images(self, images: np.ndarray) -> Emissions:
+        """Those of some images of the batch."""
+        return Emissions(self.weights[:, images], self.best[:, images], self.peaks[:, images])
 
 
 def greedy_decode(logits: np.ndarray, time_steps: np.ndarray) -> list[Decoded]:
@@ -84,24 +93,23 @@ def greedy_decode(logits: np.ndarray, time_steps: np.ndarray) -> list[Decoded]:
         ValueError: if a logit within an image's time steps is not finite.
     """
     batch, steps, classes = logits.shape
-    blank = classes - 1
     emissions = Emissions.from_logits(logits, time_steps)
-    best = np.where(np.arange(steps) < time_steps[:, None], logits.argmax(axis=2), blank)
+    best = emissions.best.T
     first = np.ones(best.shape, bool)
     first[:, 1:] = best[:, 1:] != best[:, :-1]
     starts = np.flatnonzero(first)
     run_peaks = np.maximum.reduceat(emissions.peaks.T.ravel(), starts) if starts.size else np.empty(0)
     run_ids = best.ravel()[starts]
-    symbol_runs = run_ids != blank
+    symbol_runs = run_ids != classes - 1
+    ids, confidences = run_ids[symbol_runs], run_peaks[symbol_runs].astype(np.float32)
     lengths = np.bincount((starts // steps)[symbol_runs], minlength=batch)
-    ends = np.cumsum(lengths)
-    ids = np.split(run_ids[symbol_runs], ends)[:-1]
-    confidences = np.split(run_peaks[symbol_runs].astype(np.float32), ends)[:-1]
     # The greedy path is an alignment of the text, of weight 1 at every step: nothing can underflow.
-    totals = forward(
-        emissions, pad_labels(run_ids[symbol_runs], lengths), lengths, rescale_every=_STEPS_WITHOUT_OVERFLOW
-    )
-    return [Decoded(*row) for row in zip(ids, confidences, totals.tolist(), strict=True)]
+    totals = forward(emissions, pad_labels(ids, lengths), lengths, rescale_every=_STEPS_WITHOUT_OVERFLOW)
+    bounds = itertools.pairwise([0, *np.cumsum(lengths).tolist()])
+    return [
+        Decoded(ids[start:end], confidences[start:end], total)
+        for (start, end), total in zip(bounds, totals.tolist(), strict=True)
+    ]
 
 
 def label_log_probability(

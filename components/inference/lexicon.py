@@ -208,8 +208,7 @@ def lexicon_decode(
     lost = _QUICK.lost(time_steps, int(lexicon.lengths.max()))
     unsure = np.flatnonzero(np.exp([line.log_probability for line in decoded]) <= lost)
     if unsure.size:
-        emissions = Emissions(emissions.weights[:, unsure], emissions.peaks[:, unsure])
-        again = _best_words(emissions, time_steps[unsure], lexicon, alternatives, _CAREFUL)
+        again = _best_words(emissions.of_images(unsure), time_steps[unsure], lexicon, alternatives, _CAREFUL)
         for image, line in zip(unsure.tolist(), again, strict=True):
             decoded[image] = line
     return decoded
