@@ -44,7 +44,7 @@ def _search(emissions: Emissions, width: int) -> tuple[np.ndarray, np.ndarray, n
     slot_of, rank_of = _worth_extending(width, ranks)
     by_rank = _greatest_first(emissions.weights[:, :, :blank], ranks)
     weights_by_rank = np.take_along_axis(emissions.weights, by_rank, axis=2).transpose(0, 2, 1).copy()
-    rank_of_class = np.full(emissions.weights.shape, ranks)
+    rank_of_class = np.full(emissions.weights.shape, ranks, np.int32)
     np.put_along_axis(rank_of_class, by_rank, np.arange(ranks)[None, None], axis=2)
     # The candidates for the next beam: the texts themselves, their extensions, and last one that stands for none.
     source_of = np.concatenate([slots[:, 0], slot_of, [0]])

@@ -12,7 +12,7 @@ import numpy as np
 from components.inference.decoding import Decoded, Emissions, best_texts, pad_labels
 from tfrecords import Charset, DataError, normalise_text
 
-_MOST_BEGINNINGS = 2_000
+_MOST_BEGINNINGS = 500
 _SPARE_WORDS = 5
 
 
@@ -175,8 +175,8 @@ def lexicon_decode(
     those that begin alike; and in the same way from the image's other end, shared by those that end alike. In
     each direction a beginning is dropped after a time step if its probability is less than 1e-7 of that of the
     image's most probable one, of those that can still become a word in the time steps that are left; 1e-11 in the
-    second half, when few words are left. So a word is found although one half of it was misread. The words found
-    are scored exactly, over all alignments, and sorted by that.
+    second half, when few words are left; and if 500 are more probable. So a word is found although one half of it
+    was misread. The words found are scored exactly, over all alignments, and sorted by that.
 
     What can be missed: in `n` time steps, dropping what is below a share `e` takes less than
     `2 * e * n * (symbols + 1)` from a word, in each step once at each of its beginnings and once on the way there.
@@ -184,9 +184,10 @@ def lexicon_decode(
     is missed from both ends, both factors of each term were lost in a first half, or one product in a second half.
     Together that is less than `Cut.lost`, 6e-8 for 50 time steps and words of 10 symbols. Where the best word found
     has no greater posterior (the line is none of the words, or was misread) the image is searched again with
-    1e-12 and 1e-24, and what is missed then has less than 4e-18. Only logits that are sure of hardly anything
-    leave more than 2,000 beginnings; the 2,000 best go on, and a better word may be missed. An
-    alternative that is less probable than these bounds need not be the very next one.
+    1e-12 and 1e-24, and what is missed then has less than 4e-18. This holds while no more than 500 beginnings are
+    left. Beyond that (large lexica, logits that are sure of little) nothing is certain, but a word has to drop out
+    in both directions to be missed. An alternative that is less probable than these bounds need not be the
+    very next one.
 
     The log probability is that of the word among all texts, not among the words only, so that a line that is
     none of them shows. Its difference to that of the first alternative is the margin.
@@ -241,7 +242,6 @@ def _search(
     """The image and the number of its `most` most probable words at most, int [2, words], sorted by image."""
     steps, batch, classes = weights.shape
     nodes = len(trie.symbols)
-    symbols, first_child = trie.symbols, trie.first_child
     best_symbol = weights[:, :, :-1].max(axis=2)
     # The beginnings that are left of all images, sorted by image and node.
     image = np.arange(batch)
@@ -252,41 +252,51 @@ def _search(
         weight = weights[step].ravel()
         left = np.maximum(time_steps - step - 1, 0)
         share = np.where(step < middle, cut.first_half, cut.second_half)
-        total = after_blank + after_symbol
         row = image * classes
-        stays_blank = total * weight[row + classes - 1]
-        stays_blank[trie.steps_after_blank[node] > left[image]] = 0
-        stays_symbol = after_symbol * weight[row + symbols[node]]
-        stays_symbol[trie.steps_after_symbol[node] > left[image]] = 0
-        # What is below this floor is dropped for certain, whatever else there will be.
-        floor = share * _greatest(stays_blank + stays_symbol, image, batch)
-
-        parent = np.flatnonzero(total * best_symbol[step, image] >= floor[image])
-        children = first_child[node[parent] + 1] - first_child[node[parent]]
-        child = _ranges(first_child[node[parent]], children)
-        parent = np.repeat(parent, children)
-        entering = np.where(symbols[child] == symbols[node[parent]], after_blank[parent], total[parent])
-        entering *= weight[row[parent] + symbols[child]]
-        worth = (entering >= floor[image[parent]]) & (trie.steps_after_symbol[child] <= left[image[parent]])
-        child, entering, child_image = child[worth], entering[worth], image[parent[worth]]
-
-        key = image * nodes + node
-        child_key = child_image * nodes + child
-        place = np.minimum(np.searchsorted(key, child_key), max(len(key) - 1, 0))
-        there = key[place] == child_key
-        stays_symbol[place[there]] += entering[there]
-        added = ~there
-        key = np.concatenate([key, child_key[added]])
-        order = np.argsort(key, kind="stable")
-        image, node = np.divmod(key[order], nodes)
-        after_blank = np.concatenate([stays_blank, np.zeros(added.sum())])[order]
-        after_symbol = np.concatenate([stays_symbol, entering[added]])[order]
-
+        own = row + trie.symbols.take(node)
         total = after_blank + after_symbol
-        best = _greatest(total, image, batch)
-        kept = (total > 0) & (total >= (share * best)[image])
-        image, node = image[kept], node[kept]
-        after_blank, after_symbol = after_blank[kept] / best[image], after_symbol[kept] / best[image]
+        stays_blank = total * weight.take(row + classes - 1)
+        stays_blank[trie.steps_after_blank.take(node) > left.take(image)] = 0
+        stays_symbol = after_symbol * weight.take(own)
+        stays_symbol[trie.steps_after_symbol.take(node) > left.take(image)] = 0
+        # What is below this floor will be dropped, whatever else there is; so do without symbols of less weight.
+        floor = share * _greatest(stays_blank + stays_symbol, image, batch)
+        least = floor.take(image) / total
+
+        parent = np.flatnonzero(best_symbol[step].take(image) >= least)
+        first_child = trie.first_child.take(node[parent])
+        children = trie.first_child.take(node[parent] + 1) - first_child
+        child = _ranges(first_child, children)
+        place = np.repeat(row[parent], children) + trie.symbols.take(child)
+        gain = weight.take(place)
+        worth = np.flatnonzero(gain >= np.repeat(least[parent], children))
+        child, gain, place, parent = (each.take(worth) for each in (child, gain, place, np.repeat(parent, children)))
+        gain *= np.where(place == own.take(parent), after_blank.take(parent), total.take(parent))
+        child_image = image.take(parent)
+        gain[trie.steps_after_symbol.take(child) > left.take(child_image)] = 0
+
+        key, child_key = image * nodes + node, child_image * nodes + child
+        place = np.searchsorted(key, child_key)
+        there = key.take(place, mode="clip") == child_key if key.size else np.zeros(0, bool)
+        stays_symbol[place[there]] += gain[there]
+        gain[there] = 0
+        total = stays_blank + stays_symbol
+        best = np.maximum(_greatest(total, image, batch), _greatest(gain, child_image, batch))
+        floor = share * best
+        kept = np.flatnonzero((total >= floor.take(image)) & (total > 0))
+        added = np.flatnonzero((gain >= floor.take(child_image)) & (gain > 0))
+        order = np.argsort(np.concatenate([key.take(kept), child_key.take(added)]), kind="stable")
+        image, node, after_blank, after_symbol = (
+            np.concatenate([old.take(kept), new.take(added)]).take(order)
+            for old, new in (
+                (image, child_image),
+                (node, child),
+                (stays_blank, np.zeros(len(gain))),
+                (stays_symbol, gain),
+            )
+        )
+        after_blank /= best.take(image)
+        after_symbol /= best.take(image)
         if np.bincount(image).max(initial=0) > _MOST_BEGINNINGS:
             kept = np.sort(_first_of_each(image, after_blank + after_symbol, _MOST_BEGINNINGS))
             image, node, after_blank, after_symbol = image[kept], node[kept], after_blank[kept], after_symbol[kept]
@@ -312,6 +322,12 @@ def _greatest(values: np.ndarray, images: np.ndarray, batch: int) -> np.ndarray:
 
 
 def _first_of_each(images: np.ndarray, values: np.ndarray, most: int) -> np.ndarray:
-    """The places of the `most` greatest values of each image, sorted by image, then by value; images ascend."""
-    order = np.lexsort((-values, images))
-    return order[np.arange(len(images)) - np.searchsorted(images, images) < most]
+    """The places of the `most` greatest values of each image, sorted by image, then by value; images ascend.
+
+    Values that differ by less than 1 in a million count as equal. Bits of positive floats sort as integers do:
+    one sort for both keys takes a fraction of the time of `np.lexsort`.
+    """
+    room = 63 - int(images.max(initial=0)).bit_length()
+    keys = (images << room) + ((1 << room) - 1 - (values.view(np.int64) >> (63 - room)))
+    starts = np.searchsorted(images, np.arange(images.max(initial=0) + 1))
+    return np.argsort(keys)[np.arange(len(images)) - starts.take(images) < most]

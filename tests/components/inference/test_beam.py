@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from components.inference.beam import _worth_extending, beam_decode
+from components.inference.beam import _greatest_first, _worth_extending, beam_decode
 from components.inference.decoding import Decoded, greedy_decode, label_log_probability
 from tests.alignments import Text, probability_of_every_text
 
@@ -188,6 +188,15 @@ def test_few_of_the_extensions_are_looked_at(width):
     slots, ranks = _worth_extending(width, 300)
     assert len(slots) <= 2 * width + width * np.log(width)
     assert (slots[ranks == 0] == np.arange(width)).all()
+
+
+@pytest.mark.parametrize(("size", "count"), [(1, 1), (5, 5), (37, 5), (400, 64)])
+def test_the_greatest_come_first_and_of_equal_ones_the_first(size, count):
+    chooser = np.random.default_rng(size)
+    values = chooser.random((30, size)) ** 30
+    values[10:] = chooser.choice([0, 1e-200, 0.3, 1], (20, size))
+    wanted = np.argsort(-values, axis=1, kind="stable")[:, :count]
+    np.testing.assert_array_equal(_greatest_first(values, count), wanted)
 
 
 def test_long_lines_do_not_underflow():

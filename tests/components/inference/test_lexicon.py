@@ -200,6 +200,15 @@ def test_of_too_many_beginnings_the_best_go_on(monkeypatch):
             assert line.log_probability == pytest.approx(truth[0], abs=1e-9)
 
 
+def test_the_best_of_each_image_are_those_of_sorting_by_both():
+    chooser = np.random.default_rng(25)
+    images = np.sort(chooser.integers(0, 40, 2_000))
+    values = chooser.random(2_000) ** 40 + 1e-300
+    order = np.lexsort((-values, images))
+    wanted = [order[images[order] == image][:7] for image in range(40)]
+    np.testing.assert_array_equal(module._first_of_each(images, values, 7), np.concatenate(wanted))
+
+
 def test_no_lines_are_no_words():
     assert lexicon_decode(np.zeros((0, 4, 4)), np.zeros(0, int), Lexicon.from_words(["a"], ABC)) == []
 
