@@ -31,7 +31,7 @@ def in_order(
         function: to be pickled; reads the file that a reference names.
         processes: how many processes this one may occupy.
     """
-    if references and storage.is_remote(references[0].uri):
+    if any(storage.is_remote(reference.uri) for reference in references):  # a table may name both
         return map_in_threads(function, references, _THREADS, ahead=_READ_AHEAD)
     if processes > 1 and len(references) >= _WORTH_CALLING:
         return map_in_processes(function, references, processes)

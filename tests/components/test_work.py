@@ -135,6 +135,8 @@ def test_many_references_are_shared_out_to_helper_processes_and_few_are_not(no_h
 
 def test_remote_files_are_waited_for_by_threads_however_many_processes_there_are(no_helpers):
     assert set(in_order(process_of, references(600, REMOTE), 2)) == {os.getpid()}
+    mixed = [*references(300), *references(300, REMOTE)]
+    assert set(in_order(process_of, mixed, 2)) == {os.getpid()}
 
 
 def test_a_worker_that_may_occupy_one_process_starts_no_helper(no_helpers):
