@@ -76,7 +76,7 @@ class InferenceRequest:
         limits: which images are refused.
         max_reject_fraction: the share of images that may be left out.
         scored_at: time of the run, UTC; shards that a stopped run had finished keep that run's.
-        processes: how many processes a worker may occupy.
+        processes: how many processes a worker may occupy; so many threads score.
         engine: what scores batches, one of `components.inference.engines.ENGINES`.
         min_confidence: a row with less is marked for review.
         decoding: how logits become text.
@@ -102,7 +102,7 @@ class InferenceRequest:
 
     def handler(self) -> LineModelHandler:
         """What reads lines as asked for."""
-        return LineModelHandler(self.model_folder, self.engine, self.processes, self.decoding)
+        return LineModelHandler(self.model_folder, self.engine, decoding=self.decoding)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,8 +117,8 @@ class ReadSummary:
         rejects: images left out, by reason.
         confidence_sum: over the rows.
         needs_review: rows whose confidence is below the one asked for.
-        figures: how it was read: `engine`, `why` it was chosen, `model_load_s`, `batches`, `scoring_s` (seconds in
-            which batches were scored and decoded), `slowest_batch_s`, `seconds` (of the whole shard).
+        figures: how it was read: `engine`, `why` it was chosen, `model_load_s`, `batches`, `scoring_s` (the sum of
+            the seconds that each batch took to be scored and decoded), `slowest_batch_s`, `seconds` (of the shard).
     """
 
     index: int
@@ -247,7 +247,7 @@ def _read(
         batch_seconds.append(time.monotonic() - began)
         return readings
 
-    found = dict(read_lines(lines(), timed))
+    found = dict(read_lines(lines(), timed, request.processes))
     readings = [found[i] for i in range(len(sources))]
     confidences = np.array([reading.confidence for reading in readings], np.float32)
     needs_review = confidences < request.min_confidence

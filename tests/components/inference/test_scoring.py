@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -23,11 +25,12 @@ def lines_of(widths, height: int = 8):
     return ((f"tag {i}", np.zeros((height, width), np.uint8)) for i, width in enumerate(widths))
 
 
+@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("widths", [[], [1], [1, 2, 3, 20_000], [50] * 300, list(range(1, 700))])
-def test_each_line_comes_out_once_with_its_own_reading(widths):
-    found = dict(read_lines(lines_of(widths), Recorder()))
+def test_each_line_comes_out_once_with_its_own_reading(widths, threads):
+    found = dict(read_lines(lines_of(widths), Recorder(), threads))
     assert {tag: reading.text for tag, reading in found.items()} == {f"tag {i}": str(w) for i, w in enumerate(widths)}
-    assert len(list(read_lines(lines_of(widths), Recorder()))) == len(widths)
+    assert len(list(read_lines(lines_of(widths), Recorder(), threads))) == len(widths)
 
 
 def test_batches_hold_like_widths_and_respect_the_budget():
@@ -68,9 +71,31 @@ def test_lines_are_scored_as_soon_as_a_batch_is_full():
     assert taken == BATCH_LINES
 
 
-def test_a_reader_that_loses_a_line_is_an_error():
+def test_threads_score_batches_at_one_time_while_a_bounded_number_of_lines_is_ahead():
+    taken, most_ahead, scored = 0, 0, 0
+    together = threading.Barrier(2)  # breaks, and fails the test, unless two batches are scored at once
+
+    def source():
+        nonlocal taken
+        for tagged in lines_of([100] * (20 * BATCH_LINES)):
+            taken += 1
+            yield tagged
+
+    def read(lines):
+        nonlocal most_ahead, scored
+        together.wait(timeout=20)
+        most_ahead = max(most_ahead, taken - scored)
+        scored += len(lines)
+        return Recorder()(lines)
+
+    assert len(list(read_lines(source(), read, 2))) == 20 * BATCH_LINES
+    assert most_ahead <= 6 * BATCH_LINES
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_reader_that_loses_a_line_is_an_error(threads):
     with pytest.raises(ValueError, match="shorter"):
-        list(read_lines(lines_of([5, 5]), lambda lines: [Reading("x", 1.0, ())]))
+        list(read_lines(lines_of([5, 5]), lambda lines: [Reading("x", 1.0, ())], threads))
 
 
 def test_the_budget_is_what_decides(monkeypatch):
