@@ -16,31 +16,20 @@ import argparse
 import csv
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # the checkout that this file lies in
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout that this file lies in
+
+from benchmarks.common import CORES, run_command
 
 READ_WELL = 0.95
 GOAL_FASTER, GOAL_PADDING = 5, 0.15
 WARM_UP_STEPS, TIMED_STEPS = 10, 60
 ACCEPT_ALL = ("--max_cer=1", "--max_cer_regression=1")
-
-
-def command(workspace: Path, *flags: str) -> None:
-    """Runs the command; its output is shown only if it fails."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "run_pipeline.py"), "--runner=DirectRunner", f"--workspace={workspace}", *flags],
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        sys.exit(done.stdout + done.stderr)
 
 
 def measure_speed(workspace: Path) -> None:
@@ -117,7 +106,7 @@ def measure_race(workspace: Path, models: list[str], seeds: list[int]) -> None:
     for seed in seeds:
         first: float | None = None
         for number, model in enumerate(models):
-            command(workspace, "--steps=train,evaluate", f"--model={model}", f"--seed={seed}", *ACCEPT_ALL)
+            run_command(workspace, "--steps=train,evaluate", f"--model={model}", f"--seed={seed}", *ACCEPT_ALL)
             folder = workspace / "models" / (workspace / "models" / "LATEST").read_text().strip()
             with open(folder / "history.csv", newline="", encoding="utf-8") as file:
                 history = [(float(row["seconds"]), float(row["exact_match"])) for row in csv.DictReader(file)]
@@ -150,8 +139,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="training-", dir=options.scratch) as folder:
         workspace = Path(folder).resolve() / "workspace"
-        command(workspace, "--steps=ingest", f"--images={options.images}", f"--split_by={options.split_by}")
-        print(f"{len(os.sched_getaffinity(0))} cores\n")
+        run_command(workspace, "--steps=ingest", f"--images={options.images}", f"--split_by={options.split_by}")
+        print(f"{CORES} cores\n")
         if options.only in (None, "speed"):
             measure_speed(workspace)
         if options.only in (None, "race"):

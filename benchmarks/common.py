@@ -1,0 +1,241 @@
+"""What the benchmarks share: images under other names, bare loops, runs of the command that are watched, the table."""
+
+from __future__ import annotations
+
+import collections
+import csv
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+CORES = len(os.sched_getaffinity(0))
+ROUNDS = 2
+GOAL_MEMORY = 1.1
+MEASURE = "PSS" if os.access("/proc/self/smaps_rollup", os.R_OK) else "RSS"  # RSS counts shared memory for each process
+_SAMPLING_SECONDS = 0.05
+_IMAGES_A_FOLDER = 2000
+
+
+class Original(NamedTuple):
+    """A labelled image, to be linked to under other names."""
+
+    path: Path
+    label: str
+
+
+class Run(NamedTuple):
+    """A run of the command.
+
+    Attributes:
+        step: seconds of its last step.
+        process: seconds from the start of the process to its end.
+        peak: bytes of memory, if they were watched.
+        figures: of its last step.
+    """
+
+    step: float
+    process: float
+    peak: int
+    figures: dict[str, Any]
+
+
+def copy_originals(images: str, folder: Path) -> list[Original]:
+    """Copies of the images of `--images`, whose names are their labels."""
+    from components.listing import LabelRules, list_images, path_of_uri
+
+    folder.mkdir()
+    originals = []
+    for number, reference in enumerate(list_images(os.path.abspath(images), LabelRules("filename"))):
+        if reference.text is not None:
+            copy = folder / f"{number}{Path(reference.uri).suffix}"
+            shutil.copyfile(path_of_uri(reference.uri), copy)
+            originals.append(Original(copy, reference.text))
+    if not originals:
+        sys.exit(f"error: --images={images} has no image with a label as its name")
+    return originals
+
+
+def named(originals: Sequence[Original], count: int) -> Iterator[tuple[Original, str]]:
+    """The originals, over and over, each with its place in the collection, without suffix."""
+    for number in range(count):
+        original = originals[number % len(originals)]
+        yield original, f"{number // _IMAGES_A_FOLDER:04d}/{original.label}_{number:06d}"
+
+
+def make_images(folder: Path, originals: Sequence[Original], count: int) -> Path:
+    """A collection of images, unless it is there already."""
+    for original, name in named(originals, 0 if folder.exists() else count):
+        image = folder / f"{name}{original.path.suffix}"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(original.path, image)
+        except OSError:
+            shutil.copyfile(original.path, image)
+    return folder
+
+
+def write_table(folder: Path, originals: Sequence[Original], count: int) -> Path:
+    """A table of the labels, beside the folder of images."""
+    table = folder.with_suffix(".csv")
+    with open(table, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "text"])
+        for original, name in named(originals, count):
+            writer.writerow([f"{folder.name}/{name}{original.path.suffix}", original.label])
+    return table
+
+
+def read_only(path: str) -> bytes:
+    """The least that any reader does."""
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def read_and_decode(path: str) -> None:
+    """The least that a reader does which looks at the pixels."""
+    with Image.open(path) as image:
+        image.load()
+
+
+def images_per_second(
+    function: Callable[[Any], object], items: Sequence[Any], *, processes: int = CORES, items_a_turn: int = 50
+) -> float:
+    """The speed of a bare loop, shared among as many processes as there are cores.
+
+    Each process calls the function once before it is timed, which then has imported and loaded what it needs.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    barrier, claimed, finished = spawn.Barrier(processes + 1), spawn.Value("q", 0), spawn.Array("d", processes)
+    shared = (function, items, items_a_turn, barrier, claimed, finished)
+    workers = [spawn.Process(target=_take_turns, args=(number, *shared)) for number in range(processes)]
+    for worker in workers:
+        worker.start()
+    barrier.wait(timeout=120)
+    started = time.monotonic()
+    for worker in workers:
+        worker.join()
+    if any(worker.exitcode for worker in workers):
+        sys.exit("error: a process of a loop failed")
+    return len(items) / (max(finished[:]) - started)
+
+
+def _take_turns(
+    number: int,
+    function: Callable[[Any], object],
+    items: Sequence[Any],
+    items_a_turn: int,
+    barrier: Any,
+    claimed: Any,
+    finished: Any,
+) -> None:
+    """What one process of a loop does."""
+    function(items[0])  # imports what is imported at its first use
+    barrier.wait(timeout=120)
+    start = 0
+    while start < len(items):
+        with claimed:
+            start = claimed.value
+            claimed.value += items_a_turn
+        for item in items[start : start + items_a_turn]:
+            function(item)
+    finished[number] = time.monotonic()
+
+
+def run_command(workspace: Path, *flags: str, watched: bool = False) -> Run:
+    """Runs the project's own command; to be watched takes it some time."""
+    command = [sys.executable, str(ROOT / "run_pipeline.py"), "--runner=DirectRunner", f"--workspace={workspace}"]
+    with tempfile.TemporaryFile() as log:
+        started = time.monotonic()
+        process = subprocess.Popen([*command, *flags], stdout=log, stderr=subprocess.STDOUT)
+        peak = _watch(process) if watched else 0
+        status = process.wait()
+        seconds = time.monotonic() - started
+        log.seek(0)
+        if status:
+            sys.exit(f"error: the product ended with status {status}:\n{log.read().decode(errors='replace')}")
+    newest = max((workspace / "runs").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+    step = json.loads(newest.read_bytes())["steps"][-1]
+    return Run(step["seconds"], seconds, peak, step["figures"])
+
+
+def _watch(process: subprocess.Popen[bytes]) -> int:
+    """The most memory that a process and all its descendants held together, in bytes."""
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, sum(map(_memory, _tree(process.pid))))
+        time.sleep(_SAMPLING_SECONDS)
+    return peak
+
+
+def _memory(process: int) -> int:
+    try:
+        if MEASURE == "RSS":
+            return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except OSError:  # it ended just now
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
+
+
+def _tree(root: int) -> list[int]:
+    """A process and all its descendants."""
+    children: dict[int, list[int]] = collections.defaultdict(list)
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            status = Path(f"/proc/{name}/stat").read_text(errors="replace")
+        except OSError:
+            continue
+        children[int(status.rpartition(")")[2].split()[1])].append(int(name))
+    tree = [root]
+    for process in tree:
+        tree += children[process]
+    return tree
+
+
+def parse_counts(text: str) -> list[int]:
+    """Several numbers of images, as a flag has them."""
+    return sorted({int(count) for count in text.split(",")})
+
+
+def print_header(originals: Sequence[Original], about: str) -> None:
+    """Prints the head of the table."""
+    print(f"{len(originals):,} images under other names, {CORES} cores, {about}\n")
+    print(f"{'':<54}{'figure':>9}{'share':>9}   goal")
+
+
+def row(name: str, figure: str = "", share: str = "", goal: str = "", *, is_met: bool = False) -> None:
+    """Prints a row of the table; one without a figure is a heading."""
+    verdict = f"{goal}: {'met' if is_met else 'missed'}" if goal else ""
+    print(f"{'  ' * bool(figure) + name:<54}{figure:>9}{share:>9}   {verdict}".rstrip(), flush=True)
+
+
+def print_profile(stages: Mapping[str, float], step: float, step_name: str, count: int) -> None:
+    """Prints what each stage takes alone, and what is left of the step."""
+    row(f"seconds per 10,000 images (share: of the {step_name})")
+    remainder = {"remainder: Beam, start of helpers, commit": step - sum(stages.values())}
+    for name, seconds in {**stages, **remainder, step_name: step}.items():
+        row(name, f"{seconds * 10_000 / count:.2f}", f"{seconds / step:.1%}")
+
+
+def print_peaks(count_and_peak: Iterator[tuple[int, int]]) -> None:
+    """Prints the peak memory of the product at several counts or one."""
+    row(f"peak memory of the product, MiB of {MEASURE}, all its processes (share: of that of the fewest images)")
+    first = 0
+    for count, peak in count_and_peak:
+        if not first:
+            first = peak
+            row(f"{count:,} images", f"{peak / 2**20:,.0f}")
+            continue
+        goal, is_met = f"at most {GOAL_MEMORY:.0%}", peak <= GOAL_MEMORY * first
+        row(f"{count:,} images", f"{peak / 2**20:,.0f}", f"{peak / first:.1%}", goal, is_met=is_met)

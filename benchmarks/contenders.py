@@ -1,0 +1,195 @@
+"""Other readers' images a second, each in a process of its own; `benchmarks/inference.py` runs this.
+
+    PYTHON benchmarks/contenders.py CONTENDER --images=FILE [--processes=2] [--threads=1] [--batch=1]
+
+FILE names the images, one a line. Prints one JSON object, `{"rate": …}` or `{"not_installed": …}`. All read
+the same files, from the page cache; docTR's network alone gets ready noise of the size that it takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import importlib.metadata
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout that this file lies in
+
+from benchmarks.common import images_per_second, read_only
+
+TESSDATA = ("/usr/share/tesseract-ocr/5/tessdata", "/usr/share/tessdata")  # Debian's and others' package of English
+_IMAGES_A_TURN = 4
+_WORD_SIZE = (32, 128)  # pixels of height and width that docTR's network reads
+
+
+class NotInstalledError(Exception):
+    """A contender that cannot be run here, and why."""
+
+
+def rate_of_ddddocr(paths: list[str], processes: int, threads: int, batch: int) -> float:
+    """Its own `classification` of a file's bytes; its network takes one image at a time."""
+    del batch
+    _need("ddddocr")
+    read = functools.partial(_read_with_ddddocr, threads=threads)
+    return images_per_second(read, paths, processes=processes, items_a_turn=_IMAGES_A_TURN)
+
+
+def _read_with_ddddocr(path: str, threads: int) -> str:
+    return _ddddocr(threads).classification(read_only(path))
+
+
+@functools.cache
+def _ddddocr(threads: int) -> Any:
+    import ddddocr
+    import onnxruntime
+
+    reader = ddddocr.DdddOcr(show_ad=False)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    network = Path(ddddocr.__file__).with_name("common_old.onnx")  # the one that it loads by default
+    reader.ocr_engine.session = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+    return reader
+
+
+def rate_of_tesserocr(paths: list[str], processes: int, threads: int, batch: int) -> float:
+    """English, each image as a single word; read from the file by Tesseract's own library."""
+    del batch
+    _need("tesserocr")
+    _tessdata()
+    os.environ["OMP_THREAD_LIMIT"] = str(threads)
+    return images_per_second(_read_with_tesserocr, paths, processes=processes, items_a_turn=_IMAGES_A_TURN)
+
+
+def _read_with_tesserocr(path: str) -> str:
+    reader = _tesserocr()
+    reader.SetImageFile(path)
+    return reader.GetUTF8Text()
+
+
+@functools.cache
+def _tesserocr() -> Any:
+    import tesserocr
+
+    return tesserocr.PyTessBaseAPI(path=_tessdata(), lang="eng", psm=tesserocr.PSM.SINGLE_WORD)
+
+
+def _tessdata() -> str:
+    for folder in (os.environ.get("TESSDATA_PREFIX", ""), *TESSDATA):
+        if os.path.exists(os.path.join(folder, "eng.traineddata")):
+            return folder
+    raise NotInstalledError("no eng.traineddata (Debian: tesseract-ocr-eng)")
+
+
+def rate_of_doctr(paths: list[str], processes: int, threads: int, batch: int) -> float:
+    """The forward pass of `crnn_mobilenet_v3_small` on ready batches, random weights: no image is decoded, no text."""
+    _need("python-doctr")
+    batches = [batch] * max(1, len(paths) // batch)
+    score = functools.partial(_score_with_doctr, threads=threads)
+    return batch * images_per_second(score, batches, processes=processes, items_a_turn=1)
+
+
+def _score_with_doctr(batch: int, threads: int) -> None:
+    import torch
+
+    network, images = _doctr(batch, threads)
+    with torch.inference_mode():
+        network(images)
+
+
+@functools.cache
+def _doctr(batch: int, threads: int) -> tuple[Any, Any]:
+    import torch
+
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:  # one for GPUs beside a PyTorch for CPUs lacks these two, which the network does not use
+        for name in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float threshold) -> Tensor")
+    from doctr.models.recognition import crnn_mobilenet_v3_small
+
+    torch.set_num_threads(threads)
+    network = crnn_mobilenet_v3_small(pretrained=False, pretrained_backbone=False, exportable=True).eval()
+    images = torch.rand(batch, 3, *_WORD_SIZE)
+    with torch.inference_mode():
+        network(images)
+    return network, images
+
+
+def rate_of_ocr_model_v1(paths: list[str], processes: int, threads: int, batch: int) -> float:
+    """The reference network as tutorials use it, with random weights: `tf.data`, `predict`, Keras's CTC, a join."""
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    from components.training.networks import NETWORKS, FixedTimeSteps, ResizeLines
+
+    del processes, threads  # TensorFlow takes all cores
+    symbols = "0123456789abcdefghijklmnopqrstuvwxyz"
+    with_resizing = NETWORKS["ocr_model_v1"](len(symbols) + 1, 50)
+    ours = (keras.layers.InputLayer, ResizeLines, FixedTimeSteps)
+    inputs = x = keras.Input((50, 200, 1))
+    for layer in with_resizing.layers:
+        x = x if isinstance(layer, ours) else layer(x)
+    network = keras.Model(inputs, x)
+
+    def load(path: Any) -> Any:
+        image = tf.io.decode_png(tf.io.read_file(path), channels=1)
+        return tf.image.resize(image, (50, 200))
+
+    def read(some: list[str]) -> list[str]:
+        images = tf.data.Dataset.from_tensor_slices(some).map(load, num_parallel_calls=tf.data.AUTOTUNE)
+        logits = network.predict(images.batch(batch).prefetch(tf.data.AUTOTUNE), verbose=0)
+        lengths = np.full(len(logits), logits.shape[1])
+        ids = keras.ops.ctc_decode(logits, lengths, strategy="greedy", mask_index=len(symbols))[0][0]
+        return ["".join(symbols[i] for i in row if i >= 0) for row in keras.ops.convert_to_numpy(ids)]
+
+    read(paths[: 4 * batch])
+    started = time.monotonic()
+    read(paths)
+    return len(paths) / (time.monotonic() - started)
+
+
+CONTENDERS: dict[str, Callable[[list[str], int, int, int], float]] = {
+    "ddddocr": rate_of_ddddocr,
+    "tesserocr": rate_of_tesserocr,
+    "doctr": rate_of_doctr,
+    "ocr_model_v1": rate_of_ocr_model_v1,
+}
+
+
+def _need(package: str) -> None:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        raise NotInstalledError(f"{package} is not in {sys.prefix}") from None
+
+
+def main() -> None:
+    """Measures one contender in one setting."""
+    parser = argparse.ArgumentParser(description="Measure another reader.", allow_abbrev=False)
+    parser.add_argument("contender", choices=CONTENDERS)
+    parser.add_argument("--images", required=True, help="file with the paths of the images, one a line")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=1)
+    options = parser.parse_args()
+    paths = Path(options.images).read_text(encoding="utf-8").split("\n")
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            rate = CONTENDERS[options.contender](paths, options.processes, options.threads, options.batch)
+    except NotInstalledError as problem:
+        print(json.dumps({"not_installed": str(problem)}))
+    else:
+        print(json.dumps({"rate": rate}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,438 @@
+"""How fast the infer step is, what bounds it, what others read, how much memory it takes, and how soon it starts.
+
+    python benchmarks/inference.py --images=../shared/data/captcha [--count=20000] [--workspace=WORKSPACE]
+        [--contenders=PYTHON] [--memory=10000,100000] [--only=speed|contenders|memory|start] [--scratch=DIR]
+
+Prints one table; all of it is measured in this run, on the same images, which get other names in a temporary folder:
+hard links where the file system has them, so that everything is read from the page cache. The model is the accepted one
+of `--workspace`, which is only read, or else the default network, trained on `--images` first. Speeds are the best of
+two rounds, in which all that is compared takes turns; the loops' processes and the contenders' are started, and have
+loaded what they need, before they are timed; the infer step is timed as it is, by the run report.
+
+`--contenders` is the Python of an environment of its own with `benchmarks/requirements.txt`. The network of
+`ocr_model_v1` is this project's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import contextlib
+import dataclasses
+import datetime
+import functools
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout that this file lies in
+
+import numpy as np
+import PIL
+from PIL import Image
+
+from benchmarks.common import (
+    CORES,
+    MEASURE,
+    ROUNDS,
+    Original,
+    Run,
+    copy_originals,
+    images_per_second,
+    make_images,
+    parse_counts,
+    print_header,
+    print_peaks,
+    print_profile,
+    read_and_decode,
+    read_only,
+    row,
+    run_command,
+)
+from components.inference.engines import load_engine
+from components.inference.predictions import ROW_GROUP_ROWS, InferenceRequest, _Source, _table
+from components.inference.scoring import read_lines
+from components.listing import ImageReference, read_listing, write_listing
+from components.listing.listing import in_blocks, unpacked
+from components.models import ModelManifest
+from components.processes import stop_helpers
+from components.work import in_order, read_referenced_line, shards_for
+from tfrecords import ImageLimits, SplitFractions, pad_lines, read_line, shard_index, storage
+
+LIMITS = ImageLimits()  # the command's default
+GOAL_ENGINE, GOAL_SHARE, GOAL_START = 3000, 0.85, 8.0
+SCORED_SECONDS = 5.0
+START_COUNTS = (100, 1000)  # about one batch, in one process; and with helper processes
+SHORT_LINES, LONG_LINE = 50_000, 30_000  # images, and pixels of width
+
+
+class Contender(NamedTuple):
+    """Another reader.
+
+    Attributes:
+        name: for a person.
+        key: as `contenders.py` has it.
+        images: how many it reads, of those that the product reads.
+        goal: how many times its speed the product's should be.
+        settings: flags of `contenders.py`, of which the fastest counts.
+        ours: whether it runs in this project's environment.
+    """
+
+    name: str
+    key: str
+    images: int
+    goal: float
+    settings: Sequence[str]
+    ours: bool = False
+
+
+CONTENDERS = (
+    Contender("ddddocr", "ddddocr", 1000, 30, ("--processes=2 --threads=1", "--processes=1 --threads=2")),
+    Contender("tesserocr, single words", "tesserocr", 1000, 30, ("--processes=2 --threads=1",)),
+    Contender("ocr_model_v1, tutorial's loop", "ocr_model_v1", 2000, 6, ("--batch=16", "--batch=64"), ours=True),
+    Contender(
+        "docTR crnn_mobilenet_v3_small, network alone",
+        "doctr",
+        2048,
+        3,
+        tuple(f"--processes={p} --threads={t} --batch={b}" for p, t in ((1, 2), (2, 1)) for b in (16, 64)),
+    ),
+)
+
+
+def prepare_workspace(given: str | None, images: Path, workspace: Path) -> ModelManifest:
+    """A workspace of this benchmark's own with a model in use: a copy of the given one's, or one trained now."""
+    if given is None:
+        print("training the default network ...", flush=True)
+        flags = ("--steps=ingest,train,evaluate", "--label_source=filename", "--max_cer=1")
+        run_command(workspace, f"--images={images}", *flags)
+    else:
+        model_id = Path(given, "models", "ACCEPTED").read_text(encoding="utf-8").strip()
+        shutil.copytree(Path(given, "models", model_id), workspace / "models" / model_id)
+        for pointer in ("ACCEPTED", "LATEST"):
+            (workspace / "models" / pointer).write_text(f"{model_id}\n", encoding="utf-8")
+    return ModelManifest.read(str(model_folder(workspace)))
+
+
+def model_folder(workspace: Path) -> Path:
+    """The model in use."""
+    return workspace / "models" / (workspace / "models" / "ACCEPTED").read_text(encoding="utf-8").strip()
+
+
+def write_labelled(folder: Path, originals: Sequence[Original]) -> Path:
+    """The originals under their labels, to be trained on."""
+    folder.mkdir()
+    for original in originals:
+        shutil.copyfile(original.path, folder / f"{original.label}{original.path.suffix}")
+    return folder
+
+
+def run_infer(workspace: Path, images: str, count: int, *flags: str, watched: bool = False) -> Run:
+    """Runs the infer step by the project's own command, as if it had never read these images."""
+    for name in ("predictions", "rejects"):
+        shutil.rmtree(workspace / name, ignore_errors=True)
+    run = run_command(workspace, "--steps=infer", f"--infer_images={images}", *flags, watched=watched)
+    if run.figures["rows"] != count:
+        sys.exit(f"error: of {count} images {run.figures['rows']} were read, rejected: {run.figures['rejects']}")
+    return run
+
+
+def grey_line(path: str, height: int) -> None:
+    """The product's way from a file to a line."""
+    read_line(read_only(path), height, LIMITS)
+
+
+def ready_images_per_second(engine_name: str, folder: str, paths: Sequence[str]) -> float:
+    """The speed of an engine alone, on ready batches as the product makes them, over and over."""
+    manifest = ModelManifest.read(folder)
+    batches = [pad_lines(batch, manifest.time_stride) for batch in _full_batches(paths, manifest.height)]
+    engine = load_engine(engine_name, folder, manifest, CORES)
+    for batch in batches:
+        engine.score(*batch)
+    scored, started = 0, time.monotonic()
+    while time.monotonic() - started < SCORED_SECONDS:
+        for images, widths in batches:
+            engine.score(images, widths)
+            scored += len(widths)
+    return scored / (time.monotonic() - started)
+
+
+def _full_batches(paths: Sequence[str], height: int) -> list[list[np.ndarray]]:
+    """Without the last ones of each width, which are smaller."""
+    lines = [read_line(read_only(path), height, LIMITS).pixels for path in paths]
+    batches = list(_collected(lines))
+    return [batch for batch in batches if len(batch) >= 0.9 * max(map(len, batches))]
+
+
+def _collected(lines: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+    batches: list[list[np.ndarray]] = []
+
+    def keep(batch: Sequence[np.ndarray]) -> list[Any]:
+        batches.append(list(batch))
+        return [None] * len(batch)
+
+    for _ in read_lines(enumerate(lines), keep):
+        pass
+    return batches
+
+
+def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function gives in a fresh process, where nothing else was loaded."""
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def time_stages(images: Path, count: int, model: str, folder: Path) -> dict[str, float]:
+    """Seconds of the stages of inference, each alone, one after the other in this process, without Beam."""
+    seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def timed(name: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        seconds[name] = seconds.get(name, 0.0) + time.monotonic() - started
+
+    manifest = ModelManifest.read(model)
+    request = InferenceRequest(
+        run_id="benchmark",
+        folder=str(folder),
+        destination=str(folder / "predictions"),
+        rejects_folder=str(folder / "rejects"),
+        rejects_destination=str(folder / "rejects"),
+        images=count,
+        shards=shards_for(count),
+        model_folder=model,
+        model_id=manifest.model_id,
+        height=manifest.height,
+        limits=LIMITS,
+        max_reject_fraction=0.0,
+        scored_at=datetime.datetime.now(datetime.UTC),
+        processes=CORES,
+    )
+    listing = str(folder / "listing.parquet")
+    with timed("listing"):
+        write_listing([str(images)], listing, None, SplitFractions())
+    shards: dict[int, list[bytes]] = {}
+    with timed("grouping by shard"):
+        for shard, block in in_blocks(read_listing(listing), lambda image: shard_index(image.key, request.shards)):
+            shards.setdefault(shard, []).append(block)
+        groups = [sorted(unpacked(blocks, ImageReference)) for blocks in shards.values()]
+    handler = request.handler()
+    loaded = handler.load_model()
+    decode = functools.partial(read_referenced_line, height=request.height, limits=request.limits)
+    list(in_order(decode, groups[0][: 64 * CORES], CORES))  # starts helpers
+    loaded.engine.score(*pad_lines([np.full((request.height, request.height), 255, np.uint8)], manifest.time_stride))
+    for number, references in enumerate(groups):
+        with timed("decoding by helper processes"):
+            lines = list(in_order(decode, references, CORES))
+        with timed("collecting batches"):
+            batches = _collected([line.pixels for line in lines])
+        with timed("padding"):
+            padded = [pad_lines(batch, manifest.time_stride) for batch in batches]
+        with timed("model"):
+            scored = [loaded.engine.score(*batch) for batch in padded]
+        ready = iter(scored)
+        replayed = dataclasses.replace(
+            loaded, engine=dataclasses.replace(loaded.engine, score=lambda *_, ready=ready: next(ready))
+        )
+        with timed("padding, and CTC decoding"):
+            readings = [reading for batch in batches for reading in handler.run_inference(batch, replayed)]
+        with timed("Parquet"):
+            sources = [
+                _Source(image.uri, line.source_width, line.source_height, image.size_bytes, image.modified_us)
+                for image, line in zip(references, lines, strict=True)
+            ]
+            confidences = np.array([reading.confidence for reading in readings], np.float32)
+            path = str(folder / f"{number}.parquet")
+            table = _table(sources, readings, confidences, confidences < 0, request)
+            storage.write_parquet(path, table, row_group_size=ROW_GROUP_ROWS)
+            storage.checksum(path)
+    stop_helpers()
+    return seconds
+
+
+def measure_speed(originals: Sequence[Original], count: int, workspace: Path, scratch: Path) -> None:
+    """The product beside bare loops and engines, and where its time goes."""
+    images = make_images(scratch / f"images-{count}", originals, count)
+    paths = [str(path) for path in sorted(images.glob("*/*"))]
+    model = str(model_folder(workspace))
+    height = ModelManifest.read(model).height
+    loops = {
+        "read only": read_only,
+        "read and decode (Pillow)": read_and_decode,
+        "decode: file to grey line": functools.partial(grey_line, height=height),
+    }
+    engines = {"ONNX Runtime": "onnx", "TensorFlow": "tensorflow"}
+    some = [str(original.path) for original in originals]
+    for path in paths:
+        read_only(path)
+    rates = dict.fromkeys([*loops, *engines], 0.0)
+    runs: list[Run] = []
+    rounds: list[dict[str, float]] = []
+    for _ in range(ROUNDS):
+        for name, function in loops.items():
+            rates[name] = max(rates[name], images_per_second(function, paths))
+        for name, engine in engines.items():
+            rates[name] = max(rates[name], in_own_process(ready_images_per_second, engine, model, some))
+        runs.append(run_infer(workspace, str(images), count))
+        with tempfile.TemporaryDirectory(prefix="stages-", dir=scratch) as folder:
+            rounds.append(time_stages(images, count, model, Path(folder)))
+    best = min(runs, key=lambda run: run.step)
+    rate, decode = count / best.step, rates["decode: file to grey line"]
+    row(f"images per second, {count:,} images (share: the infer step's speed, of this one's)")
+    for name in loops:
+        row(f"{name}, {CORES} processes", f"{rates[name]:,.0f}", f"{rate / rates[name]:.1%}")
+    engine_rate, goal = rates["ONNX Runtime"], f"{GOAL_ENGINE:,}"
+    for name in engines:
+        own_goal = {"goal": goal, "is_met": engine_rate >= GOAL_ENGINE} if name == "ONNX Runtime" else {}
+        row(f"engine: {name}, ready batches", f"{rates[name]:,.0f}", f"{rate / rates[name]:.1%}", **own_goal)
+    roofline = 1 / (1 / decode + 1 / engine_rate)
+    share, goal = rate / roofline, f"{GOAL_SHARE:.0%} of it"
+    row("roofline: decode, then ONNX Runtime", f"{roofline:,.0f}", f"{share:.1%}", goal, is_met=share >= GOAL_SHARE)
+    row(f"product, infer step, {', '.join(best.figures['figures']['engines'])}", f"{rate:,.0f}")
+    row("product, whole process", f"{count / best.process:,.0f}")
+    alone = {name: min(seconds[name] for seconds in rounds) for name in rounds[0]}
+    stages = {
+        "listing": alone["listing"],
+        "grouping by shard": alone["grouping by shard"],
+        "reading files": count / rates["read only"],
+        "decoding to lines": count / decode - count / rates["read only"],
+        "handing lines over from helper processes": alone["decoding by helper processes"] - count / decode,
+        "collecting batches": alone["collecting batches"],
+        "padding": alone["padding"],
+        "model": alone["model"],
+        "CTC decoding, texts and confidences": alone["padding, and CTC decoding"] - alone["padding"],
+        "Parquet": alone["Parquet"],
+    }
+    print_profile(stages, best.step, "infer step", count)
+
+
+def measure_contenders(
+    originals: Sequence[Original], count: int, workspace: Path, scratch: Path, python: str | None
+) -> None:
+    """The product beside other readers."""
+    images = make_images(scratch / f"images-{count}", originals, count)
+    paths = [str(path) for path in sorted(images.glob("*/*"))]
+    best_step = float("inf")
+    best: dict[str, tuple[float, str]] = {}
+    missing: dict[str, str] = {}
+    for _ in range(ROUNDS):
+        best_step = min(best_step, run_infer(workspace, str(images), count).step)
+        for contender in CONTENDERS:
+            where = sys.executable if contender.ours else python
+            for setting in contender.settings if where is not None else ():
+                outcome = _run_contender(contender, setting, where, paths[: contender.images], scratch)
+                if "rate" in outcome:
+                    best[contender.key] = max(best.get(contender.key, (0.0, "")), (outcome["rate"], setting))
+                else:
+                    missing[contender.key] = outcome["not_installed"]
+    rate = count / best_step
+    row(f"images per second (share: how many times as fast the infer step read {count:,}, {rate:,.0f} a second)")
+    for contender in CONTENDERS:
+        name = f"{contender.name}, {min(contender.images, count):,} images"
+        if contender.key in best:
+            other, setting = best[contender.key]
+            times = rate / other
+            goal = f"{setting.replace('--', '')}; {contender.goal:g} times"
+            row(name, f"{other:,.1f}", f"{times:.1f}", goal, is_met=times >= contender.goal)
+        else:
+            row(name, f"not installed: {missing.get(contender.key, 'no --contenders')}")
+
+
+def _run_contender(
+    contender: Contender, setting: str, python: str | None, paths: Sequence[str], scratch: Path
+) -> dict[str, Any]:
+    listed = scratch / "contender.txt"
+    listed.write_text("\n".join(paths), encoding="utf-8")
+    script = str(Path(__file__).with_name("contenders.py"))
+    command = [str(python), script, contender.key, f"--images={listed}", *setting.split()]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"error: {' '.join(command)} ended with status {done.returncode}:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure_memory(originals: Sequence[Original], counts: Sequence[int], workspace: Path, scratch: Path) -> None:
+    """The product's peak memory at several counts, and with one very long line among short ones."""
+    folders = ((count, make_images(scratch / f"images-{count}", originals, count)) for count in counts)
+    print_peaks((count, run_infer(workspace, str(images), count, watched=True).peak) for count, images in folders)
+    short = make_images(scratch / f"images-{SHORT_LINES}", originals, SHORT_LINES)
+    long = write_long_line(scratch / "long", originals, ModelManifest.read(str(model_folder(workspace))).height)
+    allowed = f"--max_line_width={LONG_LINE + 1000}"
+    without = run_infer(workspace, str(short), SHORT_LINES, allowed, watched=True)
+    with_it = run_infer(workspace, f"{short},{long}", SHORT_LINES + 1, allowed, watched=True)
+    row(f"{SHORT_LINES:,} images, and one of {LONG_LINE:,} pixels more (share: of the run without it)")
+    row("seconds of the infer step without it", f"{without.step:.1f}")
+    row("seconds of the infer step with it", f"{with_it.step:.1f}", f"{with_it.step / without.step:.1%}")
+    row(f"MiB of {MEASURE} without it", f"{without.peak / 2**20:,.0f}")
+    row(f"MiB of {MEASURE} with it", f"{with_it.peak / 2**20:,.0f}", f"{with_it.peak / without.peak:.1%}")
+
+
+def write_long_line(folder: Path, originals: Sequence[Original], height: int) -> Path:
+    """A folder with one image of `LONG_LINE` pixels at the height of the lines: the originals beside each other."""
+    folder.mkdir()
+    line = Image.new("L", (LONG_LINE, height), 255)
+    at = 0
+    while at < LONG_LINE:
+        for original in originals:
+            pixels = Image.fromarray(read_line(original.path.read_bytes(), height, LIMITS).pixels)
+            line.paste(pixels, (at, 0))
+            at += pixels.width
+    line.save(folder / "long.png")
+    return folder
+
+
+def measure_start(originals: Sequence[Original], count: int, workspace: Path, scratch: Path) -> None:
+    """How soon the first batch is scored: by the time of the first shard's file, which is written after it."""
+    row("seconds from the start of the process, at most, to the first scored batch, ONNX Runtime")
+    for number in sorted({*START_COUNTS, count}):
+        images = make_images(scratch / f"images-{number}", originals, number)
+        seconds = []
+        for _ in range(ROUNDS):
+            started = time.time()
+            run_infer(workspace, str(images), number, "--engine=onnx")
+            parts = (workspace / "predictions").glob("*/*/part-*.parquet")
+            seconds.append(min(part.stat().st_mtime for part in parts) - started)
+        best = min(seconds)
+        row(f"{number:,} images", f"{best:.2f}", goal=f"under {GOAL_START:g}", is_met=best < GOAL_START)
+
+
+def main() -> None:
+    """Measures what the command line asks for."""
+    parser = argparse.ArgumentParser(description="Measure the infer step.", allow_abbrev=False)
+    parser.add_argument("--images", required=True, help="folder of images whose names are their labels")
+    parser.add_argument("--count", type=int, default=20_000, help="images for the speed (default: %(default)s)")
+    parser.add_argument("--workspace", help="whose accepted model reads (default: one is trained)")
+    parser.add_argument("--contenders", help="Python of an environment with benchmarks/requirements.txt")
+    parser.add_argument("--memory", type=parse_counts, default="10000,100000", help="counts (default: %(default)s)")
+    parser.add_argument("--only", choices=("speed", "contenders", "memory", "start"), help="one part of the table")
+    parser.add_argument("--scratch", help="where the temporary folder is made (default: the system's)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="inference-", dir=options.scratch) as folder:
+        scratch = Path(folder).resolve()
+        originals = copy_originals(options.images, scratch / "originals")
+        workspace = scratch / "workspace"
+        manifest = prepare_workspace(options.workspace, write_labelled(scratch / "labelled", originals), workspace)
+        print_header(originals, f"Pillow {PIL.__version__}, model {manifest.model}")
+        if options.only in (None, "speed"):
+            measure_speed(originals, options.count, workspace, scratch)
+        if options.only in (None, "contenders"):
+            measure_contenders(originals, options.count, workspace, scratch, options.contenders)
+        if options.only in (None, "memory"):
+            measure_memory(originals, options.memory, workspace, scratch)
+        if options.only in (None, "start"):
+            measure_start(originals, options.count, workspace, scratch)
+
+
+if __name__ == "__main__":
+    main()
