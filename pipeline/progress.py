@@ -49,10 +49,10 @@ def _watch(
     show: Callable[[str], None] | None,
     ended: threading.Event,
 ) -> None:
-    before = _finished(folder)
+    before = done = _finished(folder)
     started = said = time.monotonic()
     while not ended.wait(_LOOK_EVERY_S):
-        done = _finished(folder)
+        done = max(done, _finished(folder))  # the commit takes the summaries away
         now = time.monotonic()
         new = (done - before) * images / shards
         line = f"{done:,} of {shards:,} shards"

@@ -211,6 +211,12 @@ def test_who_looks_on_sees_how_many_shards_are_done_how_fast_and_when_it_ends(tm
             (tmp_path / name).write_text("{}")
         while "3 of 4" not in shown[-1]:
             pass
+        for path in tmp_path.iterdir():  # as the commit does
+            path.unlink()
+        seen = len(shown)
+        while len(shown) < seen + 3:
+            pass
+        assert all(line.startswith("3 of 4 shards") for line in shown[seen:])
     line = next(line for line in shown if line.startswith("3 of 4 shards"))
     rate, minutes, seconds = re.fullmatch(r"3 of 4 shards, ([\d,]+) images/s, (\d+):(\d\d) left", line).groups()
     left = 2000 / int(rate.replace(",", ""))
