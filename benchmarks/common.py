@@ -7,6 +7,7 @@ import csv
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -40,12 +41,14 @@ class Run(NamedTuple):
     Attributes:
         step: seconds of its last step.
         process: seconds from the start of the process to its end.
+        processor: seconds of processor time that it took, with those processes that it started.
         peak: bytes of memory, if they were watched.
         figures: of its last step.
     """
 
     step: float
     process: float
+    processor: float
     peak: int
     figures: dict[str, Any]
 
@@ -156,17 +159,23 @@ def run_command(workspace: Path, *flags: str, watched: bool = False) -> Run:
     """Runs the project's own command; to be watched takes it some time."""
     command = [sys.executable, str(ROOT / "run_pipeline.py"), "--runner=DirectRunner", f"--workspace={workspace}"]
     with tempfile.TemporaryFile() as log:
-        started = time.monotonic()
+        used, started = _processor_seconds(), time.monotonic()
         process = subprocess.Popen([*command, *flags], stdout=log, stderr=subprocess.STDOUT)
         peak = _watch(process) if watched else 0
         status = process.wait()
-        seconds = time.monotonic() - started
+        seconds, used = time.monotonic() - started, _processor_seconds() - used
         log.seek(0)
         if status:
             sys.exit(f"error: the product ended with status {status}:\n{log.read().decode(errors='replace')}")
     newest = max((workspace / "runs").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
     step = json.loads(newest.read_bytes())["steps"][-1]
-    return Run(step["seconds"], seconds, peak, step["figures"])
+    return Run(step["seconds"], seconds, used, peak, step["figures"])
+
+
+def _processor_seconds() -> float:
+    """Of all processes that this one started and waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _watch(process: subprocess.Popen[bytes]) -> int:

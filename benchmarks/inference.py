@@ -90,7 +90,7 @@ class Contender(NamedTuple):
     name: str
     key: str
     images: int
-    goal: float
+    goal: int
     settings: Sequence[str]
     ours: bool = False
 
@@ -100,7 +100,7 @@ CONTENDERS = (
     Contender("tesserocr, single words", "tesserocr", 1000, 30, ("--processes=2 --threads=1",)),
     Contender("ocr_model_v1, tutorial's loop", "ocr_model_v1", 2000, 6, ("--batch=16", "--batch=64"), ours=True),
     Contender(
-        "docTR crnn_mobilenet_v3_small, network alone",
+        "docTR crnn_mobilenet_v3_small, forward pass alone",
         "doctr",
         2048,
         3,
@@ -200,7 +200,10 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def time_stages(images: Path, count: int, model: str, folder: Path) -> dict[str, float]:
-    """Seconds of the stages of inference, each alone, one after the other in this process, without Beam."""
+    """Seconds of the stages of inference, each alone, one after the other in this process, without Beam.
+
+    In the step they overlap: images are decoded while batches are scored.
+    """
     seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
@@ -322,6 +325,7 @@ def measure_speed(originals: Sequence[Original], count: int, workspace: Path, sc
         "Parquet": alone["Parquet"],
     }
     print_profile(stages, best.step, "infer step", count)
+    row("processor seconds of the whole process", f"{best.processor * 10_000 / count:.2f}")
 
 
 def measure_contenders(
@@ -346,14 +350,14 @@ def measure_contenders(
     rate = count / best_step
     row(f"images per second (share: how many times as fast the infer step read {count:,}, {rate:,.0f} a second)")
     for contender in CONTENDERS:
-        name = f"{contender.name}, {min(contender.images, count):,} images"
-        if contender.key in best:
-            other, setting = best[contender.key]
-            times = rate / other
-            goal = f"{setting.replace('--', '')}; {contender.goal:g} times"
-            row(name, f"{other:,.1f}", f"{times:.1f}", goal, is_met=times >= contender.goal)
-        else:
-            row(name, f"not installed: {missing.get(contender.key, 'no --contenders')}")
+        if contender.key not in best:
+            row(f"{contender.name}: not installed ({missing.get(contender.key, 'no --contenders')})", "-")
+            continue
+        other, setting = best[contender.key]
+        times, read = rate / other, f"{min(contender.images, count):,} images, {setting.replace('--', '')}"
+        row(
+            contender.name, f"{other:,.0f}", f"{times:.1f}", f"{read}; {contender.goal}", is_met=times >= contender.goal
+        )
 
 
 def _run_contender(
@@ -430,6 +434,7 @@ def main() -> None:
         originals = copy_originals(options.images, scratch / "originals")
         workspace = scratch / "workspace"
         manifest = prepare_workspace(options.workspace, write_labelled(scratch / "labelled", originals), workspace)
+        before = os.getloadavg()[0]
         print_header(originals, f"Pillow {PIL.__version__}, model {manifest.model}")
         if options.only in (None, "speed"):
             measure_speed(originals, options.count, workspace, scratch)
@@ -439,6 +444,7 @@ def main() -> None:
             measure_memory(originals, options.memory, workspace, scratch)
         if options.only in (None, "start"):
             measure_start(originals, options.count, workspace, scratch)
+        print(f"\nload average {before:.1f} before, {os.getloadavg()[0]:.1f} after")
 
 
 if __name__ == "__main__":
