@@ -56,7 +56,7 @@ from tfrecords import SPLITS, Charset, CharsetError, DataError, DatasetManifest,
 from tfrecords.manifest import CHARSET_NAME, STATISTICS_NAME
 
 # Raised when a step would make another result from the same input: no old one is then taken for it.
-_CODE_VERSION = 4
+_CODE_VERSION = 5
 _BYTES_A_ROW = 64  # of a label table, as a guess
 _LATEST, _ACCEPTED = "LATEST", "ACCEPTED"
 _DATASET = "dataset:"

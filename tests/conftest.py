@@ -131,7 +131,7 @@ def tiny_model(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
     dataset = DatasetManifest.read(str(tiny_dataset))
     charset = dataset.read_charset(str(tiny_dataset))
-    keras.utils.set_random_seed(1)
+    keras.utils.set_random_seed(3)
     model = build_crnn(charset.classes, dataset.height)
     kernel, bias = model.get_layer("logits").get_weights()
     spread = np.random.default_rng(1).normal(0, 3, kernel.shape)

@@ -30,8 +30,7 @@ def build_crnn(classes: int, height: int, synchronized: bool = False) -> keras.M
         conv 3x3, stride 2x2   ->  [height/4,  width/4, 32]
         conv 3x3, stride 2x1   ->  [height/8,  width/4, 48]
         conv 3x3, stride 2x1   ->  [height/16, width/4, 64]
-        rows to channels       ->  [width/4, height/16 * 64]
-        conv 1                 ->  [width/4, 96]
+        conv (height/16)x1     ->  [width/4, 96]    all rows of a column at once
         + conv 3, dilation 1   ->  [width/4, 96]
         + conv 3, dilation 2   ->  [width/4, 96]
         + conv 3, dilation 4   ->  [width/4, 96]    a step sees 7 neighbours on either side
@@ -53,8 +52,7 @@ def build_crnn_large(classes: int, height: int, synchronized: bool = False) -> k
         conv 3x3, stride 2x2   ->  [height/4,  width/4, 64]
         conv 3x3, stride 2x1   ->  [height/8,  width/4, 96]
         conv 3x3, stride 2x1   ->  [height/16, width/4, 128]
-        rows to channels       ->  [width/4, height/16 * 128]
-        conv 1                 ->  [width/4, 192]
+        conv (height/16)x1     ->  [width/4, 192]
         + conv 3, dilation 1   ->  [width/4, 192]   ... 2, 4, 1, 2, 4 likewise: a step sees
                                                     14 neighbours on either side
         dense                  ->  [width/4, classes]
@@ -251,8 +249,8 @@ def _strided(
     x = conv2d(x, channels[1], 3, (2, 2))
     x = conv2d(x, channels[2], 3, (2, 1))
     x = conv2d(x, channels[3], 3, (2, 1))
-    x = layers.Dropout(dropout)(_rows_to_channels(x))
-    x = conv1d(x, 1)
+    x = layers.Conv2D(features, (x.shape[1], 1), use_bias=False)(layers.Dropout(dropout)(x))
+    x = normalised(layers.Reshape((-1, features))(x))
     for dilation in dilations:
         x = layers.Add()([x, layers.Dropout(dropout)(conv1d(x, 3, dilation))])
     logits = layers.Dense(classes, dtype="float32", name="logits")(x)
