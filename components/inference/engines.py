@@ -21,6 +21,9 @@ from tfrecords import DataError, storage
 
 ENGINES = ("auto", "tensorflow", "onnx")
 
+# What the layers make of so many pixels fits a core's second-level cache: larger batches are a quarter slower.
+_CACHED_PIXELS = 150_000
+
 _IMPORT_LOCK = threading.Lock()
 
 
@@ -88,7 +91,12 @@ def _load_onnx(path: str, threads: int) -> Callable[[np.ndarray, np.ndarray], tu
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def score(images: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        logits, time_steps = session.run(["logits", "time_steps"], {"images": images, "widths": widths})
+        lines = max(1, _CACHED_PIXELS // images[0].size)
+        parts = [
+            session.run(["logits", "time_steps"], {"images": images[i : i + lines], "widths": widths[i : i + lines]})
+            for i in range(0, len(images), lines)
+        ]
+        logits, time_steps = (np.concatenate(part) for part in zip(*parts, strict=True))
         return logits, time_steps
 
     return score
