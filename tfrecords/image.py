@@ -269,8 +269,9 @@ def _to_grey(image: Image.Image) -> Image.Image:
             "unsupported_pixels", f"{image.format} pixels of mode {image.mode} have no fixed black and white"
         )
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        if image.getchannel("A").getextrema() != (255, 255):
+        if image.mode != "RGBA":
+            image = image.convert("RGBA")
+        if image.getchannel("A").tobytes() != b"\xff" * (image.width * image.height):
             on_white = _laid_on("white", image)
             if _contrast(on_white) < _LEAST_CONTRAST:  # white ink on a transparent ground, perhaps
                 on_black = _laid_on("black", image)

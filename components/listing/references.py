@@ -116,7 +116,12 @@ def read_regular_file(path: str, at_most: int = -1) -> bytes:
     if storage.is_remote(path):
         with storage.open_to_read(path) as file:
             return file.read(at_most)
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise OSError(f"{uri_of_path(path)} is not a regular file")
-    with open(path, "rb") as file:
-        return file.read(at_most)
+    # O_NONBLOCK: a pipe that nobody writes to would keep open() waiting.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(f"{uri_of_path(path)} is not a regular file")
+        with open(descriptor, "rb", closefd=False, buffering=0 if at_most < 0 else -1) as file:
+            return file.read(at_most)
+    finally:
+        os.close(descriptor)
