@@ -59,7 +59,7 @@ from benchmarks.common import (
     run_command,
 )
 from components.inference.engines import load_engine
-from components.inference.predictions import ROW_GROUP_ROWS, InferenceRequest, _Source, _table
+from components.inference.predictions import ROW_GROUP_ROWS, InferenceRequest, _File, _Read, _table
 from components.inference.scoring import read_lines
 from components.listing import ImageReference, read_listing, write_listing
 from components.listing.listing import in_blocks, unpacked
@@ -237,8 +237,7 @@ def time_stages(images: Path, count: int, model: str, folder: Path) -> dict[str,
         for shard, block in in_blocks(read_listing(listing), lambda image: shard_index(image.key, request.shards)):
             shards.setdefault(shard, []).append(block)
         groups = [sorted(unpacked(blocks, ImageReference)) for blocks in shards.values()]
-    handler = request.handler()
-    loaded = handler.load_model()
+    loaded = request.reader().load()
     decode = functools.partial(read_referenced_line, height=request.height, limits=request.limits)
     list(in_order(decode, groups[0][: 64 * CORES], CORES))  # starts helpers
     loaded.engine.score(*pad_lines([np.full((request.height, request.height), 255, np.uint8)], manifest.time_stride))
@@ -256,15 +255,18 @@ def time_stages(images: Path, count: int, model: str, folder: Path) -> dict[str,
             loaded, engine=dataclasses.replace(loaded.engine, score=lambda *_, ready=ready: next(ready))
         )
         with timed("padding, and CTC decoding"):
-            readings = [reading for batch in batches for reading in handler.run_inference(batch, replayed)]
+            readings = [reading for batch in batches for reading in replayed.read(batch)]
         with timed("Parquet"):
-            sources = [
-                _Source(image.uri, line.source_width, line.source_height, image.size_bytes, image.modified_us)
-                for image, line in zip(references, lines, strict=True)
+            rows = [
+                (
+                    _File(image.uri, image.size_bytes, image.modified_us),
+                    _Read(line.source_width, line.source_height, reading),
+                )
+                for image, line, reading in zip(references, lines, readings, strict=True)
             ]
             confidences = np.array([reading.confidence for reading in readings], np.float32)
             path = str(folder / f"{number}.parquet")
-            table = _table(sources, readings, confidences, confidences < 0, request)
+            table = _table(rows, confidences, confidences < 0, request)
             storage.write_parquet(path, table, row_group_size=ROW_GROUP_ROWS)
             storage.checksum(path)
     stop_helpers()

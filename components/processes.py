@@ -24,24 +24,25 @@ from typing import TypeVar
 _Item = TypeVar("_Item")
 _Outcome = TypeVar("_Outcome")
 
-_ITEMS_A_CALL = 32
 _CALLS_AHEAD = 3  # for each helper: no helper waits for the slowest
 _SERVE = "from components.processes import serve; serve()"
 
 
 def map_in_processes(
-    function: Callable[[_Item], _Outcome], items: Iterable[_Item], processes: int
+    function: Callable[[_Item], _Outcome], items: Iterable[_Item], processes: int, items_a_call: int = 32
 ) -> Iterator[_Outcome]:
     """`map` by helper processes, in the order of the items, of which few are held at a time.
 
     Helpers are kept for the next call. Function, items and outcomes travel pickled; what
     the function raises is raised here.
 
+    Args:
+        items_a_call: how many items a helper gets at a time.
+
     Raises:
         RuntimeError: if a helper ends, for want of memory perhaps.
     """
-    items = iter(items)
-    calls = iter(lambda: list(itertools.islice(items, _ITEMS_A_CALL)), [])
+    calls = groups_of(items_a_call, items)
     for answer in map_in_threads(functools.partial(_call, function), calls, processes, ahead=_CALLS_AHEAD * processes):
         yield from answer
 
@@ -60,6 +61,21 @@ def map_in_threads(
             yield pending.popleft().result()
 
 
+def groups_of(size: int, items: Iterable[_Item]) -> Iterator[list[_Item]]:
+    """The items in lists of this size, the last one perhaps shorter."""
+    items = iter(items)
+    return iter(lambda: list(itertools.islice(items, size)), [])
+
+
+def prepare_helpers(function: Callable[[_Item], object], item: _Item, processes: int) -> None:
+    """Starts helpers that do `function(item)` once, for what it imports and loads; does not wait for them."""
+    pool = concurrent.futures.ThreadPoolExecutor(processes)
+    with _lock:
+        for _ in range(processes - len(_idle)):
+            _prepared.append(pool.submit(_ask, _start_helper(), function, [item]))
+    pool.shutdown(wait=False)
+
+
 def helpers_run() -> bool:
     """Whether helpers wait for the next call."""
     return bool(_idle)
@@ -67,6 +83,10 @@ def helpers_run() -> bool:
 
 def stop_helpers() -> None:
     """Ends the helpers that wait; the next call starts new ones."""
+    with _lock:
+        prepared = _prepared.copy()
+        _prepared.clear()
+    concurrent.futures.wait(prepared)
     with _lock:
         while _idle:
             _end(_idle.pop())
@@ -81,7 +101,7 @@ def serve() -> None:
             try:
                 function, items = pickle.load(calls)
             except EOFError:
-                return
+                os._exit(0)  # at once: this process may hold a model and an engine's threads
             try:
                 answer = pickle.dumps(([function(item) for item in items], None), pickle.HIGHEST_PROTOCOL)
             except Exception as error:
@@ -103,16 +123,16 @@ def _portable(error: Exception) -> Exception:
 
 
 _idle: list[subprocess.Popen[bytes]] = []
+_prepared: list[concurrent.futures.Future[object]] = []
+"""A helper for each will be idle when it is done."""
 _lock = threading.Lock()
 
 
 def _call(function: Callable[[_Item], _Outcome], items: list[_Item]) -> list[_Outcome]:
-    helper = _waiting_helper() or subprocess.Popen(
-        [sys.executable, "-P", "-c", _SERVE],  # -P: nothing from whatever folder the command is run in
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
-    )
+    return _ask(_waiting_helper() or _start_helper(), function, items)
+
+
+def _ask(helper: subprocess.Popen[bytes], function: Callable[[_Item], _Outcome], items: list[_Item]) -> list[_Outcome]:
     assert helper.stdin is not None
     assert helper.stdout is not None
     try:
@@ -134,14 +154,27 @@ def _call(function: Callable[[_Item], _Outcome], items: list[_Item]) -> list[_Ou
     return outcomes
 
 
+def _start_helper() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", _SERVE],  # -P: nothing from whatever folder the command is run in
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+    )
+
+
 def _waiting_helper() -> subprocess.Popen[bytes] | None:
-    with _lock:
-        while _idle:
-            helper = _idle.pop()
-            if helper.poll() is None:
-                return helper
-            _end(helper)
-    return None
+    while True:
+        with _lock:
+            while _idle:
+                helper = _idle.pop()
+                if helper.poll() is None:
+                    return helper
+                _end(helper)
+            if not _prepared:
+                return None
+            prepared = _prepared.pop()
+        concurrent.futures.wait([prepared])  # how it ended shows when the same is done in earnest
 
 
 def _end(helper: subprocess.Popen[bytes]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import logging
 import os
 import signal
@@ -81,9 +82,11 @@ def run(options: LinePipelineOptions, workspace: Workspace) -> int:
 
     record = report.RunRecord.start(options, workspace.root)
     results: list[StepResult] = []
+    gc.freeze()  # what was imported stays: each look through it for garbage would take a tenth of a second
     status, problem = _guarded(
         lambda: _run_steps(options, workspace, record, results), workspace.run_record(record.run, "log")
     )
+    gc.unfreeze()
     if problem is not None:
         record.fail(problem)
     elif record.status != "done":

@@ -18,7 +18,13 @@ from components.evaluation.evaluate import EVALUATION_FOLDER, EVALUATION_NAME, E
 from components.evaluation.transforms import EvaluateModel
 from components.inference.decoders import Decoding
 from components.inference.handler import LineModelHandler
-from components.inference.predictions import RUN_MANIFEST_NAME, SUMMARIES_NAME, InferenceRequest, move_rejects
+from components.inference.predictions import (
+    RUN_MANIFEST_NAME,
+    SUMMARIES_NAME,
+    InferenceRequest,
+    move_rejects,
+    prepare_reading,
+)
 from components.inference.transforms import ReadCollection, ReadDataset
 from components.ingest import IngestRequest
 from components.ingest.sample import read_truth, render_sample
@@ -388,6 +394,7 @@ def infer(context: Context) -> StepResult:
                 decoding=options.decoding,
             )
             context.say(f"reading {collection.images:,} images with model {model_id}")
+            prepare_reading(request)
             summaries = storage.join(request.folder, SUMMARIES_NAME)
             with shards_watched(summaries, request.shards, request.images, context.say, context.show):
                 run_job(options, functools.partial(collection.build, request))

@@ -25,7 +25,7 @@ from components.evaluation.metrics import (
     by_length,
     expected_calibration_error,
 )
-from components.inference.handler import Reading
+from components.inference.reader import Reading
 from components.inference.scoring import read_lines
 from components.work import check_files
 from tfrecords import ShardEntry, decode_png, read_record_batches, storage

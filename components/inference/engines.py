@@ -55,7 +55,7 @@ def load_engine(name: str, folder: str, manifest: ModelManifest, threads: int) -
     Raises:
         DataError: if the model has no file for this engine, or it was damaged.
     """
-    name, why = _choose(name, manifest)
+    name, why = choose_engine(name, manifest)
     path = manifest.fetch(folder, ONNX_NAME if name == "onnx" else SAVED_MODEL_NAME)
     try:
         return Engine(name, why, _load_onnx(path, threads) if name == "onnx" else _load_tensorflow(path))
@@ -64,7 +64,12 @@ def load_engine(name: str, folder: str, manifest: ModelManifest, threads: int) -
             storage.remove_folder(os.path.dirname(path))
 
 
-def _choose(name: str, manifest: ModelManifest) -> tuple[str, str]:
+def choose_engine(name: str, manifest: ModelManifest) -> tuple[str, str]:
+    """The engine that one of `ENGINES` means for a model on this machine, and why.
+
+    Raises:
+        DataError: if the model has no file for the engine that was asked for.
+    """
     exported = ONNX_NAME in manifest.files
     if name == "onnx" and not exported:
         raise DataError(

@@ -6,17 +6,21 @@ import dataclasses
 import datetime
 import functools
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow
 
 from components.inference.decoders import Decoding
-from components.inference.handler import LineModelHandler, Reading
+from components.inference.engines import choose_engine
+from components.inference.reader import LoadedModel, Reader, Reading
 from components.inference.scoring import read_lines
 from components.listing import ImageReference
+from components.models import ModelManifest
+from components.processes import groups_of, map_in_processes, prepare_helpers
 from components.rejects import Reject, count_by_reason, rejects_table, too_many_rejects
 from components.work import (
     REFUSED_NAME,
@@ -28,11 +32,13 @@ from components.work import (
     merge_counts,
     read_referenced_line,
 )
-from tfrecords import ImageLimits, ShardEntry, decode_png, read_record_batches, shard_name, storage
+from tfrecords import ImageLimits, LineImage, ShardEntry, decode_png, read_record_batches, shard_name, storage
 
 # The underscore keeps the manifest out of what pandas, pyarrow and Spark take for data.
 RUN_MANIFEST_NAME = "_manifest.json"
 ROW_GROUP_ROWS = 100_000
+_CHUNK = 256  # images that a helper process reads at a time
+_BATCHES_AT_A_TIME = 2  # by this process: one is sent to a GPU while another is scored
 SUMMARIES_NAME = "_summaries"
 """Of each finished shard, while a run is under way."""
 
@@ -76,7 +82,7 @@ class InferenceRequest:
         limits: which images are refused.
         max_reject_fraction: the share of images that may be left out.
         scored_at: time of the run, UTC; shards that a stopped run had finished keep that run's.
-        processes: how many processes a worker may occupy; so many threads score.
+        processes: how many processes a worker may occupy.
         engine: what scores batches, one of `components.inference.engines.ENGINES`.
         min_confidence: a row with less is marked for review.
         decoding: how logits become text.
@@ -100,9 +106,9 @@ class InferenceRequest:
     min_confidence: float = 0.0
     decoding: Decoding = dataclasses.field(default_factory=Decoding)
 
-    def handler(self) -> LineModelHandler:
-        """What reads lines as asked for."""
-        return LineModelHandler(self.model_folder, self.engine, decoding=self.decoding)
+    def reader(self, engine: str | None = None) -> Reader:
+        """What reads lines as asked for, or with another engine."""
+        return Reader(self.model_folder, engine or self.engine, decoding=self.decoding)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,14 +139,25 @@ class ReadSummary:
     figures: dict[str, Any] = dataclasses.field(compare=False)
 
 
-class _Source(NamedTuple):
-    """Where a row comes from: its image, and how large that is."""
+class _File(NamedTuple):
+    """What is known of an image before it is read."""
 
     uri: str
-    width: int
-    height: int
     size_bytes: int
     modified_us: int
+
+
+class _Read(NamedTuple):
+    """An image's own width and height, and what was read on it."""
+
+    width: int
+    height: int
+    reading: Reading
+
+
+_Outcome: TypeAlias = Reject | _Read
+_Lines: TypeAlias = Callable[[Any, int], Iterable[LineImage | Reject]]
+"""Some images, and how many processes may decode them, to their lines, in order."""
 
 
 def read_shard(
@@ -152,26 +169,19 @@ def read_shard(
 ) -> ReadSummary:
     """Reads the images of one shard and writes its predictions and rejects.
 
-    Images are read and decoded ahead while batches are scored. If the shard was finished before
-    for the very same references, by a run that was stopped later, nothing is done.
+    Images are decoded and scored by helper processes, or decoded ahead by them while this process scores. If the
+    shard was finished before for the very same references, by a run that was stopped later, nothing is done.
 
     Args:
         references: sorted by key.
         read: scores one batch of lines, in order.
-        about_model: what reads, for the figures.
+        about_model: what reads, for the figures. Where its `engine` is `onnx`, helper processes score, too, if the
+            worker may occupy several: threads of this process would share one interpreter, and a core's cache.
     """
-
-    def outcomes() -> Iterator[tuple[_Source, np.ndarray] | Reject]:
-        decode = functools.partial(read_referenced_line, height=request.height, limits=request.limits)
-        lines = in_order(decode, references, request.processes)
-        for reference, line in zip(references, lines, strict=True):
-            if isinstance(line, Reject):
-                yield line
-            else:
-                size = (line.source_width, line.source_height)
-                yield _Source(reference.uri, *size, reference.size_bytes, reference.modified_us), line.pixels
-
-    return _read(index, digest_of(references), outcomes(), len(references), request, read, about_model or {})
+    files = [_File(reference.uri, reference.size_bytes, reference.modified_us) for reference in references]
+    lines = functools.partial(_referenced_lines, height=request.height, limits=request.limits)
+    inputs = digest_of(references)
+    return _read(index, inputs, files, references, lines, len(references), request, read, about_model or {})
 
 
 def read_record_shard(
@@ -194,30 +204,107 @@ def read_record_shard(
         DataError: if the file is damaged.
     """
     modified_us = round(modified.timestamp() * 1e6)
+    files: list[_File] = []
 
-    def outcomes() -> Iterator[tuple[_Source, np.ndarray]]:
+    def records() -> Iterator[bytes]:
         for batch in read_record_batches(storage.join(dataset_folder, shard.name)):
             uris, images = (
                 batch.column(batch.schema.get_field_index(name)).flatten().to_pylist() for name in ("uri", "image")
             )
             for uri, image in zip(uris, images, strict=True):
-                pixels = decode_png(image)
-                height, width = pixels.shape
-                yield _Source(uri.decode(), width, height, len(image), modified_us), pixels
+                files.append(_File(uri.decode(), len(image), modified_us))
+                yield image
 
-    return _read(index, shard.sha256, outcomes(), shard.examples, request, read, about_model or {})
+    return _read(
+        index,
+        shard.sha256,
+        files,
+        records(),
+        _recorded_lines,
+        shard.examples,
+        request,
+        read,
+        about_model or {},
+    )
+
+
+def prepare_reading(request: InferenceRequest) -> None:
+    """Has helper processes load the model while the job is being started, if they will read with it."""
+    if request.processes == 1:
+        return
+    engine, _ = choose_engine(request.engine, ModelManifest.read(request.model_folder))
+    if engine == "onnx":
+        read_chunk = functools.partial(_read_chunk, lines=_recorded_lines, reader=request.reader(engine))
+        prepare_helpers(read_chunk, [], request.processes)
+
+
+def _referenced_lines(
+    references: Sequence[ImageReference], processes: int, *, height: int, limits: ImageLimits
+) -> Iterator[LineImage | Reject]:
+    decode = functools.partial(read_referenced_line, height=height, limits=limits)
+    return in_order(decode, references, processes)
+
+
+def _recorded_lines(images: Iterable[bytes], processes: int) -> Iterator[LineImage]:
+    del processes  # a line of a dataset takes no time to decode
+    for pixels in map(decode_png, images):
+        height, width = pixels.shape
+        yield LineImage(pixels, width, height)
+
+
+def _read_lines_of(
+    lines: Iterable[LineImage | Reject], read: Callable[[Sequence[np.ndarray]], Iterable[Reading]], threads: int = 1
+) -> tuple[list[_Outcome], list[float]]:
+    """The outcome of every line, in order, and the seconds that every batch took."""
+    outcomes: list[Any] = []
+    batch_seconds: list[float] = []
+
+    def accepted() -> Iterator[tuple[tuple[int, int, int], np.ndarray]]:
+        for i, line in enumerate(lines):
+            if isinstance(line, Reject):
+                outcomes.append(line)
+            else:
+                outcomes.append(None)
+                yield (i, line.source_width, line.source_height), line.pixels
+
+    def timed(batch: Sequence[np.ndarray]) -> Iterable[Reading]:
+        began = time.monotonic()
+        readings = list(read(batch))
+        batch_seconds.append(time.monotonic() - began)
+        return readings
+
+    for (i, width, height), reading in read_lines(accepted(), timed, threads):
+        outcomes[i] = _Read(width, height, reading)
+    return outcomes, batch_seconds
+
+
+def _read_chunk(images: Sequence[Any], *, lines: _Lines, reader: Reader) -> tuple[list[_Outcome], list[float]]:
+    """What a helper process does: all of the work on some images."""
+    return _read_lines_of(lines(images, 1), _loaded(reader).read)
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(reader: Reader) -> LoadedModel:
+    return reader.load()
 
 
 def _read(
     index: int,
     inputs: str,
-    outcomes: Iterator[tuple[_Source, np.ndarray] | Reject] | Iterator[tuple[_Source, np.ndarray]],
+    image_files: Sequence[_File],
+    images: Iterable[Any],
+    lines: _Lines,
     matched: int,
     request: InferenceRequest,
     read: Callable[[Sequence[np.ndarray]], Iterable[Reading]],
     about_model: Mapping[str, Any],
 ) -> ReadSummary:
-    """Writes what is read on some lines, unless that was done before for the same inputs."""
+    """Writes what is read on some images, unless that was done before for the same inputs.
+
+    Args:
+        image_files: of the images, when all of these have been taken.
+        images: what `lines` takes.
+    """
     path = storage.join(request.folder, shard_name("part", index, request.shards, "parquet"))
     rejects_path = storage.join(request.rejects_folder, shard_name("rejects", index, request.shards, "parquet"))
     summary_path = storage.join(request.folder, SUMMARIES_NAME, f"{index:05d}.json")
@@ -229,30 +316,26 @@ def _read(
         return finished
 
     started = time.monotonic()
-    rejects: list[Reject] = []
-    sources: list[_Source] = []
-    batch_seconds: list[float] = []
-
-    def lines() -> Iterator[tuple[int, np.ndarray]]:
-        for outcome in outcomes:
-            if isinstance(outcome, Reject):
-                rejects.append(outcome)
-            else:
-                sources.append(outcome[0])
-                yield len(sources) - 1, outcome[1]
-
-    def timed(batch: Sequence[np.ndarray]) -> Iterable[Reading]:
-        began = time.monotonic()
-        readings = list(read(batch))
-        batch_seconds.append(time.monotonic() - began)
-        return readings
-
-    found = dict(read_lines(lines(), timed, request.processes))
-    readings = [found[i] for i in range(len(sources))]
-    confidences = np.array([reading.confidence for reading in readings], np.float32)
+    if about_model.get("engine") == "onnx" and request.processes > 1 and matched >= _CHUNK:
+        read_chunk = functools.partial(_read_chunk, lines=lines, reader=request.reader("onnx"))
+        # As many chunks for each helper: none waits for another's last one.
+        calls = request.processes * math.ceil(matched / (request.processes * _CHUNK))
+        chunks = groups_of(math.ceil(matched / calls), images)
+        outcomes, batch_seconds = [], []
+        for some, seconds in map_in_processes(read_chunk, chunks, request.processes, items_a_call=1):
+            outcomes += some
+            batch_seconds += seconds
+    else:
+        threads = min(request.processes, _BATCHES_AT_A_TIME)
+        outcomes, batch_seconds = _read_lines_of(lines(images, request.processes), read, threads)
+    rejects = [outcome for outcome in outcomes if isinstance(outcome, Reject)]
+    rows = [
+        (file, outcome) for file, outcome in zip(image_files, outcomes, strict=True) if not isinstance(outcome, Reject)
+    ]
+    confidences = np.array([read.reading.confidence for _, read in rows], np.float32)
     needs_review = confidences < request.min_confidence
-    if readings:
-        table = _table(sources, readings, confidences, needs_review, request)
+    if rows:
+        table = _table(rows, confidences, needs_review, request)
         storage.write_parquet(path, table, row_group_size=ROW_GROUP_ROWS)
     if rejects:
         table = rejects_table(rejects, step="infer", run_id=request.run_id, at=request.scored_at)
@@ -261,9 +344,9 @@ def _read(
         index=index,
         inputs=inputs,
         matched=matched,
-        rows=len(readings),
-        bytes=storage.size(path) if readings else 0,
-        sha256=storage.checksum(path) if readings else "",
+        rows=len(rows),
+        bytes=storage.size(path) if rows else 0,
+        sha256=storage.checksum(path) if rows else "",
         rejects=count_by_reason(rejects),
         confidence_sum=float(confidences.sum(dtype=np.float64)),
         needs_review=int(needs_review.sum()),
@@ -350,15 +433,16 @@ def _figures(shards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _table(
-    sources: Sequence[_Source],
-    readings: Sequence[Reading],
+    rows: Sequence[tuple[_File, _Read]],
     confidences: np.ndarray,
     needs_review: np.ndarray,
     request: InferenceRequest,
 ) -> pyarrow.Table:
     """The rows of one shard, column by column: a dictionary for each row would take longer than to read it."""
-    count = len(readings)
-    uris, widths, heights, sizes, modified = zip(*sources, strict=True)
+    count = len(rows)
+    files, reads = zip(*rows, strict=True)
+    uris, sizes, modified = zip(*files, strict=True)
+    widths, heights, readings = zip(*reads, strict=True)
     columns = {
         "uri": uris,
         "text": [reading.text for reading in readings],

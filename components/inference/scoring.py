@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from components.inference.handler import Reading
+from components.inference.reader import Reading
 from components.processes import map_in_threads
 
 _Tag = TypeVar("_Tag")

@@ -84,7 +84,7 @@ class ModelDoFn(beam.DoFn):
 
 class _Reader(ModelDoFn):
     def __init__(self, request: InferenceRequest):
-        super().__init__(request.handler())
+        super().__init__(LineModelHandler(request.model_folder, request.engine, decoding=request.decoding))
         self._request = request
 
     def count(self, summary: ReadSummary) -> ReadSummary:

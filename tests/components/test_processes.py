@@ -1,5 +1,6 @@
 """Helper processes: order, exceptions, their ends, and that nobody survives the process that started them."""
 
+import itertools
 import os
 import pathlib
 import pickle
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from components.processes import helpers_run, map_in_processes, stop_helpers
+from components.processes import groups_of, helpers_run, map_in_processes, prepare_helpers, stop_helpers
 from tfrecords import CharsetError, DataError, ImageRejected
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -44,6 +45,11 @@ def square(number: int) -> int:
 
 def process_of(_: object) -> int:
     return os.getpid()
+
+
+def note_process(folder: str) -> None:
+    time.sleep(0.2)
+    pathlib.Path(folder, str(os.getpid())).touch()
 
 
 def raise_named(name: str) -> None:
@@ -126,6 +132,18 @@ def test_few_items_are_held_at_a_time():
     assert 64 <= ahead <= 300
 
 
+@pytest.mark.parametrize(("count", "sizes"), [(0, []), (3, [3]), (4, [4]), (9, [4, 4, 1])])
+def test_groups_hold_every_item_once_in_order(count, sizes):
+    groups = list(groups_of(4, iter(range(count))))
+    assert [len(group) for group in groups] == sizes
+    assert list(itertools.chain.from_iterable(groups)) == list(range(count))
+
+
+def test_a_call_takes_as_many_items_as_it_is_told():
+    held = map_in_processes(process_of, range(40), 2, items_a_call=1)
+    assert len(set(held)) == 2
+
+
 def test_outcomes_may_be_larger_than_a_pipe():
     sizes = [0, 1, 1 << 20, 5 << 20]
     assert [len(content) for content in map_in_processes(bytes_of, sizes, 1)] == sizes
@@ -170,6 +188,38 @@ def test_stopped_helpers_end_and_the_next_call_starts_new_ones(no_helpers):
     assert not helpers_run()
     assert not [pid for pid in stopped if is_alive(pid)]
     assert stopped.isdisjoint(map_in_processes(process_of, range(200), 2))
+
+
+def test_prepared_helpers_have_done_the_work_once_and_are_those_that_are_called(no_helpers, tmp_path):
+    prepare_helpers(note_process, str(tmp_path), 2)
+    assert not list(tmp_path.iterdir())  # nobody waited
+    called = set(map_in_processes(process_of, range(400), 2))
+    prepared = {int(path.name) for path in tmp_path.iterdir()}
+    assert len(prepared) == 2
+    assert called <= prepared
+
+
+def test_no_more_helpers_are_prepared_than_are_missing(no_helpers, tmp_path):
+    (helper,) = set(map_in_processes(process_of, range(3), 1))
+    prepare_helpers(note_process, str(tmp_path), 2)
+    called = set(map_in_processes(process_of, range(400), 2))
+    (prepared,) = (int(path.name) for path in tmp_path.iterdir())
+    assert called <= {helper, prepared}
+
+
+def test_helpers_that_are_still_prepared_are_stopped_too(no_helpers, tmp_path):
+    prepare_helpers(note_process, str(tmp_path), 2)
+    stop_helpers()
+    prepared = [int(path.name) for path in tmp_path.iterdir()]
+    assert len(prepared) == 2
+    assert not helpers_run()
+    assert not [pid for pid in prepared if is_alive(pid)]
+
+
+@pytest.mark.parametrize("function", [raise_named, exit_at_once_with], ids=["raises", "ends"])
+def test_what_fails_while_helpers_are_prepared_is_raised_by_the_call_alone(no_helpers, function):
+    prepare_helpers(function, "DataError" if function is raise_named else 3, 2)
+    assert list(map_in_processes(square, range(100), 2)) == [number * number for number in range(100)]
 
 
 @pytest.fixture

@@ -26,7 +26,8 @@ from components.evaluation.evaluate import (
 )
 from components.evaluation.metrics import ErrorCounts
 from components.evaluation.transforms import EvaluateModel
-from components.inference.handler import LineModelHandler, Reading
+from components.inference.handler import LineModelHandler
+from components.inference.reader import Reading
 from tfrecords import (
     DataError,
     DatasetManifest,

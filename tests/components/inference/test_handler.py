@@ -16,7 +16,8 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.test_pipeline import TestPipeline as BeamPipeline
 from apache_beam.testing.util import assert_that, equal_to
 
-from components.inference.handler import LineModelHandler, LoadedModel, Reading
+from components.inference.handler import LineModelHandler
+from components.inference.reader import LoadedModel, Reading
 from components.models import ModelManifest, describe_files
 from components.training.export import reading_signature
 from tfrecords import DataError, read_line

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import apache_beam as beam
@@ -19,12 +20,22 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.test_pipeline import TestPipeline as BeamPipeline
 from PIL import Image
 
-from components.inference.handler import LineModelHandler, Reading
-from components.inference.predictions import PREDICTIONS_SCHEMA, InferenceRequest, commit_run, read_shard
+from components.inference import predictions
+from components.inference.handler import LineModelHandler
+from components.inference.predictions import (
+    PREDICTIONS_SCHEMA,
+    InferenceRequest,
+    commit_run,
+    prepare_reading,
+    read_record_shard,
+    read_shard,
+)
+from components.inference.reader import Reading
 from components.inference.transforms import ReadCollection
 from components.listing import ImageReference, list_images, write_listing
+from components.processes import helpers_run, stop_helpers
 from components.rejects import SCHEMA as REJECTS_SCHEMA
-from tfrecords import ImageLimits, SplitFractions
+from tfrecords import DataError, DatasetManifest, ImageLimits, SplitFractions
 
 AT = datetime.datetime(2026, 3, 4, 5, 6, 7, 89, tzinfo=datetime.UTC)
 
@@ -327,6 +338,77 @@ def test_a_row_does_not_depend_on_the_other_images_of_its_shard(collection, requ
         return {row["uri"]: row["text"] for row in rows_of(tmp_path / "unfinished" / "part-00000-of-00002.parquet")}
 
     assert texts(references[::2]).items() < texts(references).items()
+
+
+@pytest.fixture
+def small_chunks(monkeypatch) -> Iterator[None]:
+    """Helper processes are worth calling for 5 images; none is left from or for another test."""
+    monkeypatch.setattr(predictions, "_CHUNK", 5)
+    stop_helpers()
+    yield
+    stop_helpers()
+
+
+def nobody(lines):
+    raise AssertionError("this process scores nothing")
+
+
+ONNX = {"engine": "onnx", "why": "faster on a CPU", "model_load_s": 0.1}
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_helper_processes_read_what_this_process_reads(collection, request_of, tmp_path, small_chunks, prepared):
+    references = references_in(collection)
+    part, rejected = "part-00000-of-00002.parquet", "rejects-00000-of-00002.parquet"
+    alone = read_shard(0, references, request_of, request_of.reader("onnx").load().read)
+    wanted = rows_of(tmp_path / "unfinished" / part), rows_of(tmp_path / "unfinished-rejects" / rejected)
+    for folder in ("unfinished", "unfinished-rejects"):
+        shutil.rmtree(tmp_path / folder)
+
+    helped = dataclasses.replace(request_of, processes=2)
+    if prepared:
+        prepare_reading(helped)
+    summary = read_shard(0, references, helped, nobody, ONNX)
+    assert helpers_run()
+    found = rows_of(tmp_path / "unfinished" / part), rows_of(tmp_path / "unfinished-rejects" / rejected)
+    assert [(row["uri"], row["text"]) for row in found[0]] == [(row["uri"], row["text"]) for row in wanted[0]]
+    for one, other in zip(found[0], wanted[0], strict=True):
+        assert one["confidence"] == pytest.approx(other["confidence"], rel=1e-4)
+        assert one["symbol_confidences"] == pytest.approx(other["symbol_confidences"], rel=1e-4)
+    assert found[1] == wanted[1]
+    assert (summary.matched, summary.rows, summary.rejects) == (alone.matched, alone.rows, alone.rejects)
+    assert summary.figures["batches"] >= 6
+    assert 0 < summary.figures["slowest_batch_s"] <= summary.figures["scoring_s"]
+    assert summary.figures["engine"] == "onnx"
+
+
+def test_helper_processes_read_the_records_of_a_dataset_too(request_of, tmp_path, small_chunks, tiny_dataset):
+    shard = DatasetManifest.read(str(tiny_dataset)).shards_of("train")[0]
+    assert shard.examples > 5
+    part = tmp_path / "unfinished" / "part-00000-of-00002.parquet"
+    where = (0, shard, str(tiny_dataset), AT)
+    read_record_shard(*where, request_of, request_of.reader("onnx").load().read)
+    wanted = rows_of(part)
+    shutil.rmtree(tmp_path / "unfinished")
+    summary = read_record_shard(*where, dataclasses.replace(request_of, processes=2), nobody, ONNX)
+    assert summary.rows == shard.examples == len(wanted)
+    assert [(row["uri"], row["text"]) for row in rows_of(part)] == [(row["uri"], row["text"]) for row in wanted]
+
+
+def test_tensorflow_is_left_to_this_process(collection, request_of, small_chunks):
+    read = WidthReader()
+    helped = dataclasses.replace(request_of, processes=2)
+    summary = read_shard(0, references_in(collection), helped, read, {**ONNX, "engine": "tensorflow"})
+    assert summary.rows == sum(read.batches) == 24
+
+
+def test_a_model_that_was_damaged_is_named_by_a_helper_too(collection, request_of, tiny_model, tmp_path, small_chunks):
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    (folder / "model.onnx").write_bytes(b"not what it was")
+    damaged = dataclasses.replace(request_of, model_folder=str(folder), processes=2)
+    prepare_reading(damaged)
+    with pytest.raises(DataError, match=r"model\.onnx"):
+        read_shard(0, references_in(collection), damaged, nobody, ONNX)
 
 
 def test_threads_keep_the_order_of_many_images(request_of, tmp_path):

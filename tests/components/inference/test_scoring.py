@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from components.inference import scoring
-from components.inference.handler import Reading
+from components.inference.reader import Reading
 from components.inference.scoring import BATCH_LINES, BATCH_PIXELS, read_lines
 
 
