@@ -232,7 +232,7 @@ def row(name: str, figure: str = "", share: str = "", goal: str = "", *, is_met:
 def print_profile(stages: Mapping[str, float], step: float, step_name: str, count: int) -> None:
     """Prints what each stage takes alone, and what is left of the step."""
     row(f"seconds per 10,000 images (share: of the {step_name})")
-    remainder = {"remainder: Beam, start of helpers, commit": step - sum(stages.values())}
+    remainder = {"remainder: Beam, start of helpers, commit, idle cores": step - sum(stages.values())}
     for name, seconds in {**stages, **remainder, step_name: step}.items():
         row(name, f"{seconds * 10_000 / count:.2f}", f"{seconds / step:.1%}")
 

@@ -64,8 +64,7 @@ from components.inference.scoring import read_lines
 from components.listing import ImageReference, read_listing, write_listing
 from components.listing.listing import in_blocks, unpacked
 from components.models import ModelManifest
-from components.processes import stop_helpers
-from components.work import in_order, read_referenced_line, shards_for
+from components.work import read_referenced_line, shards_for
 from tfrecords import ImageLimits, SplitFractions, pad_lines, read_line, shard_index, storage
 
 LIMITS = ImageLimits()  # the command's default
@@ -200,10 +199,7 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def time_stages(images: Path, count: int, model: str, folder: Path) -> dict[str, float]:
-    """Seconds of the stages of inference, each alone, one after the other in this process, without Beam.
-
-    In the step they overlap: images are decoded while batches are scored.
-    """
+    """Seconds of the stages of inference, one after the other in this process alone, without Beam."""
     seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
@@ -238,12 +234,10 @@ def time_stages(images: Path, count: int, model: str, folder: Path) -> dict[str,
             shards.setdefault(shard, []).append(block)
         groups = [sorted(unpacked(blocks, ImageReference)) for blocks in shards.values()]
     loaded = request.reader().load()
-    decode = functools.partial(read_referenced_line, height=request.height, limits=request.limits)
-    list(in_order(decode, groups[0][: 64 * CORES], CORES))  # starts helpers
     loaded.engine.score(*pad_lines([np.full((request.height, request.height), 255, np.uint8)], manifest.time_stride))
     for number, references in enumerate(groups):
-        with timed("decoding by helper processes"):
-            lines = list(in_order(decode, references, CORES))
+        with timed("reading files, and decoding to lines"):
+            lines = [read_referenced_line(image, request.height, request.limits) for image in references]
         with timed("collecting batches"):
             batches = _collected([line.pixels for line in lines])
         with timed("padding"):
@@ -269,7 +263,6 @@ def time_stages(images: Path, count: int, model: str, folder: Path) -> dict[str,
             table = _table(rows, confidences, confidences < 0, request)
             storage.write_parquet(path, table, row_group_size=ROW_GROUP_ROWS)
             storage.checksum(path)
-    stop_helpers()
     return seconds
 
 
@@ -314,19 +307,19 @@ def measure_speed(originals: Sequence[Original], count: int, workspace: Path, sc
     row(f"product, infer step, {', '.join(best.figures['figures']['engines'])}", f"{rate:,.0f}")
     row("product, whole process", f"{count / best.process:,.0f}")
     alone = {name: min(seconds[name] for seconds in rounds) for name in rounds[0]}
+    reading, by_all = CORES * count / rates["read only"], "reading files, and decoding to lines"
     stages = {
         "listing": alone["listing"],
         "grouping by shard": alone["grouping by shard"],
-        "reading files": count / rates["read only"],
-        "decoding to lines": count / decode - count / rates["read only"],
-        "handing lines over from helper processes": alone["decoding by helper processes"] - count / decode,
+        "reading files": reading,
+        "decoding to lines": alone[by_all] - reading,
         "collecting batches": alone["collecting batches"],
         "padding": alone["padding"],
         "model": alone["model"],
         "CTC decoding, texts and confidences": alone["padding, and CTC decoding"] - alone["padding"],
         "Parquet": alone["Parquet"],
     }
-    print_profile(stages, best.step, "infer step", count)
+    print_profile(stages, CORES * best.step, f"infer step, times {CORES} cores", count)
     row("processor seconds of the whole process", f"{best.processor * 10_000 / count:.2f}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from components.inference.decoding import Decoded, Emissions, best_texts, pad_labels
+from components.inference.decoding import Decoded, Emissions, best_texts, greedy_texts, pad_labels
 
 _NOTHING, _NO_PARENT = np.uint64(1), np.uint64(0)  # in the place of hashes: they equal none that is looked for
 
@@ -15,8 +15,9 @@ def beam_decode(logits: np.ndarray, time_steps: np.ndarray, beam_width: int, alt
     After every time step the search keeps the `beam_width` beginnings of texts that are most
     probable over all their alignments so far (Hannun et al. 2014, algorithm 1, without a language
     model; the sums over alignments are those of the prefix search of Graves 2012, section 7.5).
-    The texts that are left are then scored exactly, and sorted by that. In a beam that is as wide
-    as there are beginnings, the text is the most probable of all. Equal texts never occur twice.
+    The texts that are left, and the greedy one, are then scored exactly, and sorted by that: no text
+    is less probable than what greedy decoding reads. In a beam that is as wide as there are
+    beginnings, it is the most probable of all. Equal texts never occur twice.
 
     Args:
         beam_width: how many beginnings are kept, at least 1.
@@ -28,7 +29,26 @@ def beam_decode(logits: np.ndarray, time_steps: np.ndarray, beam_width: int, alt
     if beam_width < 1:
         raise ValueError(f"beam_width must be at least 1, not {beam_width}")
     emissions = Emissions.from_logits(logits, time_steps)
-    return best_texts(emissions, *_search(emissions, beam_width), alternatives)
+    candidates = _with_greedy(emissions, *_search(emissions, beam_width))
+    return best_texts(emissions, *candidates, min(alternatives, beam_width - 1))
+
+
+def _with_greedy(
+    emissions: Emissions, labels: np.ndarray, lengths: np.ndarray, images: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Some texts of each image, and its greedy one if that is not among them."""
+    ids, _, greedy_lengths = greedy_texts(emissions)
+    greedy = pad_labels(ids, greedy_lengths)
+    longest = max(labels.shape[1], greedy.shape[1])
+    labels, greedy = (np.pad(texts, ((0, 0), (0, longest - texts.shape[1]))) for texts in (labels, greedy))
+    same = (lengths == greedy_lengths[images]) & (labels == greedy[images]).all(axis=1)
+    missing = np.flatnonzero(np.bincount(images[same], minlength=len(greedy)) == 0)
+    if not missing.size:
+        return labels, lengths, images
+    images = np.concatenate([images, missing])
+    order = np.argsort(images, kind="stable")
+    labels, lengths = np.concatenate([labels, greedy[missing]]), np.concatenate([lengths, greedy_lengths[missing]])
+    return labels[order], lengths[order], images[order]
 
 
 def _search(emissions: Emissions, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -92,17 +92,8 @@ def greedy_decode(logits: np.ndarray, time_steps: np.ndarray) -> list[Decoded]:
     Raises:
         ValueError: if a logit within an image's time steps is not finite.
     """
-    batch, steps, classes = logits.shape
     emissions = Emissions.from_logits(logits, time_steps)
-    best = emissions.best.T
-    first = np.ones(best.shape, bool)
-    first[:, 1:] = best[:, 1:] != best[:, :-1]
-    starts = np.flatnonzero(first)
-    run_peaks = np.maximum.reduceat(emissions.peaks.T.ravel(), starts) if starts.size else np.empty(0)
-    run_ids = best.ravel()[starts]
-    symbol_runs = run_ids != classes - 1
-    ids, confidences = run_ids[symbol_runs], run_peaks[symbol_runs].astype(np.float32)
-    lengths = np.bincount((starts // steps)[symbol_runs], minlength=batch)
+    ids, confidences, lengths = greedy_texts(emissions)
     # The greedy path is an alignment of the text, of weight 1 at every step: nothing can underflow.
     totals = forward(emissions, pad_labels(ids, lengths), lengths, rescale_every=_STEPS_WITHOUT_OVERFLOW)
     bounds = itertools.pairwise([0, *np.cumsum(lengths).tolist()])
@@ -110,6 +101,25 @@ def greedy_decode(logits: np.ndarray, time_steps: np.ndarray) -> list[Decoded]:
         Decoded(ids[start:end], confidences[start:end], total)
         for (start, end), total in zip(bounds, totals.tolist(), strict=True)
     ]
+
+
+def greedy_texts(emissions: Emissions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What the best class of every time step says.
+
+    Returns:
+        The symbols of all texts, one behind the other, int [sum of lengths], the greatest posterior that each has over
+        its time steps, float32, and the lengths of the texts, int [batch].
+    """
+    steps, batch, classes = emissions.weights.shape
+    best = emissions.best.T
+    first = np.ones(best.shape, bool)
+    first[:, 1:] = best[:, 1:] != best[:, :-1]
+    starts = np.flatnonzero(first)
+    run_peaks = np.maximum.reduceat(emissions.peaks.T.ravel(), starts) if starts.size else np.empty(0)
+    run_ids = best.ravel()[starts]
+    symbol_runs = run_ids != classes - 1
+    lengths = np.bincount((starts // steps)[symbol_runs], minlength=batch)
+    return run_ids[symbol_runs], run_peaks[symbol_runs].astype(np.float32), lengths
 
 
 def label_log_probability(

@@ -37,7 +37,8 @@ from tfrecords import ImageLimits, LineImage, ShardEntry, decode_png, read_recor
 # The underscore keeps the manifest out of what pandas, pyarrow and Spark take for data.
 RUN_MANIFEST_NAME = "_manifest.json"
 ROW_GROUP_ROWS = 100_000
-_CHUNK = 256  # images that a helper process reads at a time
+_CHUNK = 256  # images, at most, that a helper process reads at a time
+_LEAST_CHUNK = 32  # fewer are read sooner by this process
 _BATCHES_AT_A_TIME = 2  # by this process: one is sent to a GPU while another is scored
 SUMMARIES_NAME = "_summaries"
 """Of each finished shard, while a run is under way."""
@@ -316,7 +317,7 @@ def _read(
         return finished
 
     started = time.monotonic()
-    if about_model.get("engine") == "onnx" and request.processes > 1 and matched >= _CHUNK:
+    if about_model.get("engine") == "onnx" and 1 < request.processes <= matched // _LEAST_CHUNK:
         read_chunk = functools.partial(_read_chunk, lines=lines, reader=request.reader("onnx"))
         # As many chunks for each helper: none waits for another's last one.
         calls = request.processes * math.ceil(matched / (request.processes * _CHUNK))

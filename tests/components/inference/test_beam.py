@@ -61,11 +61,16 @@ def test_a_narrow_beam_gives_distinct_texts_with_their_true_probabilities(width,
 
 @pytest.mark.parametrize("width", [1, 2, 3, 7, 16])
 @pytest.mark.parametrize("scale", [0.3, 2, 8])
-def test_the_beam_is_that_of_plain_loops_over_all_classes(width, scale):
+def test_the_beam_is_that_of_plain_loops_over_all_classes_and_the_greedy_text(width, scale):
     chooser = np.random.default_rng(width)
     logits = chooser.normal(0, scale, (6, 12, 7))
+    greedy = greedy_decode(logits, np.full(6, 12))
     for row, line in enumerate(beam_decode(logits, np.full(6, 12), width, alternatives=EVERY_TEXT)):
-        assert set(found(line)) == beam_of_plain_loops(logits[row], width)
+        texts = sorted(beam_of_plain_loops(logits[row], width) | {tuple(greedy[row].ids.tolist())})
+        lengths = np.array([len(text) for text in texts])
+        labels = np.array([text + (0,) * (12 - len(text)) for text in texts])
+        scores = label_log_probability(np.repeat(logits[[row]], len(texts), 0), np.full(len(texts), 12), labels, lengths)
+        assert list(found(line)) == [texts[i] for i in np.argsort(-scores)[:width]]
 
 
 def beam_of_plain_loops(logits: np.ndarray, width: int) -> set[Text]:
@@ -127,10 +132,11 @@ def test_confidences_are_those_of_greedy_wherever_the_text_is():
         assert ((line.symbol_confidences > 0) & (line.symbol_confidences <= 1)).all()
 
 
-def test_the_text_is_never_less_probable_in_a_wider_beam_than_the_greedy_one():
+@pytest.mark.parametrize("width", [1, 2, 4, 60])
+def test_the_text_is_never_less_probable_than_the_greedy_one(width):
     logits, time_steps = random_batch(4, steps=20, classes=6, scale=1.5, rows=60)
     greedy = greedy_decode(logits, time_steps)
-    beam = beam_decode(logits, time_steps, 60, alternatives=0)
+    beam = beam_decode(logits, time_steps, width, alternatives=0)
     assert all(b.log_probability >= g.log_probability - 1e-12 for b, g in zip(beam, greedy, strict=True))
     assert sum(b.log_probability > g.log_probability + 1e-12 for b, g in zip(beam, greedy, strict=True)) > 5
     assert all(line.alternatives == () for line in beam)

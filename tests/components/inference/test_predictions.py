@@ -344,6 +344,7 @@ def test_a_row_does_not_depend_on_the_other_images_of_its_shard(collection, requ
 def small_chunks(monkeypatch) -> Iterator[None]:
     """Helper processes are worth calling for 5 images; none is left from or for another test."""
     monkeypatch.setattr(predictions, "_CHUNK", 5)
+    monkeypatch.setattr(predictions, "_LEAST_CHUNK", 2)
     stop_helpers()
     yield
     stop_helpers()
