@@ -185,7 +185,7 @@ def _run_steps(
 
 
 def _print_end(results: list[StepResult], record: RunRecord, paths: dict[str, str], workspace: Workspace) -> None:
-    from pipeline.steps import read_predictions
+    from components.inference.predictions import read_predictions
 
     _say("")
     for result in results:

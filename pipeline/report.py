@@ -247,8 +247,8 @@ def _pictures(folder: str, captions: dict[str, str]) -> list[dict[str, str]]:
 
 def _doubtful(folder: str) -> list[dict[str, Any]]:
     """The least confident rows among the first, with their images."""
+    from components.inference.predictions import read_predictions
     from components.listing import read_image
-    from pipeline.steps import read_predictions
     from tfrecords import ImageLimits, ImageRejected, encode_png, read_line
 
     rows = read_predictions(folder, ["uri", "text", "confidence"], _ROWS_LOOKED_AT)

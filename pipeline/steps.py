@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
-import pyarrow.parquet
 
 from components.evaluation.evaluate import EVALUATION_FOLDER, EVALUATION_NAME, EvaluationRequest, compare_cer
 from components.evaluation.transforms import EvaluateModel
@@ -24,6 +23,7 @@ from components.inference.predictions import (
     InferenceRequest,
     move_rejects,
     prepare_reading,
+    read_predictions,
 )
 from components.inference.transforms import ReadCollection, ReadDataset
 from components.ingest import IngestRequest
@@ -381,6 +381,7 @@ def infer(context: Context) -> StepResult:
                 rejects_folder=rejects_folder,
                 rejects_destination=workspace.rejects(date, run_id),
                 images=collection.images,
+                repeats=collection.repeats,
                 shards=collection.shards,
                 model_folder=workspace.model(model_id),
                 model_id=model_id,
@@ -412,8 +413,8 @@ def infer(context: Context) -> StepResult:
         summary += f"; engine: {', '.join(manifest['figures']['engines'])}"
     if manifest["needs_review"]:
         summary += f"; {manifest['needs_review']:,} below --min_confidence={options.min_confidence:g} need a review"
-    shown = ("run_id", "model_id", "matched", "rows", "rejects", "mean_confidence", "needs_review", "figures")
-    figures = {name: manifest[name] for name in shown}
+    said = ("run_id", "model_id", "matched", "repeats", "rows", "rejects", "mean_confidence", "needs_review", "figures")
+    figures = {name: manifest[name] for name in said}
     if not options.infer_images:
         figures["right"] = _right(workspace, destination, manifest)
     return StepResult("infer", summary, destination, figures, reused=found is not None)
@@ -425,18 +426,6 @@ STEP_FUNCTIONS: dict[str, Callable[[Context], StepResult]] = {
     "evaluate": evaluate,
     "infer": infer,
 }
-
-
-def read_predictions(folder: str, columns: list[str], rows: int | None = None) -> list[dict[str, Any]]:
-    """The first rows of a committed run, or all of them, in the order of its files."""
-    found: list[dict[str, Any]] = []
-    for name in storage.read_json(storage.join(folder, RUN_MANIFEST_NAME))["files"]:
-        with storage.open_to_read(storage.join(folder, name)) as file:
-            for batch in pyarrow.parquet.ParquetFile(file).iter_batches(columns=columns):
-                found += batch.to_pylist()
-                if rows is not None and len(found) >= rows:
-                    return found[:rows]
-    return found
 
 
 def _images_to_ingest(context: Context) -> str:
@@ -479,12 +468,13 @@ def _say_of_lexicon(context: Context, charset: Charset) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Collection:
-    """What is read: how many images, in how many shards, their digest, and the job that reads them."""
+    """What is read: how many images, in how many shards, their digest, the job that reads them, and repeats."""
 
     images: int
     shards: int
     digest: str
     build: Callable[[InferenceRequest, beam.Pipeline], object]
+    repeats: int = 0
 
 
 @contextlib.contextmanager
@@ -500,7 +490,7 @@ def _collection(context: Context, images: str) -> Iterator[_Collection]:
         def build(request: InferenceRequest, pipeline: beam.Pipeline) -> object:
             return pipeline | "Listings" >> beam.Create(files) | "Infer" >> ReadCollection(request)
 
-        yield _Collection(listing.images, shards_for(listing.images), listing.digest, build)
+        yield _Collection(listing.images, shards_for(listing.images), listing.digest, build, listing.repeats)
 
 
 def _split_to_read(workspace: Workspace, images: str) -> _Collection:

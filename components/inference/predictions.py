@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow
+import pyarrow.parquet
 
 from components.inference.decoders import Decoding
 from components.inference.engines import choose_engine
@@ -78,6 +79,7 @@ class InferenceRequest:
         destination: the run's folder among the predictions.
         rejects_folder, rejects_destination: the same of what is left out.
         images: how many images were listed.
+        repeats: how many rows of tables name an image that was listed already.
         shards: over how many shards they are spread.
         model_folder, model_id, height: the committed model, and the height of its lines.
         limits: which images are refused.
@@ -106,6 +108,7 @@ class InferenceRequest:
     engine: str = "auto"
     min_confidence: float = 0.0
     decoding: Decoding = dataclasses.field(default_factory=Decoding)
+    repeats: int = 0
 
     def reader(self, engine: str | None = None) -> Reader:
         """What reads lines as asked for, or with another engine."""
@@ -401,6 +404,7 @@ def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> N
         "model_id": request.model_id,
         "scored_at": request.scored_at.isoformat(),
         "matched": matched,
+        "repeats": request.repeats,
         "rows": rows,
         "rejects": rejects,
         "mean_confidence": sum(summary.confidence_sum for summary in ordered) / max(rows, 1),
@@ -412,6 +416,18 @@ def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> N
     storage.write_json(storage.join(request.folder, RUN_MANIFEST_NAME), manifest)
     storage.move_folder(request.folder, request.destination)
     move_rejects(request.rejects_folder, request.rejects_destination)
+
+
+def read_predictions(folder: str, columns: list[str], rows: int | None = None) -> list[dict[str, Any]]:
+    """The first rows of a committed run, or all of them, in the order of its files."""
+    found: list[dict[str, Any]] = []
+    for name in storage.read_json(storage.join(folder, RUN_MANIFEST_NAME))["files"]:
+        with storage.open_to_read(storage.join(folder, name)) as file:
+            for batch in pyarrow.parquet.ParquetFile(file).iter_batches(columns=columns):
+                found += batch.to_pylist()
+                if rows is not None and len(found) >= rows:
+                    return found[:rows]
+    return found
 
 
 def move_rejects(folder: str, destination: str) -> None:

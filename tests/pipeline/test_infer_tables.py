@@ -73,6 +73,7 @@ def test_every_row_of_several_tables_and_every_file_of_a_folder_is_read_or_rejec
     captured = capsys.readouterr()
     assert "3 rows name images that another row or a folder has too; each image is read once" in captured.out
     (manifest,) = manifests(workspace)
+    assert manifest["repeats"] == 3
     found = predictions(workspace, manifest["run_id"])
     read = [f"lines/{name}" for name in [*lines[:11], lines[20]]] + [f"folder/{name}" for name in lines[11:14]]
     assert [row["uri"] for row in found] == sorted(f"{tmp_path}/{name}" for name in read)

@@ -69,7 +69,9 @@ def test_the_beam_is_that_of_plain_loops_over_all_classes_and_the_greedy_text(wi
         texts = sorted(beam_of_plain_loops(logits[row], width) | {tuple(greedy[row].ids.tolist())})
         lengths = np.array([len(text) for text in texts])
         labels = np.array([text + (0,) * (12 - len(text)) for text in texts])
-        scores = label_log_probability(np.repeat(logits[[row]], len(texts), 0), np.full(len(texts), 12), labels, lengths)
+        scores = label_log_probability(
+            np.repeat(logits[[row]], len(texts), 0), np.full(len(texts), 12), labels, lengths
+        )
         assert list(found(line)) == [texts[i] for i in np.argsort(-scores)[:width]]
 
 
