@@ -19,13 +19,14 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 _Item = TypeVar("_Item")
 _Outcome = TypeVar("_Outcome")
 
 _CALLS_AHEAD = 3  # for each helper: no helper waits for the slowest
-_SERVE = "from components.processes import serve; serve()"
+# An interrupt from the terminal goes to all; the first process decides.
+_SERVE = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); from components.processes import serve; serve()"
 
 
 def map_in_processes(
@@ -51,14 +52,17 @@ def map_in_threads(
     function: Callable[[_Item], _Outcome], items: Iterable[_Item], threads: int, *, ahead: int
 ) -> Iterator[_Outcome]:
     """`map` by threads that wait for something else, in the order of the items, at most `ahead` of them at a time."""
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        pending: collections.deque[concurrent.futures.Future[_Outcome]] = collections.deque()
+    pool = concurrent.futures.ThreadPoolExecutor(threads)
+    pending: collections.deque[concurrent.futures.Future[_Outcome]] = collections.deque()
+    try:
         for item in items:
             pending.append(pool.submit(function, item))
             if len(pending) == ahead:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # nobody wants what has not begun
 
 
 def groups_of(size: int, items: Iterable[_Item]) -> Iterator[list[_Item]]:
@@ -69,32 +73,31 @@ def groups_of(size: int, items: Iterable[_Item]) -> Iterator[list[_Item]]:
 
 def prepare_helpers(function: Callable[[_Item], object], item: _Item, processes: int) -> None:
     """Starts helpers that do `function(item)` once, for what it imports and loads; does not wait for them."""
-    pool = concurrent.futures.ThreadPoolExecutor(processes)
     with _lock:
-        for _ in range(processes - len(_idle)):
-            _prepared.append(pool.submit(_ask, _start_helper(), function, [item]))
-    pool.shutdown(wait=False)
+        for _ in range(processes - len(_idle) - len(_prepared)):
+            helper = _start_helper()
+            with contextlib.suppress(BrokenPipeError):  # it ended at once: that shows when its answer is read
+                _send(helper, (function, [item]))
+            _prepared.append(helper)
 
 
 def helpers_run() -> bool:
-    """Whether helpers wait for the next call."""
-    return bool(_idle)
+    """Whether helpers wait for the next call, or are being prepared for it."""
+    return bool(_idle or _prepared)
 
 
 def stop_helpers() -> None:
-    """Ends the helpers that wait; the next call starts new ones."""
+    """Ends the helpers that wait or are being prepared; the next call starts new ones."""
     with _lock:
-        prepared = _prepared.copy()
-        _prepared.clear()
-    concurrent.futures.wait(prepared)
-    with _lock:
+        while _prepared:
+            _prepared[-1].kill()
+            _end(_prepared.pop())
         while _idle:
             _end(_idle.pop())
 
 
 def serve() -> None:
     """What a helper does: answers calls until its input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the first process decides
     with os.fdopen(os.dup(0), "rb") as calls, os.fdopen(os.dup(1), "wb") as answers:
         os.dup2(2, 1)  # what a library prints is no answer
         while True:
@@ -123,8 +126,8 @@ def _portable(error: Exception) -> Exception:
 
 
 _idle: list[subprocess.Popen[bytes]] = []
-_prepared: list[concurrent.futures.Future[object]] = []
-"""A helper for each will be idle when it is done."""
+_prepared: list[subprocess.Popen[bytes]] = []
+"""Helpers whose answer to their first call was not read yet."""
 _lock = threading.Lock()
 
 
@@ -133,12 +136,9 @@ def _call(function: Callable[[_Item], _Outcome], items: list[_Item]) -> list[_Ou
 
 
 def _ask(helper: subprocess.Popen[bytes], function: Callable[[_Item], _Outcome], items: list[_Item]) -> list[_Outcome]:
-    assert helper.stdin is not None
-    assert helper.stdout is not None
     try:
-        pickle.dump((function, items), helper.stdin, pickle.HIGHEST_PROTOCOL)
-        helper.stdin.flush()
-        outcomes, error = pickle.load(helper.stdout)
+        _send(helper, (function, items))
+        outcomes, error = _answer_of(helper)
     except (BrokenPipeError, EOFError):
         status = _end(helper)
         hint = ": was there enough memory?" if status == -signal.SIGKILL else ""
@@ -152,6 +152,21 @@ def _ask(helper: subprocess.Popen[bytes], function: Callable[[_Item], _Outcome],
     if error is not None:
         raise error
     return outcomes
+
+
+def _send(helper: subprocess.Popen[bytes], call: tuple[Callable[..., object], list[Any]]) -> None:
+    assert helper.stdin is not None
+    pickle.dump(call, helper.stdin, pickle.HIGHEST_PROTOCOL)
+    helper.stdin.flush()
+
+
+def _answer_of(helper: subprocess.Popen[bytes]) -> Any:
+    """What a helper answers; raises EOFError if it ended before, or while it did."""
+    assert helper.stdout is not None
+    try:
+        return pickle.load(helper.stdout)
+    except pickle.UnpicklingError:
+        raise EOFError from None
 
 
 def _start_helper() -> subprocess.Popen[bytes]:
@@ -173,8 +188,12 @@ def _waiting_helper() -> subprocess.Popen[bytes] | None:
                 _end(helper)
             if not _prepared:
                 return None
-            prepared = _prepared.pop()
-        concurrent.futures.wait([prepared])  # how it ended shows when the same is done in earnest
+            helper = _prepared.pop()
+        try:
+            _answer_of(helper)  # an error in it comes again when the same is done in earnest
+            return helper
+        except EOFError:
+            _end(helper)
 
 
 def _end(helper: subprocess.Popen[bytes]) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from components.processes import groups_of, helpers_run, map_in_processes, prepare_helpers, stop_helpers
+from components.processes import _ask, groups_of, helpers_run, map_in_processes, prepare_helpers, stop_helpers
 from tfrecords import CharsetError, DataError, ImageRejected
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -50,6 +50,18 @@ def process_of(_: object) -> int:
 def note_process(folder: str) -> None:
     time.sleep(0.2)
     pathlib.Path(folder, str(os.getpid())).touch()
+
+
+def note_process_and_wait(folder: str) -> None:
+    note_process(folder)
+    time.sleep(PATIENCE)
+
+
+def inverse_noted(folder_and_number: tuple[str, int]) -> float:
+    folder, number = folder_and_number
+    pathlib.Path(folder, str(number)).touch()
+    time.sleep(0.2)
+    return 1 / number
 
 
 def raise_named(name: str) -> None:
@@ -202,24 +214,41 @@ def test_prepared_helpers_have_done_the_work_once_and_are_those_that_are_called(
 def test_no_more_helpers_are_prepared_than_are_missing(no_helpers, tmp_path):
     (helper,) = set(map_in_processes(process_of, range(3), 1))
     prepare_helpers(note_process, str(tmp_path), 2)
+    prepare_helpers(note_process, str(tmp_path), 2)
     called = set(map_in_processes(process_of, range(400), 2))
     (prepared,) = (int(path.name) for path in tmp_path.iterdir())
     assert called <= {helper, prepared}
 
 
-def test_helpers_that_are_still_prepared_are_stopped_too(no_helpers, tmp_path):
-    prepare_helpers(note_process, str(tmp_path), 2)
+def test_helpers_that_are_still_prepared_are_stopped_at_once(no_helpers, tmp_path):
+    prepare_helpers(note_process_and_wait, str(tmp_path), 2)
+    while len(list(tmp_path.iterdir())) < 2:
+        time.sleep(0.05)
     stop_helpers()
-    prepared = [int(path.name) for path in tmp_path.iterdir()]
-    assert len(prepared) == 2
     assert not helpers_run()
-    assert not [pid for pid in prepared if is_alive(pid)]
+    assert not [path.name for path in tmp_path.iterdir() if is_alive(int(path.name))]
 
 
 @pytest.mark.parametrize("function", [raise_named, exit_at_once_with], ids=["raises", "ends"])
-def test_what_fails_while_helpers_are_prepared_is_raised_by_the_call_alone(no_helpers, function):
+def test_what_fails_while_helpers_are_prepared_is_raised_by_the_call_that_does_it_again(no_helpers, function):
     prepare_helpers(function, "DataError" if function is raise_named else 3, 2)
     assert list(map_in_processes(square, range(100), 2)) == [number * number for number in range(100)]
+    prepare_helpers(raise_named, "DataError", 2)
+    with pytest.raises(DataError, match="the table has no rows"):
+        list(map_in_processes(raise_named, ["DataError"], 2))
+
+
+def test_an_error_does_not_wait_for_what_has_not_begun(no_helpers, tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        list(map_in_processes(inverse_noted, [(str(tmp_path), number) for number in range(100)], 1, items_a_call=1))
+    assert len(list(tmp_path.iterdir())) <= 2
+
+
+def test_a_helper_that_ends_within_its_answer_is_reported_as_one_that_ended():
+    program = "import pickle, sys; sys.stdout.buffer.write(pickle.dumps(bytes(9000))[:4000])"
+    helper = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with pytest.raises(RuntimeError, match="a helper process ended with status 0"):
+        _ask(helper, square, [3])
 
 
 @pytest.fixture
