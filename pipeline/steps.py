@@ -356,6 +356,7 @@ def infer(context: Context) -> StepResult:
             f"accepted before and trained on dataset {model.dataset_id}"
         )
     _say_of_lexicon(context, model.read_charset(workspace.model(model_id)))
+    decoding = options.decoding.pinned()
     scored_at = _now()
     date = scored_at.date().isoformat()
     with _collection(context, options.infer_images or _sample_to_read(workspace)) as collection:
@@ -366,7 +367,7 @@ def infer(context: Context) -> StepResult:
             model_id=model_id,
             limits=dataclasses.asdict(options.image_limits),
             min_confidence=options.min_confidence,
-            decoding=_identity_of(options.decoding),
+            decoding=_identity_of(decoding),
         )
         found = _intact_predictions(context, workspace.find_predictions(run_id))
         destination = found or workspace.predictions(date, run_id)
@@ -392,13 +393,12 @@ def infer(context: Context) -> StepResult:
                 processes=processes_per_worker(options, collection.images),
                 engine=options.engine,
                 min_confidence=options.min_confidence,
-                decoding=options.decoding,
+                decoding=decoding,
             )
             context.say(f"reading {collection.images:,} images with model {model_id}")
-            prepare_reading(request)
             summaries = storage.join(request.folder, SUMMARIES_NAME)
             with shards_watched(summaries, request.shards, request.images, context.say, context.show):
-                run_job(options, functools.partial(collection.build, request))
+                run_job(options, functools.partial(_read_with_helpers, collection, request))
             _raise_if_refused(request.folder)
     manifest = storage.read_json(storage.join(destination, RUN_MANIFEST_NAME))
     if found is not None:
@@ -447,8 +447,8 @@ def _identity_of(decoding: Decoding) -> list[Any]:
     identity: list[Any] = [decoding.decoder]
     if decoding.decoder == "beam":
         identity.append(decoding.beam_width)
-    if decoding.lexicon:
-        identity.append(storage.checksum(decoding.lexicon))
+    if decoding.lexicon_sha256:
+        identity.append(decoding.lexicon_sha256)
     return identity
 
 
@@ -491,6 +491,12 @@ def _collection(context: Context, images: str) -> Iterator[_Collection]:
             return pipeline | "Listings" >> beam.Create(files) | "Infer" >> ReadCollection(request)
 
         yield _Collection(listing.images, shards_for(listing.images), listing.digest, build, listing.repeats)
+
+
+def _read_with_helpers(collection: _Collection, request: InferenceRequest, pipeline: beam.Pipeline) -> object:
+    """The job that reads; helper processes load the model while it is planned."""
+    prepare_reading(request)
+    return collection.build(request, pipeline)
 
 
 def _split_to_read(workspace: Workspace, images: str) -> _Collection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable
 
 import numpy as np
@@ -24,11 +25,17 @@ class Decoding:
         decoder: one of `DECODERS`.
         beam_width: how many beginnings of texts the beam search keeps.
         lexicon: file of words, one a line in UTF-8, local or remote, for the decoder of that name.
+        lexicon_sha256: of that file, hexadecimal, if it must not be another one.
     """
 
     decoder: str = "greedy"
     beam_width: int = 10
     lexicon: str | None = None
+    lexicon_sha256: str | None = None
+
+    def pinned(self) -> Decoding:
+        """The same, with the lexicon as it is now and no other."""
+        return dataclasses.replace(self, lexicon_sha256=storage.checksum(self.lexicon)) if self.lexicon else self
 
     def read_lexicon(self, charset: Charset) -> Lexicon:
         """The words of the lexicon's file.
@@ -38,9 +45,12 @@ class Decoding:
         """
         assert self.lexicon is not None
         try:
-            text = storage.read_bytes(self.lexicon).decode("utf-8-sig")
+            content = storage.read_bytes(self.lexicon)
+            text = content.decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"--lexicon={self.lexicon} has to hold one word a line, in UTF-8: {error}") from None
+        if self.lexicon_sha256 not in (None, hashlib.sha256(content).hexdigest()):
+            raise DataError(f"--lexicon={self.lexicon} was changed while the job ran: run it again")
         try:
             return Lexicon.from_words(text.splitlines(), charset)
         except DataError as error:

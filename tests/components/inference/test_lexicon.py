@@ -10,6 +10,7 @@ import pytest
 
 from components.inference import lexicon as module
 from components.inference.beam import beam_decode
+from components.inference.decoders import Decoding
 from components.inference.decoding import Decoded, Emissions, align, label_log_probability
 from components.inference.lexicon import Lexicon, lexicon_decode
 from tests.alignments import probability_of_every_text
@@ -257,3 +258,18 @@ def test_a_lexicon_without_a_word_that_can_be_read_is_refused():
         Lexicon.from_words(["x", "yz"], ABC)
     with pytest.raises(DataError, match="no words"):
         Lexicon.from_words([" ", ""], ABC)
+
+
+def test_a_pinned_lexicon_is_that_of_its_file_then_and_no_other(tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_text("ab\nba\n", encoding="utf-8")
+    free = Decoding("lexicon", lexicon=str(path))
+    pinned = free.pinned()
+    assert pinned == free.pinned()
+    assert len(pinned.read_lexicon(Charset("ab")).words) == 2
+    path.write_text("ab\n", encoding="utf-8")
+    assert len(free.read_lexicon(Charset("ab")).words) == 1
+    with pytest.raises(DataError, match=r"words\.txt was changed while the job ran: run it again"):
+        pinned.read_lexicon(Charset("ab"))
+    assert pinned != free.pinned()
+    assert Decoding("beam").pinned() == Decoding("beam")
