@@ -87,6 +87,15 @@ class ModelManifest:
             DataError: for a file that is missing or not what the manifest says.
         """
         local = tempfile.mkdtemp(prefix="model-") if storage.is_remote(folder) else folder
+        try:
+            self._fetch(folder, prefix, local)
+        except BaseException:
+            if local != folder:
+                storage.remove_folder(local)
+            raise
+        return os.path.join(local, prefix)
+
+    def _fetch(self, folder: str, prefix: str, local: str) -> None:
         for name, expected in self.files.items():
             if not name.startswith(prefix):
                 continue
@@ -104,7 +113,6 @@ class ModelManifest:
                     f"{folder}/{name} has checksum {digest[:12]}, the manifest says {expected['sha256'][:12]}: "
                     f"it was damaged or replaced; {remedy(folder, 'train')}"
                 )
-        return os.path.join(local, prefix)
 
 
 def describe_files(folder: str) -> dict[str, dict[str, Any]]:
