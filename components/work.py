@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from components.listing import ImageReference, read_image
@@ -57,15 +57,24 @@ def digest_of(references: Sequence[ImageReference]) -> str:
 
 
 def finished_summary(
-    kind: type[_Summary], summary_path: str, inputs: str, files: Callable[[_Summary], Iterable[str]]
+    kind: type[_Summary], summary_path: str, inputs: str, files: Callable[[_Summary], Mapping[str, int | None]]
 ) -> _Summary | None:
-    """The summary of a shard that was finished before for the same inputs, if the `files` that it wrote are there."""
+    """The summary of a shard that was finished before for the same inputs, if nothing is wrong with it now.
+
+    The files that it wrote have to be there, and an image that could not be read is tried again: what was wrong with a
+    disk or a network may have passed.
+
+    Args:
+        files: that such a shard wrote, and their bytes where they are known.
+    """
     try:
         summary = kind(**storage.read_json(summary_path))
     except (FileNotFoundError, TypeError):  # TypeError: an older version's summary had other fields
         return None
-    same = summary.inputs == inputs  # type: ignore[attr-defined]
-    return summary if same and all(map(storage.exists, files(summary))) else None
+    if summary.inputs != inputs or "unreadable" in summary.rejects:  # type: ignore[attr-defined]
+        return None
+    intact = (storage.exists(path) and size in (None, storage.size(path)) for path, size in files(summary).items())
+    return summary if all(intact) else None
 
 
 def merge_counts(counts: Iterable[dict[_Counted, int]]) -> dict[_Counted, int]:

@@ -8,7 +8,7 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -234,12 +234,18 @@ def read_record_shard(
 
 def prepare_reading(request: InferenceRequest) -> None:
     """Has helper processes load the model while the job is being started, if they will read with it."""
-    if request.processes == 1:
+    helpers = _helpers_for(request.images // request.shards, request.processes)
+    if helpers == 1:
         return
     engine, _ = choose_engine(request.engine, ModelManifest.read(request.model_folder))
     if engine == "onnx":
         read_chunk = functools.partial(_read_chunk, lines=_recorded_lines, reader=request.reader(engine))
-        prepare_helpers(read_chunk, [], request.processes)
+        prepare_helpers(read_chunk, [], helpers)
+
+
+def _helpers_for(images: int, processes: int) -> int:
+    """How many of the helper processes are worth calling for a shard of so many images; 1 for none."""
+    return max(1, min(processes, images // _LEAST_CHUNK))
 
 
 def _referenced_lines(
@@ -277,8 +283,12 @@ def _read_lines_of(
         batch_seconds.append(time.monotonic() - began)
         return readings
 
-    for (i, width, height), reading in read_lines(accepted(), timed, threads):
-        outcomes[i] = _Read(width, height, reading)
+    try:
+        for (i, width, height), reading in read_lines(accepted(), timed, threads):
+            outcomes[i] = _Read(width, height, reading)
+    finally:
+        if isinstance(lines, Generator):
+            lines.close()  # helper processes that decode ahead stop with what is read
     return outcomes, batch_seconds
 
 
@@ -313,20 +323,21 @@ def _read(
     rejects_path = storage.join(request.rejects_folder, shard_name("rejects", index, request.shards, "parquet"))
     summary_path = storage.join(request.folder, SUMMARIES_NAME, f"{index:05d}.json")
 
-    def files(summary: ReadSummary) -> list[str]:
-        return [*([path] if summary.rows else []), *([rejects_path] if summary.rejects else [])]
+    def files(summary: ReadSummary) -> dict[str, int | None]:
+        return {**({path: summary.bytes} if summary.rows else {}), **({rejects_path: None} if summary.rejects else {})}
 
     if finished := finished_summary(ReadSummary, summary_path, inputs, files):
         return finished
 
     started = time.monotonic()
-    if about_model.get("engine") == "onnx" and 1 < request.processes <= matched // _LEAST_CHUNK:
+    helpers = _helpers_for(matched, request.processes)
+    if about_model.get("engine") == "onnx" and helpers > 1:
         read_chunk = functools.partial(_read_chunk, lines=lines, reader=request.reader("onnx"))
         # As many chunks for each helper: none waits for another's last one.
-        calls = request.processes * math.ceil(matched / (request.processes * _CHUNK))
+        calls = helpers * math.ceil(matched / (helpers * _CHUNK))
         chunks = groups_of(math.ceil(matched / calls), images)
         outcomes, batch_seconds = [], []
-        for some, seconds in map_in_processes(read_chunk, chunks, request.processes, items_a_call=1):
+        for some, seconds in map_in_processes(read_chunk, chunks, helpers, items_a_call=1):
             outcomes += some
             batch_seconds += seconds
     else:
@@ -344,6 +355,8 @@ def _read(
     if rejects:
         table = rejects_table(rejects, step="infer", run_id=request.run_id, at=request.scored_at)
         storage.write_parquet(rejects_path, table)
+    else:
+        storage.remove_file(rejects_path)  # of an attempt that was stopped
     summary = ReadSummary(
         index=index,
         inputs=inputs,
@@ -412,6 +425,10 @@ def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> N
         "figures": _figures([summary.figures for summary in ordered]),
         "files": files,
     }
+    rejected = {shard_name("rejects", each.index, request.shards, "parquet") for each in ordered if each.rejects}
+    for name in storage.list_names(request.rejects_folder) if storage.exists(request.rejects_folder) else ():
+        if name not in rejected:
+            storage.remove_file(storage.join(request.rejects_folder, name))
     storage.remove_folder(storage.join(request.folder, SUMMARIES_NAME))
     storage.write_json(storage.join(request.folder, RUN_MANIFEST_NAME), manifest)
     storage.move_folder(request.folder, request.destination)

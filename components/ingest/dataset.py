@@ -140,8 +140,8 @@ def write_training_shard(
     summary_path = storage.join(request.folder, _SUMMARIES, shard_name(split, index, request.shards[split], "json"))
     inputs = digest_of(references)
 
-    def files(summary: ShardSummary) -> list[str]:
-        return [path, *([rejects_path] if summary.rejects else [])]
+    def files(summary: ShardSummary) -> dict[str, int | None]:
+        return {path: summary.bytes, **({rejects_path: None} if summary.rejects else {})}
 
     if finished := finished_summary(ShardSummary, summary_path, inputs, files):
         return finished
@@ -164,6 +164,8 @@ def write_training_shard(
     if rejects:
         table = rejects_table(rejects, step="ingest", run_id=request.dataset_id, at=datetime.datetime.now(datetime.UTC))
         storage.write_parquet(rejects_path, table)
+    else:
+        storage.remove_file(rejects_path)  # of an attempt that was stopped
     summary = ShardSummary(
         split=split,
         index=index,

@@ -35,6 +35,7 @@ READ_AHEAD = 64
 class Summary:
     inputs: str
     examples: int
+    rejects: dict[str, int]
 
 
 def references(count: int, folder: str = "/lines") -> list[ImageReference]:
@@ -217,17 +218,20 @@ def test_any_change_of_the_references_changes_the_digest():
 # Finished shards
 
 
-def finished(tmp_path, *, inputs: str = "same", files: tuple[str, ...] = ("shard",)) -> Summary | None:
-    """Asks for a shard that was finished with the inputs `same` and the one file `shard`."""
-    storage.write_json(str(tmp_path / "summary.json"), dataclasses.asdict(Summary("same", 3)))
+def finished(
+    tmp_path, *, inputs: str = "same", files: tuple[str, ...] = ("shard",), size: int | None = 0, **rejects: int
+) -> Summary | None:
+    """Asks for a shard that was finished with the inputs `same` and the one file `shard`, of 0 bytes."""
+    storage.write_json(str(tmp_path / "summary.json"), dataclasses.asdict(Summary("same", 3, rejects)))
     storage.write_bytes(str(tmp_path / "shard"), b"")
     return finished_summary(
-        Summary, str(tmp_path / "summary.json"), inputs, lambda _: [str(tmp_path / n) for n in files]
+        Summary, str(tmp_path / "summary.json"), inputs, lambda _: {str(tmp_path / n): size for n in files}
     )
 
 
 def test_a_shard_that_was_finished_for_the_same_inputs_is_remembered(tmp_path):
-    assert finished(tmp_path) == Summary("same", 3)
+    assert finished(tmp_path) == Summary("same", 3, {})
+    assert finished(tmp_path, size=None, truncated=2) == Summary("same", 3, {"truncated": 2})
 
 
 def test_a_shard_of_other_inputs_is_not_finished(tmp_path):
@@ -238,24 +242,33 @@ def test_a_shard_of_which_a_file_is_gone_is_not_finished(tmp_path):
     assert finished(tmp_path, files=("shard", "gone")) is None
 
 
+def test_a_shard_of_which_a_file_has_another_size_is_not_finished(tmp_path):
+    assert finished(tmp_path, size=7) is None
+
+
+def test_a_shard_with_an_image_that_could_not_be_read_is_tried_again(tmp_path):
+    assert finished(tmp_path, truncated=2, unreadable=1) is None
+
+
 def test_a_shard_without_a_summary_is_not_finished(tmp_path):
     storage.write_bytes(str(tmp_path / "shard"), b"")
     assert (
-        finished_summary(Summary, str(tmp_path / "summary.json"), "same", lambda _: [str(tmp_path / "shard")]) is None
+        finished_summary(Summary, str(tmp_path / "summary.json"), "same", lambda _: {str(tmp_path / "shard"): 0})
+        is None
     )
 
 
 def test_a_damaged_summary_is_named(tmp_path):
     (tmp_path / "summary.json").write_text("{")
     with pytest.raises(DataError, match=r"summary\.json is not valid JSON"):
-        finished_summary(Summary, str(tmp_path / "summary.json"), "same", lambda _: [])
+        finished_summary(Summary, str(tmp_path / "summary.json"), "same", lambda _: {})
 
 
 def test_a_summary_of_an_older_version_is_none(tmp_path):
     storage.write_json(str(tmp_path / "summary.json"), {"inputs": "same", "examples": 3, "widths": {}})
-    assert finished_summary(Summary, str(tmp_path / "summary.json"), "same", lambda _: []) is None
+    assert finished_summary(Summary, str(tmp_path / "summary.json"), "same", lambda _: {}) is None
     storage.write_json(str(tmp_path / "summary.json"), {"inputs": "same"})
-    assert finished_summary(Summary, str(tmp_path / "summary.json"), "same", lambda _: []) is None
+    assert finished_summary(Summary, str(tmp_path / "summary.json"), "same", lambda _: {}) is None
 
 
 # Accounts

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import select
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.test_pipeline import TestPipeline as BeamPipeline
 from PIL import Image
 
+from components import processes
 from components.inference import predictions
 from components.inference.handler import LineModelHandler
 from components.inference.predictions import (
@@ -150,6 +153,7 @@ def test_a_shard_of_rejects_alone_writes_no_empty_file_of_predictions(collection
 
 
 def test_a_finished_shard_is_not_read_again_for_the_same_images(collection, request_of):
+    (collection / "11-dangling.png").unlink()
     summaries = read_all(collection, request_of)
     again = WidthReader()
     assert read_all(collection, request_of, again) == summaries
@@ -157,6 +161,7 @@ def test_a_finished_shard_is_not_read_again_for_the_same_images(collection, requ
 
 
 def test_a_finished_shard_is_read_again_when_one_of_its_images_changed(collection, request_of):
+    (collection / "11-dangling.png").unlink()
     read_all(collection, request_of)
     (collection / "00-11.png").write_bytes((collection / "04-b0b.png").read_bytes())
     again = WidthReader()
@@ -366,9 +371,13 @@ def test_helper_processes_read_what_this_process_reads(collection, request_of, t
     for folder in ("unfinished", "unfinished-rejects"):
         shutil.rmtree(tmp_path / folder)
 
-    helped = dataclasses.replace(request_of, processes=2)
+    folder = shutil.copytree(request_of.model_folder, tmp_path / "model")
+    helped = dataclasses.replace(request_of, processes=2, model_folder=str(folder))
     if prepared:
         prepare_reading(helped)
+        for helper in processes._prepared:
+            assert select.select([helper.stdout], [], [], 60)[0]
+        shutil.rmtree(folder)  # it is loaded, once for all chunks
     summary = read_shard(0, references, helped, nobody, ONNX)
     assert helpers_run()
     found = rows_of(tmp_path / "unfinished" / part), rows_of(tmp_path / "unfinished-rejects" / rejected)
@@ -394,6 +403,53 @@ def test_helper_processes_read_the_records_of_a_dataset_too(request_of, tmp_path
     summary = read_record_shard(*where, dataclasses.replace(request_of, processes=2), nobody, ONNX)
     assert summary.rows == shard.examples == len(wanted)
     assert [(row["uri"], row["text"]) for row in rows_of(part)] == [(row["uri"], row["text"]) for row in wanted]
+
+
+@pytest.mark.parametrize(
+    ("images", "available", "helpers"), [(31, 2, 1), (63, 2, 1), (64, 2, 2), (96, 4, 3), (250, 32, 7), (9000, 1, 1)]
+)
+def test_few_images_are_read_by_few_helpers_or_none(images, available, helpers):
+    assert predictions._helpers_for(images, available) == helpers
+
+
+def test_a_small_shard_is_read_by_this_process_and_no_helper_is_prepared_for_it(collection, request_of):
+    stop_helpers()
+    read, helped = WidthReader(), dataclasses.replace(request_of, processes=2)
+    prepare_reading(helped)
+    summary = read_shard(0, references_in(collection), helped, read, ONNX)
+    assert summary.rows == sum(read.batches) == 24
+    assert not helpers_run()
+
+
+def test_an_error_of_this_process_stops_the_helpers_that_decode_ahead(request_of, tmp_path):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(2000):
+        (folder / f"{number:04d}.png").symlink_to(request_of.model_folder)  # a folder: rejected, and soon
+    for number in (0, 1, 2):
+        Image.fromarray(np.full((32, 60), 255, np.uint8)).save(folder / f"000{number}a.png")
+    with pytest.raises(AssertionError, match="scores nothing") as error:
+        read_shard(0, references_in(folder), dataclasses.replace(request_of, processes=2), nobody)
+    stop_helpers()
+    time.sleep(0.5)
+    assert error.value is not None  # and with it all that its traceback holds
+    assert not helpers_run()
+
+
+def test_what_an_attempt_rejected_that_was_stopped_is_not_among_the_rejects(collection, request_of, tmp_path):
+    bad = ("broken", "empty", "page", "dangling")
+    good = [each for each in references_in(collection) if not any(name in each.uri for name in bad)]
+    victim = Path(good[3].uri)
+    away = victim.rename(tmp_path / "away.png")
+    request = dataclasses.replace(request_of, shards=1, images=len(good))
+    first = read_shard(0, good, request, WidthReader())
+    assert first.rejects == {"unreadable": 1}
+    Path(request.folder, "_summaries", "00000.json").unlink()
+    (Path(request.rejects_folder) / "rejects-00007-of-00009.parquet").write_bytes(b"of a worker that was killed")
+    away.rename(victim)
+    commit_run([read_shard(0, good, request, WidthReader())], request)
+    assert not list(Path(request.rejects_destination).glob("*"))
+    assert json.loads(Path(request.destination, "_manifest.json").read_text())["rejects"] == {}
 
 
 def test_tensorflow_is_left_to_this_process(collection, request_of, small_chunks):
