@@ -22,6 +22,7 @@ _WORKER_LOGGERS = (
 )
 _WORTH_HELPERS = 500  # images; with fewer, helper processes take longer to start than they save
 _MAX_PROCESSES = 32
+_LACKS_PROJECT = r"No module named '(pipeline|components|tfrecords)\b"
 _LOCAL_RUNNERS = ("directrunner", "fnapirunner", "direct")
 
 
@@ -76,6 +77,11 @@ def run_job(options: LinePipelineOptions, build: Callable[[beam.Pipeline], objec
     except DataError as error:
         raise DataError(_without_place(str(error))) from None
     except RuntimeError as error:
+        if re.search(_LACKS_PROJECT, str(error)):
+            raise DataError(
+                f"{name}: the workers lack this project: pass --setup_file=./setup.py, or --sdk_container_image=IMAGE "
+                "of an image in which it is installed"
+            ) from None
         if sentence := _own_sentence(str(error)):
             raise DataError(sentence) from None
         raise
