@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from components.listing import ImageReference, read_image
@@ -110,6 +110,13 @@ def check_files(folder: str, sizes: dict[str, int]) -> None:
     """
     if problem := storage.missing_or_changed(folder, sizes):
         raise RuntimeError(f"{problem}: do all workers share the workspace?")
+
+
+def keep_only(folder: str, names: Container[str]) -> None:
+    """Removes from a folder, if it exists, what attempts that were stopped left there."""
+    for name in storage.list_names(folder):
+        if name not in names:
+            storage.remove_file(storage.join(folder, name))
 
 
 def shards_for(images: int) -> int:

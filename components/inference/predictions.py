@@ -30,6 +30,7 @@ from components.work import (
     digest_of,
     finished_summary,
     in_order,
+    keep_only,
     merge_counts,
     read_referenced_line,
 )
@@ -219,17 +220,8 @@ def read_record_shard(
                 files.append(_File(uri.decode(), len(image), modified_us))
                 yield image
 
-    return _read(
-        index,
-        shard.sha256,
-        files,
-        records(),
-        _recorded_lines,
-        shard.examples,
-        request,
-        read,
-        about_model or {},
-    )
+    inputs, count = shard.sha256, shard.examples
+    return _read(index, inputs, files, records(), _recorded_lines, count, request, read, about_model or {})
 
 
 def prepare_reading(request: InferenceRequest) -> None:
@@ -355,8 +347,6 @@ def _read(
     if rejects:
         table = rejects_table(rejects, step="infer", run_id=request.run_id, at=request.scored_at)
         storage.write_parquet(rejects_path, table)
-    else:
-        storage.remove_file(rejects_path)  # of an attempt that was stopped
     summary = ReadSummary(
         index=index,
         inputs=inputs,
@@ -393,6 +383,8 @@ def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> N
     rows = sum(summary.rows for summary in ordered)
     rejects = merge_counts(summary.rejects for summary in ordered)
     check_accounted(request.images, matched, rows, rejects, verb="read")
+    rejected = {shard_name("rejects", each.index, request.shards, "parquet") for each in ordered if each.rejects}
+    keep_only(request.rejects_folder, rejected)
     problem = too_many_rejects(
         rejects, matched, request.max_reject_fraction, where=f"{request.rejects_folder}/rejects-*.parquet"
     )
@@ -409,9 +401,7 @@ def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> N
         if summary.rows
     }
     check_files(request.folder, {name: described["bytes"] for name, described in files.items()})
-    for name in storage.list_names(request.folder):
-        if name not in (*files, SUMMARIES_NAME):
-            storage.remove_file(storage.join(request.folder, name))
+    keep_only(request.folder, {*files, SUMMARIES_NAME})
     manifest: dict[str, Any] = {
         "run_id": request.run_id,
         "model_id": request.model_id,
@@ -425,10 +415,6 @@ def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> N
         "figures": _figures([summary.figures for summary in ordered]),
         "files": files,
     }
-    rejected = {shard_name("rejects", each.index, request.shards, "parquet") for each in ordered if each.rejects}
-    for name in storage.list_names(request.rejects_folder) if storage.exists(request.rejects_folder) else ():
-        if name not in rejected:
-            storage.remove_file(storage.join(request.rejects_folder, name))
     storage.remove_folder(storage.join(request.folder, SUMMARIES_NAME))
     storage.write_json(storage.join(request.folder, RUN_MANIFEST_NAME), manifest)
     storage.move_folder(request.folder, request.destination)

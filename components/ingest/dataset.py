@@ -35,6 +35,7 @@ from components.work import (
     digest_of,
     finished_summary,
     in_order,
+    keep_only,
     merge_counts,
 )
 from tfrecords import (
@@ -164,8 +165,6 @@ def write_training_shard(
     if rejects:
         table = rejects_table(rejects, step="ingest", run_id=request.dataset_id, at=datetime.datetime.now(datetime.UTC))
         storage.write_parquet(rejects_path, table)
-    else:
-        storage.remove_file(rejects_path)  # of an attempt that was stopped
     summary = ShardSummary(
         split=split,
         index=index,
@@ -238,6 +237,7 @@ def commit_dataset(settled: Iterable[Described | Twins], request: IngestRequest)
     )
     reject_files = tuple(_rejects_name(summary.split, summary.index, request) for summary in ordered if summary.rejects)
     check_accounted(request.images, matched, sum(entry.examples for entry in entries), rejects, verb="written")
+    keep_only(request.folder, {*(entry.name for entry in entries), *reject_files, _SUMMARIES})
     problem = too_many_rejects(
         rejects, matched, request.max_reject_fraction, where=f"{request.folder}/rejects-*.parquet"
     )
@@ -247,10 +247,6 @@ def commit_dataset(settled: Iterable[Described | Twins], request: IngestRequest)
         storage.write_json(storage.join(request.folder, REFUSED_NAME), {"reason": problem})
         return
     check_files(request.folder, {entry.name: entry.bytes for entry in entries})
-    keep = {entry.name for entry in entries} | set(reject_files)
-    for name in storage.list_names(request.folder):
-        if name not in keep and name != _SUMMARIES:
-            storage.remove_file(storage.join(request.folder, name))
     _write_unused_labels(request)
     statistics = {
         "dataset_id": request.dataset_id,
