@@ -47,13 +47,14 @@ def process_of(_: object) -> int:
     return os.getpid()
 
 
-def note_process(folder: str) -> None:
-    time.sleep(0.2)
-    pathlib.Path(folder, str(os.getpid())).touch()
+def wait_for_go_and_note_process(folder: str) -> None:
+    while not pathlib.Path(folder, "go").exists():
+        time.sleep(0.05)
+    pathlib.Path(folder, f"{os.getpid()}.done").touch()
 
 
 def note_process_and_wait(folder: str) -> None:
-    note_process(folder)
+    pathlib.Path(folder, str(os.getpid())).touch()
     time.sleep(PATIENCE)
 
 
@@ -202,22 +203,30 @@ def test_stopped_helpers_end_and_the_next_call_starts_new_ones(no_helpers):
     assert stopped.isdisjoint(map_in_processes(process_of, range(200), 2))
 
 
+def processes_that_noted(folder: pathlib.Path, number: int) -> set[int]:
+    """The processes that noted themselves, when so many have; a helper that no call needed may still be at it."""
+    until = time.monotonic() + PATIENCE
+    while len(noted := list(folder.glob("*.done"))) < number:
+        assert time.monotonic() < until, noted
+        time.sleep(0.05)
+    assert len(noted) == number
+    return {int(path.stem) for path in noted}
+
+
 def test_prepared_helpers_have_done_the_work_once_and_are_those_that_are_called(no_helpers, tmp_path):
-    prepare_helpers(note_process, str(tmp_path), 2)
-    assert not list(tmp_path.iterdir())  # nobody waited
+    prepare_helpers(wait_for_go_and_note_process, str(tmp_path), 2)  # returns: it waits for none of them
+    (tmp_path / "go").touch()
     called = set(map_in_processes(process_of, range(400), 2))
-    prepared = {int(path.name) for path in tmp_path.iterdir()}
-    assert len(prepared) == 2
-    assert called <= prepared
+    assert called <= processes_that_noted(tmp_path, 2)
 
 
 def test_no_more_helpers_are_prepared_than_are_missing(no_helpers, tmp_path):
     (helper,) = set(map_in_processes(process_of, range(3), 1))
-    prepare_helpers(note_process, str(tmp_path), 2)
-    prepare_helpers(note_process, str(tmp_path), 2)
+    (tmp_path / "go").touch()
+    prepare_helpers(wait_for_go_and_note_process, str(tmp_path), 2)
+    prepare_helpers(wait_for_go_and_note_process, str(tmp_path), 2)
     called = set(map_in_processes(process_of, range(400), 2))
-    (prepared,) = (int(path.name) for path in tmp_path.iterdir())
-    assert called <= {helper, prepared}
+    assert called <= {helper} | processes_that_noted(tmp_path, 1)
 
 
 def test_helpers_that_are_still_prepared_are_stopped_at_once(no_helpers, tmp_path):
