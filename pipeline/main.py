@@ -152,7 +152,13 @@ def _guarded(work: Callable[[], None], log: str) -> tuple[int, str | None]:
         if interruption.came:
             return EXIT_INTERRUPTED, "interrupted: what is finished is kept, and the same command goes on from there"
         if isinstance(error, DataError):
-            return EXIT_LOST if isinstance(error, TrainingLostError) else EXIT_REFUSED, str(error)
+            from pipeline.runners import JobLostError
+
+            problem = str(error)
+            if isinstance(error, JobLostError):
+                storage.write_bytes(log, error.story.encode())
+                problem += f"; the engine's own words are in {log}"
+            return EXIT_LOST if isinstance(error, TrainingLostError) else EXIT_REFUSED, problem
         if isinstance(error, OSError):
             return EXIT_REFUSED, f"{error.filename}: {error.strerror}" if error.filename else str(error)
         storage.write_bytes(log, traceback.format_exc().encode())

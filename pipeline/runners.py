@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
+import threading
+import traceback
 from collections.abc import Callable
+from typing import Any
 
 import apache_beam as beam
+import grpc  # type: ignore[import-untyped]
 from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
@@ -23,7 +28,27 @@ _WORKER_LOGGERS = (
 _WORTH_HELPERS = 500  # images; with fewer, helper processes take longer to start than they save
 _MAX_PROCESSES = 32
 _LACKS_PROJECT = r"No module named '(pipeline|components|tfrecords)\b"
+# What Beam's own engine says when the connection to a worker breaks.
+_LOST_WORKER = r"Channel closed prematurely|^grpc\.RpcError$|Worker subprocess exited"
+_CONNECTION_LOGGERS = (
+    "apache_beam.runners.worker.data_plane",
+    "apache_beam.runners.portability.fn_api_runner.worker_handlers",
+)
+_CONNECTION_THREADS = ("beam_control_read", "run_worker", "read_grpc_client_inputs")
+_CANCELLING_S = 15
 _LOCAL_RUNNERS = ("directrunner", "fnapirunner", "direct")
+
+
+class JobLostError(DataError):
+    """A job failed by no fault of its input, and can be run again.
+
+    Attributes:
+        story: what the engine said.
+    """
+
+    def __init__(self, sentence: str, story: str):
+        super().__init__(sentence)
+        self.story = story
 
 
 def runner_name(options: LinePipelineOptions) -> str:
@@ -62,20 +87,36 @@ def _processors() -> int:
 def run_job(options: LinePipelineOptions, build: Callable[[beam.Pipeline], object]) -> None:
     """Builds a pipeline, runs it, and waits for its end.
 
+    A job on another machine is cancelled when this process is interrupted.
+
     Raises:
-        DataError: with our own sentence if a worker raised one, or with the engine's words
-            if the job failed otherwise.
+        DataError: with our own sentence if a worker raised one.
+        JobLostError: if a worker or the engine was lost.
+        Exception: whatever the engine raises if the job failed otherwise.
     """
     name = options.view_as(StandardOptions).runner or "DirectRunner"
     _keep_our_sentences_out_of_the_log()
     local = name.lower() in _LOCAL_RUNNERS
+    result = None
     try:
         pipeline = beam.Pipeline(runner=FnApiRunner() if local else name, options=options)
         build(pipeline)
         result = pipeline.run()
         result.wait_until_finish()
+    except KeyboardInterrupt:
+        if result is not None and not local:
+            _cancel(result)
+        raise
     except DataError as error:
         raise DataError(_without_place(str(error))) from None
+    except grpc.RpcError as error:
+        if local:
+            raise _lost_worker(name, "".join(traceback.format_exception(error))) from None
+        raise JobLostError(
+            f"{name}: the connection to the engine broke ({_status_of(error)}); when it is back, the same command goes "
+            "on from what is finished",
+            "".join(traceback.format_exception(error)),
+        ) from None
     except RuntimeError as error:
         if re.search(_LACKS_PROJECT, str(error)):
             raise DataError(
@@ -84,9 +125,49 @@ def run_job(options: LinePipelineOptions, build: Callable[[beam.Pipeline], objec
             ) from None
         if sentence := _own_sentence(str(error)):
             raise DataError(sentence) from None
+        if re.search(_LOST_WORKER, str(error), re.MULTILINE):
+            raise _lost_worker(name, str(error)) from None
         raise
     finally:
         stop_helpers()
+
+
+def _lost_worker(name: str, story: str) -> JobLostError:
+    return JobLostError(
+        f"{name}: the job failed because a worker was lost (killed, out of memory, or its machine was taken away); the "
+        "same command again goes on from what is finished",
+        story,
+    )
+
+
+def _cancel(result: Any) -> None:
+    """Asks the engine to stop a job; an engine that does not answer is not waited for."""
+    asking = threading.Thread(target=_quietly(result.cancel), daemon=True)
+    asking.start()
+    asking.join(_CANCELLING_S)
+
+
+def _quietly(function: Callable[[], object]) -> Callable[[], None]:
+    def quiet() -> None:
+        with contextlib.suppress(Exception):
+            function()
+
+    return quiet
+
+
+def _status_of(error: grpc.RpcError) -> str:
+    code, details = getattr(error, "code", None), getattr(error, "details", None)
+    return f"{code().name}: {details()}" if code and details else type(error).__name__
+
+
+class _WithoutStackTraces(logging.Filter):
+    """Leaves the last line of what a job service passes on: the whole is in the exception that ends the job."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if "Traceback (most recent call last)" in message:
+            record.msg, record.args = message.strip().rpartition("\n")[2], ()
+        return True
 
 
 class _NotOurs(logging.Filter):
@@ -97,21 +178,32 @@ class _NotOurs(logging.Filter):
         return not isinstance(error, DataError) and not _own_sentence(record.getMessage().replace("\\n", "\n"))
 
 
-_FILTER = _NotOurs()
+_FILTER, _SHORTENED = _NotOurs(), _WithoutStackTraces()
 
 
 def _keep_our_sentences_out_of_the_log() -> None:
     for name in _WORKER_LOGGERS:
         logging.getLogger(name).addFilter(_FILTER)
+    for name in _CONNECTION_LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # the error that ends the job says it, too
+    threading.excepthook = _without_connections
+    logging.getLogger().addFilter(_FILTER)  # where Beam's client logs the messages of a job service
+    logging.getLogger().addFilter(_SHORTENED)
     # Workers in other processes warn about settings of a container that they do not run in.
     logging.getLogger(_WORKER_LOGGERS[-1]).setLevel(logging.ERROR)
+
+
+def _without_connections(about: threading.ExceptHookArgs) -> None:
+    """Tells what ended a thread, unless it is one that waited for a worker that is lost: the job's error says so."""
+    if about.thread is None or about.thread.name not in _CONNECTION_THREADS:
+        threading.__excepthook__(about)
 
 
 def _without_place(message: str) -> str:
     return re.sub(r" \[while running '[^\]]*'\]", "", message)
 
 
-def _own_sentence(traceback: str) -> str | None:
+def _own_sentence(story: str) -> str | None:
     """Our sentence in the traceback that an engine passes on as text."""
-    found = re.findall(r"^tfrecords\.\w+\.\w*Error: (.+?)(?: \[while running|$)", traceback, re.MULTILINE)
+    found = re.findall(r"^tfrecords\.\w+\.\w*Error: (.+?)(?: \[while running|$)", story, re.MULTILINE)
     return found[-1] if found else None

@@ -1,6 +1,7 @@
 """What a worker's container does first: fetches what was staged, installs it, and becomes Beam's worker.
 
-Run by a worker pool as its `--container_executable`, with the interpreter of the workers' environment.
+Run by a worker pool as its `--container_executable`, with the interpreter of the workers' environment. In the folder
+that OPENED_FILES names, a file with the number of the worker's process tells which files that process opened.
 The contract is that of Beam's containers (apache/beam, sdks/python/container): flags, artifact service, environment.
 """
 
@@ -22,6 +23,13 @@ from apache_beam.portability.api import (
     endpoints_pb2,
 )
 from google.protobuf import json_format, text_format
+
+_WORKER = """
+import os, runpy, sys
+opened = open(os.path.join(os.environ["OPENED_FILES"], str(os.getpid())), "a", buffering=1)
+sys.addaudithook(lambda event, about: event == "open" and isinstance(about[0], str) and print(about[0], file=opened))
+runpy.run_module("apache_beam.runners.worker.sdk_worker_main", run_name="__main__")
+"""
 
 
 def main() -> None:
@@ -63,8 +71,7 @@ def main() -> None:
         "CONTROL_API_SERVICE_DESCRIPTOR": described(given.control_endpoint),
     }
     os.chdir(folder)
-    command = [sys.executable, "-m", "apache_beam.runners.worker.sdk_worker_main"]
-    os.execve(sys.executable, command, environment)
+    os.execve(sys.executable, [sys.executable, "-c", _WORKER], environment)
 
 
 if __name__ == "__main__":

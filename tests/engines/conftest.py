@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import socket
@@ -68,24 +69,46 @@ def service(command: list[str], port: int, folder: Path) -> Iterator[subprocess.
         process.wait()
 
 
+@dataclasses.dataclass(frozen=True)
+class PortableEngine:
+    """A job service whose workers are started by a pool in another process.
+
+    Attributes:
+        flags: that submit to it.
+        opened: the folder in which each worker notes the files that it opens; see `boot.py`.
+        job_service: its process.
+    """
+
+    flags: list[str]
+    opened: Path
+    job_service: subprocess.Popen[bytes]
+
+    def workers_that_opened(self, what: str) -> set[int]:
+        """The processes that opened a file with this in its path, dead or alive."""
+        return {int(path.name) for path in self.opened.iterdir() if what in path.read_text()}
+
+
 @pytest.fixture(scope="module")
-def portable_engine(worker_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
-    """Flags that submit to a job service whose workers are started by a pool in another process."""
+def portable_engine(worker_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PortableEngine]:
+    """An engine for the tests of one module."""
     folder = tmp_path_factory.mktemp("engine")
+    opened = folder / "opened"
+    opened.mkdir()
     boot = folder / "boot"
-    boot.write_text(f'#!/bin/sh\nexec "{worker_python}" "{ROOT}/tests/engines/boot.py" "$@"\n')
+    boot.write_text(f'#!/bin/sh\nOPENED_FILES="{opened}" exec "{worker_python}" "{ROOT}/tests/engines/boot.py" "$@"\n')
     boot.chmod(0o755)
     jobs, pool = free_port(), free_port()
-    job_service = ["-m", "apache_beam.runners.portability.local_job_service_main", "--port", str(jobs)]
+    job_service = [f"{ROOT}/tests/engines/job_service.py", str(jobs)]
     worker_pool = ["-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={pool}"]
     python = str(worker_python)
     with (
-        service([python, *job_service], jobs, folder),
+        service([python, *job_service], jobs, folder) as jobs_process,
         service([python, *worker_pool, f"--container_executable={boot}"], pool, folder),
     ):
-        yield [
+        flags = [
             "--runner=PortableRunner",
             f"--job_endpoint=localhost:{jobs}",
             "--environment_type=EXTERNAL",
             f"--environment_config=localhost:{pool}",
         ]
+        yield PortableEngine(flags, opened, jobs_process)

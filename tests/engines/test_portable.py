@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import duckdb
+import grpc
 import pytest
+from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 
-from pipeline.main import EXIT_DONE, EXIT_REFUSED, main
+from pipeline.main import EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, main
 
 ROOT = Path(__file__).parents[2]
 STAGED = f"--setup_file={ROOT}/setup.py"
@@ -33,6 +40,7 @@ def digests(folder: Path, pattern: str) -> dict[str, str]:
 
 
 def read(workspace: Path) -> list[tuple]:
+    """The rows of all predictions, but for when they were made."""
     pattern = f"{workspace}/predictions/*/*/*.parquet"
     columns = "uri, text, confidence, symbol_confidences, width, height, size_bytes, modified, model_id, run_id"
     return duckdb.sql(f"select {columns} from read_parquet('{pattern}') order by uri").fetchall()
@@ -44,7 +52,7 @@ def run(workspace: Path, images: Path, *flags: str) -> int:
 
 def test_ingest_and_infer_give_what_the_local_runner_gives(workspace, tiny_images, portable_engine, tmp_path, capsys):
     local = shutil.copytree(workspace, tmp_path / "local")
-    for folder, flags in ((local, []), (workspace, [*portable_engine, STAGED])):
+    for folder, flags in ((local, []), (workspace, [*portable_engine.flags, STAGED])):
         for step in ("ingest", "infer"):
             assert run(folder, tiny_images, f"--steps={step}", *flags) == EXIT_DONE, capsys.readouterr()
     assert digests(workspace, "datasets/*/*.tfrecord*") == digests(local, "datasets/*/*.tfrecord*") != {}
@@ -55,8 +63,96 @@ def test_ingest_and_infer_give_what_the_local_runner_gives(workspace, tiny_image
 
 
 def test_workers_without_the_project_say_what_to_pass(workspace, tiny_images, portable_engine, capsys):
-    assert run(workspace, tiny_images, "--steps=ingest", *portable_engine) == EXIT_REFUSED
+    assert run(workspace, tiny_images, "--steps=ingest", *portable_engine.flags) == EXIT_REFUSED
     said = capsys.readouterr().err
     assert "the workers lack this project: pass --setup_file=./setup.py" in said
     assert "Traceback" not in said
     assert not list(workspace.glob("datasets/*/manifest.json"))
+
+
+@pytest.fixture
+def many_images(tiny_images, tmp_path) -> Path:
+    """A folder of 2,016 lines: eight shards."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for path in sorted(tiny_images.glob("*.png")):
+        for copy in range(84):
+            os.link(path, folder / f"{copy:02d}-{path.name}")
+            shutil.copy(path.with_suffix(".txt"), folder / f"{copy:02d}-{path.stem}.txt")
+    return folder
+
+
+def start(workspace: Path, images: Path, *flags: str) -> subprocess.Popen[str]:
+    """The command in a process of its own."""
+    command = [sys.executable, "run_pipeline.py", f"--workspace={workspace}", f"--images={images}"]
+    return subprocess.Popen(
+        [*command, f"--infer_images={images}", "--height=32", *flags],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(("step", "folder"), [("ingest", "dataset-"), ("infer", "run-")])
+def test_two_workers_share_the_work_and_what_they_finished_before_one_was_killed_is_not_done_again(
+    workspace, many_images, portable_engine, tmp_path, step, folder
+):
+    undisturbed = shutil.copytree(workspace, tmp_path / "undisturbed")
+    flags = [f"--steps={step}", *portable_engine.flags, STAGED, "--direct_num_workers=2"]
+    assert run(undisturbed, many_images, *flags) == EXIT_DONE
+    assert len(portable_engine.workers_that_opened(f"{undisturbed}/unfinished/{folder}")) == 2
+
+    command = start(workspace, many_images, *flags)
+    while not list(workspace.glob(f"unfinished/{folder}*/*summaries/*.json")):
+        assert command.poll() is None, command.communicate()
+        time.sleep(0.005)
+    os.kill(max(portable_engine.workers_that_opened(f"{workspace}/unfinished/{folder}")), signal.SIGKILL)
+    _, said = command.communicate(timeout=30)
+    assert command.returncode == EXIT_REFUSED
+    (sentence,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert "a worker was lost" in sentence
+    assert "the same command again goes on from what is finished" in sentence
+    (story,) = (workspace / "runs").glob("*.log")
+    assert str(story) in sentence
+    assert "Traceback" in story.read_text()
+    assert "Traceback" not in said
+    assert not list(workspace.glob("datasets/*/manifest.json")) + list(workspace.glob("predictions/*/*/_manifest.json"))
+    finished = {path.name for path in workspace.glob(f"unfinished/{folder}*/*summaries/*.json")}
+    began = time.time()
+
+    assert run(workspace, many_images, *flags) == EXIT_DONE
+    results = [*workspace.glob("datasets/*/*.tfrecord.gz"), *workspace.glob("predictions/*/*/*.parquet")]
+    assert len([path for path in results if path.stat().st_mtime < began]) >= len(finished) >= 1
+    assert digests(workspace, "datasets/*/*.tfrecord*") == digests(undisturbed, "datasets/*/*.tfrecord*")
+    assert read(workspace) == read(undisturbed) if step == "infer" else digests(workspace, "datasets/*/*.tfrecord*")
+
+
+def test_a_killed_worker_process_of_the_local_runner_is_one_sentence_too(workspace, many_images):
+    local = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
+    command = start(workspace, many_images, "--steps=infer", *local)
+    while not list(workspace.glob("unfinished/run-*/_summaries/*.json")):
+        assert command.poll() is None, command.communicate()
+        time.sleep(0.005)
+    workers = subprocess.run(["pgrep", "--parent", str(command.pid)], capture_output=True, text=True).stdout.split()
+    shells = subprocess.run(["pgrep", "--parent", ",".join(workers)], capture_output=True, text=True).stdout.split()
+    os.kill(int((shells or workers)[-1]), signal.SIGKILL)
+    _, said = command.communicate(timeout=30)
+    assert command.returncode == EXIT_REFUSED
+    assert "a worker was lost" in said
+    assert "Traceback" not in said
+
+
+def test_an_interrupted_command_cancels_its_job(workspace, many_images, portable_engine):
+    command = start(workspace, many_images, "--steps=infer", *portable_engine.flags, STAGED)
+    while not list(workspace.glob("unfinished/run-*/_summaries/*.json")):
+        assert command.poll() is None, command.communicate()
+        time.sleep(0.005)
+    command.send_signal(signal.SIGINT)
+    _, said = command.communicate(timeout=30)
+    assert command.returncode == EXIT_INTERRUPTED
+    assert "what is finished is kept" in said
+    (endpoint,) = [flag.partition("=")[2] for flag in portable_engine.flags if flag.startswith("--job_endpoint=")]
+    with grpc.insecure_channel(endpoint) as channel:
+        jobs = beam_job_api_pb2_grpc.JobServiceStub(channel).GetJobs(beam_job_api_pb2.GetJobsRequest()).job_info
+    assert beam_job_api_pb2.JobState.CANCELLED in [job.state for job in jobs]
