@@ -35,8 +35,10 @@ setup(
     ],
     extras_require={
         "test": [
+            "cryptography>=45",
             "dockerfile-parse>=2.0.1",
             "duckdb>=1.4",
+            "gcp-storage-emulator>=2026.7",
             "google-cloud-aiplatform>=1.165",
             "kubeflow-training>=1.9,<2",
             "kubernetes>=35",

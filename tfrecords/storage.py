@@ -18,6 +18,8 @@ from typing import IO, Any
 
 from tfrecords.errors import DataError
 
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # one API for every kind of bucket
+
 TEMPORARY_PREFIX = ".unfinished-"
 """Of files that are being written; a process that is killed leaves them."""
 

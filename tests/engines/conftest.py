@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import http.server
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
+import urllib.parse
+import urllib.request
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,3 +118,144 @@ def portable_engine(worker_python: Path, tmp_path_factory: pytest.TempPathFactor
             f"--environment_config=localhost:{pool}",
         ]
         yield PortableEngine(flags, opened, jobs_process)
+
+
+# An object store: an emulator of GCS, with credentials that look real.
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectStore:
+    """An emulator of GCS that runs.
+
+    Attributes:
+        endpoint: where it serves, as `STORAGE_EMULATOR_HOST` has it.
+        environment: what makes gcsfs and Beam talk to it; set in this process already.
+        private_key: a line of the service account's key, which nothing may tell.
+        access_token: what the token server gives for it, which nothing may tell.
+    """
+
+    endpoint: str
+    environment: dict[str, str]
+    private_key: str
+    access_token: str
+
+    def make_bucket(self) -> str:
+        """The `gs://` URL of a new bucket."""
+        name = f"bucket-{uuid.uuid4().hex[:12]}"
+        body = json.dumps({"name": name}).encode()
+        request = urllib.request.Request(
+            f"{self.endpoint}/storage/v1/b?project=p", body, {"Content-Type": "application/json"}
+        )
+        urllib.request.urlopen(request, timeout=PATIENCE).close()
+        return f"gs://{name}"
+
+    def put(self, url: str, content: bytes) -> None:
+        """Makes an object under any name, as no file system would."""
+        bucket, _, name = url.removeprefix("gs://").partition("/")
+        address = (
+            f"{self.endpoint}/upload/storage/v1/b/{bucket}/o?uploadType=media&name={urllib.parse.quote(name, safe='')}"
+        )
+        headers = {"Content-Type": "application/octet-stream"}
+        urllib.request.urlopen(urllib.request.Request(address, content, headers), timeout=PATIENCE).close()
+
+    def objects(self, url: str) -> dict[str, bytes]:
+        """The content of every object whose URL begins with this one, by its name in the bucket."""
+        bucket, _, prefix = url.removeprefix("gs://").partition("/")
+        listing = f"{self.endpoint}/storage/v1/b/{bucket}/o?prefix={urllib.parse.quote(prefix, safe='')}"
+        with urllib.request.urlopen(listing, timeout=PATIENCE) as answer:
+            names = [item["name"] for item in json.load(answer).get("items", [])]
+        return {name: self.get(f"gs://{bucket}/{name}") for name in names}
+
+    def get(self, url: str) -> bytes:
+        """The content of an object."""
+        bucket, _, name = url.removeprefix("gs://").partition("/")
+        address = f"{self.endpoint}/download/storage/v1/b/{bucket}/o/{urllib.parse.quote(name, safe='')}?alt=media"
+        with urllib.request.urlopen(address, timeout=PATIENCE) as answer:
+            return answer.read()
+
+
+@contextlib.contextmanager
+def token_server(access_token: str, status: int = 200) -> Iterator[str]:
+    """The address of a server that gives an access token to whoever asks, or refuses with another status."""
+    refusal = {"error": "invalid_grant", "error_description": "Invalid JWT Signature."}
+    answer = {"access_token": access_token, "token_type": "Bearer", "expires_in": 3600}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            content = json.dumps(answer if status == 200 else refusal).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/token"
+        server.shutdown()
+
+
+def write_credentials(path: Path, token_uri: str) -> str:
+    """Writes a service account's file with a new private key; one line of the key."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    pem = (
+        rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        .private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        .decode()
+    )
+    account = {
+        "type": "service_account",
+        "project_id": "line-reader-tests",
+        "private_key_id": "0123456789abcdef",
+        "private_key": pem,
+        "client_email": "reader@line-reader-tests.iam.gserviceaccount.com",
+        "client_id": "1",
+        "token_uri": token_uri,
+    }
+    path.write_text(json.dumps(account), encoding="utf-8")
+    return pem.splitlines()[5]
+
+
+@pytest.fixture(scope="module")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    """An emulator of GCS in another process, to which this process and its children talk until the module's end."""
+    folder = tmp_path_factory.mktemp("object-store")
+    port = free_port()
+    access_token = f"ya29.secret-{uuid.uuid4().hex}"
+    command = ["-m", "gcp_storage_emulator", "start", "--host", "127.0.0.1", "--port", str(port), "--in-memory"]
+    with (
+        token_server(access_token) as token_uri,
+        service([sys.executable, *command], port, folder),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        environment = {
+            "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}",
+            "GOOGLE_APPLICATION_CREDENTIALS": str(folder / "credentials.json"),
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # would ask the real service what kind of bucket this is
+            "NO_GCE_CHECK": "true",
+        }
+        private_key = write_credentials(folder / "credentials.json", token_uri)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        forget_file_systems()
+        yield ObjectStore(environment["STORAGE_EMULATOR_HOST"], environment, private_key, access_token)
+    forget_file_systems()
+
+
+def forget_file_systems() -> None:
+    """Lets gcsfs look at its environment and its credentials anew."""
+    import fsspec
+
+    fsspec.get_filesystem_class("gs").clear_instance_cache()
+
+
+@pytest.fixture
+def bucket(object_store: ObjectStore) -> str:
+    """The `gs://` URL of an empty bucket."""
+    return object_store.make_bucket()
