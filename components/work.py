@@ -73,8 +73,11 @@ def finished_summary(
         return None
     if summary.inputs != inputs or "unreadable" in summary.rejects:  # type: ignore[attr-defined]
         return None
-    intact = (storage.exists(path) and size in (None, storage.size(path)) for path, size in files(summary).items())
-    return summary if all(intact) else None
+    for path, expected in files(summary).items():
+        found = storage.size_if_there(path)
+        if found is None or expected not in (None, found):
+            return None
+    return summary
 
 
 def merge_counts(counts: Iterable[dict[_Counted, int]]) -> dict[_Counted, int]:

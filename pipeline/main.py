@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from components.training.cluster import ClusterPlace, TrainingLostError
 from pipeline.options import LinePipelineOptions, UsageError, parse_options, usage
-from tfrecords import DataError, storage
+from tfrecords import DataError, StoreError, storage
 
 if TYPE_CHECKING:
     from pipeline.report import RunRecord
@@ -93,7 +93,11 @@ def run(options: LinePipelineOptions, workspace: Workspace) -> int:
         status = EXIT_REFUSED
     if status == EXIT_DONE:
         workspace.clear_unfinished()
-    paths = report.write(record, workspace)
+    try:
+        paths = report.write(record, workspace)
+    except (OSError, DataError) as error:
+        record.fail(f"the run report cannot be written: {_sentence(error)}")
+        status, paths = status or EXIT_REFUSED, {}
     _print_end(results, record, paths, workspace)
     return status
 
@@ -151,6 +155,8 @@ def _guarded(work: Callable[[], None], log: str) -> tuple[int, str | None]:
     except (Exception, KeyboardInterrupt) as error:
         if interruption.came:
             return EXIT_INTERRUPTED, "interrupted: what is finished is kept, and the same command goes on from there"
+        if isinstance(error, StoreError) and storage.is_remote(log):
+            raise  # a run report would be waited for as long, and for nothing
         if isinstance(error, DataError):
             from pipeline.runners import JobLostError
 
@@ -160,13 +166,22 @@ def _guarded(work: Callable[[], None], log: str) -> tuple[int, str | None]:
                 problem += f"; the engine's own words are in {log}"
             return EXIT_LOST if isinstance(error, TrainingLostError) else EXIT_REFUSED, problem
         if isinstance(error, OSError):
-            return EXIT_REFUSED, f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        storage.write_bytes(log, traceback.format_exc().encode())
-        failure = f"a failure of the program or its engine, {type(error).__name__}; the whole story is in {log}"
-        return EXIT_REFUSED, failure
+            return EXIT_REFUSED, _sentence(error)
+        failure = f"a failure of the program or its engine, {type(error).__name__}"
+        try:
+            storage.write_bytes(log, traceback.format_exc().encode())
+        except (OSError, DataError) as other:
+            return EXIT_REFUSED, f"{failure}: {error}; its whole story cannot be written: {_sentence(other)}"
+        return EXIT_REFUSED, f"{failure}; the whole story is in {log}"
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _run_steps(

@@ -58,7 +58,7 @@ from pipeline.options import LinePipelineOptions
 from pipeline.progress import shards_watched
 from pipeline.runners import processes_per_worker, run_job
 from pipeline.workspace import Workspace, short_id
-from tfrecords import SPLITS, Charset, CharsetError, DataError, DatasetManifest, SplitFractions, storage
+from tfrecords import SPLITS, Charset, CharsetError, DataError, DatasetManifest, SplitFractions, StoreError, storage
 from tfrecords.manifest import CHARSET_NAME, STATISTICS_NAME
 
 # Raised when a step would make another result from the same input: no old one is then taken for it.
@@ -553,11 +553,13 @@ def _listing(
             "would be read as images: put it elsewhere with --workspace"
         )
     folder = context.workspace.unfinished(f"listing-{short_id(roots=roots, tables=tables, labels=labels)}")
-    groups = [[uri_of(root) for root in group] for group in [*group_roots(roots), *([path] for path in tables.paths)]]
+    places = Places.of([*roots, *tables.paths])
+    grouped = [*group_roots(roots, places), *([path] for path in tables.paths)]
+    groups = [[uri_of(root) for root in group] for group in grouped]
     files = [storage.join(folder, f"{number:05d}.parquet") for number in range(len(groups))]
     summary_path = storage.join(folder, "summary.json")
     storage.remove_folder(folder)
-    work = ListCollection(summary_path, labels, fractions, Places.of([*roots, *tables.paths]), tables)
+    work = ListCollection(summary_path, labels, fractions, places, tables)
     try:
         run_job(
             context.options,
@@ -571,8 +573,12 @@ def _listing(
         if tables.paths:
             summary, files = _list_once(context, fractions, summary, files, len(tables.paths), folder)
         yield summary, files
-    finally:
+    except StoreError:
+        raise  # nor could anything be removed
+    except BaseException:
         storage.remove_folder(folder)
+        raise
+    storage.remove_folder(folder)
 
 
 def _join_tables(

@@ -52,16 +52,17 @@ class Workspace:
         """Makes a local workspace's folder and holds it for this process alone.
 
         The operating system gives the lock back when its holder ends, however it ends. A
-        workspace in an object store is not locked.
+        workspace in an object store is not locked; its bucket has to be there.
 
         Args:
             wait_s: for another run's end.
 
         Raises:
             WorkspaceHeldError: if another run holds it, naming that one.
-            DataError: if the folder cannot be written.
+            DataError: if the folder cannot be written, or there is no such bucket.
         """
         if storage.is_remote(self.root):
+            self._need_bucket()
             yield
             return
         try:
@@ -92,6 +93,15 @@ class Workspace:
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
             yield
+
+    def _need_bucket(self) -> None:
+        try:
+            there = storage.has_bucket(self.root)
+        except OSError as error:
+            raise DataError(f"--workspace={self.root} cannot be used: {error.strerror or error}") from None
+        if not there:
+            bucket = storage.bucket_of(self.root)
+            raise DataError(f"--workspace={self.root}: there is no bucket {bucket}: create it, or correct its name")
 
     def clear_unfinished(self) -> None:
         """Deletes what stopped runs left, but for trainings, into which hours may have gone: those after a month."""

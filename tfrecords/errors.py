@@ -1,4 +1,4 @@
-"""The one exception that means: the input or the request is wrong, not the program."""
+"""The exceptions that mean: the input, the request or the surroundings are wrong, not the program."""
 
 
 class DataError(Exception):
@@ -6,3 +6,7 @@ class DataError(Exception):
 
     The command line prints the message alone and exits with status 1.
     """
+
+
+class StoreError(DataError):
+    """An object store does not answer, or refuses who asks: no fault of any one file, so that nothing can go on."""

@@ -7,12 +7,12 @@ import itertools
 import os
 from collections.abc import Iterable
 
-from components.listing.collection import COMPANION_SUFFIXES, Tally, list_images
+from components.listing.collection import COMPANION_SUFFIXES, Places, Tally, list_images
 from components.listing.labels import LabelRules
 from components.listing.listing import ListingSummary, read_label_rows
 from components.listing.references import path_of_uri, uri_of
 from components.listing.tables import TABLE_SUFFIXES
-from tfrecords import DataError, storage
+from tfrecords import DataError, StoreError, storage
 
 LABEL_SOURCES = ("auto", "filename", "sidecar")
 _LOOKED_AT = 500
@@ -37,8 +37,8 @@ def choose_labels(rules: LabelRules, roots: Iterable[str]) -> tuple[LabelRules, 
     if rules.pattern != LabelRules.pattern:
         return dataclasses.replace(rules, source="filename"), "labels come from the file names, as --label_pattern says"
     tally = Tally()
-    as_sidecars = dataclasses.replace(rules, source="sidecar")
-    listed = itertools.chain.from_iterable(list_images(root, as_sidecars, tally) for root in roots)
+    as_names = dataclasses.replace(rules, source="filename")  # counts text files without reading them
+    listed = itertools.chain.from_iterable(list_images(root, as_names, tally) for root in roots)
     readable = (reference for reference in listed if reference.problem != "unreadable_folder")
     images = sum(1 for _ in itertools.islice(readable, _LOOKED_AT))
     with_sidecar = tally.with_sidecar
@@ -117,7 +117,8 @@ def _several_places(with_sidecar: int, images: int, which: str) -> DataError:
 
 
 def _folders_of(roots: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(root if storage.is_folder(root) else root.rpartition("/")[0] for root in roots))
+    places = Places.of(list(roots))
+    return list(dict.fromkeys(root if places.is_folder(root) else root.rpartition("/")[0] for root in roots))
 
 
 def _search_tables(folder: str, rules: LabelRules) -> tuple[list[str], dict[str, str]]:
@@ -132,6 +133,8 @@ def _search_tables(folder: str, rules: LabelRules) -> tuple[list[str], dict[str,
                     tables.append(table)
                 elif place == folder:
                     others[table] = f"{uri_of(table)} names no image in its folder"
+            except StoreError:
+                raise
             except DataError as error:
                 others[table] = str(error)
     return tables, others
@@ -154,9 +157,15 @@ def _tables_in(folder: str) -> list[str]:
 def _names_images(table: str, folder: str, rules: LabelRules) -> bool:
     asked = dataclasses.replace(rules, source="table", tables=(table,))
     inside = storage.real_path(folder).rstrip("/") + "/"
+    remote: set[str] | None = None
     for row in itertools.islice(read_label_rows(0, asked), _ROWS_LOOKED_AT):
         path = path_of_uri(row.uri)
         named = row.problem is None and path.startswith(inside) and not path.lower().endswith(COMPANION_SUFFIXES)
-        if named and storage.is_file(path):
+        if named and storage.is_remote(path):
+            if remote is None:
+                remote = {file.url for file in storage.find_files(inside)}  # once, not for each row
+            if path in remote:
+                return True
+        elif named and storage.is_file(path):
             return True
     return False

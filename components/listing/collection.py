@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import datetime
 import functools
 import glob
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from components.listing.labels import LabelRules, SidecarFolder, label_from_name, label_from_sidecar
-from components.listing.references import ImageReference, uri_of
+from components.listing.references import ImageReference, line_of, path_in, uri_of
 from components.listing.tables import TABLE_SUFFIXES
+from components.processes import map_in_threads
 from components.rejects import Reject
 from tfrecords import DataError, storage
 
@@ -27,6 +27,7 @@ COMPANION_SUFFIXES = (
     *(".txt", ".csv", ".tsv", ".jsonl", ".json", ".xml", ".md", ".html", ".yaml", ".yml", ".log", ".ini", ".db"),
 )
 _FILES_AT_A_TIME = 10_000
+_THREADS, _AHEAD = 32, 256  # for an object store, which is asked for each file by itself
 
 
 @dataclasses.dataclass
@@ -34,7 +35,8 @@ class Tally:
     """What was found beside the images.
 
     Attributes:
-        passed_over: files that do not count as images, by suffix, and `hidden` ones.
+        passed_over: files that do not count as images, by suffix, and `hidden` ones; in an object store also the
+            empty ones, named like a `folder`, by which its tools mark folders.
         with_sidecar: images that have a text file beside them.
         unused_labels: text files whose image is not there, if labels come from them.
     """
@@ -52,19 +54,28 @@ class Places:
         folders: real paths of the local folders among the roots.
         depth: how many names of its root's path, from the right, the key of an image begins with: one, or as many
             as tell the roots apart.
+        remote: URLs of the folders among the roots.
     """
 
     folders: tuple[str, ...]
     depth: int
+    remote: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, roots: Sequence[str]) -> Places:
         """The places of all roots of a collection."""
         folders = tuple(os.path.realpath(root) for root in roots if os.path.isdir(root))
-        named = {tuple(_named_folder(root).split("/")) for root in roots}
+        urls = [root for root in roots if storage.is_remote(root)]
+        is_folder = map_in_threads(storage.is_folder, urls, _THREADS, ahead=_AHEAD)
+        remote = tuple(url for url, inside in zip(urls, is_folder, strict=True) if inside)
+        named = {tuple(_named_folder(root, root in remote or os.path.isdir(root)).split("/")) for root in roots}
         longest = max(map(len, named), default=1)
         depths = (depth for depth in range(1, longest) if len({parts[-depth:] for parts in named}) == len(named))
-        return cls(folders, next(depths, longest))
+        return cls(folders, next(depths, longest), remote)
+
+    def is_folder(self, root: str) -> bool:
+        """Whether a root of the collection is a folder."""
+        return root in self.remote if storage.is_remote(root) else os.path.isdir(root)
 
     def parent_of(self, folder: str) -> str:
         """What the path of an image has before its key begins, for a folder that is a root, or holds one."""
@@ -125,12 +136,12 @@ def find_roots_and_tables(patterns: str, *, flag: str) -> tuple[list[str], list[
     return _outermost(roots), sorted(_by_real_path(tables).values())
 
 
-def group_roots(roots: Sequence[str]) -> list[list[str]]:
+def group_roots(roots: Sequence[str], places: Places) -> list[list[str]]:
     """Roots in groups that are listed together: each folder alone, single files by the ten thousand."""
     folders: list[list[str]] = []
     files: list[str] = []
     for root in roots:
-        if storage.is_folder(root):
+        if places.is_folder(root):
             folders.append([root])
         else:
             files.append(root)
@@ -154,13 +165,14 @@ def list_images(
     """
     tally = Tally() if tally is None else tally
     places = Places.of([root]) if places is None else places
-    single = not storage.is_folder(root)
-    if storage.is_remote(root):
+    single = not places.is_folder(root)
+    remote = storage.is_remote(root)
+    if remote:
         root = storage.canonical(root)
-        folders = _walk_remote(root)
+        folders = _walk_remote(root, single, tally)
     else:
         folders = _walk_local(root, places)
-    named = _named_folder(root)
+    named = _named_folder(root, not single)
     parent = places.parent_of(named)
     for folder in folders:
         group = None
@@ -184,23 +196,36 @@ def list_images(
         sidecars = None
         if labels is not None and labels.source != "table":
             sidecars = SidecarFolder(folder.path, _names_beside(folder) if single else [f.name for f in folder.files])
-        for name, size, modified_us in folder.files:
-            if name.lower().endswith(COMPANION_SUFFIXES):
-                tally.passed_over[os.path.splitext(name)[1].lower()] += 1
-                continue
-            path = storage.join(folder.path, name) if folder.path else name
-            reference = ImageReference(uri_of(path), uri_of(path.removeprefix(parent)), size, modified_us, group=group)
-            if labels is None or sidecars is None:
-                yield reference
-                continue
-            sidecar = sidecars.of(name)
-            tally.with_sidecar += sidecar is not None
-            if labels.source == "filename":
-                yield label_from_name(reference, name, labels)
-            else:
-                yield label_from_sidecar(reference, sidecar, labels)
-        if labels and labels.source == "sidecar" and sidecars is not None and not single:
-            tally.unused_labels += sidecars.unused()
+        images = _images_in(folder, parent, group, sidecars, tally)
+        if labels is None or sidecars is None:
+            yield from (reference for reference, _, _ in images)
+        elif labels.source == "filename":
+            yield from (label_from_name(reference, name, labels) for reference, name, _ in images)
+        else:
+            read = functools.partial(_label_beside, labels=labels)
+            yield from map_in_threads(read, images, _THREADS, ahead=_AHEAD) if remote else map(read, images)
+            if not single:
+                tally.unused_labels += sidecars.unused()
+
+
+def _images_in(
+    folder: _Folder, parent: str, group: str | None, sidecars: SidecarFolder | None, tally: Tally
+) -> Iterator[tuple[ImageReference, str, str | None]]:
+    """The images of a folder, each with its name and the text file beside it."""
+    for name, size, modified_us in folder.files:
+        if name.lower().endswith(COMPANION_SUFFIXES):
+            tally.passed_over[os.path.splitext(name)[1].lower()] += 1
+            continue
+        path = path_in(folder.path, name) if folder.path else name
+        reference = ImageReference(uri_of(path), uri_of(path.removeprefix(parent)), size, modified_us, group=group)
+        sidecar = sidecars.of(name) if sidecars else None
+        tally.with_sidecar += sidecar is not None
+        yield reference, name, sidecar
+
+
+def _label_beside(image: tuple[ImageReference, str, str | None], labels: LabelRules) -> ImageReference:
+    reference, _, sidecar = image
+    return label_from_sidecar(reference, sidecar, labels)
 
 
 def _walk_local(root: str, places: Places) -> Iterator[_Folder]:
@@ -252,28 +277,26 @@ def _local_file(path: str) -> _File:
     return _File(os.path.basename(path), status.st_size, status.st_mtime_ns // 1000)
 
 
-def _walk_remote(root: str) -> Iterator[_Folder]:
-    fs = storage.filesystem(root)
+def _walk_remote(root: str, single: bool, tally: Tally) -> Iterator[_Folder]:
     folders: dict[str, list[_File]] = collections.defaultdict(list)
     hidden: collections.Counter[str] = collections.Counter()
-    for path, info in sorted(fs.find(root, detail=True).items()):
-        folder, _, name = fs.unstrip_protocol(path).rpartition("/")
-        below = f"{folder}/{name}".removeprefix(root)  # nothing, of a root that is a file
-        if "/." in below:
+    for file in [_remote_file(root)] if single else storage.find_files(root):
+        folder, _, name = file.url.rpartition("/")
+        if "/." in file.url.removeprefix(root):
             hidden[folder] += 1
-            continue
-        folders[folder].append(_File(name, *_of_info(info)))
+        elif not name and not file.size:
+            tally.passed_over["folder"] += 1
+        else:
+            folders[folder].append(_File(name, file.size, round(file.modified * 1e6)))
     for folder in sorted(folders.keys() | hidden.keys()):
         yield _Folder(folder, folders.get(folder, []), hidden[folder])
 
 
-def _of_info(info: dict[str, Any]) -> tuple[int, int]:
-    """What `size_and_time` says, from what fsspec says of a file."""
-    modified = info.get("mtime") or info.get("updated") or info.get("created")
-    if isinstance(modified, str):
-        modified = datetime.datetime.fromisoformat(modified)
-    seconds = modified.timestamp() if isinstance(modified, datetime.datetime) else float(modified or 0)
-    return int(info["size"] or 0), round(seconds * 1e6)
+def _remote_file(url: str) -> storage.StoredFile:
+    try:
+        return storage.information(url)
+    except FileNotFoundError:
+        return storage.StoredFile(url, 0, 0)  # gone meanwhile: listed, and rejected when it is read
 
 
 def size_and_time(path: str) -> tuple[int, int]:
@@ -284,24 +307,22 @@ def size_and_time(path: str) -> tuple[int, int]:
     """
     if storage.is_remote(path):
         try:
-            info = storage.filesystem(path).info(path)
-        except Exception as error:
-            if isinstance(error, ValueError) or getattr(error, "code", None) == 400:  # gcsfs: no name that can be
-                raise OSError(f"its name is refused ({error})") from error
+            file = storage.information(path)
+        except FileNotFoundError:
+            if storage.is_folder(path):
+                raise IsADirectoryError(path) from None
             raise
-        if info["type"] == "directory":
-            raise IsADirectoryError(path)
-        return _of_info(info)
+        return file.size, round(file.modified * 1e6)
     status = os.stat(path)
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(path)
     return status.st_size, status.st_mtime_ns // 1000
 
 
-def _names_beside(folder: _Folder) -> list[str] | None:
-    """The names in the folder of a single file, read once for all files in it; None where that is not known."""
+def _names_beside(folder: _Folder) -> list[str]:
+    """The names in the folder of a single file, read once for all files in it; of a remote one those like its own."""
     if storage.is_remote(folder.path):
-        return None
+        return [name for file in folder.files for name in storage.list_names(folder.path, line_of(file.name))]
     return _names_in(folder.path, os.stat(folder.path).st_mtime_ns)
 
 
@@ -313,7 +334,7 @@ def _matches(patterns: str, flag: str) -> Iterator[tuple[str, str]]:
         if not pattern:
             continue
         if storage.is_remote(pattern):
-            matches = _remote_matches(pattern)
+            matches = _remote_matches(pattern, flag)
         else:
             pattern = os.path.abspath(os.path.expanduser(pattern))
             matches = [pattern] if os.path.lexists(pattern) else glob.glob(pattern, recursive=True)
@@ -346,10 +367,10 @@ def _real_path(root: str) -> str:
     return os.path.join(os.path.realpath(os.path.dirname(root)), os.path.basename(root))
 
 
-def _named_folder(root: str) -> str:
+def _named_folder(root: str, is_folder: bool) -> str:
     """The folder that a root is, or that a root which is a file lies in."""
     root = storage.canonical(root) if storage.is_remote(root) else root
-    return root.rstrip("/") if storage.is_folder(root) else root.rpartition("/")[0]
+    return root.rstrip("/") if is_folder else root.rpartition("/")[0]
 
 
 def _folders_above(path: str) -> Iterator[str]:
@@ -365,8 +386,13 @@ def _names_in(folder: str, _changed: int) -> list[str]:
         return [entry.name for entry in entries if not _leads_to_folder(entry)]
 
 
-def _remote_matches(pattern: str) -> list[str]:
-    fs = storage.filesystem(pattern)
-    if fs.exists(pattern):
-        return [storage.canonical(pattern)]
-    return [fs.unstrip_protocol(match) for match in fs.glob(pattern)]
+def _remote_matches(pattern: str, flag: str) -> list[str]:
+    try:
+        if storage.exists(pattern):
+            return [storage.canonical(pattern)]
+        matches = storage.glob(pattern)
+        if not matches and not storage.has_bucket(pattern):
+            raise DataError(f"{flag}: there is no bucket {storage.bucket_of(pattern)}: correct its name")
+        return matches
+    except OSError as error:
+        raise DataError(f"{flag}: cannot list {pattern}: {error.strerror or error}") from None

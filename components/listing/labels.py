@@ -9,10 +9,10 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from components.listing.references import ImageReference, line_of, read_regular_file, stem_of, uri_of
+from components.listing.references import ImageReference, line_of, path_in, read_regular_file, stem_of, uri_of
 from components.listing.tables import TableColumns
 from components.rejects import Reject
-from tfrecords import DataError, normalise_text, storage
+from tfrecords import DataError, normalise_text
 
 SIDECAR_SUFFIXES = (".gt.txt", ".txt")
 _SIDECAR_SPELLINGS = (".gt.txt", ".GT.TXT", ".txt", ".TXT")
@@ -114,34 +114,31 @@ class SidecarFolder:
 
     Args:
         folder: path or URL.
-        names: of the files in it, or None if they are not known.
+        names: of the files in it.
     """
 
-    def __init__(self, folder: str, names: Iterable[str] | None):
+    def __init__(self, folder: str, names: Iterable[str]):
         self._folder = folder
-        self._texts = None if names is None else {name for name in names if name.endswith((".txt", ".TXT"))}
+        self._texts = {name for name in names if name.endswith((".txt", ".TXT"))}
         self._used: set[str] = set()
 
     def of(self, name: str) -> str | None:
         """The path of the text file beside an image, if there is one."""
-        if self._texts is not None and not self._texts:
+        if not self._texts:
             return None
         stem = stem_of(name)
         bases = list(dict.fromkeys([stem, name, line_of(name)]))
-        found = [base + suffix for suffix in _SIDECAR_SPELLINGS for base in bases if self._has(base + suffix)]
+        found = [base + suffix for suffix in _SIDECAR_SPELLINGS for base in bases if base + suffix in self._texts]
         self._used.update(found)
-        return storage.join(self._folder, found[0]) if found else None
+        return path_in(self._folder, found[0]) if found else None
 
     def unused(self) -> list[Reject]:
         """The text files without an image."""
-        unused = (self._texts or set()) - self._used
+        unused = self._texts - self._used
         return [
-            Reject(uri_of(storage.join(self._folder, name)), "no_image", "no image of its name lies beside it")
+            Reject(uri_of(path_in(self._folder, name)), "no_image", "no image of its name lies beside it")
             for name in sorted(unused)
         ]
-
-    def _has(self, name: str) -> bool:
-        return storage.exists(storage.join(self._folder, name)) if self._texts is None else name in self._texts
 
 
 @functools.lru_cache(maxsize=8)

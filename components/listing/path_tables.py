@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import itertools
@@ -15,7 +14,7 @@ from components.listing.labels import shown
 from components.listing.references import ImageReference, folder_of, path_from, path_of_uri, real_folder, uri_of
 from components.listing.tables import TableRow, read_path_table
 from components.processes import map_in_threads
-from tfrecords import DataError, storage
+from tfrecords import DataError, StoreError, storage
 
 _THREADS, _AHEAD = 32, 256  # for an object store, which is asked for each file by itself
 
@@ -109,9 +108,13 @@ def _find(path: str, folder: str, named: str) -> tuple[str, int, int]:
     except FileNotFoundError:
         others = {unicodedata.normalize("NFC", named), unicodedata.normalize("NFD", named), path_of_uri(named)}
         for other in sorted(others - {named}):
-            with contextlib.suppress(OSError, ValueError, DataError):  # a NUL byte, or another kind of URL
+            try:
                 path = _path_of(folder, other)
                 return path, *size_and_time(path)
+            except StoreError:
+                raise
+            except (OSError, ValueError, DataError):  # a NUL byte, or another kind of URL
+                continue
         raise
 
 

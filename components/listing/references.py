@@ -90,6 +90,11 @@ def folder_of(path: str) -> str:
     return path.rpartition("/")[0] if storage.is_remote(path) else os.path.dirname(path)
 
 
+def path_in(folder: str, name: str) -> str:
+    """A file in a folder; in an object store a folder's name may end in a slash, or be one."""
+    return f"{folder}/{name}" if storage.is_remote(folder) else storage.join(folder, name)
+
+
 def path_from(folder: str, named: str) -> str:
     """The image that a table in a folder names, relative to that folder if it is not absolute."""
     if storage.is_remote(named) or named.startswith("/"):
@@ -114,8 +119,7 @@ def read_image(uri: str) -> bytes:
 def read_regular_file(path: str, at_most: int = -1) -> bytes:
     """The bytes of a file, or its first ones; raises an `OSError` for a pipe or a device, which never end."""
     if storage.is_remote(path):
-        with storage.open_to_read(path) as file:
-            return file.read(at_most)
+        return storage.read_bytes(path, None if at_most < 0 else at_most)
     # O_NONBLOCK: a pipe that nobody writes to would keep open() waiting.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from components.training.worker import TrainingLost
-from tfrecords import DataError, storage
+from tfrecords import DataError, StoreError, storage
 
 _NAME = re.compile(r"checkpoint-(\d{9})\.npz")
 _FACTS = "facts"
@@ -96,6 +96,8 @@ class Checkpoints:
     def _explained(self, what: str, advice: str = "") -> Iterator[None]:
         try:
             yield
+        except StoreError as error:
+            raise TrainingLost(f"{what} {self.folder}: {error}") from None
         except DataError:
             raise
         except Exception as error:

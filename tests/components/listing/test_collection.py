@@ -152,12 +152,12 @@ def test_single_files_are_listed_together_and_folders_apart(images):
     put(images, "a.png", "b.png")
     put(images / "more", "c.png")
     roots = [str(images / "a.png"), str(images / "b.png"), str(images / "more")]
-    assert group_roots(roots) == [roots[2:], roots[:2]]
+    assert group_roots(roots, Places.of(roots)) == [roots[2:], roots[:2]]
 
 
 def test_many_single_files_are_listed_by_the_ten_thousand():
     roots = [f"/nowhere/{number}.png" for number in range(20_001)]
-    groups = group_roots(roots)
+    groups = group_roots(roots, Places.of(roots))
     assert [len(group) for group in groups] == [10_000, 10_000, 1]
     assert [root for group in groups for root in group] == roots
 
