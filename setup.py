@@ -2,6 +2,8 @@
 
 from setuptools import find_packages, setup
 
+DASK = ["dask>=2026.8", "distributed>=2026.8"]
+
 setup(
     name="ctc-line-reader",
     version="0.1.0",
@@ -34,7 +36,9 @@ setup(
         "tfx-bsl>=1.21,<1.22",
     ],
     extras_require={
+        "dask": DASK,
         "test": [
+            *DASK,
             "cryptography>=45",
             "dockerfile-parse>=2.0.1",
             "duckdb>=1.4",
@@ -48,6 +52,6 @@ setup(
             "pytest-xdist>=3.8",
             "ruff>=0.17",
             "types-PyYAML",
-        ]
+        ],
     },
 )

@@ -15,6 +15,7 @@ from components.inference.decoders import DECODERS, Decoding
 from components.inference.engines import ENGINES
 from components.listing import LABEL_SOURCES, TABLE_SUFFIXES, LabelRules, TableColumns
 from components.training.recipes import RECIPES
+from pipeline import dask_cluster
 from tfrecords import DataError, ImageLimits, SplitFractions, storage
 
 _PILLOW_LIMIT = 178_956_970
@@ -262,19 +263,26 @@ def parse_options(argv: Sequence[str]) -> LinePipelineOptions:
     Raises:
         UsageError: for an unknown flag, naming the nearest known one, or a value that cannot be.
     """
+    found = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    found.add_argument("--config")
+    found.add_argument("--runner")
+    given = found.parse_known_args(list(argv))[0]
+    config = _read_config(given.config) if given.config else {}
+    on_dask = dask_cluster.is_dask(given.runner or str(config.get("runner")))
+    if on_dask:
+        dask_cluster.learn_flags()
     parser = _Parser(prog="run_pipeline.py", allow_abbrev=False, add_help=False)
     for options_class in _option_classes():
         options_class._add_argparse_args(parser)
     flags = {flag for action in parser._actions for flag in action.option_strings}
-    found, unknown = argparse.ArgumentParser(allow_abbrev=False, add_help=False), list(argv)
-    found.add_argument("--config")
-    config = found.parse_known_args(unknown)[0].config
-    argv = [*(_read_config(config, flags) if config else []), *argv]
+    argv = [*_flags_of(config, given.config, flags), *argv]
     _, unknown = parser.parse_known_args(argv)
     if unknown:
         raise UsageError(_unknown_flag(unknown[0], flags))
     options = PipelineOptions(argv).view_as(LinePipelineOptions)
     _check(options)
+    if on_dask:
+        dask_cluster.check_flags(options)
     return options
 
 
@@ -309,10 +317,12 @@ def _unknown_flag(flag: str, flags: set[str]) -> str:
     near = difflib.get_close_matches(name, flags, 1)
     if not name.startswith("--"):
         return f"{flag!r} is not a flag: flags are written --name=value; see --help"
+    if name.startswith("--dask_") and not near:
+        return f"{name} is a flag for --runner=DaskRunner alone"
     return f"unknown flag {name}" + (f": did you mean {near[0]}?" if near else "; see --help")
 
 
-def _read_config(path: str, flags: set[str]) -> list[str]:
+def _read_config(path: str) -> dict[str, Any]:
     try:
         content: Any = yaml.safe_load(storage.read_bytes(path).decode())
     except OSError as error:
@@ -321,8 +331,12 @@ def _read_config(path: str, flags: set[str]) -> list[str]:
         raise UsageError(f"--config={path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UsageError(f"--config={path} must hold flags by name, such as 'epochs: 20'")
+    return content
+
+
+def _flags_of(config: dict[str, Any], path: str, flags: set[str]) -> list[str]:
     argv = []
-    for name, value in content.items():
+    for name, value in config.items():
         if f"--{name}" not in flags or name == "config":
             raise UsageError(f"--config={path}: {_unknown_flag(f'--{name}', flags - {'--config'})}")
         if value is None:

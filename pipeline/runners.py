@@ -17,7 +17,9 @@ from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from components.processes import stop_helpers
+from pipeline.dask_cluster import DASK_RUNNER, cluster_of, is_dask, run_on_dask
 from pipeline.options import LinePipelineOptions
+from pipeline.workspace import Workspace
 from tfrecords import DataError
 
 _WORKER_LOGGERS = (
@@ -58,6 +60,8 @@ def runner_name(options: LinePipelineOptions) -> str:
     first try to download another engine for it.
     """
     name = options.view_as(StandardOptions).runner or "DirectRunner"
+    if is_dask(name):
+        return f"DaskRunner ({cluster_of(options)})"
     if name.lower() not in _LOCAL_RUNNERS:
         return name
     mode = options.view_as(DirectOptions).direct_running_mode
@@ -99,10 +103,14 @@ def run_job(options: LinePipelineOptions, build: Callable[[beam.Pipeline], objec
     local = name.lower() in _LOCAL_RUNNERS
     result = None
     try:
-        pipeline = beam.Pipeline(runner=FnApiRunner() if local else name, options=options)
+        runner = FnApiRunner() if local else DASK_RUNNER if is_dask(name) else name
+        pipeline = beam.Pipeline(runner=runner, options=options)
         build(pipeline)
-        result = pipeline.run()
-        result.wait_until_finish()
+        if is_dask(name):
+            run_on_dask(options, pipeline, Workspace(options.workspace).root)
+        else:
+            result = pipeline.run()
+            result.wait_until_finish()
     except KeyboardInterrupt:
         if result is not None and not local:
             _cancel(result)
