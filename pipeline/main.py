@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from components.training.cluster import ClusterPlace, TrainingLostError
 from pipeline.options import LinePipelineOptions, UsageError, parse_options, usage
+from pipeline.submission import check_submission
 from tfrecords import DataError, StoreError, storage
 
 if TYPE_CHECKING:
@@ -27,7 +28,13 @@ EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, EXIT_HELD, EXIT_LOST, EXIT_INTERRUPTED = 0,
 
 _FIRST_ROWS = 5
 _LOCK_OF_A_LOST_NODE_S = 180  # until a file server gives up on it
-_PLACES = {"ingest": "dataset", "train": "model", "evaluate": "evaluation", "infer": "predictions"}
+_PLACES = {
+    "ingest": "dataset",
+    "train": "model",
+    "evaluate": "evaluation",
+    "infer": "predictions",
+    "template": "template",
+}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -50,6 +57,10 @@ def main(argv: Sequence[str]) -> int:
         place = _place_in_cluster(options)
     except DataError as error:
         return _refuse(error, EXIT_USAGE)
+    try:
+        check_submission(options)
+    except DataError as error:
+        return _refuse(error, EXIT_USAGE if isinstance(error, UsageError) else EXIT_REFUSED)
     from pipeline.workspace import Workspace, WorkspaceHeldError
 
     workspace = Workspace(options.workspace)
@@ -91,7 +102,7 @@ def run(options: LinePipelineOptions, workspace: Workspace) -> int:
         record.fail(problem)
     elif record.status != "done":
         status = EXIT_REFUSED
-    if status == EXIT_DONE:
+    if status == EXIT_DONE and "template" not in (result.name for result in results):  # whose job needs its listing
         workspace.clear_unfinished()
     try:
         paths = report.write(record, workspace)

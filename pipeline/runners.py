@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import os
 import re
@@ -13,7 +14,7 @@ from typing import Any
 
 import apache_beam as beam
 import grpc  # type: ignore[import-untyped]
-from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
+from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from components.processes import stop_helpers
@@ -88,8 +89,18 @@ def _processors() -> int:
         return processors
 
 
-def run_job(options: LinePipelineOptions, build: Callable[[beam.Pipeline], object]) -> None:
-    """Builds a pipeline, runs it, and waits for its end.
+def makes_template(options: LinePipelineOptions) -> bool:
+    """Whether a Dataflow template is asked for: one job, which is handed over and not waited for."""
+    return options.view_as(GoogleCloudOptions).template_location is not None
+
+
+def run_job(
+    options: LinePipelineOptions, build: Callable[[beam.Pipeline], object], *, before_template: bool = False
+) -> None:
+    """Builds a pipeline, runs it, and waits for its end, unless it is a template.
+
+    Args:
+        before_template: it finds out what the job of a template is to do, so that for one it is run in this process.
 
     A job on another machine is cancelled when this process is interrupted.
 
@@ -99,8 +110,11 @@ def run_job(options: LinePipelineOptions, build: Callable[[beam.Pipeline], objec
         Exception: whatever the engine raises if the job failed otherwise.
     """
     name = options.view_as(StandardOptions).runner or "DirectRunner"
+    if before_template and makes_template(options):
+        name = "DirectRunner"
     _keep_our_sentences_out_of_the_log()
     local = name.lower() in _LOCAL_RUNNERS
+    options = copy.deepcopy(options)  # a job of Dataflow writes its own staging folder into them
     result = None
     try:
         runner = FnApiRunner() if local else DASK_RUNNER if is_dask(name) else name
@@ -110,7 +124,8 @@ def run_job(options: LinePipelineOptions, build: Callable[[beam.Pipeline], objec
             run_on_dask(options, pipeline, Workspace(options.workspace).root)
         else:
             result = pipeline.run()
-            result.wait_until_finish()
+            if not makes_template(options) or local:
+                result.wait_until_finish()
     except KeyboardInterrupt:
         if result is not None and not local:
             _cancel(result)
@@ -125,7 +140,7 @@ def run_job(options: LinePipelineOptions, build: Callable[[beam.Pipeline], objec
             "on from what is finished",
             "".join(traceback.format_exception(error)),
         ) from None
-    except RuntimeError as error:
+    except Exception as error:
         if re.search(_LACKS_PROJECT, str(error)):
             raise DataError(
                 f"{name}: the workers lack this project: pass --setup_file=./setup.py, or --sdk_container_image=IMAGE "
@@ -135,6 +150,8 @@ def run_job(options: LinePipelineOptions, build: Callable[[beam.Pipeline], objec
             raise DataError(sentence) from None
         if re.search(_LOST_WORKER, str(error), re.MULTILINE):
             raise _lost_worker(name, str(error)) from None
+        if type(error).__module__.startswith("google.api_core"):
+            raise DataError(f"{name}: the job is refused: {error}") from None
         raise
     finally:
         stop_helpers()

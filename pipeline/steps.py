@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.options.pipeline_options import GoogleCloudOptions
 
 from components.evaluation.evaluate import EVALUATION_FOLDER, EVALUATION_NAME, EvaluationRequest, compare_cer
 from components.evaluation.transforms import EvaluateModel
@@ -56,7 +57,7 @@ from components.training.recipes import DEFAULT_MODEL, RECIPES, TIME_STRIDE
 from components.work import REFUSED_NAME, shards_for
 from pipeline.options import LinePipelineOptions
 from pipeline.progress import shards_watched
-from pipeline.runners import processes_per_worker, run_job
+from pipeline.runners import makes_template, processes_per_worker, run_job
 from pipeline.workspace import Workspace, short_id
 from tfrecords import SPLITS, Charset, CharsetError, DataError, DatasetManifest, SplitFractions, StoreError, storage
 from tfrecords.manifest import CHARSET_NAME, STATISTICS_NAME
@@ -66,6 +67,8 @@ _CODE_VERSION = 5
 _BYTES_A_ROW = 64  # of a label table, as a guess
 _LATEST, _ACCEPTED = "LATEST", "ACCEPTED"
 _DATASET = "dataset:"
+TEMPLATE = "template"
+"""The name of the result of an infer step whose job is handed over and not waited for."""
 
 
 @dataclasses.dataclass
@@ -397,6 +400,9 @@ def infer(context: Context) -> StepResult:
             )
             context.say(f"reading {collection.images:,} images with model {model_id}")
             summaries = storage.join(request.folder, SUMMARIES_NAME)
+            if makes_template(options):
+                run_job(options, functools.partial(collection.build, request))
+                return _template(options, request)
             with shards_watched(summaries, request.shards, request.images, context.say, context.show):
                 run_job(options, functools.partial(_read_with_helpers, collection, request))
             _raise_if_refused(request.folder)
@@ -418,6 +424,16 @@ def infer(context: Context) -> StepResult:
     if not options.infer_images:
         figures["right"] = _right(workspace, destination, manifest)
     return StepResult("infer", summary, destination, figures, reused=found is not None)
+
+
+def _template(options: LinePipelineOptions, request: InferenceRequest) -> StepResult:
+    """What became of the infer step when its job is handed over: that commits the run, or refuses it, by itself."""
+    place = options.view_as(GoogleCloudOptions).template_location
+    summary = (
+        f"the job that reads {request.images:,} images as run {request.run_id} is in {place}; it commits the run to "
+        f"{request.destination}"
+    )
+    return StepResult(TEMPLATE, summary, place, {"run_id": request.run_id, "images": request.images})
 
 
 STEP_FUNCTIONS: dict[str, Callable[[Context], StepResult]] = {
@@ -543,7 +559,10 @@ def _listing(
     flag: str,
     tables: PathTables | None = None,
 ) -> Iterator[tuple[ListingSummary, list[str]]]:
-    """Lists the images below some roots, and those that tables name; the listing files are there inside the block."""
+    """Lists the images below some roots, and those that tables name; the listing files are there inside the block.
+
+    The job of a template needs them later.
+    """
     tables = tables or PathTables()
     workspace = storage.real_path(context.workspace.root)
     inside = [root for root in roots if f"{workspace}/".startswith(f"{storage.real_path(root).rstrip('/')}/")]
@@ -564,6 +583,7 @@ def _listing(
         run_job(
             context.options,
             lambda pipeline: pipeline | "Roots" >> beam.Create(list(zip(groups, files, strict=True))) | "List" >> work,
+            before_template=True,
         )
         summary = ListingSummary(**storage.read_json(summary_path))
         if not summary.images:
@@ -578,7 +598,8 @@ def _listing(
     except BaseException:
         storage.remove_folder(folder)
         raise
-    storage.remove_folder(folder)
+    if not makes_template(context.options):
+        storage.remove_folder(folder)
 
 
 def _join_tables(
@@ -622,6 +643,7 @@ def _list_once(
     run_job(
         context.options,
         lambda pipeline: pipeline | "Listings" >> beam.Create(list(zip(kinds, files, strict=True))) | "Once" >> work,
+        before_template=True,
     )
     summary = ListingSummary(**storage.read_json(summary_path))
     if summary.images + summary.repeats != listed.images:
