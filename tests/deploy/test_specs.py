@@ -2,6 +2,7 @@
 
 import copy
 import fnmatch
+import importlib.metadata
 import json
 import re
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 import yaml
 from dockerfile_parse import DockerfileParser
 from google.cloud.aiplatform_v1.types import CustomJobSpec
+from google.cloud.dataflow_v1beta3.types import TemplateMetadata
 from google.protobuf import json_format
 
 from pipeline.main import EXIT_DONE, EXIT_LOST, EXIT_REFUSED, EXIT_USAGE
@@ -206,22 +208,79 @@ def test_a_misspelt_flag_is_refused(name):
             parse_options([f"{flag}x=train"])
 
 
+def stages() -> dict[str, list[tuple[str, str]]]:
+    """The instructions of each stage of the Dockerfile, by its name, its FROM first."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for instruction, value in dockerfile():
+        if instruction == "FROM":
+            base, _, name = value.split()
+            found[name] = [("FROM", base)]
+        elif found:
+            list(found.values())[-1].append((instruction, value))
+    return found
+
+
+def values_of(stage: str, name: str) -> list[str]:
+    return [value for instruction, value in stages()[stage] if instruction == name]
+
+
 def test_the_image_holds_the_project_and_runs_its_command_as_the_specs_user():
-    steps = dockerfile()
-    assert {instruction for instruction, _ in steps} <= DOCKER_INSTRUCTIONS
-    ((base,), (user,), (entry_point,)) = (
-        [value for instruction, value in steps if instruction == name] for name in ("FROM", "USER", "ENTRYPOINT")
-    )
+    assert {instruction for instruction, _ in dockerfile()} <= DOCKER_INSTRUCTIONS
+    assert list(stages())[-1] == "command", "what is built without --target"
+    assert values_of("command", "FROM") == ["project"]
+    (base,), (user,) = values_of("project", "FROM"), values_of("command", "USER")
     assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+", base)
     assert int(user) == worker().security_context.run_as_user == worker().security_context.fs_group
+    (entry_point,) = values_of("command", "ENTRYPOINT")
     (command,) = json.loads(entry_point)
     assert f'"{command} = pipeline.main:command"' in (ROOT / "setup.py").read_text()
+
+
+def test_the_workers_image_starts_beams_workers_of_the_version_that_is_installed():
+    assert values_of("worker", "FROM") == ["project"]
+    (beam,) = values_of("beam", "FROM")
+    assert beam == f"apache/beam_python3.11_sdk:{importlib.metadata.version('apache-beam')}"
+    assert re.match(r"python:3\.11\.", values_of("project", "FROM")[0]), "the workers' Python is that of the image"
+    assert values_of("worker", "COPY") == ["--from=beam /opt/apache/beam /opt/apache/beam"]
+    assert values_of("worker", "ENTRYPOINT") == ['["/opt/apache/beam/boot"]']
+    assert values_of("launcher", "FROM") == ["worker"]
+    (variable,) = values_of("launcher", "ENV")
+    name, _, path = variable.partition("=")
+    assert name == "FLEX_TEMPLATE_PYTHON_PY_FILE"
+    assert f"run_pipeline.py {path}" in values_of("launcher", "COPY")
+
+
+def test_the_template_describes_flags_that_there_are():
+    template = load("flex-template.json")
+    TemplateMetadata(json_format.ParseDict(template, TemplateMetadata.pb(TemplateMetadata())))
+    with pytest.raises(json_format.ParseError, match="helptext"):
+        json_format.ParseDict({"parameters": [{"helptext": ""}]}, TemplateMetadata.pb(TemplateMetadata()))
+    values = {
+        "steps": "infer",
+        "workspace": "gs://BUCKET/work",
+        "infer_images": "gs://BUCKET/night.csv",
+        "sdk_container_image": "IMAGE",
+        "path_column": "scan",
+        "decoder": "lexicon",
+        "lexicon": "gs://BUCKET/words.txt",
+        "min_confidence": "0.8",
+        "engine": "onnx",
+        "dataflow_service_options": "worker_accelerator=type:nvidia-tesla-t4;count:1;install-nvidia-driver",
+    }
+    assert [parameter["name"] for parameter in template["parameters"]] == list(values)
+    for parameter in template["parameters"]:
+        assert all(re.search(pattern, values[parameter["name"]]) for pattern in parameter.get("regexes", ()))
+    needed = [parameter["name"] for parameter in template["parameters"] if not parameter.get("isOptional")]
+    for names in (values, needed):
+        options = parse_options([f"--{name}={values[name]}" for name in names])
+        assert options.step_names == ("infer",)
 
 
 def test_the_image_is_built_from_files_that_are_there_and_sent():
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     sent = {line[1:] for line in lines if line.startswith("!")}
-    copied = {source for step, value in dockerfile() if step == "COPY" for source in value.split()[:-1]}
+    copies = [value for step, value in dockerfile() if step == "COPY" and not value.startswith("--from=")]
+    copied = {source for value in copies for source in value.split()[:-1]}
     assert copied == sent
     assert all((ROOT / source).exists() for source in copied)
     # every package that setup.py installs, and nothing of the tests
