@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import functools
 import hashlib
 import platform
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ PATIENCE_S = 60
 """How long a job waits for a worker while there is none."""
 _NAMES = ("dask", "daskrunner", DASK_RUNNER.lower())
 _LOOK_EVERY_MS = 2000
+_HANDSHAKE_S = 5
 _PARTITIONS_A_THREAD, _FEWEST_PARTITIONS, _MOST_PARTITIONS = 2, 8, 256
 
 
@@ -85,7 +88,7 @@ def run_on_dask(options: PipelineOptions, pipeline: beam.Pipeline, workspace: st
     cluster = str(cluster_of(options))
     threads = _check_cluster(cluster, _client_flags(options), workspace)
     _choose_partitions(pipeline, threads)
-    with _quiet(), _clients_closed():
+    with _clients_closed():
         try:
             _wait(pipeline.run(), cluster)
         except distributed.CancelledError:
@@ -112,16 +115,7 @@ def _check_cluster(cluster: str, flags: dict[str, Any], workspace: str) -> int:
 
     The scheduler unpacks the jobs that it gets, and so needs the project, too.
     """
-    import distributed
-
-    try:
-        client = distributed.Client(**flags, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"no Dask scheduler answers at {cluster} ({' '.join(str(error).split())}): start one with `dask "
-            "scheduler`, or correct --dask_client_address"
-        ) from None
-    with client:
+    with _connect(cluster, flags) as client:
         try:
             client.wait_for_workers(1, timeout=PATIENCE_S)
         except TimeoutError:
@@ -136,6 +130,34 @@ def _check_cluster(cluster: str, flags: dict[str, Any], workspace: str) -> int:
             found = error
         _check_same(f"the Dask scheduler at {cluster}", {**here, "workspace": None}, found)
         return sum(client.nthreads().values())
+
+
+def _connect(cluster: str, flags: dict[str, Any]) -> Any:
+    """A client, made in a thread: where a port is served by something else, Dask waits for its answer for ever."""
+    import dask
+    import distributed
+
+    client: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+    def connect() -> None:
+        try:
+            if "address" in flags:
+                address = distributed.comm.normalize_address(flags["address"])
+                distributed.comm.get_address_host_port(address, strict=True)
+            client.set_result(distributed.Client(**flags, set_as_default=False))
+        except (OSError, ValueError) as error:
+            client.set_exception(error)
+
+    threading.Thread(target=connect, daemon=True).start()
+    timeout_s = flags.get("timeout") or dask.config.get("distributed.comm.timeouts.connect")
+    try:
+        return client.result(dask.utils.parse_timedelta(timeout_s) + _HANDSHAKE_S)
+    except (OSError, ValueError) as error:
+        why = " ".join(str(error).split()) or "something else does"
+    raise DataError(
+        f"no Dask scheduler answers at {cluster} ({why}): start one with `dask scheduler`, or correct "
+        "--dask_client_address"
+    )
 
 
 def _about(workspace: str) -> dict[str, str | None]:
@@ -226,9 +248,3 @@ def _clients_closed() -> Iterator[None]:
     finally:
         with contextlib.suppress(ValueError):  # it made none
             distributed.Client.current().close()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps what the client logs of lost connections and old defaults from the person, who gets one sentence."""
-    yield

@@ -17,7 +17,7 @@ import time
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -259,3 +259,41 @@ def forget_file_systems() -> None:
 def bucket(object_store: ObjectStore) -> str:
     """The `gs://` URL of an empty bucket."""
     return object_store.make_bucket()
+
+
+@dataclasses.dataclass
+class DaskCluster:
+    """A Dask scheduler and workers, each of one thread, in processes of their own."""
+
+    address: str
+    workers: list[subprocess.Popen[bytes]]
+    start_worker: Callable[[], None]
+
+    @property
+    def flags(self) -> list[str]:
+        """What submits to it."""
+        return ["--runner=DaskRunner", f"--dask_client_address={self.address}"]
+
+
+@contextlib.contextmanager
+def dask_cluster(python: Path, folder: Path, workers: int = 2, *, has_project: bool = True) -> Iterator[DaskCluster]:
+    """A Dask cluster whose processes import what `python` does, and this project if they have it."""
+    module = [str(python), "-m"]
+    if has_project:
+        module = ["env", f"PYTHONPATH={ROOT}", *module]
+    port = free_port()
+    address = f"tcp://127.0.0.1:{port}"
+    scheduler = ["distributed.cli.dask_scheduler", "--host=127.0.0.1", f"--port={port}", "--no-dashboard"]
+    with contextlib.ExitStack() as running:
+        running.enter_context(service([*module, *scheduler], port, folder))
+
+        def start_worker() -> None:
+            port = free_port()
+            flags = ["--no-nanny", "--nthreads=1", f"--worker-port={port}", f"--local-directory={folder}"]
+            command = [*module, "distributed.cli.dask_worker", address, "--host=127.0.0.1", "--no-dashboard", *flags]
+            cluster.workers.append(running.enter_context(service(command, port, folder)))
+
+        cluster = DaskCluster(address, [], start_worker)
+        for _ in range(workers):
+            start_worker()
+        yield cluster
