@@ -27,7 +27,7 @@ from tests.engines.conftest import DaskCluster, dask_cluster
 
 pytestmark = pytest.mark.slow
 
-COPIES = 50  # of 24 images: enough for several shards
+COPIES = 100  # of 24 images: enough for 4 shards that train, and 8 that are read
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def doomed_cluster(worker_python, tmp_path) -> Iterator[DaskCluster]:
 
 @pytest.fixture(scope="session")
 def many_images(tiny_images, tmp_path_factory) -> Path:
-    """1,200 labelled lines, for 4 shards that train and 4 that are read."""
+    """2,400 labelled lines."""
     folder = tmp_path_factory.mktemp("many-images")
     for path in tiny_images.iterdir():
         for copy in range(COPIES):
@@ -85,6 +85,11 @@ def evaluation(workspace: Path) -> dict:
     return {name: value for name, value in figures.items() if name != "files" and not name.endswith("_s")}
 
 
+def seconds(task: dict) -> float:
+    """What a task took without its communication."""
+    return sum(part["stop"] - part["start"] for part in task["startstops"] if part["action"] == "compute")
+
+
 def test_every_kind_of_input_gives_what_the_local_runner_gives(
     workspace, tiny_images, many_images, cluster, tmp_path, capfd
 ):
@@ -106,12 +111,12 @@ def test_every_kind_of_input_gives_what_the_local_runner_gives(
     capfd.readouterr()
     with distributed.Client(cluster.address, set_as_default=False) as client:
         for number, (status, flags) in enumerate(commands):
-            with client.get_task_stream() as stream:
+            with distributed.get_task_stream(client) as stream:
                 assert run(workspace, *flags, *cluster.flags) == status, capfd.readouterr()
             said = capfd.readouterr()
             assert said.err.count("\n") == (status == EXIT_REFUSED), said.err
             if number in (1, 2):
-                assert {task["worker"] for task in stream.data} == set(client.nthreads())
+                assert {task["worker"] for task in stream.data if seconds(task) > 0.05} == set(client.nthreads())
     assert digests(workspace) == digests(local) != {}
     assert read(workspace) == read(local) != []
     assert evaluation(workspace) == evaluation(local)
@@ -137,9 +142,7 @@ def kill_when_busy(cluster: DaskCluster, function: str, *, all_of_them: bool = F
 
 
 @pytest.mark.parametrize(("step", "function"), [("ingest", "write_training_shard"), ("infer", "read_shard")])
-def test_a_killed_worker_costs_nothing_but_time(
-    step, function, workspace, many_images, doomed_cluster, tmp_path, capfd
-):
+def test_a_killed_worker_costs_time_alone(step, function, workspace, many_images, doomed_cluster, tmp_path, capfd):
     undisturbed = shutil.copytree(workspace, tmp_path / "undisturbed")
     flags = [f"--steps={step}", f"--images={many_images}", f"--infer_images={many_images}"]
     assert run(undisturbed, *flags) == EXIT_DONE
@@ -147,15 +150,16 @@ def test_a_killed_worker_costs_nothing_but_time(
     killer = kill_when_busy(doomed_cluster, function)
     assert run(workspace, *flags, *doomed_cluster.flags) == EXIT_DONE, capfd.readouterr()
     killer.join(timeout=10)
-    assert sorted(str(worker.wait(1)) if worker.poll() else "runs" for worker in doomed_cluster.workers) == [
-        "-9",
-        "runs",
-    ]
-    assert "Traceback" not in capfd.readouterr().err
-    assert digests(workspace) == digests(undisturbed)
-    assert read(workspace) == read(undisturbed)
-    assert len(read(workspace)) == (1200 if step == "infer" else 0)
-    assert bool(digests(workspace)) == (step == "ingest")
+    assert {worker.poll() for worker in doomed_cluster.workers} == {-signal.SIGKILL, None}
+    assert capfd.readouterr().err == ""
+    if step == "ingest":
+        assert digests(workspace) == digests(undisturbed) != {}
+        (manifest,) = workspace.glob("datasets/*/manifest.json")
+    else:
+        assert read(workspace) == read(undisturbed)
+        assert len(read(workspace)) == 24 * COPIES
+        (manifest,) = workspace.glob("predictions/*/*/_manifest.json")
+    assert json.loads(manifest.read_text())["matched"] == 24 * COPIES
 
 
 def test_without_workers_a_job_ends_and_goes_on_when_there_is_one(
