@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import functools
 import hashlib
+import logging
 import platform
 import re
 import threading
@@ -84,6 +85,8 @@ def run_on_dask(options: PipelineOptions, pipeline: beam.Pipeline, workspace: st
     """
     import distributed
 
+    # What it logs, stack traces among it, is said in one sentence here.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     check_graph(pipeline)
     cluster = str(cluster_of(options))
     threads = _check_cluster(cluster, _client_flags(options), workspace)
@@ -91,10 +94,8 @@ def run_on_dask(options: PipelineOptions, pipeline: beam.Pipeline, workspace: st
     with _clients_closed():
         try:
             _wait(pipeline.run(), cluster)
-        except distributed.CancelledError:
-            raise DataError(
-                f"the Dask scheduler at {cluster} was lost; what is finished is kept: run the same command again"
-            ) from None
+        except ImportError as error:  # of one that came later
+            raise _lacks_project("a Dask worker", error) or error from None
         except distributed.KilledWorker as error:
             raise DataError(
                 f"{error.allowed_failures + 1} Dask workers ended while they did the same work, the last one at "
@@ -185,11 +186,7 @@ def _check_same(who: str, here: dict[str, str | None], found: dict[str, str | No
     if isinstance(found, OSError):
         return  # it left the cluster just now
     if isinstance(found, Exception):
-        if lacking := re.search(r"No module named '\w+", str(found)):
-            raise DataError(
-                f"{who} lacks this project ({lacking.group()}'): install it there, and start it again"
-            ) from None
-        raise found
+        raise _lacks_project(who, found) or found
     for what in ("Python", "apache-beam"):
         if found[what] != here[what]:
             raise DataError(f"{who} has {what} {found[what]}, but this command {here[what]}: they have to be the same")
@@ -202,6 +199,12 @@ def _check_same(who: str, here: dict[str, str | None], found: dict[str, str | No
             f"{who} does not see this --workspace: give a folder that all machines share under the same name, or a "
             "gs:// URL"
         )
+
+
+def _lacks_project(who: str, error: Exception) -> DataError | None:
+    if lacking := re.search(r"No module named '[\w.]+'", str(error)):
+        return DataError(f"{who} lacks this project ({lacking.group()}): install it there, and start it again")
+    return None
 
 
 def _choose_partitions(pipeline: beam.Pipeline, threads: int) -> None:
@@ -217,15 +220,26 @@ def _choose_partitions(pipeline: beam.Pipeline, threads: int) -> None:
 
 
 def _wait(result: Any, cluster: str) -> None:
-    """Waits for the end of a job, or of its last worker."""
+    """Waits for the end of a job, or of its cluster."""
+    import distributed
+
     alone_s = 0.0
     while True:
         try:
             result.wait_until_finish(_LOOK_EVERY_MS)
-            return
         except TimeoutError:
             if any(future.status == "error" for future in result.futures):
                 raise  # it is the job's own
+        except distributed.CancelledError:
+            pass  # told below
+        else:
+            if all(future.status == "finished" for future in result.futures):
+                return
+        if any(future.status in ("cancelled", "lost") for future in result.futures):  # DaskRunner takes it for success
+            raise DataError(
+                f"the Dask scheduler at {cluster} was lost; what is finished is kept, and the same command goes on "
+                "from there"
+            )
         alone_s = 0.0 if result.client.nthreads() else alone_s + _LOOK_EVERY_MS / 1000
         if alone_s >= PATIENCE_S:
             raise _no_worker(cluster)
