@@ -94,8 +94,6 @@ def run_on_dask(options: PipelineOptions, pipeline: beam.Pipeline, workspace: st
     with _clients_closed():
         try:
             _wait(pipeline.run(), cluster)
-        except ImportError as error:  # of one that came later
-            raise _lacks_project("a Dask worker", error) or error from None
         except distributed.KilledWorker as error:
             raise DataError(
                 f"{error.allowed_failures + 1} Dask workers ended while they did the same work, the last one at "
@@ -186,7 +184,9 @@ def _check_same(who: str, here: dict[str, str | None], found: dict[str, str | No
     if isinstance(found, OSError):
         return  # it left the cluster just now
     if isinstance(found, Exception):
-        raise _lacks_project(who, found) or found
+        if lacking := re.search(r"No module named '[\w.]+'", str(found)):
+            raise DataError(f"{who} lacks this project ({lacking.group()}): install it there, and start it again")
+        raise found
     for what in ("Python", "apache-beam"):
         if found[what] != here[what]:
             raise DataError(f"{who} has {what} {found[what]}, but this command {here[what]}: they have to be the same")
@@ -199,12 +199,6 @@ def _check_same(who: str, here: dict[str, str | None], found: dict[str, str | No
             f"{who} does not see this --workspace: give a folder that all machines share under the same name, or a "
             "gs:// URL"
         )
-
-
-def _lacks_project(who: str, error: Exception) -> DataError | None:
-    if lacking := re.search(r"No module named '[\w.]+'", str(error)):
-        return DataError(f"{who} lacks this project ({lacking.group()}): install it there, and start it again")
-    return None
 
 
 def _choose_partitions(pipeline: beam.Pipeline, threads: int) -> None:

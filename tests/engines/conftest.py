@@ -266,6 +266,7 @@ class DaskCluster:
     """A Dask scheduler and workers, each of one thread, in processes of their own."""
 
     address: str
+    scheduler: subprocess.Popen[bytes]
     workers: list[subprocess.Popen[bytes]]
     start_worker: Callable[[], None]
 
@@ -285,7 +286,7 @@ def dask_cluster(python: Path, folder: Path, workers: int = 2, *, has_project: b
     address = f"tcp://127.0.0.1:{port}"
     scheduler = ["distributed.cli.dask_scheduler", "--host=127.0.0.1", f"--port={port}", "--no-dashboard"]
     with contextlib.ExitStack() as running:
-        running.enter_context(service([*module, *scheduler], port, folder))
+        started = running.enter_context(service([*module, *scheduler], port, folder))
 
         def start_worker() -> None:
             port = free_port()
@@ -293,7 +294,7 @@ def dask_cluster(python: Path, folder: Path, workers: int = 2, *, has_project: b
             command = [*module, "distributed.cli.dask_worker", address, "--host=127.0.0.1", "--no-dashboard", *flags]
             cluster.workers.append(running.enter_context(service(command, port, folder)))
 
-        cluster = DaskCluster(address, [], start_worker)
+        cluster = DaskCluster(address, started, [], start_worker)
         for _ in range(workers):
             start_worker()
         yield cluster

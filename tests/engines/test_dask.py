@@ -122,8 +122,8 @@ def test_every_kind_of_input_gives_what_the_local_runner_gives(
     assert evaluation(workspace) == evaluation(local)
 
 
-def kill_when_busy(cluster: DaskCluster, function: str, *, all_of_them: bool = False) -> threading.Thread:
-    """Kills a worker, or all of them, as soon as one is inside a function; the thread to join."""
+def kill_when_busy(cluster: DaskCluster, function: str, what: str = "busy") -> threading.Thread:
+    """Kills that worker ("busy"), "all" or the "scheduler" as soon as a worker is inside a function; to be joined."""
 
     def watch() -> None:
         with distributed.Client(cluster.address, set_as_default=False) as client:
@@ -131,7 +131,8 @@ def kill_when_busy(cluster: DaskCluster, function: str, *, all_of_them: bool = F
             while True:
                 for worker, tasks in client.call_stack().items():
                     if any(f" in {function}" in frame for stack in tasks.values() for frame in stack):
-                        for process in processes.values() if all_of_them else [processes[worker]]:
+                        busy, scheduler = [processes[worker]], [cluster.scheduler.pid]
+                        for process in {"busy": busy, "all": processes.values(), "scheduler": scheduler}[what]:
                             os.kill(process, signal.SIGKILL)
                         return
                 time.sleep(0.02)
@@ -167,7 +168,7 @@ def test_without_workers_a_job_ends_and_goes_on_when_there_is_one(
 ):
     monkeypatch.setattr(on_dask, "PATIENCE_S", 4)
     flags = ["--steps=ingest", f"--images={many_images}", *doomed_cluster.flags]
-    killer = kill_when_busy(doomed_cluster, "write_training_shard", all_of_them=True)
+    killer = kill_when_busy(doomed_cluster, "write_training_shard", "all")
     assert run(workspace, *flags) == EXIT_REFUSED
     killer.join(timeout=10)
     said = capfd.readouterr().err
@@ -180,6 +181,15 @@ def test_without_workers_a_job_ends_and_goes_on_when_there_is_one(
 
     doomed_cluster.start_worker()
     assert run(workspace, *flags) == EXIT_DONE, capfd.readouterr()
+
+
+def test_a_job_whose_scheduler_is_lost_is_no_success(workspace, many_images, doomed_cluster, capfd):
+    killer = kill_when_busy(doomed_cluster, "write_training_shard", "scheduler")
+    assert run(workspace, "--steps=ingest", f"--images={many_images}", *doomed_cluster.flags) == EXIT_REFUSED
+    killer.join(timeout=10)
+    (said,) = capfd.readouterr().err.splitlines()
+    assert f"the Dask scheduler at {doomed_cluster.address} was lost" in said
+    assert not list(workspace.glob("datasets/*/manifest.json"))
 
 
 def test_what_a_worker_refuses_is_one_sentence(workspace, tiny_images, cluster, tmp_path, capfd):

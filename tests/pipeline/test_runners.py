@@ -1,11 +1,16 @@
 """What a worker says reaches the person as the one sentence that it was."""
 
+import sys
+
 import apache_beam as beam
 import pytest
 
+from pipeline import dask_cluster
 from pipeline.options import parse_options
 from pipeline.runners import run_job, runner_name
 from tfrecords import DataError
+
+CLUSTER = "--dask_client_address=tcp://10.0.0.1:8786"
 
 
 def _refuse(element):
@@ -29,3 +34,57 @@ def test_a_sentence_of_ours_arrives_without_beams_additions(argv, caplog, capfd)
 def test_an_error_that_is_not_ours_is_not_dressed_up():
     with pytest.raises(ZeroDivisionError):
         run_job(parse_options([]), lambda pipeline: pipeline | beam.Create([0]) | beam.Map(lambda element: 1 / element))
+
+
+@pytest.mark.parametrize("name", ["DaskRunner", "daskrunner", "dask", dask_cluster.DASK_RUNNER])
+def test_dask_has_a_short_name_and_its_own_flags(name, tmp_path):
+    assert runner_name(parse_options([f"--runner={name}", CLUSTER])) == "DaskRunner (tcp://10.0.0.1:8786)"
+    config = tmp_path / "dask.yaml"
+    config.write_text(f"runner: {name}\ndask_client_address: tcp://10.0.0.2:1\ndask_npartitions: 5\nepochs: 3\n")
+    options = parse_options([f"--config={config}", "--epochs=4"])
+    assert runner_name(options) == "DaskRunner (tcp://10.0.0.2:1)"
+    assert options.epochs == 4
+    assert "DaskRunner" in runner_name(parse_options([f"--runner={name}", "--dask_scheduler_file=/shared/dask.json"]))
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--runner=DaskRunner"], "needs the address of a Dask scheduler, as --dask_client_address=tcp://HOST:8786"),
+        (["--runner=DaskRunner", CLUSTER, "--setup_file=./setup.py"], "--setup_file has no effect with --runner=Dask"),
+        (["--runner=DaskRunner", CLUSTER, "--extra_package=x.tar.gz"], "--extra_package has no effect"),
+        (["--runner=DaskRunner", "--dask_client_adress=x"], "did you mean --dask_client_address"),
+        (["--runner=DaskRunner", CLUSTER, "--dask_npartitions=2", "--dask_partition_size=2"], "not allowed with"),
+    ],
+)
+def test_flags_that_cannot_be_for_dask_are_refused(flags, sentence):
+    with pytest.raises(DataError, match=sentence):
+        parse_options(flags)
+
+
+def test_without_dask_its_runner_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(DataError, match=r"needs Dask .*pip install -c constraints.txt '.\[dask\]'"):
+        parse_options(["--runner=DaskRunner", CLUSTER])
+
+
+@pytest.mark.parametrize(
+    ("flags", "threads", "expected", "spread"),
+    [
+        ([], 1, (8, None), True),
+        ([], 20, (40, None), True),
+        ([], 1000, (256, None), True),
+        (["--dask_npartitions=3"], 20, (3, None), True),
+        (["--dask_partition_size=2"], 20, (None, 2), False),
+    ],
+)
+def test_dask_gets_as_many_partitions_as_its_workers_need_or_as_the_user_says(flags, threads, expected, spread):
+    from apache_beam.runners.dask.dask_runner import DaskOptions
+
+    options = parse_options(["--runner=DaskRunner", CLUSTER, *flags])
+    pipeline = beam.Pipeline(runner=dask_cluster.DASK_RUNNER, options=options)
+    pipeline | beam.Create([(0, 0)]) | "Group" >> beam.GroupByKey()
+    dask_cluster._choose_partitions(pipeline, threads)
+    chosen = pipeline.options.view_as(DaskOptions)
+    assert (chosen.npartitions, chosen.partition_size) == expected
+    assert ("Group/Spread" in pipeline.applied_labels) == spread
