@@ -26,7 +26,7 @@ PATIENCE_S = 60
 _NAMES = ("dask", "daskrunner", DASK_RUNNER.lower())
 _LOOK_EVERY_MS = 2000
 _HANDSHAKE_S = 5
-_PARTITIONS_A_THREAD, _FEWEST_PARTITIONS, _MOST_PARTITIONS = 2, 8, 256
+_PARTITIONS_A_THREAD, _FEWEST_PARTITIONS, _MOST_PARTITIONS = 2, 8, 128
 
 
 def is_dask(runner: str | None) -> bool:
@@ -96,8 +96,8 @@ def run_on_dask(options: PipelineOptions, pipeline: beam.Pipeline, workspace: st
             _wait(pipeline.run(), cluster)
         except distributed.KilledWorker as error:
             raise DataError(
-                f"{error.allowed_failures + 1} Dask workers ended while they did the same work, the last one at "
-                f"{error.last_worker.address}: was there enough memory? Their logs may tell"
+                f"Dask workers ended while they did the same work, {error.allowed_failures + 1} in all, the last one "
+                f"at {error.last_worker.address}: was there enough memory? Their logs may tell"
             ) from None
 
 

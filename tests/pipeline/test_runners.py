@@ -73,7 +73,7 @@ def test_without_dask_its_runner_says_what_to_install(monkeypatch):
     [
         ([], 1, (8, None), True),
         ([], 20, (40, None), True),
-        ([], 1000, (256, None), True),
+        ([], 1000, (128, None), True),
         (["--dask_npartitions=3"], 20, (3, None), True),
         (["--dask_partition_size=2"], 20, (None, 2), False),
     ],
