@@ -7,6 +7,7 @@ import contextlib
 import functools
 import hashlib
 import logging
+import os
 import platform
 import re
 import threading
@@ -60,6 +61,9 @@ def check_flags(options: PipelineOptions) -> None:
             "--runner=DaskRunner needs the address of a Dask scheduler, as --dask_client_address=tcp://HOST:8786; to "
             "use all processors of this machine, leave --runner out"
         )
+    file = _client_flags(options).get("scheduler_file")
+    if file and not os.path.isfile(file):
+        raise DataError(f"--dask_scheduler_file={file} is not a file; is the scheduler running?")
     for flag in ("setup_file", "requirements_file", "extra_packages"):
         if getattr(options.view_as(SetupOptions), flag):
             raise DataError(
@@ -148,11 +152,12 @@ def _connect(cluster: str, flags: dict[str, Any]) -> Any:
             client.set_exception(error)
 
     threading.Thread(target=connect, daemon=True).start()
-    timeout_s = flags.get("timeout") or dask.config.get("distributed.comm.timeouts.connect")
+    timeout = flags.get("timeout") or dask.config.get("distributed.comm.timeouts.connect")
+    timeout_s = dask.utils.parse_timedelta(timeout) + _HANDSHAKE_S
     try:
-        return client.result(dask.utils.parse_timedelta(timeout_s) + _HANDSHAKE_S)
+        return client.result(timeout_s)
     except (OSError, ValueError) as error:
-        why = " ".join(str(error).split()) or "something else does"
+        why = " ".join(str(error).split()) or f"what listens there has said nothing for {timeout_s:g} s"
     raise DataError(
         f"no Dask scheduler answers at {cluster} ({why}): start one with `dask scheduler`, or correct "
         "--dask_client_address"

@@ -44,13 +44,14 @@ def test_dask_has_a_short_name_and_its_own_flags(name, tmp_path):
     options = parse_options([f"--config={config}", "--epochs=4"])
     assert runner_name(options) == "DaskRunner (tcp://10.0.0.2:1)"
     assert options.epochs == 4
-    assert "DaskRunner" in runner_name(parse_options([f"--runner={name}", "--dask_scheduler_file=/shared/dask.json"]))
+    assert str(config) in runner_name(parse_options([f"--runner={name}", f"--dask_scheduler_file={config}"]))
 
 
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
         (["--runner=DaskRunner"], "needs the address of a Dask scheduler, as --dask_client_address=tcp://HOST:8786"),
+        (["--runner=DaskRunner", "--dask_scheduler_file=nowhere.json"], "--dask_scheduler_file=nowhere.json is not a"),
         (["--runner=DaskRunner", CLUSTER, "--setup_file=./setup.py"], "--setup_file has no effect with --runner=Dask"),
         (["--runner=DaskRunner", CLUSTER, "--extra_package=x.tar.gz"], "--extra_package has no effect"),
         (["--runner=DaskRunner", "--dask_client_adress=x"], "did you mean --dask_client_address"),
