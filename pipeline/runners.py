@@ -21,7 +21,7 @@ from components.processes import stop_helpers
 from pipeline.dask_cluster import DASK_RUNNER, cluster_of, is_dask, run_on_dask
 from pipeline.options import LinePipelineOptions
 from pipeline.workspace import Workspace
-from tfrecords import DataError
+from tfrecords import DataError, StoreError
 
 _WORKER_LOGGERS = (
     "apache_beam.runners.common",
@@ -131,7 +131,8 @@ def run_job(
             _cancel(result)
         raise
     except DataError as error:
-        raise DataError(_without_place(str(error))) from None
+        kind = StoreError if isinstance(error, StoreError) else DataError
+        raise kind(_without_place(str(error))) from None
     except grpc.RpcError as error:
         if local:
             raise _lost_worker(name, "".join(traceback.format_exception(error))) from None

@@ -37,7 +37,7 @@ REQUEST_S = 600.0
 _THREADS = 16
 _UPLOAD_BYTES = 8 << 20  # in one request
 
-os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # one API for every kind of bucket
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # or gcsfs imports a second client, and is slow
 
 TEMPORARY_PREFIX = ".unfinished-"
 """Of files that are being written; a process that is killed leaves them."""
@@ -66,8 +66,11 @@ def filesystem(url: str) -> Any:
     try:
         if scheme not in ("gs", "gcs"):
             return fsspec.core.url_to_fs(url)[0]
-        # Not by the URL: `::` and `#` are parts of an object's name.
-        fs = fsspec.filesystem(scheme, **_gcs_options(ANSWER_S, REQUEST_S))
+        # Not by the URL: `::` and `#` are parts of an object's name. Nor by fsspec, which would take gcsfs's other
+        # class if someone had imported gcsfs before: that one asks what kind of bucket each is, by another protocol.
+        from gcsfs.core import GCSFileSystem
+
+        fs = GCSFileSystem(**_gcs_options(ANSWER_S, REQUEST_S))
     except (ImportError, ValueError) as error:
         raise DataError(f"cannot use {url!r}: {error}") from error
     with _told(url):
@@ -91,8 +94,12 @@ def _is_gcs(fs: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _told(url: str) -> Iterator[None]:
-    """Says in one sentence, and with no other exception behind it, what an object store refuses or fails to do."""
+def _told(url: str, *, changing: bool = False) -> Iterator[None]:
+    """Says in one sentence, and with no other exception behind it, what an object store refuses or fails to do.
+
+    Args:
+        changing: what is refused is a change then, which is no fault of the file.
+    """
     try:
         yield
     except DataError:
@@ -101,6 +108,8 @@ def _told(url: str) -> Iterator[None]:
         told = _in_words(url, error)
         if told is None:
             raise
+        if changing and isinstance(told, OSError) and not isinstance(told, FileNotFoundError):
+            told = StoreError(f"{url} cannot be changed: {told.strerror}")
         raise told from None
 
 
@@ -325,7 +334,7 @@ class StoredFile(NamedTuple):
 
 
 def find_files(url: str) -> Iterator[StoredFile]:
-    """Every file of an object store below a folder, sorted by URL, or the file of this URL; one request a thousand.
+    """Every file of an object store below a folder, sorted by URL; one request a thousand.
 
     A folder that its maker marked by an empty object is among them, its URL ending in a slash.
     """
@@ -336,13 +345,9 @@ def find_files(url: str) -> Iterator[StoredFile]:
                 yield _stored(fs.unstrip_protocol(path), info)
             return
         bucket, _ = _bucket_and_key(url)
-        found = False
         for page in _pages(fs, url):
             for item in page.get("items", ()):
-                found = True
                 yield _stored(f"gs://{bucket}/{item['name']}", item)
-    if not found and is_file(url):
-        yield information(url)
 
 
 def information(url: str) -> StoredFile:
@@ -443,7 +448,7 @@ def write_parquet(path: str, table: Any, **options: Any) -> None:
 
 def _upload(local: str, url: str) -> None:
     fs = filesystem(url)
-    with _told(url):
+    with _told(url, changing=True):
         if not _is_gcs(fs):
             fs.put_file(local, url)
             return
@@ -486,7 +491,7 @@ def move_folder(source: str, destination: str) -> None:
         above = f"{canonical(source).rstrip('/')}/"
 
         def copy(url: str) -> None:
-            with _told(url):
+            with _told(url, changing=True):
                 fs.cp_file(url, join(destination, url.removeprefix(above)))
 
         urls = [file.url for file in find_files(source)]
@@ -505,7 +510,7 @@ def remove_file(path: str) -> None:
             os.unlink(path)
             return
         fs = filesystem(path)
-        with _told(path):
+        with _told(path, changing=True):
             fs.rm_file(path)
 
 

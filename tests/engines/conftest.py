@@ -22,6 +22,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.engines.proxy import Proxy, proxy_of
+
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60  # seconds for a service to listen, which takes 3 to 10
 
@@ -250,9 +252,9 @@ def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectSto
 
 def forget_file_systems() -> None:
     """Lets gcsfs look at its environment and its credentials anew."""
-    import fsspec
+    from gcsfs.core import GCSFileSystem
 
-    fsspec.get_filesystem_class("gs").clear_instance_cache()
+    GCSFileSystem.clear_instance_cache()
 
 
 @pytest.fixture
@@ -298,3 +300,28 @@ def dask_cluster(python: Path, folder: Path, workers: int = 2, *, has_project: b
         for _ in range(workers):
             start_worker()
         yield cluster
+
+
+@pytest.fixture
+def proxy(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy in front of the emulator, through which this process and its children go for the time of a test."""
+    with proxy_of(object_store.endpoint) as between:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", between.endpoint)
+        yield between
+
+
+@pytest.fixture
+def store(object_store: ObjectStore, bucket: str, tiny_images: Path, tiny_model: Path) -> str:
+    """A bucket with the tiny images in `lines`, and a workspace `ws` in which the tiny model is in use."""
+    for path in sorted(tiny_images.iterdir()):
+        object_store.put(f"{bucket}/lines/{path.name}", path.read_bytes())
+    put_model(object_store, bucket, tiny_model)
+    return bucket
+
+
+def put_model(object_store: ObjectStore, bucket: str, model: Path) -> None:
+    for path in sorted(model.rglob("*")):
+        if path.is_file():
+            object_store.put(f"{bucket}/ws/models/first/{path.relative_to(model)}", path.read_bytes())
+    for pointer in ("LATEST", "ACCEPTED"):
+        object_store.put(f"{bucket}/ws/models/{pointer}", b"first\n")

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import collections
+import shutil
+import time
+from pathlib import Path
+
+import pyarrow.parquet
 import pytest
 
-from tfrecords import storage
+from components.models import ModelManifest
+from pipeline.main import EXIT_DONE, EXIT_REFUSED, main
+from tests.engines.places import errors, examples, predictions, run
+from tfrecords import DatasetManifest, storage
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def local(tmp_path: Path, tiny_images: Path, tiny_model: Path) -> str:
+    """The same in local folders."""
+    shutil.copytree(tiny_images, tmp_path / "lines")
+    shutil.copytree(tiny_model, tmp_path / "ws" / "models" / "first")
+    for pointer in ("LATEST", "ACCEPTED"):
+        (tmp_path / "ws" / "models" / pointer).write_text("first\n")
+    return str(tmp_path)
 
 
 def test_files_are_written_listed_read_and_removed(bucket, object_store):
@@ -17,3 +36,121 @@ def test_files_are_written_listed_read_and_removed(bucket, object_store):
     assert storage.read_bytes(path) == b"content"
     storage.remove_folder(f"{bucket}/folder")
     assert object_store.objects(bucket) == {}
+
+
+def test_all_steps_give_what_they_give_in_local_folders(store, local, capsys):
+    said = {}
+    for place in (local, store):
+        statuses = [run(place, steps) for steps in ("ingest", "infer", "evaluate")]
+        evaluation = storage.read_json(f"{place}/ws/models/first/evaluation.json")
+        said[place] = [*statuses, evaluation["cer"], evaluation["exact_match"], evaluation["intervals"]]
+    assert said[store] == said[local]
+    assert said[store][:2] == [EXIT_DONE, EXIT_DONE]
+    assert examples(store) == examples(local)
+    assert len(examples(store)) == 24
+    assert predictions(store) == predictions(local)
+    assert len(predictions(store)) == 24
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_the_workspace_does_not_change_a_byte_of_a_dataset(store, tmp_path):
+    images = [f"--images={store}/lines", "--label_source=sidecar", "--height=32", "--steps=ingest"]
+    shards = []
+    for workspace in (f"{tmp_path}/ws", f"{store}/ws"):
+        assert main([f"--workspace={workspace}", *images]) == EXIT_DONE
+        dataset_id = storage.read_bytes(f"{workspace}/datasets/LATEST").decode().strip()
+        shards.append(DatasetManifest.read(f"{workspace}/datasets/{dataset_id}").shards)
+        assert storage.list_names(f"{workspace}/unfinished") == []
+    assert shards[0] == shards[1] != ()
+
+
+def test_each_image_and_each_label_costs_one_request(store, object_store, proxy, tiny_images):
+    for folder in ("a", "b/c"):
+        for path in tiny_images.iterdir():
+            object_store.put(f"{store}/lines/{folder}/{path.name}", path.read_bytes())
+    shown = 24  # by the run report
+    for step, reads, most in (("ingest", 2 * 72, 80), ("infer", 72 + shown, 60)):
+        proxy.requests.clear()
+        assert run(store, step) == EXIT_DONE
+        of_images = collections.Counter(each.kind for each in proxy.requests if each.name.startswith("lines"))
+        assert of_images == {"list": 3, "information": 1, "read": reads}
+        assert len(proxy.requests) - of_images.total() <= most
+        proxy.requests.clear()
+        assert run(store, step) == EXIT_DONE
+        labels_and_shown = 72 if step == "ingest" else shown
+        assert proxy.counts()["read"] <= labels_and_shown + 15
+        assert len(proxy.requests) <= labels_and_shown + 40
+
+
+def test_images_are_read_at_the_same_time(store, proxy):
+    proxy.fault = lambda request: "slow" if request.kind == "read" and request.name.startswith("lines") else None
+    started = time.monotonic()
+    assert run(store, "ingest") == EXIT_DONE  # 48 reads of 0.3 s each, 24 of them labels
+    assert time.monotonic() - started < 48 * 0.3 * 0.6
+
+
+def test_tables_a_charset_a_lexicon_and_a_configuration_may_lie_in_an_object_store(store, object_store, capsys):
+    names = sorted(name for name in storage.list_names(f"{store}/lines") if name.endswith(".png"))
+    labels = [name[3:-4] for name in names]
+    rows = "".join(f"lines/{name},{label}\n" for name, label in zip(names, labels, strict=True))
+    object_store.put(f"{store}/labels.csv", f"path,text\n{rows}lines/gone.png,1\n".encode())
+    object_store.put(f"{store}/charset.txt", "".join(f"{symbol}\n" for symbol in sorted(set("".join(labels)))).encode())
+    object_store.put(f"{store}/words.txt", "".join(f"{label}\n" for label in labels).encode())
+    object_store.put(f"{store}/flags.yaml", f"height: 32\nworkspace: {store}/ws\n".encode())
+    config = f"--config={store}/flags.yaml"
+    sources = [f"--images={store}/lines", f"--label_source={store}/labels.csv", f"--charset={store}/charset.txt"]
+    assert main([config, "--steps=ingest", *sources]) == EXIT_DONE, capsys.readouterr()
+    assert "24 images matched, 24 written" in (said := capsys.readouterr().out)
+    assert "1 label without an image" in said
+    lexicon = ["--decoder=lexicon", f"--lexicon={store}/words.txt"]
+    for images in (f"{store}/labels.csv", "dataset:LATEST:train"):
+        assert main([config, "--steps=infer", f"--infer_images={images}", "--max_reject_fraction=0.1", *lexicon]) == 0
+    folder = f"{store}/ws/predictions"
+    files = [file.url for file in storage.find_files(folder) if file.url.endswith(".parquet")]
+    texts = [row["text"] for url in files for row in pyarrow.parquet.read_table(storage.open_to_read(url)).to_pylist()]
+    assert len(texts) > 24
+    assert set(texts) <= set(labels)
+    assert "24 read with mean confidence" in capsys.readouterr().out
+
+
+def test_a_dataset_trains_a_model_from_the_weights_of_another(store, proxy, capsys):
+    flags = ["--epochs=1", "--max_cer=1", "--patience=1", f"--init_from={store}/ws/models/first"]
+    assert run(store, "ingest") == EXIT_DONE
+    assert run(store, "train", *flags) == EXIT_DONE, capsys.readouterr()
+    model_id = storage.read_bytes(f"{store}/ws/models/LATEST").decode().strip()
+    manifest = ModelManifest.read(f"{store}/ws/models/{model_id}")
+    assert manifest.options["init_from"] == "tinymodel000"
+    sizes = {name: described["bytes"] for name, described in manifest.files.items()}
+    assert storage.missing_or_changed(f"{store}/ws/models/{model_id}", sizes) is None
+    shards = [each.name for each in proxy.requests if each.kind == "read" and each.name.endswith("tfrecord.gz")]
+    assert max(collections.Counter(shards).values()) <= 4  # described twice, sampled, copied to train on
+    assert storage.list_names(f"{store}/ws/unfinished") == []
+    capsys.readouterr()
+    assert run(store, "train", *flags) == EXIT_DONE
+    assert "it was there already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.keras"])
+def test_a_model_that_was_tampered_with_is_not_loaded(store, object_store, name, capsys):
+    content = bytearray(object_store.get(f"{store}/ws/models/first/{name}"))
+    content[len(content) // 2] ^= 1
+    object_store.put(f"{store}/ws/models/first/{name}", bytes(content))
+    if name == "model.onnx":
+        assert run(store, "infer", "--engine=onnx") == EXIT_REFUSED
+    else:
+        assert run(store, "ingest") == EXIT_DONE
+        assert run(store, "train", "--epochs=1", f"--init_from={store}/ws/models/first") == EXIT_REFUSED
+    (error,) = errors(capsys)
+    assert f"{store}/ws/models/first/{name} has checksum" in error
+    assert "it was damaged or replaced" in error
+
+
+def test_a_shard_that_was_tampered_with_is_not_trained_on(store, object_store, capsys):
+    assert run(store, "ingest") == EXIT_DONE
+    (shard,) = [name for name in object_store.objects(f"{store}/ws/datasets") if "train-" in name]
+    content = bytearray(object_store.get(f"{store}/{shard}"))
+    content[len(content) // 2] ^= 1
+    object_store.put(f"{store}/{shard}", bytes(content))
+    assert run(store, "train", "--epochs=1") == EXIT_REFUSED
+    assert shard.rpartition("/")[2] in (error := errors(capsys)[-1])
+    assert "checksum" in error

@@ -1,0 +1,343 @@
+"""An object store that is slow, refuses, breaks off, lies or is silent, by a proxy in front of a real one."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import concurrent.futures
+import io
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import gcsfs.retry
+import pyarrow.parquet
+import pytest
+
+from pipeline.main import EXIT_DONE, EXIT_REFUSED, main
+from tests.engines.conftest import ROOT, forget_file_systems, free_port, token_server, write_credentials
+from tests.engines.places import errors, examples, predictions, run
+from tfrecords import StoreError, storage
+
+pytestmark = pytest.mark.slow
+
+PAUSES_S = 37  # the most that gcsfs waits between six tries
+
+
+@pytest.fixture
+def hurried(monkeypatch):
+    """Pauses before a request is made again that are a fiftieth as long."""
+    sleep = asyncio.sleep
+    monkeypatch.setattr(gcsfs.retry, "asyncio", types.SimpleNamespace(sleep=lambda seconds: sleep(seconds / 50)))
+
+
+def digests(place: str) -> dict[str, str]:
+    dataset_id = storage.read_bytes(f"{place}/ws/datasets/LATEST").decode().strip()
+    names = [name for name in storage.list_names(f"{place}/ws/datasets/{dataset_id}") if "tfrecord" in name]
+    return {name: storage.checksum(f"{place}/ws/datasets/{dataset_id}/{name}") for name in names}
+
+
+def test_bursts_of_every_fault_in_every_kind_of_request_change_nothing(
+    store, object_store, proxy, hurried, tiny_model, capsys
+):
+    for step in ("ingest", "infer"):
+        assert run(store, step) == EXIT_DONE
+    undisturbed = digests(store), predictions(store)
+    storage.remove_folder(f"{store}/ws")
+    for path in sorted(tiny_model.rglob("*")):
+        if path.is_file():
+            object_store.put(f"{store}/ws/models/first/{path.relative_to(tiny_model)}", path.read_bytes())
+    object_store.put(f"{store}/ws/models/LATEST", b"first\n")
+    object_store.put(f"{store}/ws/models/ACCEPTED", b"first\n")
+    # Each object's first requests meet two faults in a row; which two, goes round within each kind of request.
+    pairs = list(itertools.permutations([429, 503, 500, "reset", "cut", "slow", 408, 502], 2))
+    numbers: dict[str, itertools.count] = collections.defaultdict(itertools.count)
+    left: dict[tuple[str, str], list] = {}
+    met = collections.Counter()
+
+    def fault(request):
+        key = request.kind, request.name
+        if key not in left:
+            left[key] = list(pairs[(7 * next(numbers[request.kind])) % len(pairs)])
+        chosen = left[key].pop() if left[key] else None
+        met[request.kind] += chosen is not None
+        return chosen
+
+    proxy.fault = fault
+    for step in ("ingest", "infer"):
+        assert run(store, step) == EXIT_DONE, capsys.readouterr()
+    assert all(met[kind] >= 10 for kind in ("list", "read", "information", "write", "copy", "delete")), met
+    assert len(undisturbed[1]) == 24
+    assert (digests(store), predictions(store)) == undisturbed
+    assert errors(capsys) == []
+
+
+@pytest.mark.parametrize("fault", ["cut", "flip"])
+def test_an_image_that_never_arrives_whole_is_left_out_and_tried_again_by_the_next_run(
+    store, proxy, hurried, fault, capsys
+):
+    proxy.fault = lambda request: fault if request.name == "lines/05-aab1.png" and request.kind == "read" else None
+    assert run(store, "infer", "--max_reject_fraction=0.1") == EXIT_DONE
+    assert proxy.counts()["read"] >= 24 + (5 if fault == "cut" else 2)
+    assert "23 read with mean confidence" in (said := capsys.readouterr().out)
+    assert "1 rejected (1 unreadable)" in said
+    (path,) = [file.url for file in storage.find_files(f"{store}/ws/rejects")]
+    (row,) = pyarrow.parquet.read_table(io.BytesIO(storage.read_bytes(path))).to_pylist()
+    assert row["uri"] == f"{store}/lines/05-aab1.png"
+    assert "cut short or damaged on the way, several times" in row["detail"]
+
+
+def test_what_the_store_keeps_otherwise_than_it_was_sent_is_not_kept(bucket, object_store, proxy, monkeypatch):
+    ask = proxy.ask
+
+    def spoil(method, path, body, headers):
+        return ask(method, path, body.replace(b"content", b"cONTENT"), headers)
+
+    monkeypatch.setattr(proxy, "ask", spoil)
+    with pytest.raises(StoreError, match=rf"{bucket}/x cannot be changed: cut short or damaged on the way"):
+        storage.write_bytes(f"{bucket}/x", b"content")
+    assert object_store.objects(bucket) == {}
+
+
+def test_a_large_file_goes_up_in_parts_that_are_sent_again(bucket, object_store, proxy, hurried):
+    content = os.urandom(20 << 20)
+    proxy.every(2, [503, "reset"])
+    storage.write_bytes(f"{bucket}/large", content)
+    assert object_store.get(f"{bucket}/large") == content
+    assert proxy.counts()["write"] >= 6
+    assert storage.read_bytes(f"{bucket}/large", at_most=5) == content[:5]
+    assert storage.checksum(f"{bucket}/large") == storage.hashlib.sha256(content).hexdigest()
+
+
+def test_an_outage_ends_within_the_stated_time(bucket, object_store, proxy, monkeypatch):
+    """In real time, but for the half minute that silence takes each time: as long as all pauses, not longer."""
+    monkeypatch.setattr(storage, "ANSWER_S", 0.5)
+    object_store.put(f"{bucket}/x", b"content")
+    faults = {"unavailable": 503, "busy": 429, "silent": "hang", "broken": "reset"}
+    proxy.fault = lambda request: faults.get(request.name.strip("/"))
+
+    def seconds(name: str) -> tuple[float, str]:
+        started = time.monotonic()
+        ask = storage.list_names if name in ("busy", "silent") else storage.read_bytes
+        with pytest.raises(StoreError) as caught:
+            ask(f"{bucket}/{name}")
+        return time.monotonic() - started, str(caught.value)
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        took = dict(zip(faults, pool.map(seconds, faults), strict=True))
+    for name, (waited, sentence) in took.items():
+        assert 31 <= waited <= PAUSES_S + 6 * 0.5 + 4, took
+        assert f"{bucket}/{name}" in sentence
+        assert sentence.endswith("): run again later")
+    assert collections.Counter(request.name.strip("/") for request in proxy.requests) == dict.fromkeys(faults, 6)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "fault"),
+    [
+        ({"read"}, 503),
+        ({"write"}, 429),
+        ({"list"}, "hang"),
+        ({"copy"}, "reset"),
+        ({"delete"}, 500),
+        ({"write"}, "hang"),
+    ],
+)
+def test_an_outage_in_the_middle_is_one_sentence_and_the_next_run_goes_on(
+    store, proxy, hurried, monkeypatch, kinds, fault, capsys
+):
+    monkeypatch.setattr(storage, "ANSWER_S", 0.2)
+    count = itertools.count()
+    proxy.fault = lambda request: fault if request.kind in kinds and next(count) >= 2 else None
+    started = time.monotonic()
+    assert run(store, "ingest") == EXIT_REFUSED
+    assert time.monotonic() - started < 25
+    (error,) = errors(capsys)
+    assert error.startswith("error: the object store ")
+    assert store in error
+    assert error.endswith(": run again later")
+    proxy.fault = lambda _: None
+    monkeypatch.setattr(storage, "ANSWER_S", 30)
+    assert run(store, "ingest") == EXIT_DONE, capsys.readouterr()
+    assert len(examples(store)) == 24
+
+
+@pytest.mark.parametrize("flag", ["workspace", "images", "infer_images"])
+def test_a_bucket_that_is_not_there_is_named_at_once(store, flag, capsys):
+    flags = {"workspace": f"{store}/ws", "images": f"{store}/lines", "infer_images": f"{store}/lines"}
+    flags[flag] = "gs://bucket-of-nobody/there"
+    started = time.monotonic()
+    status = main(["--steps=" + ("ingest" if flag == "images" else "infer"), *(f"--{n}={v}" for n, v in flags.items())])
+    assert status == EXIT_REFUSED
+    assert time.monotonic() - started < 5
+    (error,) = errors(capsys)
+    assert f"--{flag}" in error
+    assert "there is no bucket gs://bucket-of-nobody" in error
+
+
+def test_nothing_below_a_prefix_is_said_with_its_flag(store, capsys):
+    assert main([f"--workspace={store}/ws", "--steps=ingest", f"--images={store}/nothing"]) == EXIT_REFUSED
+    assert errors(capsys) == [
+        f"error: --images: nothing matches '{store}/nothing'; give a folder, a file or a glob that exists"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "kinds", "said"),
+    [
+        ("ws", {"list"}, "--workspace={store}/ws cannot be used: no permission (no storage.objects access)"),
+        (
+            "lines",
+            {"list", "information"},
+            "--images: cannot list {store}/lines: no permission (no storage.objects acc",
+        ),
+        ("ws", {"write"}, "{store}/ws/unfinished/listing-"),
+    ],
+)
+def test_a_permission_that_lacks_is_one_sentence_at_once(store, proxy, prefix, kinds, said, capsys):
+    proxy.fault = lambda request: 403 if request.name.startswith(prefix) and request.kind in kinds else None
+    started = time.monotonic()
+    assert run(store, "ingest") == EXIT_REFUSED
+    assert time.monotonic() - started < 5
+    error = errors(capsys)[0]
+    assert error.startswith("error: " + said.format(store=store))
+    assert "no permission (no storage.objects access)" in error
+
+
+def test_an_image_without_permission_is_left_out(store, proxy, capsys):
+    proxy.fault = lambda request: 403 if request.name == "lines/05-aab1.png" and request.kind == "read" else None
+    assert run(store, "infer", "--max_reject_fraction=0.1") == EXIT_DONE
+    assert "1 rejected (1 unreadable)" in capsys.readouterr().out
+
+
+@pytest.fixture
+def fresh_credentials(monkeypatch, tmp_path):
+    """Credentials are looked for anew, in an empty home too."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    forget_file_systems()
+    yield
+    forget_file_systems()
+
+
+def test_credentials_that_are_refused_are_one_sentence_at_once(
+    store, object_store, monkeypatch, tmp_path, fresh_credentials, capsys
+):
+    with token_server("none", status=401) as token_uri:
+        write_credentials(tmp_path / "refused.json", token_uri)
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "refused.json"))
+        started = time.monotonic()
+        assert run(store, "ingest") == EXIT_REFUSED
+    assert time.monotonic() - started < 5
+    (error,) = errors(capsys)
+    assert f"GOOGLE_APPLICATION_CREDENTIALS={tmp_path}/refused.json" in error
+    assert "Invalid JWT Signature" in error
+
+
+@pytest.mark.parametrize("given", ["none", "no such file", "not JSON", "a server of tokens that is not there"])
+def test_no_usable_credentials_are_one_sentence_at_once(
+    store, proxy, monkeypatch, tmp_path, fresh_credentials, given, capsys
+):
+    path = tmp_path / "credentials.json"
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
+    if given == "none":
+        monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS")
+    elif given == "not JSON":
+        path.write_text("secret-that-is-no-json")
+    elif given.startswith("a server"):
+        write_credentials(path, f"http://127.0.0.1:{free_port()}/token")
+    proxy.fault = lambda request: None if request.authorised else 401
+    started = time.monotonic()
+    assert run(store, "ingest") == EXIT_REFUSED
+    assert time.monotonic() - started < 10
+    (error,) = errors(capsys)
+    assert "set GOOGLE_APPLICATION_CREDENTIALS to the file of a service account" in error
+    assert "secret" not in error
+
+
+def test_no_secret_is_told_anywhere(store, object_store, proxy, tmp_path, monkeypatch):
+    """By the command in a process of its own, through success, refusals, and a failure that nobody foresaw."""
+    secrets = [object_store.private_key, object_store.access_token, object_store.access_token.removeprefix("ya29.")]
+    key_file = json.loads(Path(object_store.environment["GOOGLE_APPLICATION_CREDENTIALS"]).read_text())
+    secrets += [key_file["private_key_id"], *key_file["private_key"].splitlines()[1:-1]]
+    command = [f"--workspace={store}/ws", f"--images={store}/lines", f"--infer_images={store}/lines", "--height=32"]
+    program = "import sys; from pipeline.main import command; command()"
+    unforeseen = (
+        "import pipeline.steps, pipeline.main, sys\n"
+        "from tfrecords import storage\n"
+        f"def fail(context): storage.filesystem('{store}').call('GET', 'b/{{}}/o/{{}}', '{store[5:]}', 'forbidden')\n"
+        "pipeline.steps.STEP_FUNCTIONS['evaluate'] = fail\n"
+        "pipeline.main.command()"
+    )
+    proxy.fault = lambda request: {"forbidden": 418, "lines/05-aab1.png": 403}.get(request.name)
+    told = []
+    runs = ((program, "ingest,infer", 0.0, 1), (program, "ingest", 0.1, 0), (unforeseen, "evaluate", 0.1, 1))
+    for code, asked, fraction, status in runs:
+        flags = [*command, f"--steps={asked}", f"--max_reject_fraction={fraction}"]
+        done = subprocess.run(
+            [sys.executable, "-c", code, *flags], cwd=ROOT, env=dict(os.environ), capture_output=True, text=True
+        )
+        assert done.returncode == status, done.stderr
+        told += [done.stdout, done.stderr]
+    kept = object_store.objects(f"{store}/ws")
+    (log,) = [content.decode() for name, content in kept.items() if name.endswith(".log")]
+    assert "Traceback" in log
+    assert "HttpError" in log
+    told += [content.decode("latin-1") for content in kept.values()]
+    assert not [(secret, text) for secret in secrets for text in told if secret in text]
+
+
+# Hostile names
+
+
+def test_hostile_names_are_accounted_for_once_and_nothing_lands_outside_the_workspace(
+    store, object_store, proxy, tiny_images, capsys, tmp_path, monkeypatch
+):
+    ask = proxy.ask
+
+    def with_dots(method, path, body, headers):
+        """The emulator has no names with `..`, which GCS has: it keeps another word for it."""
+        path = path.replace("..", "DOTS")
+        status, answered, content = ask(method, path, body, headers)
+        return status, answered, content if "alt=media" in path else content.replace(b"DOTS", b"..")
+
+    monkeypatch.setattr(proxy, "ask", with_dots)
+    image = (tiny_images / "00-11.png").read_bytes()
+    images = {
+        *("a//b.png", "a/b.png", "//c.png", "d%2Fe.png", "d%252Fe.png", "%", "f?g=1.png", "h#1.png", "h#.png"),
+        *("i\nj.png", "k\x01\x7f.png", "l::m.png", "file:::x.png", "[n]*.png", "manifest.bin", "o" * 900, "r/"),
+        *("p\\..\\q.png", "\u00e9", "e\u0301", " ", "${HOME}.png", "{}.png", "-rf", "~"),
+    }
+    hidden = {"../../x.png", "s/..t.png", "./y.png", "u/../v.png", ".z.png"}
+    companions = {"manifest.json", "LATEST.txt"}
+    for name in images | hidden:
+        object_store.put(f"{store}/odd/{name}".replace("..", "DOTS"), image)
+    for name in companions:
+        object_store.put(f"{store}/odd/{name}", b"{}")
+    object_store.put(f"{store}/odd/folder/", b"")
+    object_store.put(f"{store}/odd/", b"")
+    before = set(object_store.objects(store))
+    monkeypatch.chdir(tmp_path)
+    flags = [f"--workspace={store}/ws", "--label_source=filename", "--height=32", "--max_reject_fraction=1"]
+    assert main([*flags, "--steps=infer", f"--infer_images={store}/odd"]) == EXIT_DONE, capsys.readouterr()
+    found = {}
+    for file in storage.find_files(f"{store}/ws/predictions"):
+        if file.url.endswith(".parquet"):
+            for row in pyarrow.parquet.read_table(storage.open_to_read(file.url)).to_pylist():
+                assert row["uri"] not in found
+                found[row["uri"]] = row["text"]
+    assert set(found) == {f"{store}/odd/{name}" for name in images}
+    assert len(set(found.values())) == 1  # each read is that image, and no other
+    assert main([*flags, "--steps=ingest", f"--images={store}/odd", "--test_fraction=0.2"]) == EXIT_DONE
+    manifest = storage.read_json(
+        f"{store}/ws/datasets/{storage.read_bytes(f'{store}/ws/datasets/LATEST').decode().strip()}/manifest.json"
+    )
+    assert manifest["matched"] == len(images)
+    after = set(object_store.objects(store))
+    assert before <= after
+    assert all(name.startswith("ws/") for name in after - before)
+    assert list(tmp_path.iterdir()) == []
