@@ -60,7 +60,7 @@ from pipeline.progress import shards_watched
 from pipeline.runners import makes_template, processes_per_worker, run_job
 from pipeline.workspace import Workspace, short_id
 from tfrecords import SPLITS, Charset, CharsetError, DataError, DatasetManifest, SplitFractions, StoreError, storage
-from tfrecords.manifest import CHARSET_NAME, STATISTICS_NAME
+from tfrecords.manifest import CHARSET_NAME, STATISTICS_NAME, remedy
 
 # Raised when a step would make another result from the same input: no old one is then taken for it.
 _CODE_VERSION = 5
@@ -780,13 +780,28 @@ def _intact(context: Context, folder: str, sizes: dict[str, int]) -> bool:
 
 
 def _local_dataset(folder: str, manifest: DatasetManifest, scratch: str) -> str:
-    """The dataset on a local disk: TensorFlow reads no object store here."""
+    """The dataset on a local disk: TensorFlow reads no object store here.
+
+    Raises:
+        DataError: for a shard that is missing or not what the manifest says.
+    """
     if not storage.is_remote(folder):
         return folder
     local = os.path.join(scratch, "dataset")
     shards = [shard for split in ("train", "validation") for shard in manifest.shards_of(split)]
-    for name in [CHARSET_NAME, *(shard.name for shard in shards)]:
-        storage.copy_file(storage.join(folder, name), os.path.join(local, name))
+    storage.copy_file(storage.join(folder, CHARSET_NAME), os.path.join(local, CHARSET_NAME))
+    for shard in shards:
+        path = os.path.join(local, shard.name)
+        try:
+            storage.copy_file(storage.join(folder, shard.name), path)
+            digest = storage.checksum(path)
+        except FileNotFoundError:
+            digest = "none, for it is missing"
+        if digest != shard.sha256:
+            raise DataError(
+                f"{folder}/{shard.name} has checksum {digest}, the manifest says {shard.sha256}: "
+                f"{remedy(folder, 'ingest')}"
+            )
     manifest.write(local)
     return local
 

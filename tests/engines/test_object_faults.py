@@ -134,7 +134,9 @@ def test_an_outage_ends_within_the_stated_time(bucket, object_store, proxy, monk
         assert 31 <= waited <= PAUSES_S + 6 * 0.5 + 4, took
         assert f"{bucket}/{name}" in sentence
         assert sentence.endswith("): run again later")
-    assert collections.Counter(request.name.strip("/") for request in proxy.requests) == dict.fromkeys(faults, 6)
+    tries = collections.Counter(request.name.strip("/") for request in proxy.requests)
+    assert {tries[name] for name in ("unavailable", "busy", "silent")} == {6}
+    assert 6 <= tries["broken"] <= 12  # below gcsfs, a request that a used connection lost is made once more
 
 
 @pytest.mark.parametrize(
@@ -318,8 +320,8 @@ def test_hostile_names_are_accounted_for_once_and_nothing_lands_outside_the_work
         object_store.put(f"{store}/odd/{name}".replace("..", "DOTS"), image)
     for name in companions:
         object_store.put(f"{store}/odd/{name}", b"{}")
-    object_store.put(f"{store}/odd/folder/", b"")
-    object_store.put(f"{store}/odd/", b"")
+    storage.write_bytes(f"{store}/odd/folder/", b"")
+    storage.write_bytes(f"{store}/odd/", b"")
     before = set(object_store.objects(store))
     monkeypatch.chdir(tmp_path)
     flags = [f"--workspace={store}/ws", "--label_source=filename", "--height=32", "--max_reject_fraction=1"]
