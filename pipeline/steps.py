@@ -400,11 +400,11 @@ def infer(context: Context) -> StepResult:
             )
             context.say(f"reading {collection.images:,} images with model {model_id}")
             summaries = storage.join(request.folder, SUMMARIES_NAME)
-            if makes_template(options):
-                run_job(options, functools.partial(collection.build, request))
-                return _template(options, request)
-            with shards_watched(summaries, request.shards, request.images, context.say, context.show):
+            watched = shards_watched(summaries, request.shards, request.images, context.say, context.show)
+            with contextlib.nullcontext() if makes_template(options) else watched:
                 run_job(options, functools.partial(_read_with_helpers, collection, request))
+            if makes_template(options):
+                return _template(options, request)
             _raise_if_refused(request.folder)
     manifest = storage.read_json(storage.join(destination, RUN_MANIFEST_NAME))
     if found is not None:

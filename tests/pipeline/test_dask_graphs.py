@@ -26,7 +26,7 @@ def graphs(monkeypatch) -> list[tuple[int, list[type]]]:
     """For each job that is run: the line of `steps.py` that runs it, and the classes of its transforms; checked."""
     seen = []
 
-    def run_job(options, build):
+    def run_job(options, build, **about):
         pipeline = beam.Pipeline()
         build(pipeline)
         check_graph(pipeline)
@@ -35,7 +35,7 @@ def graphs(monkeypatch) -> list[tuple[int, list[type]]]:
         visitor = _Classes()
         pipeline.visit(visitor)
         seen.append((sys._getframe(1).f_lineno, visitor.found))
-        runners.run_job(options, build)
+        runners.run_job(options, build, **about)
 
     monkeypatch.setattr(steps, "run_job", run_job)
     return seen
