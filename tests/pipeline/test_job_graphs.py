@@ -1,4 +1,7 @@
-"""Every job that the steps build is one that Beam's DaskRunner runs right; graphs that it gets wrong are refused."""
+"""Every job that the steps build is one that Dask runs right and that Flink and Spark accept.
+
+Graphs that DaskRunner gets wrong are refused.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,12 @@ from pathlib import Path
 
 import apache_beam as beam
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability import common_urns
+from apache_beam.portability.api import beam_runner_api_pb2
+from apache_beam.runners.pipeline_utils import validate_pipeline_graph
+from apache_beam.runners.portability.flink_runner import FlinkRunner
+from apache_beam.runners.portability.spark_runner import SparkRunner
 from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms.userstate import CombiningValueStateSpec
 
@@ -29,6 +38,7 @@ def graphs(monkeypatch) -> list[tuple[int, list[type]]]:
     def run_job(options, build, **about):
         pipeline = beam.Pipeline()
         build(pipeline)
+        check_portable(pipeline)
         check_graph(pipeline)
         spread_groups(pipeline, 8)
         check_graph(pipeline)
@@ -41,6 +51,43 @@ def graphs(monkeypatch) -> list[tuple[int, list[type]]]:
     return seen
 
 
+IMAGE = "registry/line-reader:1"
+_PRIMITIVES = common_urns.primitives
+RUN_BY_FLINK_AND_SPARK = {
+    _PRIMITIVES.IMPULSE.urn,
+    _PRIMITIVES.PAR_DO.urn,
+    _PRIMITIVES.GROUP_BY_KEY.urn,
+    _PRIMITIVES.FLATTEN.urn,
+    _PRIMITIVES.ASSIGN_WINDOWS.urn,
+    common_urns.composites.RESHUFFLE.urn,
+}
+
+
+def check_portable(pipeline: beam.Pipeline) -> None:
+    """Makes sure that what would be sent to the job service of Flink or Spark is whole, and has only what they run."""
+    options = PipelineOptions(["--environment_type=DOCKER", f"--environment_config={IMAGE}"])
+    for runner in (FlinkRunner, SparkRunner):
+        proto = runner.get_proto_pipeline(pipeline, options)
+        proto = beam_runner_api_pb2.Pipeline.FromString(proto.SerializeToString())
+        validate_pipeline_graph(proto)
+        parts = proto.components
+        kinds = {transform.spec.urn for transform in parts.transforms.values() if not transform.subtransforms}
+        kinds -= {""}  # of what only names others
+        assert {_PRIMITIVES.IMPULSE.urn, _PRIMITIVES.GROUP_BY_KEY.urn} <= kinds <= RUN_BY_FLINK_AND_SPARK
+        used = {name for transform in parts.transforms.values() for name in transform.inputs.values()}
+        assert used <= set(parts.pcollections)
+        assert {parts.pcollections[name].is_bounded for name in used} == {beam_runner_api_pb2.IsBounded.BOUNDED}
+        (environment,) = {
+            parts.environments[transform.environment_id].SerializeToString()
+            for transform in parts.transforms.values()
+            if transform.environment_id
+        }
+        environment = beam_runner_api_pb2.Environment.FromString(environment)
+        assert environment.urn == common_urns.environments.DOCKER.urn
+        assert beam_runner_api_pb2.DockerPayload.FromString(environment.payload).container_image == IMAGE
+        assert not proto.requirements
+
+
 class _Classes(beam.pipeline.PipelineVisitor):
     def __init__(self):
         self.found = []
@@ -49,7 +96,7 @@ class _Classes(beam.pipeline.PipelineVisitor):
         self.found.append(type(transform_node.transform))
 
 
-def test_every_job_of_every_step_is_for_dask(tmp_path, tiny_images, tiny_model, graphs):
+def test_every_job_of_every_step_is_for_dask_flink_and_spark(tmp_path, tiny_images, tiny_model, graphs):
     workspace = tmp_path / "ws"
     for model_id in ("tinymodel000", "tinymodel001"):
         folder = shutil.copytree(tiny_model, workspace / "models" / model_id)
