@@ -42,6 +42,15 @@ _CANCELLING_S = 15
 _LOCAL_RUNNERS = ("directrunner", "fnapirunner", "direct")
 
 
+def _say_where(result: Any, options: LinePipelineOptions, say: Callable[[str], None]) -> None:
+    if hasattr(result, "job_id"):
+        cloud = options.view_as(GoogleCloudOptions)
+        say(
+            f"job {result.job_id()}: https://console.cloud.google.com/dataflow/jobs/{cloud.region}/{result.job_id()}"
+            f"?project={cloud.project}"
+        )
+
+
 class JobLostError(DataError):
     """A job failed by no fault of its input, and can be run again.
 
@@ -95,11 +104,16 @@ def makes_template(options: LinePipelineOptions) -> bool:
 
 
 def run_job(
-    options: LinePipelineOptions, build: Callable[[beam.Pipeline], object], *, before_template: bool = False
+    options: LinePipelineOptions,
+    build: Callable[[beam.Pipeline], object],
+    *,
+    say: Callable[[str], None],
+    before_template: bool = False,
 ) -> None:
     """Builds a pipeline, runs it, and waits for its end, unless it is a template.
 
     Args:
+        say: told where a job on Dataflow can be watched.
         before_template: it finds out what the job of a template is to do, so that for one it is run in this process.
 
     A job on another machine is cancelled when this process is interrupted.
@@ -125,6 +139,7 @@ def run_job(
         else:
             result = pipeline.run()
             if not makes_template(options) or local:
+                _say_where(result, options, say)
                 result.wait_until_finish()
     except KeyboardInterrupt:
         if result is not None and not local:

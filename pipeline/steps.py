@@ -163,6 +163,7 @@ def ingest(context: Context) -> StepResult:
                 lambda pipeline: (
                     pipeline | "Listings" >> beam.Create(files) | "Ingest" >> WriteDataset(request, fractions)
                 ),
+                say=context.say,
             )
             _raise_if_refused(request.folder)
             manifest = DatasetManifest.read(folder)
@@ -402,7 +403,7 @@ def infer(context: Context) -> StepResult:
             summaries = storage.join(request.folder, SUMMARIES_NAME)
             watched = shards_watched(summaries, request.shards, request.images, context.say, context.show)
             with contextlib.nullcontext() if makes_template(options) else watched:
-                run_job(options, functools.partial(_read_with_helpers, collection, request))
+                run_job(options, functools.partial(_read_with_helpers, collection, request), say=context.say)
             if makes_template(options):
                 return _template(options, request)
             _raise_if_refused(request.folder)
@@ -583,6 +584,7 @@ def _listing(
         run_job(
             context.options,
             lambda pipeline: pipeline | "Roots" >> beam.Create(list(zip(groups, files, strict=True))) | "List" >> work,
+            say=context.say,
             before_template=True,
         )
         summary = ListingSummary(**storage.read_json(summary_path))
@@ -618,7 +620,11 @@ def _join_tables(
     summary_path = storage.join(folder, "labelled.json")
     sources = [*(("listing", path) for path in files), *(("table", number) for number in range(len(rules.tables)))]
     work = JoinTables(summary_path, joined, rules, fractions)
-    run_job(context.options, lambda pipeline: pipeline | "Sources" >> beam.Create(sources) | "Join" >> work)
+    run_job(
+        context.options,
+        lambda pipeline: pipeline | "Sources" >> beam.Create(sources) | "Join" >> work,
+        say=context.say,
+    )
     summary = ListingSummary(**storage.read_json(summary_path))
     if summary.images != listed.images:
         raise RuntimeError(f"{listed.images} images were listed, but {summary.images} were joined with their labels")
@@ -643,6 +649,7 @@ def _list_once(
     run_job(
         context.options,
         lambda pipeline: pipeline | "Listings" >> beam.Create(list(zip(kinds, files, strict=True))) | "Once" >> work,
+        say=context.say,
         before_template=True,
     )
     summary = ListingSummary(**storage.read_json(summary_path))
@@ -874,6 +881,7 @@ def _evaluate_model(
                 ),
             )
         ),
+        say=context.say,
     )
     return folder, storage.read_json(storage.join(folder, EVALUATION_NAME))
 

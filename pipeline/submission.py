@@ -8,6 +8,7 @@ import shutil
 import socket
 
 from apache_beam.options.pipeline_options import (
+    DebugOptions,
     GoogleCloudOptions,
     PortableOptions,
     SetupOptions,
@@ -19,11 +20,13 @@ from pipeline.options import LinePipelineOptions, UsageError
 from tfrecords import DataError, storage
 
 _CONNECTING_S = 10
+# In each process of a worker, which holds a shard's lines in memory while it reads. Dataflow's own 12 can be too many.
+_SHARDS_AT_A_TIME = 2
 _OWN_JOB_SERVER = ("flinkrunner", "sparkrunner")
 
 
 def check_submission(options: LinePipelineOptions) -> None:
-    """Checks what the runner needs, so that a job that cannot run is refused before it is built.
+    """Checks what the runner needs, so that a job that cannot run is refused before it is built; sets what is left out.
 
     Takes at most 10 seconds for a job service, and as long as the object store may take for a bucket.
 
@@ -113,6 +116,9 @@ def _check_dataflow(options: LinePipelineOptions) -> None:
             "the workers of Dataflow would lack this project: pass --setup_file=./setup.py, or better "
             "--sdk_container_image=IMAGE of deploy/worker.Dockerfile, in which it is installed"
         )
+    debug = options.view_as(DebugOptions)
+    if debug.number_of_worker_harness_threads is None:
+        debug.number_of_worker_harness_threads = _SHARDS_AT_A_TIME
     for flag, place in places.items():
         if place and not storage.has_bucket(place):
             raise DataError(

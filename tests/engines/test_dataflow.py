@@ -131,6 +131,7 @@ def test_what_is_submitted_is_what_was_asked_for(workspace, images, untouched, b
     (pool,) = environment["workerPools"]
     assert pool["numWorkers"] == 3
     assert pool["autoscalingSettings"]["maxNumWorkers"] == 40
+    assert pool["numThreadsPerWorker"] == 2
     assert pool["machineType"] == "n1-standard-4"
     assert pool["diskSizeGb"] == 60
     assert pool["subnetwork"] == "regions/europe-west3/subnetworks/images"

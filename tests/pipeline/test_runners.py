@@ -26,14 +26,18 @@ def test_direct_runner_is_run_in_this_process_and_says_so():
 @pytest.mark.parametrize("argv", [[], ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]])
 def test_a_sentence_of_ours_arrives_without_beams_additions(argv, caplog, capfd):
     with pytest.raises(DataError) as refusal:
-        run_job(parse_options(argv), lambda pipeline: pipeline | beam.Create([7]) | beam.Map(_refuse))
+        run_job(parse_options(argv), lambda pipeline: pipeline | beam.Create([7]) | beam.Map(_refuse), say=print)
     assert str(refusal.value) == 'element "7" is wrong: leave it out'
     assert "Traceback" not in caplog.text
 
 
 def test_an_error_that_is_not_ours_is_not_dressed_up():
     with pytest.raises(ZeroDivisionError):
-        run_job(parse_options([]), lambda pipeline: pipeline | beam.Create([0]) | beam.Map(lambda element: 1 / element))
+        run_job(
+            parse_options([]),
+            lambda pipeline: pipeline | beam.Create([0]) | beam.Map(lambda element: 1 / element),
+            say=print,
+        )
 
 
 @pytest.mark.parametrize("name", ["DaskRunner", "daskrunner", "dask", dask_cluster.DASK_RUNNER])
