@@ -52,11 +52,22 @@ def map_in_threads(
     function: Callable[[_Item], _Outcome], items: Iterable[_Item], threads: int, *, ahead: int
 ) -> Iterator[_Outcome]:
     """`map` by threads that wait for something else, in the order of the items, at most `ahead` of them at a time."""
+    failed = threading.Event()
+
+    def call(item: _Item) -> _Outcome:
+        if failed.is_set():  # by an item before this one, whose exception is raised below
+            raise concurrent.futures.CancelledError
+        try:
+            return function(item)
+        except BaseException:
+            failed.set()
+            raise
+
     pool = concurrent.futures.ThreadPoolExecutor(threads)
     pending: collections.deque[concurrent.futures.Future[_Outcome]] = collections.deque()
     try:
         for item in items:
-            pending.append(pool.submit(function, item))
+            pending.append(pool.submit(call, item))
             if len(pending) == ahead:
                 yield pending.popleft().result()
         while pending:

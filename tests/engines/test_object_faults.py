@@ -20,7 +20,14 @@ import pyarrow.parquet
 import pytest
 
 from pipeline.main import EXIT_DONE, EXIT_REFUSED, main
-from tests.engines.conftest import ROOT, forget_file_systems, free_port, token_server, write_credentials
+from tests.engines.conftest import (
+    ROOT,
+    forget_file_systems,
+    free_port,
+    put_model,
+    token_server,
+    write_credentials,
+)
 from tests.engines.places import errors, examples, predictions, run
 from tfrecords import StoreError, storage
 
@@ -49,11 +56,7 @@ def test_bursts_of_every_fault_in_every_kind_of_request_change_nothing(
         assert run(store, step) == EXIT_DONE
     undisturbed = digests(store), predictions(store)
     storage.remove_folder(f"{store}/ws")
-    for path in sorted(tiny_model.rglob("*")):
-        if path.is_file():
-            object_store.put(f"{store}/ws/models/first/{path.relative_to(tiny_model)}", path.read_bytes())
-    object_store.put(f"{store}/ws/models/LATEST", b"first\n")
-    object_store.put(f"{store}/ws/models/ACCEPTED", b"first\n")
+    put_model(object_store, store, tiny_model)
     # Each object's first requests meet two faults in a row; which two, goes round within each kind of request.
     pairs = list(itertools.permutations([429, 503, 500, "reset", "cut", "slow", 408, 502], 2))
     numbers: dict[str, itertools.count] = collections.defaultdict(itertools.count)
@@ -147,7 +150,6 @@ def test_an_outage_ends_within_the_stated_time(bucket, object_store, proxy, monk
         ({"list"}, "hang"),
         ({"copy"}, "reset"),
         ({"delete"}, 500),
-        ({"write"}, "hang"),
     ],
 )
 def test_an_outage_in_the_middle_is_one_sentence_and_the_next_run_goes_on(
@@ -277,8 +279,7 @@ def test_no_secret_is_told_anywhere(store, object_store, proxy, tmp_path, monkey
     )
     proxy.fault = lambda request: {"forbidden": 418, "lines/05-aab1.png": 403}.get(request.name)
     told = []
-    runs = ((program, "ingest,infer", 0.0, 1), (program, "ingest", 0.1, 0), (unforeseen, "evaluate", 0.1, 1))
-    for code, asked, fraction, status in runs:
+    for code, asked, fraction, status in ((program, "infer", 0.0, 1), (unforeseen, "ingest,evaluate", 0.1, 1)):
         flags = [*command, f"--steps={asked}", f"--max_reject_fraction={fraction}"]
         done = subprocess.run(
             [sys.executable, "-c", code, *flags], cwd=ROOT, env=dict(os.environ), capture_output=True, text=True
@@ -289,6 +290,7 @@ def test_no_secret_is_told_anywhere(store, object_store, proxy, tmp_path, monkey
     (log,) = [content.decode() for name, content in kept.items() if name.endswith(".log")]
     assert "Traceback" in log
     assert "HttpError" in log
+    assert any("/datasets/" in name and name.endswith("manifest.json") for name in kept)
     told += [content.decode("latin-1") for content in kept.values()]
     assert not [(secret, text) for secret in secrets for text in told if secret in text]
 
