@@ -13,7 +13,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from components.processes import _ask, groups_of, helpers_run, map_in_processes, prepare_helpers, stop_helpers
+from components.processes import (
+    _ask,
+    groups_of,
+    helpers_run,
+    map_in_processes,
+    map_in_threads,
+    prepare_helpers,
+    stop_helpers,
+)
 from tfrecords import CharsetError, DataError, ImageRejected
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -399,3 +407,20 @@ def test_helpers_take_nothing_from_the_folder_that_the_command_is_run_in(no_help
         (tmp_path / name).write_text("raise SystemExit('taken from the current folder')")
     monkeypatch.chdir(tmp_path)
     assert list(map_in_processes(square, range(40), 1)) == [number * number for number in range(40)]
+
+
+def test_threads_begin_nothing_more_once_an_item_failed():
+    begun, release = [], threading.Event()
+
+    def work(item):
+        begun.append(item)
+        if item == 0:
+            release.wait(30)  # the others' failure is not seen before this one's end
+        elif item == 1:
+            threading.Timer(0.3, release.set).start()
+            raise ValueError("the second item")
+        return item
+
+    with pytest.raises(ValueError, match="the second item"):
+        list(map_in_threads(work, range(20), 2, ahead=20))
+    assert begun == [0, 1]

@@ -311,11 +311,22 @@ def proxy(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 @pytest.fixture
-def store(object_store: ObjectStore, bucket: str, tiny_images: Path, tiny_model: Path) -> str:
+def store(object_store: ObjectStore, tiny_images: Path, tiny_model: Path) -> str:
     """A bucket with the tiny images in `lines`, and a workspace `ws` in which the tiny model is in use."""
-    for path in sorted(tiny_images.iterdir()):
+    return make_store(object_store, tiny_images, tiny_model)
+
+
+@pytest.fixture(scope="module")
+def refused_store(object_store: ObjectStore, tiny_images: Path, tiny_model: Path) -> str:
+    """The same, for tests in which nothing can be written."""
+    return make_store(object_store, tiny_images, tiny_model)
+
+
+def make_store(object_store: ObjectStore, images: Path, model: Path) -> str:
+    bucket = object_store.make_bucket()
+    for path in sorted(images.iterdir()):
         object_store.put(f"{bucket}/lines/{path.name}", path.read_bytes())
-    put_model(object_store, bucket, tiny_model)
+    put_model(object_store, bucket, model)
     return bucket
 
 
