@@ -17,6 +17,7 @@ setup(
     entry_points={"console_scripts": ["line-reader = pipeline.main:command"]},
     install_requires=[
         "apache-beam[gcp]>=2.77,<2.78",
+        "build>=1.3",  # and setuptools, for --setup_file
         "fsspec>=2026.9",
         "gcsfs>=2026.9",
         "google-crc32c>=1.8",
@@ -30,6 +31,7 @@ setup(
         "pyarrow>=25,<26",
         "pyyaml>=6.0",
         "rapidfuzz>=3.14",
+        "setuptools>=77",
         "tensorflow>=2.21,<2.22",
         "tensorflow-metadata>=1.21,<1.22",
         "tf2onnx>=1.17",
