@@ -61,7 +61,10 @@ def check_flags(options: PipelineOptions) -> None:
             "--runner=DaskRunner needs the address of a Dask scheduler, as --dask_client_address=tcp://HOST:8786; to "
             "use all processors of this machine, leave --runner out"
         )
-    file = _client_flags(options).get("scheduler_file")
+    flags = _client_flags(options)
+    if "timeout" in flags and not isinstance(flags["timeout"], int):  # DaskRunner drops what it does not understand
+        raise DataError("--dask_connection_timeout has to be a whole number of seconds, such as 30")
+    file = flags.get("scheduler_file")
     if file and not os.path.isfile(file):
         raise DataError(f"--dask_scheduler_file={file} is not a file; is the scheduler running?")
     for flag in ("setup_file", "requirements_file", "extra_packages"):

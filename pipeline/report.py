@@ -7,7 +7,9 @@ import collections
 import dataclasses
 import datetime
 import itertools
+import json
 import os
+import re
 import unicodedata
 from collections.abc import Iterable
 from typing import Any
@@ -45,6 +47,7 @@ _EVALUATION_PICTURES = {
     LENGTH_PICTURE: "Lines read exactly, and CER, by the length of the label",
     CALIBRATION_PICTURE: "Calibration: confidence against the share of lines read exactly",
 }
+_SECRET = re.compile("secret|token|password|access_key|connection_string")  # as Beam's flags for object stores are
 _DOUBTFUL = 24
 _ROWS_LOOKED_AT = 100_000
 _REJECTS_SHOWN = 8  # of each reason
@@ -67,7 +70,7 @@ class RunRecord:
         run: the ID of this run of the command.
         status: `done`, `refused` (a check said no) or `failed` (the input cannot be used).
         workspace: where it ran.
-        options: every flag of ours, and Beam's that were given.
+        options: every flag of ours, and Beam's that were given, without what only their owner may know.
         started_at, finished_at: ISO 8601, UTC.
         seconds: from start to finish.
         steps: each step's result, and how long it took.
@@ -90,8 +93,9 @@ class RunRecord:
         now = datetime.datetime.now(datetime.UTC)
         ours = options.get_all_options(current_only=True)
         given = {**options.get_all_options(drop_default=True), **ours}
+        given = {name: "(not told)" if _SECRET.search(name) else given[name] for name in sorted(given)}
         run = f"{now:%Y%m%dT%H%M%SZ}-{short_id(at=now.isoformat(), pid=os.getpid())[:6]}"
-        return cls(run, "done", workspace, {name: given[name] for name in sorted(given)}, now.isoformat())
+        return cls(run, "done", workspace, json.loads(json.dumps(given, default=str)), now.isoformat())
 
     def add(self, result: dict[str, Any], seconds: float) -> None:
         """A step that came to its end."""

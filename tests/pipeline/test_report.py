@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from pipeline.main import main
-from pipeline.report import _marked
+from pipeline.options import parse_options
+from pipeline.report import RunRecord, _marked
 from tfrecords import DatasetManifest, LineExample, encode_example, read_record_batches, write_records
 
 
@@ -77,6 +78,14 @@ def page(tmp_path, tiny_dataset, tiny_model) -> Page:
     main([f"--workspace={workspace}", "--steps=evaluate"])
     (path,) = (workspace / "runs").glob("*.html")
     return Page(path.read_text())
+
+
+def test_flags_that_only_their_owner_may_know_are_in_no_record():
+    secrets = ["--s3_secret_access_key=hush-1", "--s3_session_token=hush-2", "--azure_connection_string=hush-3"]
+    record = RunRecord.start(parse_options([*secrets, "--epochs=3"]), "ws")
+    assert record.options["epochs"] == 3
+    assert record.options["s3_session_token"] == "(not told)"
+    assert "hush" not in repr(record)
 
 
 def test_every_figure_of_the_evaluation_is_on_the_page_with_its_interval(page):

@@ -55,6 +55,7 @@ def test_dask_has_a_short_name_and_its_own_flags(name, tmp_path):
     ("flags", "sentence"),
     [
         (["--runner=DaskRunner"], "needs the address of a Dask scheduler, as --dask_client_address=tcp://HOST:8786"),
+        (["--runner=DaskRunner", CLUSTER, "--dask_connection_timeout=5s"], "a whole number of seconds"),
         (["--runner=DaskRunner", "--dask_scheduler_file=nowhere.json"], "--dask_scheduler_file=nowhere.json is not a"),
         (["--runner=DaskRunner", CLUSTER, "--setup_file=./setup.py"], "--setup_file has no effect with --runner=Dask"),
         (["--runner=DaskRunner", CLUSTER, "--extra_package=x.tar.gz"], "--extra_package has no effect"),
