@@ -24,15 +24,9 @@ from tfrecords import DataError, storage
 DASK_RUNNER = "apache_beam.runners.dask.dask_runner.DaskRunner"
 PATIENCE_S = 60
 """How long a job waits for a worker while there is none."""
-_NAMES = ("dask", "daskrunner", DASK_RUNNER.lower())
 _LOOK_EVERY_MS = 2000
 _HANDSHAKE_S = 5
 _PARTITIONS_A_THREAD, _FEWEST_PARTITIONS, _MOST_PARTITIONS = 2, 8, 128
-
-
-def is_dask(runner: str | None) -> bool:
-    """Whether `--runner` names Dask's, by Beam's rules for short names."""
-    return (runner or "").lower() in _NAMES
 
 
 def learn_flags() -> None:

@@ -102,7 +102,7 @@ def run(options: LinePipelineOptions, workspace: Workspace) -> int:
         record.fail(problem)
     elif record.status != "done":
         status = EXIT_REFUSED
-    if status == EXIT_DONE and "template" not in (result.name for result in results):  # whose job needs its listing
+    if status == EXIT_DONE:
         workspace.clear_unfinished()
     try:
         paths = report.write(record, workspace)

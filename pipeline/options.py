@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import yaml
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from components.inference.decoders import DECODERS, Decoding
 from components.inference.engines import ENGINES
@@ -220,6 +220,11 @@ class LinePipelineOptions(PipelineOptions):
         )
 
     @property
+    def runner_kind(self) -> str:
+        """The runner's name in lower case, such as `directrunner`, whether Beam's short or whole name was given."""
+        return kind_of_runner(self.view_as(StandardOptions).runner)
+
+    @property
     def step_names(self) -> tuple[str, ...]:
         """The steps asked for, in their order."""
         asked = {step.strip() for step in self.steps.split(",")}
@@ -268,7 +273,7 @@ def parse_options(argv: Sequence[str]) -> LinePipelineOptions:
     found.add_argument("--runner")
     given = found.parse_known_args(list(argv))[0]
     config = _read_config(given.config) if given.config else {}
-    on_dask = dask_cluster.is_dask(given.runner or str(config.get("runner")))
+    on_dask = kind_of_runner(given.runner or config.get("runner")) == "daskrunner"
     if on_dask:
         dask_cluster.learn_flags()
     parser = _Parser(prog="run_pipeline.py", allow_abbrev=False, add_help=False)
@@ -284,6 +289,12 @@ def parse_options(argv: Sequence[str]) -> LinePipelineOptions:
     if on_dask:
         dask_cluster.check_flags(options)
     return options
+
+
+def kind_of_runner(name: str | None) -> str:
+    """A runner's name in lower case, without module, and ending in `runner`, as Beam understands short names."""
+    short = (name or "DirectRunner").rpartition(".")[2].lower()
+    return short if short.endswith("runner") else f"{short}runner"
 
 
 def usage() -> str:
@@ -351,6 +362,11 @@ def _flags_of(config: dict[str, Any], path: str, flags: set[str]) -> list[str]:
 
 
 def _check(options: LinePipelineOptions) -> None:
+    runner, names = options.view_as(StandardOptions).runner, [*StandardOptions.KNOWN_RUNNER_NAMES, "DaskRunner"]
+    if runner and "." not in runner and options.runner_kind not in map(str.lower, names):
+        near = difflib.get_close_matches(runner, names, 1)
+        hint = f"did you mean {near[0]}?" if near else f"runners are {', '.join(names)}"
+        raise UsageError(f"--runner={runner} is none that Beam knows; {hint}")
     unknown = sorted({step.strip() for step in options.steps.split(",")} - set(STEPS))
     if unknown:
         near = difflib.get_close_matches(unknown[0], STEPS, 1)

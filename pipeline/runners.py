@@ -18,7 +18,7 @@ from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptio
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from components.processes import stop_helpers
-from pipeline.dask_cluster import DASK_RUNNER, cluster_of, is_dask, run_on_dask
+from pipeline.dask_cluster import DASK_RUNNER, cluster_of, run_on_dask
 from pipeline.options import LinePipelineOptions
 from pipeline.workspace import Workspace
 from tfrecords import DataError, StoreError
@@ -32,23 +32,17 @@ _WORTH_HELPERS = 500  # images; with fewer, helper processes take longer to star
 _MAX_PROCESSES = 32
 _LACKS_PROJECT = r"No module named '(pipeline|components|tfrecords)\b"
 # What Beam's own engine says when the connection to a worker breaks.
-_LOST_WORKER = r"Channel closed prematurely|^grpc\.RpcError$|Worker subprocess exited"
+_LOST_WORKER = (
+    r"Channel closed prematurely|^grpc\.RpcError$|Worker subprocess exited"
+    r"|lost contact with the service|A work item was attempted \d+ times without success"  # Dataflow's words
+)
 _CONNECTION_LOGGERS = (
     "apache_beam.runners.worker.data_plane",
     "apache_beam.runners.portability.fn_api_runner.worker_handlers",
 )
 _CONNECTION_THREADS = ("beam_control_read", "run_worker", "read_grpc_client_inputs")
 _CANCELLING_S = 15
-_LOCAL_RUNNERS = ("directrunner", "fnapirunner", "direct")
-
-
-def _say_where(result: Any, options: LinePipelineOptions, say: Callable[[str], None]) -> None:
-    if hasattr(result, "job_id"):
-        cloud = options.view_as(GoogleCloudOptions)
-        say(
-            f"job {result.job_id()}: https://console.cloud.google.com/dataflow/jobs/{cloud.region}/{result.job_id()}"
-            f"?project={cloud.project}"
-        )
+_LOCAL_RUNNERS = ("directrunner", "fnapirunner")
 
 
 class JobLostError(DataError):
@@ -69,11 +63,10 @@ def runner_name(options: LinePipelineOptions) -> str:
     `DirectRunner` is run by Beam's FnApiRunner inside this process: left alone, Beam would
     first try to download another engine for it.
     """
-    name = options.view_as(StandardOptions).runner or "DirectRunner"
-    if is_dask(name):
+    if options.runner_kind == "daskrunner":
         return f"DaskRunner ({cluster_of(options)})"
-    if name.lower() not in _LOCAL_RUNNERS:
-        return name
+    if options.runner_kind not in _LOCAL_RUNNERS:
+        return options.view_as(StandardOptions).runner
     mode = options.view_as(DirectOptions).direct_running_mode
     return f"DirectRunner (Beam's FnApiRunner, {mode.replace('_', ' ')})"
 
@@ -82,9 +75,8 @@ def processes_per_worker(options: LinePipelineOptions, images: int) -> int:
     """How many processes a worker may occupy for so many images: all processors if it is the only one, else its own."""
     if images < _WORTH_HELPERS:
         return 1
-    name = options.view_as(StandardOptions).runner or "DirectRunner"
-    alone = name.lower() in _LOCAL_RUNNERS and options.view_as(DirectOptions).direct_running_mode == "in_memory"
-    return min(_processors(), _MAX_PROCESSES) if alone else 1
+    in_memory = options.view_as(DirectOptions).direct_running_mode == "in_memory"
+    return min(_processors(), _MAX_PROCESSES) if in_memory and options.runner_kind in _LOCAL_RUNNERS else 1
 
 
 def _processors() -> int:
@@ -123,62 +115,85 @@ def run_job(
         JobLostError: if a worker or the engine was lost.
         Exception: whatever the engine raises if the job failed otherwise.
     """
-    name = options.view_as(StandardOptions).runner or "DirectRunner"
-    if before_template and makes_template(options):
-        name = "DirectRunner"
+    kind = "directrunner" if before_template and makes_template(options) else options.runner_kind
+    local = kind in _LOCAL_RUNNERS
     _keep_our_sentences_out_of_the_log()
-    local = name.lower() in _LOCAL_RUNNERS
     options = copy.deepcopy(options)  # a job of Dataflow writes its own staging folder into them
     result = None
     try:
-        runner = FnApiRunner() if local else DASK_RUNNER if is_dask(name) else name
+        given = options.view_as(StandardOptions).runner
+        runner = FnApiRunner() if local else DASK_RUNNER if kind == "daskrunner" else given
         pipeline = beam.Pipeline(runner=runner, options=options)
         build(pipeline)
-        if is_dask(name):
+        if kind == "daskrunner":
             run_on_dask(options, pipeline, Workspace(options.workspace).root)
-        else:
-            result = pipeline.run()
-            if not makes_template(options) or local:
-                _say_where(result, options, say)
-                result.wait_until_finish()
+            return
+        result = pipeline.run()
+        if local or not makes_template(options):
+            _say_where(result, options, say)
+            result.wait_until_finish()
     except KeyboardInterrupt:
         if result is not None and not local:
             _cancel(result)
         raise
-    except DataError as error:
-        kind = StoreError if isinstance(error, StoreError) else DataError
-        raise kind(_without_place(str(error))) from None
-    except grpc.RpcError as error:
-        if local:
-            raise _lost_worker(name, "".join(traceback.format_exception(error))) from None
+    except AssertionError as error:  # Beam's, when it could not ask Dataflow for the state of a job
+        if result is None or not hasattr(result, "job_id"):
+            raise
+        _cancel(result)
         raise JobLostError(
-            f"{name}: the connection to the engine broke ({_status_of(error)}); when it is back, the same command goes "
-            "on from what is finished",
-            "".join(traceback.format_exception(error)),
+            f"DataflowRunner: nobody could tell how job {result.job_id()} is doing; it was told to stop, and when the "
+            "service answers again, the same command goes on from what is finished",
+            _story(error),
         ) from None
     except Exception as error:
-        if re.search(_LACKS_PROJECT, str(error)):
-            raise DataError(
-                f"{name}: the workers lack this project: pass --setup_file=./setup.py, or --sdk_container_image=IMAGE "
-                "of an image in which it is installed"
-            ) from None
-        if sentence := _own_sentence(str(error)):
-            raise DataError(sentence) from None
-        if re.search(_LOST_WORKER, str(error), re.MULTILINE):
-            raise _lost_worker(name, str(error)) from None
-        if type(error).__module__.startswith("google.api_core"):
-            raise DataError(f"{name}: the job is refused: {error}") from None
-        raise
+        told = _in_words(error, "DirectRunner" if local else given, local=local)
+        if told is None:
+            raise
+        raise told from None
     finally:
         stop_helpers()
 
 
-def _lost_worker(name: str, story: str) -> JobLostError:
-    return JobLostError(
-        f"{name}: the job failed because a worker was lost (killed, out of memory, or its machine was taken away); the "
-        "same command again goes on from what is finished",
-        story,
-    )
+def _say_where(result: Any, options: LinePipelineOptions, say: Callable[[str], None]) -> None:
+    if hasattr(result, "job_id"):
+        cloud = options.view_as(GoogleCloudOptions)
+        say(
+            f"job {result.job_id()}: https://console.cloud.google.com/dataflow/jobs/{cloud.region}/{result.job_id()}"
+            f"?project={cloud.project}"
+        )
+
+
+def _in_words(error: Exception, name: str, *, local: bool) -> DataError | None:
+    """What a person is told of an engine's exception; None if it says all that can be said."""
+    story = str(error)
+    if isinstance(error, DataError):
+        return (StoreError if isinstance(error, StoreError) else DataError)(_without_place(story))
+    if isinstance(error, grpc.RpcError) and not local:
+        return JobLostError(
+            f"{name}: the connection to the engine broke ({_status_of(error)}); when it is back, the same command goes "
+            "on from what is finished",
+            _story(error),
+        )
+    if re.search(_LACKS_PROJECT, story):
+        return DataError(
+            f"{name}: the workers lack this project: pass --setup_file=./setup.py, or --sdk_container_image=IMAGE of "
+            "an image in which it is installed"
+        )
+    if own := _own_sentence(story):
+        return own
+    if isinstance(error, grpc.RpcError) or re.search(_LOST_WORKER, story, re.MULTILINE):
+        return JobLostError(
+            f"{name}: the job failed because a worker was lost (killed, out of memory, or its machine was taken away); "
+            "the same command again goes on from what is finished",
+            _story(error),
+        )
+    if type(error).__module__.startswith("google.api_core"):
+        return DataError(f"{name}: the job is refused: {story}")
+    return None
+
+
+def _story(error: Exception) -> str:
+    return "".join(traceback.format_exception(error))
 
 
 def _cancel(result: Any) -> None:
@@ -244,7 +259,10 @@ def _without_place(message: str) -> str:
     return re.sub(r" \[while running '[^\]]*'\]", "", message)
 
 
-def _own_sentence(story: str) -> str | None:
-    """Our sentence in the traceback that an engine passes on as text."""
-    found = re.findall(r"^tfrecords\.\w+\.\w*Error: (.+?)(?: \[while running|$)", story, re.MULTILINE)
-    return found[-1] if found else None
+def _own_sentence(story: str) -> DataError | None:
+    """Our error in the traceback that an engine passes on as text."""
+    found = re.findall(r"^tfrecords\.\w+\.(\w*Error): (.+?)(?: \[while running|$)", story, re.MULTILINE)
+    if not found:
+        return None
+    name, sentence = found[-1]
+    return (StoreError if name == StoreError.__name__ else DataError)(sentence)

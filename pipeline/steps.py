@@ -20,6 +20,7 @@ from components.inference.decoders import Decoding
 from components.inference.handler import LineModelHandler
 from components.inference.predictions import (
     RUN_MANIFEST_NAME,
+    STARTED_NAME,
     SUMMARIES_NAME,
     InferenceRequest,
     move_rejects,
@@ -138,6 +139,7 @@ def ingest(context: Context) -> StepResult:
         if found is not None:
             manifest = found
             _need_few_rejects(options, manifest.rejects, manifest.matched, folder)
+            storage.remove_folder(workspace.unfinished(f"dataset-{dataset_id}"))
         else:
             request = IngestRequest(
                 dataset_id=dataset_id,
@@ -361,8 +363,6 @@ def infer(context: Context) -> StepResult:
         )
     _say_of_lexicon(context, model.read_charset(workspace.model(model_id)))
     decoding = options.decoding.pinned()
-    scored_at = _now()
-    date = scored_at.date().isoformat()
     with _collection(context, options.infer_images or _sample_to_read(workspace)) as collection:
         # The letter keeps an ID of digits alone from being taken for a number in the path's partition.
         run_id = "r" + short_id(
@@ -374,14 +374,21 @@ def infer(context: Context) -> StepResult:
             decoding=_identity_of(decoding),
         )
         found = _intact_predictions(context, workspace.find_predictions(run_id))
-        destination = found or workspace.predictions(date, run_id)
+        unfinished = workspace.unfinished(f"run-{run_id}")
         rejects_folder = workspace.unfinished(f"rejects-{run_id}")
+        build: Callable[[beam.Pipeline], object] = _nothing_to_read
+        watched: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
         if found is not None:
+            destination = found
             move_rejects(rejects_folder, workspace.rejects_of(found))  # where a run was killed between two moves
+            storage.remove_folder(unfinished)
         else:
+            scored_at = _started_at(unfinished)
+            date = scored_at.date().isoformat()
+            destination = workspace.predictions(date, run_id)
             request = InferenceRequest(
                 run_id=run_id,
-                folder=workspace.unfinished(f"run-{run_id}"),
+                folder=unfinished,
                 destination=destination,
                 rejects_folder=rejects_folder,
                 rejects_destination=workspace.rejects(date, run_id),
@@ -400,13 +407,16 @@ def infer(context: Context) -> StepResult:
                 decoding=decoding,
             )
             context.say(f"reading {collection.images:,} images with model {model_id}")
-            summaries = storage.join(request.folder, SUMMARIES_NAME)
-            watched = shards_watched(summaries, request.shards, request.images, context.say, context.show)
-            with contextlib.nullcontext() if makes_template(options) else watched:
-                run_job(options, functools.partial(_read_with_helpers, collection, request), say=context.say)
-            if makes_template(options):
-                return _template(options, request)
-            _raise_if_refused(request.folder)
+            build = functools.partial(_read_with_helpers, collection, request)
+            if not makes_template(options):
+                summaries = storage.join(unfinished, SUMMARIES_NAME)
+                watched = shards_watched(summaries, request.shards, request.images, context.say, context.show)
+        if found is None or makes_template(options):
+            with watched:
+                run_job(options, build, say=context.say)
+        if makes_template(options):
+            return _template(options, run_id, collection.images, destination)
+        _raise_if_refused(unfinished)
     manifest = storage.read_json(storage.join(destination, RUN_MANIFEST_NAME))
     if found is not None:
         _need_few_rejects(options, manifest["rejects"], manifest["matched"], workspace.rejects_of(found))
@@ -427,14 +437,31 @@ def infer(context: Context) -> StepResult:
     return StepResult("infer", summary, destination, figures, reused=found is not None)
 
 
-def _template(options: LinePipelineOptions, request: InferenceRequest) -> StepResult:
+def _started_at(folder: str) -> datetime.datetime:
+    """The time of a run: that of its first attempt, for a day, so that all attempts write the very same rows.
+
+    A worker that was taken for lost may still be writing when the next attempt is.
+    """
+    path = storage.join(folder, STARTED_NAME)
+    now = _now()
+    with contextlib.suppress(FileNotFoundError):
+        started = datetime.datetime.fromisoformat(storage.read_json(path)["started_at"])
+        if now - started < datetime.timedelta(days=1):
+            return started
+    storage.write_json(path, {"started_at": now.isoformat()})
+    return now
+
+
+def _nothing_to_read(pipeline: beam.Pipeline) -> object:
+    """The job of a template when everything was read: whoever launches one expects a job."""
+    return pipeline | "Nothing" >> beam.Create([None])
+
+
+def _template(options: LinePipelineOptions, run_id: str, images: int, destination: str) -> StepResult:
     """What became of the infer step when its job is handed over: that commits the run, or refuses it, by itself."""
     place = options.view_as(GoogleCloudOptions).template_location
-    summary = (
-        f"the job that reads {request.images:,} images as run {request.run_id} is in {place}; it commits the run to "
-        f"{request.destination}"
-    )
-    return StepResult(TEMPLATE, summary, place, {"run_id": request.run_id, "images": request.images})
+    summary = f"the job that reads {images:,} images as run {run_id} is in {place}; it commits the run to {destination}"
+    return StepResult(TEMPLATE, summary, place, {"run_id": run_id, "images": images})
 
 
 STEP_FUNCTIONS: dict[str, Callable[[Context], StepResult]] = {
@@ -572,7 +599,9 @@ def _listing(
             f"{flag}: the workspace {context.workspace.root} lies inside {inside[0]}, so that its own pictures "
             "would be read as images: put it elsewhere with --workspace"
         )
-    folder = context.workspace.unfinished(f"listing-{short_id(roots=roots, tables=tables, labels=labels)}")
+    template = context.options.view_as(GoogleCloudOptions).template_location  # whose listing is needed for longer
+    name = short_id(roots=roots, tables=tables, labels=labels, template=template)
+    folder = context.workspace.unfinished(f"listing-{name}")
     places = Places.of([*roots, *tables.paths])
     grouped = [*group_roots(roots, places), *([path] for path in tables.paths)]
     groups = [[uri_of(root) for root in group] for group in grouped]

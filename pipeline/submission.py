@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 
+import grpc  # type: ignore[import-untyped]
 from apache_beam.options.pipeline_options import (
     DebugOptions,
     GoogleCloudOptions,
@@ -37,10 +37,13 @@ def check_submission(options: LinePipelineOptions) -> None:
     if options.step_names == ("train",):  # no job is sent anywhere
         return
     _check_packages(options)
-    name = (options.view_as(StandardOptions).runner or "").lower()
-    if name == "portablerunner" or name in _OWN_JOB_SERVER:
-        _check_job_service(options, name)
-    if name == "dataflowrunner":
+    kind = options.runner_kind
+    template = options.view_as(GoogleCloudOptions).template_location
+    if template and kind != "dataflowrunner":
+        raise UsageError(f"--template_location={template} is for --runner=DataflowRunner alone")
+    if kind == "portablerunner" or kind in _OWN_JOB_SERVER:
+        _check_job_service(options, kind)
+    if kind == "dataflowrunner":
         _check_dataflow(options)
 
 
@@ -58,11 +61,11 @@ def _check_packages(options: LinePipelineOptions) -> None:
     setup.setup_file = path
 
 
-def _check_job_service(options: LinePipelineOptions, name: str) -> None:
+def _check_job_service(options: LinePipelineOptions, kind: str) -> None:
     endpoint = options.view_as(PortableOptions).job_endpoint
     runner = options.view_as(StandardOptions).runner
     if endpoint is None:
-        if name not in _OWN_JOB_SERVER:
+        if kind not in _OWN_JOB_SERVER:
             raise UsageError(f"--runner={runner} needs --job_endpoint=HOST:PORT, the address of its job service")
         if shutil.which("java") is None:
             raise UsageError(
@@ -75,13 +78,16 @@ def _check_job_service(options: LinePipelineOptions, name: str) -> None:
     host, _, port = endpoint.rpartition(":")
     if not host or not port.isdigit():
         raise UsageError(f"--job_endpoint={endpoint} is not an address of the form HOST:PORT")
+    channel = grpc.insecure_channel(endpoint)
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECTING_S).close()
-    except (OSError, OverflowError) as error:
+        grpc.channel_ready_future(channel).result(timeout=_CONNECTING_S)
+    except grpc.FutureTimeoutError:
         raise DataError(
-            f"--job_endpoint={endpoint}: no job service answers there ({error}): is it running, and is this its "
-            "address?"
+            f"--job_endpoint={endpoint}: no job service has answered there for {_CONNECTING_S} s: is it running, and "
+            "is this its address?"
         ) from None
+    finally:
+        channel.close()
 
 
 def _check_dataflow(options: LinePipelineOptions) -> None:
@@ -101,8 +107,10 @@ def _check_dataflow(options: LinePipelineOptions) -> None:
     for flag, place in places.items():
         if place and not re.fullmatch(r"gs://[a-z0-9][a-z0-9._-]+[a-z0-9]/.*[^/].*", place):
             raise UsageError(f"--{flag}={place} is not a folder in a bucket: it has to look like gs://BUCKET/FOLDER")
-    for flag in ("workspace", "images", "infer_images"):
-        for place in (getattr(options, flag) or "").split(","):
+    read = {flag: (getattr(options, flag) or "").split(",") for flag in ("workspace", "images", "infer_images")}
+    read |= {"label_source": list(options.label_rules.tables), "lexicon": [options.lexicon or ""]}
+    for flag, given in read.items():
+        for place in given:
             if place and not place.startswith(("gs://", "dataset:")):
                 raise UsageError(
                     f"--{flag}={place} is on this machine, where the workers of Dataflow cannot see it: copy it to a "
@@ -114,7 +122,7 @@ def _check_dataflow(options: LinePipelineOptions) -> None:
     if not setup.setup_file and not workers.sdk_container_image:
         raise UsageError(
             "the workers of Dataflow would lack this project: pass --setup_file=./setup.py, or better "
-            "--sdk_container_image=IMAGE of deploy/worker.Dockerfile, in which it is installed"
+            "--sdk_container_image=IMAGE, built with deploy/Dockerfile --target=worker"
         )
     debug = options.view_as(DebugOptions)
     if debug.number_of_worker_harness_threads is None:

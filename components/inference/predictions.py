@@ -42,6 +42,8 @@ ROW_GROUP_ROWS = 100_000
 _CHUNK = 256  # images, at most, that a helper process reads at a time
 _LEAST_CHUNK = 32  # fewer are read sooner by this process
 _BATCHES_AT_A_TIME = 2  # by this process: one is sent to a GPU while another is scored
+STARTED_NAME = "_started.json"
+"""When the first attempt at a run began, while it is under way."""
 SUMMARIES_NAME = "_summaries"
 """Of each finished shard, while a run is under way."""
 
@@ -377,6 +379,7 @@ def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> N
     """
     if storage.exists(storage.join(request.destination, RUN_MANIFEST_NAME)):
         move_rejects(request.rejects_folder, request.rejects_destination)
+        storage.remove_folder(request.folder)
         return  # the engine repeats a commit that was done
     ordered = sorted(summaries, key=lambda summary: summary.index)
     matched = sum(summary.matched for summary in ordered)
@@ -401,7 +404,7 @@ def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> N
         if summary.rows
     }
     check_files(request.folder, {name: described["bytes"] for name, described in files.items()})
-    keep_only(request.folder, {*files, SUMMARIES_NAME})
+    keep_only(request.folder, {*files, SUMMARIES_NAME, STARTED_NAME})
     manifest: dict[str, Any] = {
         "run_id": request.run_id,
         "model_id": request.model_id,
@@ -416,6 +419,7 @@ def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> N
         "files": files,
     }
     storage.remove_folder(storage.join(request.folder, SUMMARIES_NAME))
+    storage.remove_file(storage.join(request.folder, STARTED_NAME))
     storage.write_json(storage.join(request.folder, RUN_MANIFEST_NAME), manifest)
     storage.move_folder(request.folder, request.destination)
     move_rejects(request.rejects_folder, request.rejects_destination)

@@ -214,6 +214,7 @@ def commit_dataset(settled: Iterable[Described | Twins], request: IngestRequest)
     sentence is written instead, and nothing is committed.
     """
     if storage.exists(storage.join(request.destination, MANIFEST_NAME)):
+        storage.remove_folder(request.folder)
         return  # the engine repeats a commit that was done
     settled = list(settled)
     twins = [part for part in settled if isinstance(part, Twins)]

@@ -7,7 +7,7 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from components.listing import LabelRules, TableColumns
-from pipeline.options import LinePipelineOptions, UsageError, parse_options, usage
+from pipeline.options import LinePipelineOptions, UsageError, kind_of_runner, parse_options, usage
 
 
 @pytest.fixture
@@ -332,3 +332,22 @@ def test_a_table_whose_name_has_a_comma_is_one_table(tmp_path):
     table.write_text("path,text\n")
     options = parse_options([f"--label_source={table}", "--steps=ingest"])
     assert options.label_rules.tables == (str(table),)
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        ("DataflowRunner", "dataflowrunner"),
+        ("dataflow", "dataflowrunner"),
+        ("Dask", "daskrunner"),
+        ("apache_beam.runners.portability.fn_api_runner.FnApiRunner", "fnapirunner"),
+        (None, "directrunner"),
+    ],
+)
+def test_runners_are_known_by_all_names_that_beam_understands(given, kind):
+    assert kind_of_runner(given) == kind
+
+
+def test_a_runner_that_beam_does_not_know_is_refused():
+    with pytest.raises(UsageError, match="is none that Beam knows; did you mean DataflowRunner"):
+        parse_options(["--runner=DataflwRunner"])

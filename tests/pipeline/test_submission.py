@@ -8,6 +8,7 @@ import socket
 import pytest
 from apache_beam.options.pipeline_options import SetupOptions
 
+from pipeline import submission
 from pipeline.main import EXIT_REFUSED, EXIT_USAGE, main
 from pipeline.options import UsageError, parse_options
 from pipeline.submission import check_submission
@@ -42,8 +43,15 @@ def check(flags: dict[str, str | None]) -> None:
         ({"images": "gs://a-bucket/images,scans"}, "--images=scans is on this machine"),
         ({"images": None}, "--images=gs://BUCKET/FOLDER is needed"),
         ({"steps": "infer", "infer_images": "night.csv"}, "--infer_images=night.csv is on this machine"),
-        ({"sdk_container_image": None}, "would lack this project: pass --setup_file=./setup.py"),
+        ({"decoder": "lexicon", "lexicon": __file__}, f"--lexicon={__file__} is on this machine"),
+        ({"sdk_container_image": None}, "IMAGE, built with deploy/Dockerfile --target=worker"),
         ({"template_location": "gs://a-bucket/t/job"}, "a template is one job, which nobody waits for"),
+        ({"runner": "dataflow", "project": None}, "needs --project=ID"),
+        ({"runner": "apache_beam.runners.dataflow.dataflow_runner.DataflowRunner", "region": None}, "needs --region"),
+        (
+            {"runner": "DirectRunner", "template_location": "gs://a-bucket/t/job"},
+            "is for --runner=DataflowRunner alone",
+        ),
     ],
 )
 def test_what_dataflow_needs_is_said_before_anything_is_built(change, sentence, monkeypatch):
@@ -51,6 +59,13 @@ def test_what_dataflow_needs_is_said_before_anything_is_built(change, sentence, 
     with pytest.raises(UsageError) as refusal:
         check({**DATAFLOW, **change})
     assert sentence in str(refusal.value)
+
+
+def test_a_label_table_on_this_machine_cannot_be_seen_by_dataflow(tmp_path):
+    table = tmp_path / "labels.csv"
+    table.write_text("file,text\n")
+    with pytest.raises(UsageError, match=f"--label_source={table} is on this machine"):
+        check({**DATAFLOW, "label_source": str(table)})
 
 
 def test_the_train_step_needs_nothing_of_an_engine():
@@ -78,7 +93,6 @@ def test_a_setup_file_that_is_none_is_refused(tmp_path, monkeypatch, name):
     [
         (["--runner=PortableRunner"], "needs --job_endpoint=HOST:PORT"),
         (["--runner=PortableRunner", "--job_endpoint=jobs"], "is not an address of the form HOST:PORT"),
-        (["--runner=FlinkRunner", "--job_endpoint=jobs:70000000"], "no job service answers there"),
     ],
 )
 def test_a_job_service_is_looked_for_first(flags, sentence):
@@ -88,13 +102,15 @@ def test_a_job_service_is_looked_for_first(flags, sentence):
 
 
 @pytest.mark.parametrize("runner", ["PortableRunner", "FlinkRunner", "SparkRunner"])
-def test_a_job_service_that_does_not_run_is_one_sentence(runner, tmp_path, capsys):
+def test_a_job_service_that_does_not_run_is_one_sentence(runner, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(submission, "_CONNECTING_S", 1)
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # and does not listen
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()  # and never says a word
         endpoint = f"127.0.0.1:{taken.getsockname()[1]}"
         status = main([f"--runner={runner}", f"--job_endpoint={endpoint}", f"--workspace={tmp_path}", "--steps=ingest"])
     assert status == EXIT_REFUSED
-    assert f"--job_endpoint={endpoint}: no job service answers there" in capsys.readouterr().err
+    assert f"--job_endpoint={endpoint}: no job service has answered there for 1 s" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
