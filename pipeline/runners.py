@@ -141,8 +141,8 @@ def run_job(
             raise
         _cancel(result)
         raise JobLostError(
-            f"DataflowRunner: nobody could tell how job {result.job_id()} is doing; it was told to stop, and when the "
-            "service answers again, the same command goes on from what is finished",
+            f"DataflowRunner: the service does not say how job {result.job_id()} is doing, and it may go on: see to it "
+            "that it has ended; then the same command goes on from what is finished",
             _story(error),
         ) from None
     except Exception as error:

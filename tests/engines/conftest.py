@@ -7,6 +7,7 @@ import dataclasses
 import http.server
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -49,9 +50,20 @@ def clean_environment() -> dict[str, str]:
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A port that nothing listens on, of those that no system gives to clients: it stays free until it is served."""
+    while True:
+        with contextlib.suppress(OSError), socket.socket() as listener:
+            listener.bind(("127.0.0.1", random.randint(20_000, 32_000)))
+            return listener.getsockname()[1]
+
+
+def wait_until(reached: Callable[[], object], command: subprocess.Popen[str]) -> None:
+    """Waits for something to be true while a command runs, which must not end before."""
+    until = time.monotonic() + PATIENCE
+    while not reached():
+        assert command.poll() is None, command.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.005)
 
 
 @contextlib.contextmanager

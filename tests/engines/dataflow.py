@@ -61,6 +61,8 @@ class Dataflow(http.server.ThreadingHTTPServer):
         jobs: all that were submitted.
         refusal: the status and the answer to submissions, if they are to be refused.
         outcome: the state and the error of jobs, if they are not to be run.
+        silent: whether the state of jobs is refused to all.
+        asked: how often it was asked for.
     """
 
     daemon_threads = True
@@ -70,6 +72,8 @@ class Dataflow(http.server.ThreadingHTTPServer):
         self.jobs: list[Job] = []
         self.refusal: tuple[int, dict[str, Any]] | None = None
         self.outcome: tuple[str, str] | None = None
+        self.silent = False
+        self.asked = 0
         self.staged = staged
         self._job_endpoint, self._worker_pool, self._folder = job_endpoint, worker_pool, folder
 
@@ -157,6 +161,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         found = self._found()
         job = self.server.jobs[int(found["id"])]
         if found["what"] is None:
+            self.server.asked += 1
+            if self.server.silent:
+                return self._answer({"error": {"code": 403, "message": "try tomorrow"}}, 403)
             return self._answer(self._described(int(found["id"])))
         if found["what"] == "/messages":
             time = datetime.datetime.now(datetime.UTC).isoformat()

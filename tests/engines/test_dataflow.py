@@ -19,6 +19,7 @@ from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.runners.pipeline_utils import validate_pipeline_graph
 
 from pipeline.main import EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, main
+from tests.engines.conftest import wait_until
 from tests.engines.dataflow import Dataflow
 from tfrecords import storage
 
@@ -68,6 +69,7 @@ def untouched(dataflow) -> Iterator[Dataflow]:
     """The stand-in, for a test that tells it what to answer."""
     yield dataflow
     dataflow.refusal = dataflow.outcome = None
+    dataflow.silent = False
 
 
 def read(workspace: str) -> list[tuple]:
@@ -172,8 +174,20 @@ def test_a_failure_on_dataflow_is_told_in_our_sentence(workspace, images, untouc
     assert "Traceback" not in said
 
 
+def test_a_service_that_does_not_say_how_a_job_is_doing_is_told_in_one_sentence(
+    workspace, images, untouched, bucket, capsys
+):
+    untouched.outcome = ("JOB_STATE_RUNNING", "")
+    untouched.silent = True
+    where = [f"--workspace={workspace}", f"--infer_images={images}", "--steps=infer", *flags_for(untouched, bucket)]
+    assert main([*where, STAGED]) == EXIT_REFUSED
+    (sentence,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert f"the service does not say how job {len(untouched.jobs) - 1} is doing, and it may go on" in sentence
+
+
 def test_an_interrupted_command_cancels_its_job(workspace, images, untouched, bucket, object_store):
     untouched.outcome = ("JOB_STATE_RUNNING", "")
+    untouched.asked = 0
     submitted = len(untouched.jobs)
     flags = [f"--workspace={workspace}", f"--infer_images={images}", "--steps=infer", STAGED]
     command = subprocess.Popen(
@@ -183,10 +197,7 @@ def test_an_interrupted_command_cancels_its_job(workspace, images, untouched, bu
         text=True,
         env={**os.environ, **object_store.environment},
     )
-    while len(untouched.jobs) == submitted:
-        assert command.poll() is None, command.communicate()
-        time.sleep(0.1)
-    time.sleep(1)  # until it waits for the job
+    wait_until(lambda: len(untouched.jobs) > submitted and untouched.asked > 0, command)
     command.send_signal(signal.SIGTERM)
     _, said = command.communicate(timeout=30)
     assert command.returncode == EXIT_INTERRUPTED
@@ -208,6 +219,11 @@ def test_a_template_is_handed_over_and_commits_by_itself_when_it_is_launched(
     assert len(read(workspace)) == 24
     assert main([f"--workspace={workspace}", f"--infer_images={images}", "--steps=infer"]) == EXIT_DONE
     assert "it was there already" in capsys.readouterr().out
+
+    again = f"{bucket}/launches/43/job"  # a night with nothing new: who launches a template expects a job
+    assert main([*where, f"--template_location={again}", STAGED]) == EXIT_DONE
+    assert dataflow.execute(json.loads(object_store.get(again))) == "JOB_STATE_DONE"
+    assert len(read(workspace)) == 24
 
 
 @pytest.mark.parametrize("flag", ["temp_location", "staging_location"])
