@@ -23,7 +23,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipeline import dask_cluster as on_dask
 from pipeline.main import EXIT_DONE, EXIT_REFUSED, main
-from tests.engines.conftest import DaskCluster, dask_cluster
+from tests.engines.services import DaskCluster, dask_cluster
 
 pytestmark = pytest.mark.slow
 

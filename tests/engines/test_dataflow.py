@@ -19,8 +19,8 @@ from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.runners.pipeline_utils import validate_pipeline_graph
 
 from pipeline.main import EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, main
-from tests.engines.conftest import wait_until
 from tests.engines.dataflow import Dataflow
+from tests.engines.services import wait_until
 from tfrecords import storage
 
 ROOT = Path(__file__).parents[2]

@@ -20,15 +20,9 @@ import pyarrow.parquet
 import pytest
 
 from pipeline.main import EXIT_DONE, EXIT_REFUSED, main
-from tests.engines.conftest import (
-    ROOT,
-    forget_file_systems,
-    free_port,
-    put_model,
-    token_server,
-    write_credentials,
-)
+from tests.engines.conftest import put_model
 from tests.engines.places import errors, examples, predictions, run
+from tests.engines.services import ROOT, forget_file_systems, free_port, token_server, write_credentials
 from tfrecords import StoreError, storage
 
 pytestmark = pytest.mark.slow

@@ -18,7 +18,7 @@ import pytest
 from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 
 from pipeline.main import EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, main
-from tests.engines.conftest import wait_until
+from tests.engines.services import wait_until
 
 ROOT = Path(__file__).parents[2]
 STAGED = f"--setup_file={ROOT}/setup.py"
