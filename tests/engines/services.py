@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+_CHOOSER = random.SystemRandom()  # Keras seeds the other one, alike in every process
 PATIENCE = 60  # seconds for a service to listen, which takes 3 to 10
 
 
@@ -47,13 +48,13 @@ def free_port() -> int:
     """A port that nothing listens on, of those that no system gives to clients: it stays free until it is served."""
     while True:
         with contextlib.suppress(OSError), socket.socket() as listener:
-            listener.bind(("127.0.0.1", random.randint(20_000, 32_000)))
+            listener.bind(("127.0.0.1", _CHOOSER.randint(20_000, 32_000)))
             return listener.getsockname()[1]
 
 
 def wait_until(reached: Callable[[], object], command: subprocess.Popen[str]) -> None:
     """Waits for something to be true while a command runs, which must not end before."""
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + 3 * PATIENCE
     while not reached():
         assert command.poll() is None, command.communicate()
         assert time.monotonic() < until
