@@ -11,7 +11,7 @@ import os
 import platform
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from tfrecords import DataError, storage
 DASK_RUNNER = "apache_beam.runners.dask.dask_runner.DaskRunner"
 PATIENCE_S = 60
 """How long a job waits for a worker while there is none."""
+ANSWER_S = 60
+"""How long a scheduler may take to answer."""
 _LOOK_EVERY_MS = 2000
 _HANDSHAKE_S = 5
 _PARTITIONS_A_THREAD, _FEWEST_PARTITIONS, _MOST_PARTITIONS = 2, 8, 128
@@ -117,19 +119,51 @@ def _check_cluster(cluster: str, flags: dict[str, Any], workspace: str) -> int:
     """
     with _connect(cluster, flags) as client:
         try:
-            client.wait_for_workers(1, timeout=PATIENCE_S)
+            _answered(cluster, functools.partial(client.wait_for_workers, 1, timeout=PATIENCE_S), PATIENCE_S)
         except TimeoutError:
             raise _no_worker(cluster) from None
         here = _about(workspace)
         about = functools.partial(_about, workspace)
-        for address, found in client.run(about, on_error="return").items():
+        for address, found in _answered(cluster, functools.partial(client.run, about, on_error="return")).items():
             _check_same(f"the Dask worker at {address}", here, found)
         try:
-            found = client.run_on_scheduler(about)
+            found = _answered(cluster, functools.partial(client.run_on_scheduler, about))
+        except DataError:
+            raise
         except Exception as error:
             found = error
         _check_same(f"the Dask scheduler at {cluster}", {**here, "workspace": None}, found)
-        return sum(client.nthreads().values())
+        return sum(_answered(cluster, client.nthreads).values())
+
+
+def _answered(cluster: str, ask: Callable[[], Any], beside_s: float = 0.0) -> Any:
+    """What is asked of a scheduler, in a thread: one that is frozen never answers.
+
+    Args:
+        beside_s: seconds that the answer may take on top, since it waits for something.
+    """
+    try:
+        return _in_thread(ask).result(ANSWER_S + beside_s)
+    except concurrent.futures.TimeoutError as error:
+        if str(error):  # Dask's own
+            raise
+        raise DataError(
+            f"the Dask scheduler at {cluster} has not answered for {ANSWER_S:g} s: is its machine overloaded, or "
+            "asleep? What is finished is kept, and the same command goes on from there"
+        ) from None
+
+
+def _in_thread(function: Callable[[], Any]) -> concurrent.futures.Future[Any]:
+    future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 def _connect(cluster: str, flags: dict[str, Any]) -> Any:
@@ -137,22 +171,16 @@ def _connect(cluster: str, flags: dict[str, Any]) -> Any:
     import dask
     import distributed
 
-    client: concurrent.futures.Future[Any] = concurrent.futures.Future()
+    def connect() -> Any:
+        if "address" in flags:
+            address = distributed.comm.normalize_address(flags["address"])
+            distributed.comm.get_address_host_port(address, strict=True)
+        return distributed.Client(**flags, set_as_default=False)
 
-    def connect() -> None:
-        try:
-            if "address" in flags:
-                address = distributed.comm.normalize_address(flags["address"])
-                distributed.comm.get_address_host_port(address, strict=True)
-            client.set_result(distributed.Client(**flags, set_as_default=False))
-        except (OSError, ValueError) as error:
-            client.set_exception(error)
-
-    threading.Thread(target=connect, daemon=True).start()
     timeout = flags.get("timeout") or dask.config.get("distributed.comm.timeouts.connect")
     timeout_s = dask.utils.parse_timedelta(timeout) + _HANDSHAKE_S
     try:
-        return client.result(timeout_s)
+        return _in_thread(connect).result(timeout_s)
     except (OSError, ValueError) as error:
         why = " ".join(str(error).split()) or f"what listens there has said nothing for {timeout_s:g} s"
     raise DataError(
@@ -236,7 +264,7 @@ def _wait(result: Any, cluster: str) -> None:
                 f"the Dask scheduler at {cluster} was lost; what is finished is kept, and the same command goes on "
                 "from there"
             )
-        alone_s = 0.0 if result.client.nthreads() else alone_s + _LOOK_EVERY_MS / 1000
+        alone_s = 0.0 if _answered(cluster, result.client.nthreads) else alone_s + _LOOK_EVERY_MS / 1000
         if alone_s >= PATIENCE_S:
             raise _no_worker(cluster)
 

@@ -122,7 +122,9 @@ def test_every_kind_of_input_gives_what_the_local_runner_gives(
     assert evaluation(workspace) == evaluation(local)
 
 
-def kill_when_busy(cluster: DaskCluster, function: str, what: str = "busy") -> threading.Thread:
+def kill_when_busy(
+    cluster: DaskCluster, function: str, what: str = "busy", signalled: int = signal.SIGKILL
+) -> threading.Thread:
     """Kills that worker ("busy"), "all" or the "scheduler" as soon as a worker is inside a function; to be joined."""
 
     def watch() -> None:
@@ -133,7 +135,7 @@ def kill_when_busy(cluster: DaskCluster, function: str, what: str = "busy") -> t
                     if any(f" in {function}" in frame for stack in tasks.values() for frame in stack):
                         busy, scheduler = [processes[worker]], [cluster.scheduler.pid]
                         for process in {"busy": busy, "all": processes.values(), "scheduler": scheduler}[what]:
-                            os.kill(process, signal.SIGKILL)
+                            os.kill(process, signalled)
                         return
                 time.sleep(0.02)
 
@@ -190,6 +192,23 @@ def test_a_job_whose_scheduler_is_lost_is_no_success(workspace, many_images, doo
     (said,) = capfd.readouterr().err.splitlines()
     assert f"the Dask scheduler at {doomed_cluster.address} was lost" in said
     assert not list(workspace.glob("datasets/*/manifest.json"))
+
+
+def test_a_scheduler_that_is_frozen_is_not_waited_for_for_ever(
+    workspace, many_images, doomed_cluster, monkeypatch, capfd
+):
+    monkeypatch.setattr(on_dask, "ANSWER_S", 3)
+    flags = ["--steps=ingest", f"--images={many_images}", *doomed_cluster.flags]
+    killer = kill_when_busy(doomed_cluster, "write_training_shard", "scheduler", signal.SIGSTOP)
+    try:
+        assert run(workspace, *flags) == EXIT_REFUSED
+        said = capfd.readouterr().err
+        assert f"the Dask scheduler at {doomed_cluster.address} has not answered for 3 s" in said
+        assert "Traceback" not in said
+        assert not list(workspace.glob("datasets/*/manifest.json"))
+    finally:
+        doomed_cluster.scheduler.send_signal(signal.SIGCONT)
+        killer.join(timeout=10)
 
 
 def test_what_a_worker_refuses_is_one_sentence(workspace, tiny_images, cluster, tmp_path, capfd):
