@@ -59,10 +59,10 @@ class Workspace:
 
         Raises:
             WorkspaceHeldError: if another run holds it, naming that one.
-            DataError: if the folder cannot be written, or there is no such bucket.
+            DataError: if the folder cannot be written, or there is no such bucket that may be used.
         """
         if storage.is_remote(self.root):
-            self._need_bucket()
+            storage.need_bucket(self.root, "--workspace")
             yield
             return
         try:
@@ -93,15 +93,6 @@ class Workspace:
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
             yield
-
-    def _need_bucket(self) -> None:
-        try:
-            there = storage.has_bucket(self.root)
-        except OSError as error:
-            raise DataError(f"--workspace={self.root} cannot be used: {error.strerror or error}") from None
-        if not there:
-            bucket = storage.bucket_of(self.root)
-            raise DataError(f"--workspace={self.root}: there is no bucket {bucket}: create it, or correct its name")
 
     def clear_unfinished(self) -> None:
         """Deletes what stopped runs left, but for trainings, into which hours may have gone: those after a month."""

@@ -1,43 +1,32 @@
 """Files, local or in an object store, by one set of calls.
 
-A path with `://` goes to `fsspec` (`gs://` by gcsfs); anything else is a local path and is
-handed to the operating system as it is. Every write is atomic: a reader sees the whole
-file or none.
-
-What fails in an object store in a way that passes (429, 500 to 504, 408, no answer, a broken
-connection, a body cut short, a wrong checksum) gcsfs asks for again, six times in all, after
-pauses of 1 to 17 seconds. What still fails then is told in one sentence: a `StoreError` if
-the store does not answer or refuses who asks, an `OSError` if it is one file's fault.
+A path with `://` goes to an object store, see `object_store`; anything else is a local path
+and is handed to the operating system as it is. Every write is atomic: a reader sees the
+whole file or none.
 """
 
 from __future__ import annotations
 
-import base64
 import concurrent.futures
 import contextlib
-import datetime
 import errno
-import functools
 import hashlib
 import io
 import json
-import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
-from tfrecords.errors import DataError, StoreError
+from tfrecords import object_store
+from tfrecords.errors import DataError
+from tfrecords.object_store import StoredFile as StoredFile
+from tfrecords.object_store import bucket_of as bucket_of
+from tfrecords.object_store import canonical as canonical
+from tfrecords.object_store import filesystem as filesystem
 
-ANSWER_S = 30.0
-"""Without a byte from an object store until a request counts as lost, and is made again."""
-REQUEST_S = 600.0
-"""For one request with all of its content, either way; it is not made again."""
-_THREADS = 16
-_UPLOAD_BYTES = 8 << 20  # in one request
-
-os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # or gcsfs imports a second client, and is slow
+_THREADS = 16  # for an object store, which is asked for each file by itself
 
 TEMPORARY_PREFIX = ".unfinished-"
 """Of files that are being written; a process that is killed leaves them."""
@@ -53,123 +42,6 @@ def join(folder: str, *names: str) -> str:
     return "/".join([folder.rstrip("/"), *names])
 
 
-def filesystem(url: str) -> Any:
-    """The fsspec file system of a URL, with credentials that are valid.
-
-    Raises:
-        DataError: for a scheme that nothing installed serves.
-        StoreError: if credentials are refused.
-    """
-    import fsspec
-
-    scheme = url.partition("://")[0]
-    try:
-        if scheme not in ("gs", "gcs"):
-            return fsspec.core.url_to_fs(url)[0]
-        # Not by the URL: `::` and `#` are parts of an object's name. Nor by fsspec, which would take gcsfs's other
-        # class if someone had imported gcsfs before: that one asks what kind of bucket each is, by another protocol.
-        from gcsfs.core import GCSFileSystem
-
-        fs = GCSFileSystem(**_gcs_options(ANSWER_S, REQUEST_S))
-    except (ImportError, ValueError) as error:
-        raise DataError(f"cannot use {url!r}: {error}") from error
-    with _told(url):
-        fs.credentials.maybe_refresh()  # here, since gcsfs would ask again for what is refused, and block all others
-    return fs
-
-
-@functools.lru_cache(maxsize=4)
-def _gcs_options(answer_s: float, request_s: float) -> dict[str, Any]:
-    import aiohttp
-
-    logger = logging.getLogger("gcsfs")
-    if logger.level == logging.NOTSET:
-        logger.setLevel(logging.CRITICAL)  # it prints the stack trace of what is told here in a sentence
-    timeout = aiohttp.ClientTimeout(total=request_s, sock_connect=answer_s, sock_read=answer_s)
-    return {"requests_timeout": timeout, "use_listings_cache": False}
-
-
-def _is_gcs(fs: Any) -> bool:
-    return "gs" in fs.protocol
-
-
-@contextlib.contextmanager
-def _told(url: str, *, changing: bool = False) -> Iterator[None]:
-    """Says in one sentence, and with no other exception behind it, what an object store refuses or fails to do.
-
-    Args:
-        changing: what is refused is a change then, which is no fault of the file.
-    """
-    try:
-        yield
-    except DataError:
-        raise
-    except Exception as error:
-        told = _in_words(url, error)
-        if told is None:
-            raise
-        if changing and isinstance(told, OSError) and not isinstance(told, FileNotFoundError):
-            told = StoreError(f"{url} cannot be changed: {told.strerror}")
-        raise told from None
-
-
-def _in_words(url: str, error: Exception) -> Exception | None:
-    code = str(getattr(error, "code", None) or "")
-    words = " ".join(str(error).split())[:300]
-    if isinstance(error, ValueError) or code == "400":  # gcsfs: no name that can be
-        return OSError(errno.EINVAL, f"its name is refused ({words})", url)
-    if isinstance(error, IsADirectoryError) or not url.startswith(("gs://", "gcs://")):
-        return None
-    if isinstance(error, FileNotFoundError):
-        return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url)
-    import aiohttp
-    import gcsfs.retry
-    import google.auth.exceptions
-    import requests
-
-    if code == "401" or isinstance(error, google.auth.exceptions.GoogleAuthError | gcsfs.retry.NonRetryableError):
-        return StoreError(_of_credentials(url, error))
-    if words.startswith("Forbidden: "):  # gcsfs: 403
-        reason = " ".join(str(error).partition("\n")[2].split())[:300]
-        return PermissionError(errno.EACCES, f"no permission ({reason or 'the object store gives no reason'})", url)
-    if isinstance(error, aiohttp.ClientPayloadError | gcsfs.retry.ChecksumError):
-        return OSError(errno.EIO, "cut short or damaged on the way, several times", url)
-    if code in ("408", "429") or code.startswith("5") or isinstance(error, requests.exceptions.ProxyError):
-        return StoreError(f"the object store fails to serve {url}, several times ({words or '502'}): run again later")
-    if isinstance(error, aiohttp.ClientError | requests.exceptions.RequestException | TimeoutError):
-        words = f"{type(error).__name__}: {words}" if words else type(error).__name__
-        return StoreError(f"the object store does not answer when asked for {url} ({words}): run again later")
-    return OSError(errno.EIO, f"refused by the object store ({words})", url) if code else None
-
-
-def _of_credentials(url: str, error: Exception) -> str:
-    given = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
-    where = f"those in GOOGLE_APPLICATION_CREDENTIALS={given}" if given else "the environment's"
-    cause = error.__cause__ or error
-    reason = " ".join(str(cause.args[0] if cause.args else cause).split())[:200]
-    return (
-        f"{url} is refused to these credentials, {where}, or there are none ({reason}): set "
-        "GOOGLE_APPLICATION_CREDENTIALS to the file of a service account that may use the bucket, or run "
-        "`gcloud auth application-default login`"
-    )
-
-
-def canonical(url: str) -> str:
-    """A URL as its file system's own listings write it; nothing is opened for that.
-
-    Raises:
-        DataError: for a scheme that nothing installed serves.
-    """
-    import fsspec
-
-    try:
-        kind = fsspec.get_filesystem_class(url.partition("://")[0])
-    except (ImportError, ValueError) as error:
-        raise DataError(f"cannot use {url!r}: {error}") from error
-    protocol = kind.protocol if isinstance(kind.protocol, str) else kind.protocol[0]
-    return f"{protocol}://{kind._strip_protocol(url)}"
-
-
 def real_path(path: str) -> str:
     """A local path without links, or a URL in its canonical spelling."""
     return canonical(path) if is_remote(path) else os.path.realpath(path)
@@ -183,42 +55,8 @@ def read_bytes(path: str, at_most: int | None = None) -> bytes:
     if not is_remote(path):
         with open(path, "rb") as file:
             return file.read(-1 if at_most is None else at_most)
-    fs = filesystem(path)
-    with _told(path):
-        if not _is_gcs(fs):
-            return fs.cat_file(path, end=at_most)
-        return _read_object(fs, path, at_most)
-
-
-def _read_object(fs: Any, url: str, at_most: int | None) -> bytes:
-    import gcsfs.retry
-
-    for attempt in range(3):
-        try:
-            # One request; to open an object, or to ask what it is first, would take two more.
-            headers, content = fs.call(
-                "GET", fs.url(url), headers=None if at_most is None else {"Range": f"bytes=0-{at_most - 1}"}
-            )
-        except gcsfs.retry.HttpError as error:
-            if at_most is not None and str(error.code) == "416":
-                return b""  # an empty object has no first byte
-            raise
-        whole = headers.get("Content-Range", f"bytes 0-{len(content) - 1}/{len(content)}")
-        said = [part.strip() for value in headers.getall("X-Goog-Hash", ()) for part in value.split(",")]
-        right = f"crc32c={_crc32c(content)}"
-        if not whole.endswith(f"-{len(content) - 1}/{len(content)}") or right in said:
-            return content
-        if not any(part.startswith("crc32c=") for part in said):
-            return content
-        if attempt == 2:
-            break
-    raise gcsfs.retry.ChecksumError
-
-
-def _crc32c(content: bytes) -> str:
-    import google_crc32c
-
-    return base64.b64encode(google_crc32c.Checksum(content).digest()).decode()
+    with object_store.at(path) as store:
+        return store.read(path, at_most)
 
 
 def read_json(path: str) -> Any:
@@ -246,15 +84,8 @@ def is_folder(path: str) -> bool:
     """Whether there is a folder."""
     if not is_remote(path):
         return os.path.isdir(path)
-    fs = filesystem(path)
-    with _told(path):
-        if not _is_gcs(fs):
-            return fs.isdir(path)
-        try:
-            page = next(_pages(fs, path, at_most=1))
-        except FileNotFoundError:  # the bucket
-            return False
-        return bool(page.get("items")) or not _bucket_and_key(path)[1]
+    with object_store.at(path) as store:
+        return store.is_folder(path)
 
 
 def is_file(path: str) -> bool:
@@ -270,15 +101,25 @@ def is_file(path: str) -> bool:
 
 def has_bucket(url: str) -> bool:
     """Whether there is the bucket that a URL lies in; what has no buckets has each."""
-    fs = filesystem(url)
-    if not _is_gcs(fs):
-        return True
-    with _told(url):
-        try:
-            next(_pages(fs, url, at_most=1))
-        except FileNotFoundError:
-            return False
-    return True
+    with object_store.at(url) as store:
+        return store.has_bucket(url)
+
+
+def need_bucket(url: str, flag: str) -> None:
+    """Makes sure that there is the bucket that a URL lies in.
+
+    Args:
+        flag: what the URL was given with, such as `--workspace`.
+
+    Raises:
+        DataError: if there is none, its name cannot be, or it may not be listed.
+    """
+    try:
+        there = has_bucket(url)
+    except OSError as error:
+        raise DataError(f"{flag}={url} cannot be used: {error.strerror or error}") from None
+    if not there:
+        raise DataError(f"{flag}={url}: there is no bucket {bucket_of(url)}: create it, or correct its name")
 
 
 def list_names(folder: str, prefix: str = "") -> list[str]:
@@ -288,49 +129,18 @@ def list_names(folder: str, prefix: str = "") -> list[str]:
             return sorted(name for name in os.listdir(folder) if name.startswith(prefix))
         except FileNotFoundError:
             return []
-    fs = filesystem(folder)
-    with _told(folder):
+    with object_store.at(folder) as store:
         try:
-            if not _is_gcs(fs):
-                above = fs._strip_protocol(folder).rstrip("/") + "/"
-                entries = [entry.removeprefix(above) for entry in fs.ls(folder, detail=False, refresh=True)]
-            else:
-                above = _prefix(folder)
-                pages = _pages(fs, folder, prefix, delimiter="/")
-                entries = [
-                    name.removeprefix(above)
-                    for page in pages
-                    for name in [*(item["name"] for item in page.get("items", ())), *page.get("prefixes", ())]
-                ]
+            entries = [entry.strip("/") for entry in store.names(folder, prefix)]
         except FileNotFoundError:
             return []
-        return sorted({name for entry in entries if (name := entry.strip("/")) and name.startswith(prefix)})
+        return sorted({name for name in entries if name and name.startswith(prefix)})
 
 
 def glob(pattern: str) -> list[str]:
     """The URLs that match a pattern in an object store."""
-    fs = filesystem(pattern)
-    with _told(pattern):
-        return [fs.unstrip_protocol(match) for match in fs.glob(pattern)]
-
-
-def bucket_of(url: str) -> str:
-    """The URL of the bucket that a URL lies in."""
-    return f"{url.partition('://')[0]}://{_bucket_and_key(url)[0]}"
-
-
-class StoredFile(NamedTuple):
-    """What an object store says of a file.
-
-    Attributes:
-        url: whose last part may be empty, or hold anything.
-        size: in bytes.
-        modified: seconds since 1970 UTC.
-    """
-
-    url: str
-    size: int
-    modified: float
+    with object_store.at(pattern) as store:
+        return store.glob(pattern)
 
 
 def find_files(url: str) -> Iterator[StoredFile]:
@@ -338,69 +148,14 @@ def find_files(url: str) -> Iterator[StoredFile]:
 
     A folder that its maker marked by an empty object is among them, its URL ending in a slash.
     """
-    fs = filesystem(url)
-    with _told(url):
-        if not _is_gcs(fs):
-            for path, info in sorted(fs.find(url, detail=True).items()):
-                yield _stored(fs.unstrip_protocol(path), info)
-            return
-        bucket, _ = _bucket_and_key(url)
-        for page in _pages(fs, url):
-            for item in page.get("items", ()):
-                yield _stored(f"gs://{bucket}/{item['name']}", item)
+    with object_store.at(url) as store:
+        yield from store.files(url)
 
 
 def information(url: str) -> StoredFile:
     """What an object store says of one file; raises `FileNotFoundError` or `IsADirectoryError`."""
-    fs = filesystem(url)
-    with _told(url):
-        if not _is_gcs(fs):
-            info = fs.info(url)
-            if info["type"] == "directory":
-                raise IsADirectoryError(url)
-            return _stored(url, info)
-        bucket, key = _bucket_and_key(url)
-        if not key:
-            raise IsADirectoryError(url)
-        return _stored(url, fs.call("GET", "b/{}/o/{}", bucket, key, json_out=True, fields="name,size,updated"))
-
-
-def _stored(url: str, info: Mapping[str, Any]) -> StoredFile:
-    modified = info.get("mtime") or info.get("updated") or info.get("created")
-    if isinstance(modified, str):
-        modified = datetime.datetime.fromisoformat(modified)
-    seconds = modified.timestamp() if isinstance(modified, datetime.datetime) else float(modified or 0)
-    return StoredFile(url, int(info.get("size") or 0), seconds)
-
-
-def _bucket_and_key(url: str) -> tuple[str, str]:
-    bucket, _, key = url.partition("://")[2].partition("/")
-    return bucket, key
-
-
-def _prefix(folder: str) -> str:
-    """What the names of all objects in a folder begin with."""
-    key = _bucket_and_key(folder)[1].rstrip("/")
-    return f"{key}/" if key else ""
-
-
-def _pages(
-    fs: Any, folder: str, prefix: str = "", *, delimiter: str | None = None, at_most: int = 1000
-) -> Iterator[dict[str, Any]]:
-    """The pages of a listing, sorted by name; raises `FileNotFoundError` if there is no such bucket."""
-    asked = {
-        "prefix": f"{_prefix(folder)}{prefix}" or None,
-        "delimiter": delimiter,
-        "maxResults": at_most,
-        "fields": "items(name,size,updated),prefixes,nextPageToken",
-    }
-    token = None
-    while True:
-        page = fs.call("GET", "b/{}/o", _bucket_and_key(folder)[0], json_out=True, pageToken=token, **asked)
-        yield page
-        token = page.get("nextPageToken")
-        if token is None or at_most < 1000:
-            return
+    with object_store.at(url) as store:
+        return store.information(url)
 
 
 @contextlib.contextmanager
@@ -420,7 +175,8 @@ def open_atomically(path: str) -> Iterator[IO[bytes]]:
             os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, path)
         else:
-            _upload(temporary, path)
+            with object_store.at(path, changing=True) as store:
+                store.upload(temporary, path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -446,21 +202,6 @@ def write_parquet(path: str, table: Any, **options: Any) -> None:
         pyarrow.parquet.write_table(table, file, compression="zstd", **options)
 
 
-def _upload(local: str, url: str) -> None:
-    fs = filesystem(url)
-    with _told(url, changing=True):
-        if not _is_gcs(fs):
-            fs.put_file(local, url)
-            return
-        import gcsfs.retry
-
-        try:
-            fs.put_file(local, url, consistency="md5", chunksize=_UPLOAD_BYTES)
-        except gcsfs.retry.ChecksumError:
-            remove_file(url)
-            raise
-
-
 def copy_file(source: str, destination: str) -> None:
     """Copies one file between any two places, atomically."""
     with open_atomically(destination) as target, open_to_read(source) as file:
@@ -483,24 +224,50 @@ def open_to_read(path: str) -> IO[bytes]:
 def move_folder(source: str, destination: str) -> None:
     """Makes a finished folder appear under another name, replacing what an unfinished commit left there.
 
-    Locally this is one step; in an object store the files are copied within it one by one, the manifest last.
+    Locally this is one step. In an object store the files are copied within it one by one, the
+    manifest last, and the source goes after that, its manifest first. So two attempts at one
+    move do no harm to each other: whoever finds that the source goes meanwhile, or is gone,
+    knows by the manifest at the destination that it was moved.
+
+    Raises:
+        FileNotFoundError: if there is nothing to move, and no manifest at the destination.
     """
-    remove_folder(destination)
     if is_remote(source):
-        fs = filesystem(source)
-        above = f"{canonical(source).rstrip('/')}/"
-
-        def copy(url: str) -> None:
-            with _told(url, changing=True):
-                fs.cp_file(url, join(destination, url.removeprefix(above)))
-
-        urls = [file.url for file in find_files(source)]
-        _for_each(copy, (url for url in urls if not url.endswith("manifest.json")))
-        _for_each(copy, (url for url in urls if url.endswith("manifest.json")))
-        remove_folder(source)
+        _move_remote(source, destination)
         return
+    os.stat(source)
+    remove_folder(destination)
     os.makedirs(os.path.dirname(os.path.abspath(destination)), exist_ok=True)
     os.rename(source, destination)
+
+
+def _move_remote(source: str, destination: str) -> None:
+    files = _below(source)
+    manifests = [name for name in files if _is_manifest(name)]
+    parts = [name for name in files if not _is_manifest(name)]
+    there = _below(destination)
+    # What is older than all that is moved was there before. What is newer may be another attempt's, which removes
+    # the source already: then not all of it was listed.
+    oldest = min((files[name].modified for name in parts), default=0.0)
+    stale = [file.url for name, file in there.items() if name not in files and file.modified < oldest]
+
+    def copy(name: str) -> None:
+        url = files[name].url
+        with object_store.at(url, changing=True) as store:
+            store.copy(url, join(destination, name))
+
+    try:
+        if not files:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), source)
+        _for_each(copy, parts)
+        _for_each(remove_file, stale)
+        _for_each(copy, manifests)
+    except FileNotFoundError:
+        if not any(map(_is_manifest, _below(destination))):
+            raise FileNotFoundError(
+                errno.ENOENT, f"it cannot be moved to {destination}, since some of it is gone: run again", source
+            ) from None
+    remove_folder(source)
 
 
 def remove_file(path: str) -> None:
@@ -509,25 +276,32 @@ def remove_file(path: str) -> None:
         if not is_remote(path):
             os.unlink(path)
             return
-        fs = filesystem(path)
-        with _told(path, changing=True):
-            fs.rm_file(path)
+        with object_store.at(path, changing=True) as store:
+            store.remove(path)
 
 
 def remove_folder(path: str) -> None:
-    """Deletes a folder and what is in it, if it exists."""
+    """Deletes a folder and what is in it, if it exists; in an object store its manifest first."""
     if not is_remote(path):
         shutil.rmtree(path, ignore_errors=True)
         return
+    urls = [file.url for file in _below(path).values()]
+    _for_each(remove_file, filter(_is_manifest, urls))  # without it, what is left does not count
+    _for_each(remove_file, (url for url in urls if not _is_manifest(url)))
+    with contextlib.suppress(FileNotFoundError), object_store.at(path, changing=True) as store:
+        store.remove_empty_folder(path)
+
+
+def _is_manifest(name: str) -> bool:
+    return name.endswith("manifest.json")
+
+
+def _below(folder: str) -> dict[str, StoredFile]:
+    """The files of an object store below a folder, by their names in it."""
+    above = f"{canonical(folder).rstrip('/')}/"
     with contextlib.suppress(FileNotFoundError):
-        fs = filesystem(path)
-        if not _is_gcs(fs):
-            fs.rm(path, recursive=True)
-            return
-        urls = sorted((file.url for file in find_files(path)), key=lambda url: not url.endswith("manifest.json"))
-        manifests = sum(url.endswith("manifest.json") for url in urls)
-        _for_each(remove_file, urls[:manifests])  # first: without it, what is left does not count
-        _for_each(remove_file, urls[manifests:])
+        return {file.url.removeprefix(above): file for file in find_files(folder)}
+    return {}
 
 
 def _for_each(function: Callable[[str], None], urls: Iterable[str]) -> None:
@@ -547,11 +321,7 @@ def checksum(path: str) -> str:
 
 def missing_or_changed(folder: str, sizes: Mapping[str, int]) -> str | None:
     """Says which file of a folder is missing or has another size than it should; None if all are as they should be."""
-    below = {}
-    if sizes and is_remote(folder):
-        above = f"{canonical(folder).rstrip('/')}/"
-        with contextlib.suppress(FileNotFoundError):
-            below = {file.url.removeprefix(above): file.size for file in find_files(folder)}
+    below = {name: file.size for name, file in _below(folder).items()} if sizes and is_remote(folder) else {}
     for name, expected in sizes.items():
         path = join(folder, name)
         found = below.get(name) if is_remote(folder) else size_if_there(path)

@@ -391,8 +391,8 @@ def _remote_matches(pattern: str, flag: str) -> list[str]:
         if storage.exists(pattern):
             return [storage.canonical(pattern)]
         matches = storage.glob(pattern)
-        if not matches and not storage.has_bucket(pattern):
-            raise DataError(f"{flag}: there is no bucket {storage.bucket_of(pattern)}: correct its name")
+        if not matches:
+            storage.need_bucket(pattern, flag)
         return matches
     except OSError as error:
         raise DataError(f"{flag}: cannot list {pattern}: {error.strerror or error}") from None

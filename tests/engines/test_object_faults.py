@@ -24,6 +24,7 @@ from tests.engines.conftest import put_model
 from tests.engines.places import errors, examples, predictions, run
 from tests.engines.services import ROOT, forget_file_systems, free_port, token_server, write_credentials
 from tfrecords import StoreError, storage
+from tfrecords import object_store as objects
 
 pytestmark = pytest.mark.slow
 
@@ -113,7 +114,7 @@ def test_a_large_file_goes_up_in_parts_that_are_sent_again(bucket, object_store,
 
 def test_an_outage_ends_within_the_stated_time(bucket, object_store, proxy, monkeypatch):
     """In real time, but for the half minute that silence takes each time: as long as all pauses, not longer."""
-    monkeypatch.setattr(storage, "ANSWER_S", 0.5)
+    monkeypatch.setattr(objects, "ANSWER_S", 0.5)
     object_store.put(f"{bucket}/x", b"content")
     faults = {"unavailable": 503, "busy": 429, "silent": "hang", "broken": "reset"}
     proxy.fault = lambda request: faults.get(request.name.strip("/"))
@@ -149,7 +150,7 @@ def test_an_outage_ends_within_the_stated_time(bucket, object_store, proxy, monk
 def test_an_outage_in_the_middle_is_one_sentence_and_the_next_run_goes_on(
     store, proxy, hurried, monkeypatch, kinds, fault, capsys
 ):
-    monkeypatch.setattr(storage, "ANSWER_S", 0.2)
+    monkeypatch.setattr(objects, "ANSWER_S", 0.2)
     count = itertools.count()
     proxy.fault = lambda request: fault if request.kind in kinds and next(count) >= 2 else None
     started = time.monotonic()
@@ -160,7 +161,7 @@ def test_an_outage_in_the_middle_is_one_sentence_and_the_next_run_goes_on(
     assert store in error
     assert error.endswith(": run again later")
     proxy.fault = lambda _: None
-    monkeypatch.setattr(storage, "ANSWER_S", 30)
+    monkeypatch.setattr(objects, "ANSWER_S", 30)
     assert run(store, "ingest") == EXIT_DONE, capsys.readouterr()
     assert len(examples(store)) == 24
 
