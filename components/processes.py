@@ -52,15 +52,15 @@ def map_in_threads(
     function: Callable[[_Item], _Outcome], items: Iterable[_Item], threads: int, *, ahead: int
 ) -> Iterator[_Outcome]:
     """`map` by threads that wait for something else, in the order of the items, at most `ahead` of them at a time."""
-    failed = threading.Event()
+    failures: list[BaseException] = []
 
     def call(item: _Item) -> _Outcome:
-        if failed.is_set():  # by an item before this one, whose exception is raised below
-            raise concurrent.futures.CancelledError
+        if failures:  # nothing more is begun; this may be the item that is waited for, though a later one failed
+            raise failures[0]
         try:
             return function(item)
-        except BaseException:
-            failed.set()
+        except BaseException as error:
+            failures.append(error)
             raise
 
     pool = concurrent.futures.ThreadPoolExecutor(threads)

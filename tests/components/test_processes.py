@@ -1,5 +1,6 @@
 """Helper processes: order, exceptions, their ends, and that nobody survives the process that started them."""
 
+import concurrent.futures
 import itertools
 import os
 import pathlib
@@ -424,3 +425,24 @@ def test_threads_begin_nothing_more_once_an_item_failed():
     with pytest.raises(ValueError, match="the second item"):
         list(map_in_threads(work, range(20), 2, ahead=20))
     assert begun == [0, 1]
+
+
+def test_an_item_that_begins_after_a_later_one_failed_raises_what_that_one_did(monkeypatch):
+    failed = threading.Event()
+
+    class FirstItemLast(concurrent.futures.ThreadPoolExecutor):
+        """Holds the thread that took the first item until the second one has failed."""
+
+        def submit(self, function, item):
+            if item == 0:
+                return super().submit(lambda: (failed.wait(30), function(item)))
+            future = super().submit(function, item)
+            future.add_done_callback(lambda _: failed.set())
+            return future
+
+    def work(item):
+        raise ValueError(f"item {item}")
+
+    monkeypatch.setattr(concurrent.futures, "ThreadPoolExecutor", FirstItemLast)
+    with pytest.raises(ValueError, match="item 1"):
+        list(map_in_threads(work, range(2), 2, ahead=2))
