@@ -44,11 +44,13 @@ class Proxy:
     Attributes:
         requests: all that came, in order.
         fault: says which fault a request meets; may be replaced at any time.
+        answered: is told each status that a request is answered with; may be replaced too.
     """
 
     def __init__(self, upstream: str):
         self.requests: list[Request] = []
         self.fault: Callable[[Request], Fault] = lambda _: None
+        self.answered: Callable[[Request, int], None] = lambda _, status: None
         self.endpoint = ""
         self._upstream = urllib.parse.urlsplit(upstream).netloc
         self._turn = threading.Lock()  # the emulator answers one at a time, and turns away whoever queues behind a few
@@ -108,6 +110,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         if isinstance(fault, int):
             message = {401: "Anonymous caller does not have access", 403: "no storage.objects access"}
+            self.proxy.answered(request, fault)
             error = {"code": fault, "message": message.get(fault, "We encountered a problem.")}
             self._send(fault, [("Content-Type", "application/json")], json.dumps({"error": error}).encode())
             return
@@ -115,6 +118,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             time.sleep(0.3)
         keep = {name: value for name, value in self.headers.items() if name.lower() not in ("connection", "host")}
         status, headers, content = self.proxy.ask(self.command, self.path, body, {**keep, "Host": self.headers["Host"]})
+        self.proxy.answered(request, status)
         if fault == "flip" and content:
             content = bytes([content[0] ^ 1]) + content[1:]
         self._send(status, headers, content, whole=fault != "cut")
