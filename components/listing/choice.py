@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import os
 from collections.abc import Iterable
 
@@ -12,11 +13,13 @@ from components.listing.labels import LabelRules
 from components.listing.listing import ListingSummary, read_label_rows
 from components.listing.references import path_of_uri, uri_of
 from components.listing.tables import TABLE_SUFFIXES
+from components.processes import map_in_threads
 from tfrecords import DataError, StoreError, storage
 
 LABEL_SOURCES = ("auto", "filename", "sidecar")
 _LOOKED_AT = 500
 _ROWS_LOOKED_AT = 100_000
+_THREADS = 16  # for an object store, which is asked for each file by itself
 
 
 def choose_labels(rules: LabelRules, roots: Iterable[str]) -> tuple[LabelRules, str]:
@@ -157,15 +160,15 @@ def _tables_in(folder: str) -> list[str]:
 def _names_images(table: str, folder: str, rules: LabelRules) -> bool:
     asked = dataclasses.replace(rules, source="table", tables=(table,))
     inside = storage.real_path(folder).rstrip("/") + "/"
-    remote: set[str] | None = None
-    for row in itertools.islice(read_label_rows(0, asked), _ROWS_LOOKED_AT):
-        path = path_of_uri(row.uri)
-        named = row.problem is None and path.startswith(inside) and not path.lower().endswith(COMPANION_SUFFIXES)
-        if named and storage.is_remote(path):
-            if remote is None:
-                remote = {file.url for file in storage.find_files(inside)}  # once, not for each row
-            if path in remote:
-                return True
-        elif named and storage.is_file(path):
-            return True
-    return False
+    paths = (
+        path
+        for row in itertools.islice(read_label_rows(0, asked), _ROWS_LOOKED_AT)
+        if row.problem is None
+        and (path := path_of_uri(row.uri)).startswith(inside)
+        and not path.lower().endswith(COMPANION_SUFFIXES)
+    )
+    if not storage.is_remote(folder):
+        return any(map(storage.is_file, paths))
+    named = list(dict.fromkeys(paths))
+    spread = named[:: math.ceil(len(named) / _LOOKED_AT) or 1]  # a request for each
+    return any(map_in_threads(storage.is_file, spread, _THREADS, ahead=_THREADS))

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import collections
 import shutil
-import time
+import threading
 from pathlib import Path
 
 import pyarrow.parquet
 import pytest
 
+from components.listing import choice
+from components.listing.choice import choose_labels
+from components.listing.labels import LabelRules
 from components.models import ModelManifest
 from pipeline.main import EXIT_DONE, EXIT_REFUSED, main
+from tests.conftest import LABELS
 from tests.engines.places import errors, examples, predictions, run
-from tfrecords import DatasetManifest, storage
+from tfrecords import DataError, DatasetManifest, storage
 
 pytestmark = pytest.mark.slow
 
@@ -82,11 +86,48 @@ def test_each_image_and_each_label_costs_one_request(store, object_store, proxy,
         assert len(proxy.requests) <= labels_and_shown + 40
 
 
-def test_images_are_read_at_the_same_time(store, proxy):
-    proxy.fault = lambda request: "slow" if request.kind == "read" and request.name.startswith("lines") else None
-    started = time.monotonic()
-    assert run(store, "ingest") == EXIT_DONE  # 48 reads of 0.3 s each, 24 of them labels
-    assert time.monotonic() - started < 48 * 0.3 * 0.6
+@pytest.mark.parametrize(("suffix", "number"), [(".txt", 8), (".png", 3)])  # there are few images in a shard
+def test_labels_and_images_are_read_at_the_same_time(store, proxy, suffix, number):
+    """The first requests are answered once so many of them have come."""
+    waiting, missed, enough, turn = [], [], threading.Event(), threading.Lock()
+
+    def wait(request):
+        if request.kind != "read" or not request.name.startswith("lines/") or not request.name.endswith(suffix):
+            return
+        with turn:
+            if enough.is_set() or missed:
+                return
+            waiting.append(request)
+            if len(waiting) == number:
+                enough.set()
+        if not enough.wait(20):
+            missed.append(request)
+
+    proxy.fault = wait
+    assert run(store, "ingest") == EXIT_DONE
+    assert enough.is_set()
+    assert missed == []
+
+
+def test_the_search_for_tables_does_not_list_the_images_again(store, object_store, proxy, monkeypatch):
+    """What a table names is asked for by itself, and no more of it than images are looked at."""
+    monkeypatch.setattr(choice, "_LOOKED_AT", 20)
+    rules, rows = LabelRules(source="auto"), [f"lines/no-{row}.png,1\n" for row in range(90)]
+
+    def requests(table):
+        object_store.put(f"{store}/{table}", f"path,text\n{''.join(rows)}".encode())
+        proxy.requests.clear()
+        choose_labels(rules, [f"{store}/lines"])
+        return proxy.counts()
+
+    without = requests("rows.txt")
+    with_one = requests("labels.csv")
+    assert with_one["list"] == without["list"]
+    assert 10 <= with_one["information"] - without.get("information", 0) <= 20
+    rows += [f"lines/{row:02d}-{label}.png,1\n" for row, label in enumerate(LABELS)]
+    with pytest.raises(DataError, match=r"labels\.csv"):  # now it is one of two places
+        requests("labels.csv")
+    assert proxy.counts()["list"] == without["list"]
 
 
 def test_tables_a_charset_a_lexicon_and_a_configuration_may_lie_in_an_object_store(store, object_store, capsys):
