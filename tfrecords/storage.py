@@ -225,17 +225,17 @@ def move_folder(source: str, destination: str) -> None:
     """Makes a finished folder appear under another name, replacing what an unfinished commit left there.
 
     Locally this is one step. In an object store the files are copied within it one by one, the
-    manifest last, and the source goes after that, its manifest first. So two attempts at one
-    move do no harm to each other: whoever finds that the source goes meanwhile, or is gone,
-    knows by the manifest at the destination that it was moved.
+    manifest last; then the source goes, its manifest first. So two attempts at one move do no
+    harm to each other: whoever finds some of the source gone knows by the manifest at the
+    destination that it was moved. Without a manifest that cannot be known, and is an error.
 
     Raises:
-        FileNotFoundError: if there is nothing to move, and no manifest at the destination.
+        FileNotFoundError: if nothing, or not all, is left to move, and there is no manifest at the destination.
     """
     if is_remote(source):
         _move_remote(source, destination)
         return
-    os.stat(source)
+    os.stat(source)  # raises, before anything is taken away, if there is none
     remove_folder(destination)
     os.makedirs(os.path.dirname(os.path.abspath(destination)), exist_ok=True)
     os.rename(source, destination)

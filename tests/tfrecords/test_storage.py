@@ -169,6 +169,14 @@ def test_moving_a_folder_replaces_what_an_unfinished_commit_left(folder):
     assert storage.list_names(destination) == ["fresh"]
 
 
+def test_a_folder_that_is_not_there_takes_nothing_away_where_it_should_go(folder):
+    destination = storage.join(folder, "final")
+    storage.write_bytes(storage.join(destination, "x"), b"1")
+    with pytest.raises(FileNotFoundError):
+        storage.move_folder(storage.join(folder, "unfinished"), destination)
+    assert storage.list_names(destination) == ["x"]
+
+
 def test_a_folder_is_moved_to_a_name_without_any_slash(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     storage.write_bytes("source/x", b"1")
