@@ -128,7 +128,5 @@ def _check_dataflow(options: LinePipelineOptions) -> None:
     if debug.number_of_worker_harness_threads is None:
         debug.number_of_worker_harness_threads = _SHARDS_AT_A_TIME
     for flag, place in places.items():
-        if place and not storage.has_bucket(place):
-            raise DataError(
-                f"--{flag}={place}: there is no bucket {storage.bucket_of(place)}: create it, or correct its name"
-            )
+        if place:
+            storage.need_bucket(place, f"--{flag}")
