@@ -1,9 +1,9 @@
 """What another worker brings on each engine, and what a path costs at ten thousand, and at a million.
 
     python benchmarks/scaling.py --images=../shared/data/captcha [--count=12000] [--workspace=WORKSPACE]
-        [--levels=10000,100000,1000000] [--only=engines|paths] [--scratch=DIR]
+        [--levels=10000,100000,1000000] [--only=engines|paths|store] [--scratch=/dev/shm]
 
-Prints one table; all of it is measured in this run. The engines run on this machine as the tests start them
+Prints one table; all of it is measured in this run, which makes a million files: best in memory (`--scratch`). The engines run on this machine as the tests start them
 (`tests/engines/services.py`): Beam's local engine in one process, with its helper processes, and in several; a job
 service and a worker pool, whose workers install the staged project for each job; a Dask scheduler and workers. Images
 and the model are those of `benchmarks/inference.py`. The first engine is held to one or two cores, which its helpers
@@ -11,16 +11,19 @@ follow; with the others, one worker has one core, and the scheduler or the comma
 
 Paths are names of empty files, so that listing and grouping are all that is done; each is measured in a fresh process,
 which runs the very job that the command runs, but for the reader, in whose place a function counts. The object store is
-a server in this process that answers listings as Cloud Storage does, at once.
+a server in this process that answers listings as Cloud Storage does, at once, and gives an image under any name.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import functools
+import hashlib
 import http.server
 import os
+import pickle
 import shutil
 import sys
 import tempfile
@@ -51,15 +54,17 @@ from benchmarks.common import (
 )
 from benchmarks.inference import in_own_process, prepare_workspace, run_infer, write_labelled
 from benchmarks.ingest import LABEL_FLAGS, run_product
+from components.inference.predictions import RUN_MANIFEST_NAME, InferenceRequest, ReadSummary, commit_run
 from components.listing import ImageReference, read_listing
 from components.listing.listing import in_blocks
 from components.listing.transforms import GatherOnce, GroupByShard, ListCollection
-from components.work import shards_for
+from components.work import in_order, read_referenced_line, shards_for
 from tests.engines.services import dask_cluster, make_worker_python, portable_service, token_server, write_credentials
-from tfrecords import SplitFractions, shard_index, storage
+from tfrecords import ImageLimits, SplitFractions, shard_index, shard_name, storage
 
 FEW = 24  # images, of which a step takes as long as its engine costs whatever their number
 GOAL_LEVEL = 1.1  # of the figure at the count before: as much as two equal runs may differ
+IMAGES_A_SHARD = 3000
 COLLECTIONS = (1_000_000, 10_000_000, 100_000_000)
 _PAGE = 1000
 _BUCKET, _NAMES_A_FOLDER = "gs://collection", 2000
@@ -252,36 +257,46 @@ def make_paths(folder: Path, originals: Sequence[Original], count: int, *, flat:
 
 def measure_paths(originals: Sequence[Original], counts: Sequence[int], scratch: Path) -> str:
     """Listing and grouping at several counts; the path of the longest listing file."""
-    listed: dict[str, list[tuple[str, int, Job]]] = {"local folders of 2,000": [], "an object store": []}
-    grouped: list[tuple[str, int, Job]] = []
-    listing = ""
+    in_store = [(f"{count:,}", count, _list_in_store(count, scratch)) for count in counts]
+    _print_jobs("listing an object store", in_store)
+    local, grouped, listing = [], [], ""
     for count in counts:
-        listing = str(scratch / f"listing-{count}.parquet")
-        listed["an object store"].append(("", count, _list_in_store(count, listing, scratch)))
         folder = make_paths(scratch / f"paths-{count}", originals, count)
-        listed["local folders of 2,000"].append(("", count, run_alone(list_paths, str(folder), listing)))
+        listing = str(scratch / f"listing-{count}.parquet")
+        local.append((f"{count:,}", count, run_alone(list_paths, str(folder), listing)))
         shutil.rmtree(folder)
-        grouped.append(("", count, run_alone(group_paths, listing, count)))
-    folder = make_paths(scratch / "flat", originals, counts[-1], flat=True)
-    flat = run_alone(list_paths, str(folder), str(scratch / "flat.parquet"))
+        grouped.append((f"{count:,}", count, run_alone(group_paths, listing, count)))
+    many = counts[-1] // 10  # some file systems take minutes to make a million files
+    folder = make_paths(scratch / "one", originals, many, flat=True)
+    local.append((f"{many:,} in one folder", many, run_alone(list_paths, str(folder), f"{folder}.parquet")))
     shutil.rmtree(folder)
-    listed["local folders of 2,000"].append((" in one folder", counts[-1], flat))
-    for what, jobs in {**{f"listing {place}": jobs for place, jobs in listed.items()}, "grouping": grouped}.items():
-        row(f"{what}: microseconds per path (share: of the count before)")
-        before = 0.0
-        for about, count, job in jobs:
-            micros = job.seconds / count * 1e6
-            share, goal = (f"{micros / before:.1%}", f"at most {GOAL_LEVEL:.0%}") if before else ("", "")
-            row(f"{count:,} paths{about}", f"{micros:.1f}", share, goal, is_met=micros <= GOAL_LEVEL * before)
-            before = micros
-        row(f"{what}: MiB of memory (share: bytes per path, beyond the start of the job)")
-        for about, count, job in jobs:
-            row(f"{count:,} paths{about}", f"{job.peak / 2**20:,.0f}", f"{(job.peak - job.before) / count:,.0f}")
+    _print_jobs("listing local folders of 2,000", local)
+    _print_jobs("grouping", grouped)
     return listing
 
 
-def _list_in_store(count: int, listing: str, scratch: Path) -> Job:
-    with listing_server(count) as endpoint, token_server("token") as token_uri:
+def _print_jobs(what: str, jobs: Sequence[tuple[str, int, Job]]) -> None:
+    row(f"{what}: microseconds per path (share: of the count before)")
+    before = 0.0
+    for name, count, job in jobs:
+        micros = job.seconds / count * 1e6
+        share, goal = (f"{micros / before:.1%}", f"at most {GOAL_LEVEL:.0%}") if before else ("", "")
+        row(name, f"{micros:.1f}", share, goal, is_met=micros <= GOAL_LEVEL * before)
+        before = micros
+    row(f"{what}: MiB of memory (share: bytes per path, beyond the start of the job)")
+    for name, count, job in jobs:
+        row(name, f"{job.peak / 2**20:,.0f}", f"{(job.peak - job.before) / count:,.0f}")
+
+
+def _list_in_store(count: int, scratch: Path) -> Job:
+    with object_store(count, b"", scratch):
+        return run_alone(list_paths, f"{_BUCKET}/scans", str(scratch / "stored.parquet"))
+
+
+@contextlib.contextmanager
+def object_store(count: int, image: bytes, scratch: Path) -> Iterator[None]:
+    """A server for what is started meanwhile: it lists so many generated names, a thousand a page, of one image."""
+    with _server(count, image) as endpoint, token_server("token") as token_uri:
         write_credentials(scratch / "credentials.json", token_uri)
         environment = {
             "STORAGE_EMULATOR_HOST": endpoint,
@@ -290,32 +305,39 @@ def _list_in_store(count: int, listing: str, scratch: Path) -> Job:
         }
         os.environ.update(environment)
         try:
-            return run_alone(list_paths, f"{_BUCKET}/scans", listing)
+            yield
         finally:
             for name in environment:
                 del os.environ[name]
 
 
 @contextlib.contextmanager
-def listing_server(count: int) -> Iterator[str]:
-    """The address of a server that lists objects of generated names, a thousand a page, and does nothing else."""
+def _server(count: int, image: bytes) -> Iterator[str]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            asked = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
+            if self.path.startswith("/download/"):
+                return self._answer("image/png", image)
+            address = urllib.parse.urlsplit(self.path)
+            if not address.path.endswith("/o"):
+                return self.send_error(404)  # of one object: the names asked for are folders
+            asked = urllib.parse.parse_qs(address.query)
+            there = count if "scans/".startswith(asked.get("prefix", [""])[0]) else 0
             start = int(asked.get("pageToken", ["0"])[0])
-            stop = min(start + int(asked.get("maxResults", [str(_PAGE)])[0]), count)
+            stop = min(start + int(asked.get("maxResults", [str(_PAGE)])[0]), there)
             items = ",".join(
                 f'{{"name":"scans/{number // _NAMES_A_FOLDER:06d}/line_{number:09d}.png","size":"9000",'
                 '"updated":"2026-01-01T00:00:00.000Z"}'
                 for number in range(start, stop)
             )
-            following = f',"nextPageToken":"{stop}"' if stop < count else ""
-            content = f'{{"items":[{items}]{following}}}'.encode()
+            following = f',"nextPageToken":"{stop}"' if stop < there else ""
+            return self._answer("application/json", f'{{"items":[{items}]{following}}}'.encode())
+
+        def _answer(self, kind: str, content: bytes) -> None:
             self.send_response(200)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
@@ -351,6 +373,83 @@ def _shard_of(reference: ImageReference, shards: int) -> int:
     return shard_index(reference.key, shards)
 
 
+# Reading from a store, and committing many shards
+
+
+def read_lines_of(names: Sequence[str]) -> tuple[float, float, int]:
+    """Reads and decodes images as a worker with one thread does: seconds, those of the processor, and bytes."""
+    references = [ImageReference(name, name, 0, 0) for name in names]
+    read = functools.partial(read_referenced_line, height=48, limits=ImageLimits())
+    for _ in in_order(read, references[:100], 1):
+        pass  # imports and connects
+    started, used = time.monotonic(), time.process_time()
+    pixels = sum(line.pixels.size for line in in_order(read, references, 1))
+    return time.monotonic() - started, time.process_time() - used, pixels
+
+
+def commit_shards(folder: str, shards: int) -> None:
+    """The last function of the infer step, for so many shards whose files are there, but empty."""
+    request = InferenceRequest(
+        run_id="r0123456789ab",
+        folder=f"{folder}/unfinished/run",
+        destination=f"{folder}/predictions/run",
+        rejects_folder=f"{folder}/unfinished/rejects",
+        rejects_destination=f"{folder}/rejects/run",
+        images=IMAGES_A_SHARD * shards,
+        shards=shards,
+        model_folder="",
+        model_id="",
+        height=48,
+        limits=ImageLimits(),
+        max_reject_fraction=0.0,
+        scored_at=datetime.datetime.now(datetime.UTC),
+    )
+    commit_run(map(_summary, range(shards)), request)
+
+
+def _summary(index: int) -> ReadSummary:
+    figures = {
+        "engine": "onnx",
+        "why": "faster on a CPU",
+        "model_load_s": 0.123456789,
+        "batches": 24,
+        "scoring_s": 0.8123456789,
+        "slowest_batch_s": 0.0123456789,
+        "seconds": 1.7123456789,
+    }
+    digest = hashlib.sha256(str(index).encode()).hexdigest()
+    rows = IMAGES_A_SHARD
+    return ReadSummary(index, digest, rows, rows, 0, digest[::-1], {}, 0.98123456789 * rows, 0, figures)
+
+
+def measure_store(originals: Sequence[Original], count: int, scratch: Path) -> None:
+    """What reading from an object store costs a processor, and what a commit of many shards takes."""
+    image = originals[0].path
+    with object_store(0, image.read_bytes(), scratch):
+        remote = in_own_process(read_lines_of, [f"{_BUCKET}/{number}.png" for number in range(count)])
+    local = in_own_process(read_lines_of, [str(image)] * count)
+    row("reading and decoding, one process: processor microseconds per image (share: of those from a disk)")
+    row("from a disk", f"{local[1] / count * 1e6:,.0f}")
+    row("from an object store", f"{remote[1] / count * 1e6:,.0f}", f"{remote[1] / local[1]:.1%}")
+    row("from an object store, images per second, the server on the same machine", f"{count / remote[0]:,.0f}")
+    row("commit of a run, seconds, on a local disk (share: MiB of memory, beyond its start)")
+    manifests = []
+    for shards in map(shards_for, COLLECTIONS):
+        folder = scratch / f"run-{shards}"
+        (folder / "unfinished/run/_summaries").mkdir(parents=True)
+        for index in range(shards):
+            (folder / "unfinished/run" / shard_name("part", index, shards, "parquet")).touch()
+            (folder / "unfinished/run/_summaries" / f"{index:05d}.json").touch()
+        job = run_alone(commit_shards, str(folder), shards)
+        row(f"{shards:,} shards", f"{job.seconds:.2f}", f"{(job.peak - job.before) / 2**20:.0f}")
+        manifests.append((shards, (folder / "predictions/run" / RUN_MANIFEST_NAME).stat().st_size))
+        shutil.rmtree(folder)
+    row("manifest of a run, MB (share: what all summaries take on their way to the commit)")
+    for shards, size in manifests:
+        gathered = shards * len(pickle.dumps(_summary(shards - 1), pickle.HIGHEST_PROTOCOL))
+        row(f"{shards:,} shards", f"{size / 1e6:.1f}", f"{gathered / 1e6:.1f}")
+
+
 def main() -> None:
     """Measures what the command line asks for."""
     parser = argparse.ArgumentParser(description="Measure what workers bring, and paths cost.", allow_abbrev=False)
@@ -360,7 +459,7 @@ def main() -> None:
     parser.add_argument(
         "--levels", type=parse_counts, default="10000,100000,1000000", help="counts of paths (default: %(default)s)"
     )
-    parser.add_argument("--only", choices=("engines", "paths"), help="one part of the table")
+    parser.add_argument("--only", choices=("engines", "paths", "store"), help="one part of the table")
     parser.add_argument("--scratch", help="where the temporary folder is made (default: the system's)")
     options = parser.parse_args()
     if CORES < 2 and options.only in (None, "engines"):
@@ -382,6 +481,8 @@ def main() -> None:
             print_header(originals, f"Pillow {PIL.__version__}")
         if options.only in (None, "paths"):
             measure_shuffle(measure_paths(originals, options.levels, scratch))
+        if options.only in (None, "store"):
+            measure_store(originals, IMAGES_A_SHARD, scratch)
         seconds, after = time.monotonic() - started, os.getloadavg()[0]
         print(f"\nload average {before:.1f} before, {after:.1f} after; {seconds / 60:.1f} minutes")
 
