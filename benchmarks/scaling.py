@@ -3,11 +3,12 @@
     python benchmarks/scaling.py --images=../shared/data/captcha [--count=12000] [--workspace=WORKSPACE]
         [--levels=10000,100000,1000000] [--only=engines|paths|store] [--scratch=/dev/shm]
 
-Prints one table; all of it is measured in this run, which makes a million files: best in memory (`--scratch`). The engines run on this machine as the tests start them
-(`tests/engines/services.py`): Beam's local engine in one process, with its helper processes, and in several; a job
-service and a worker pool, whose workers install the staged project for each job; a Dask scheduler and workers. Images
-and the model are those of `benchmarks/inference.py`. The first engine is held to one or two cores, which its helpers
-follow; with the others, one worker has one core, and the scheduler or the command the other.
+Prints one table; all of it is measured in this run, which makes a million files: best in memory (`--scratch`). The
+engines run on this machine as the tests start them (`tests/engines/services.py`): Beam's local engine in one process,
+with its helper processes, and in several; a job service and a worker pool, whose workers install the staged project for
+each job; a Dask scheduler and workers. Images and the model are those of `benchmarks/inference.py`. The first engine is
+held to one or two cores, which its helpers follow; with the others, one worker has one core, and the scheduler or the
+command the other.
 
 Paths are names of empty files, so that listing and grouping are all that is done; each is measured in a fresh process,
 which runs the very job that the command runs, but for the reader, in whose place a function counts. The object store is
@@ -268,9 +269,10 @@ def measure_paths(originals: Sequence[Original], counts: Sequence[int], scratch:
         grouped.append((f"{count:,}", count, run_alone(group_paths, listing, count)))
     many = counts[-1] // 10  # some file systems take minutes to make a million files
     folder = make_paths(scratch / "one", originals, many, flat=True)
-    local.append((f"{many:,} in one folder", many, run_alone(list_paths, str(folder), f"{folder}.parquet")))
+    alone = [(f"{many:,}", many, run_alone(list_paths, str(folder), f"{folder}.parquet"))]
     shutil.rmtree(folder)
     _print_jobs("listing local folders of 2,000", local)
+    _print_jobs("listing one local folder", alone)
     _print_jobs("grouping", grouped)
     return listing
 
