@@ -75,16 +75,19 @@ def main(argv: Sequence[str]) -> int:
         return _refuse(error, EXIT_REFUSED)
 
 
-def command() -> None:
+def command() -> NoReturn:
     """The installed command."""
     try:
         status = main(sys.argv[1:])
     except KeyboardInterrupt:
         _say_error("interrupted")
         status = EXIT_INTERRUPTED
-    if status == EXIT_INTERRUPTED:
-        _end_at_once()  # an engine's threads may wait for ever for the workers that were interrupted
-    sys.exit(status)
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else EXIT_REFUSED
+    except BaseException:
+        traceback.print_exc()
+        status = EXIT_REFUSED
+    _end_at_once(status)
 
 
 def run(options: LinePipelineOptions, workspace: Workspace) -> int:
@@ -276,21 +279,26 @@ class _Interruption:
 
     def __call__(self, _signal: int, _frame: Any) -> None:
         if self.came:  # and the first could not end the process
-            _end_at_once()
+            _end_at_once(EXIT_INTERRUPTED)
         self.came = True
         raise KeyboardInterrupt
 
 
-def _end_at_once() -> NoReturn:
-    """Ends this process and the workers that an engine started, whatever threads still wait for."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+def _end_at_once(status: int) -> NoReturn:
+    """Ends this process and the workers that an engine started, whatever threads still wait for or are busy with.
+
+    Left alone, an engine's thread may wait for ever for a worker that is gone; and a thread that is within C++ when the
+    interpreter is taken apart ends the process with a signal, after all the work was done.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # nobody reads it
+            stream.flush()
     for task in os.listdir("/proc/self/task"):
         with contextlib.suppress(OSError), open(f"/proc/self/task/{task}/children", encoding="ascii") as children:
             for child in children.read().split():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(child), signal.SIGKILL)
-    os._exit(EXIT_INTERRUPTED)
+    os._exit(status)
 
 
 if __name__ == "__main__":

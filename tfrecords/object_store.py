@@ -10,13 +10,18 @@ asks, an `OSError` if it is one file's fault.
 from __future__ import annotations
 
 import base64
+import collections
+import concurrent.futures
 import contextlib
 import datetime
+import fnmatch
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import os
+import re
 import threading
 import time
 import uuid
@@ -221,10 +226,69 @@ class Gcs(FileSystem):
         return _stored(url, self.fs.call("GET", "b/{}/o/{}", bucket, key, json_out=True, fields="name,size,updated"))
 
     def files(self, folder: str) -> Iterator[StoredFile]:
-        """Every object below a folder, sorted by URL; one request a thousand."""
+        """Every object below a folder, sorted by URL; one request a thousand.
+
+        The folders in it are listed at the same time, at the price of a request each, if they are not too many for
+        one page.
+        """
+        top = next(self._pages(folder, delimiter="/"))
+        folders = top.get("prefixes", ())
+        if len(folders) == 1 or "nextPageToken" in top:
+            yield from self._files_of(folder)
+            return
+        bucket, _ = _bucket_and_key(folder)
+        order = sorted([(item["name"], item) for item in top.get("items", ())] + [(name, None) for name in folders])
+        pool = concurrent.futures.ThreadPoolExecutor(_THREADS)
+        listing: collections.deque[concurrent.futures.Future[list[StoredFile]]] = collections.deque()
+        waiting = iter(name for name, item in order if item is None)
+
+        def list_more() -> None:
+            for name in itertools.islice(waiting, _THREADS - len(listing)):
+                listing.append(pool.submit(lambda url: list(self._files_of(url)), f"gs://{bucket}/{name}"))
+
+        try:
+            for name, item in order:
+                if item is not None:
+                    yield _stored(f"gs://{bucket}/{name}", item)
+                    continue
+                list_more()
+                yield from listing.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _files_of(self, folder: str) -> Iterator[StoredFile]:
         for page in self._pages(folder):
             for item in page.get("items", ()):
                 yield _stored(f"gs://{_bucket_and_key(folder)[0]}/{item['name']}", item)
+
+    def glob(self, pattern: str) -> list[str]:
+        """The URLs of objects and folders that match a pattern, sorted; only folders that may hold some are listed."""
+        if "**" in pattern:
+            return super().glob(pattern)
+        bucket, key = _bucket_and_key(pattern)
+        found, parts = [f"gs://{bucket}"], key.split("/")
+        for number, part in enumerate(parts, 1):
+            literal = re.match(r"[^*?[]*", part).group()  # type: ignore[union-attr]
+            if literal == part:
+                found = [f"{folder}/{part}" for folder in found]
+                continue
+            wanted = re.compile(fnmatch.translate(part))
+            found = [
+                f"{folder}/{name.rstrip('/')}"
+                for folder in found
+                for name in dict.fromkeys(self.names(folder, literal))
+                if (number == len(parts) or name.endswith("/")) and wanted.match(name.rstrip("/"))
+            ]
+        return sorted({url for url in found if literal != part or self._exists(url)})
+
+    def _exists(self, url: str) -> bool:
+        if self.is_folder(url):
+            return True
+        try:
+            self.information(url)
+        except (FileNotFoundError, IsADirectoryError):
+            return False
+        return True
 
     def names(self, folder: str, prefix: str) -> Iterable[str]:
         """The names directly inside a folder that begin so; those of folders end with a slash."""

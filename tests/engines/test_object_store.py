@@ -42,6 +42,44 @@ def test_files_are_written_listed_read_and_removed(bucket, object_store):
     assert object_store.objects(bucket) == {}
 
 
+def test_folders_are_listed_at_the_same_time_and_in_order(bucket, object_store, proxy):
+    inside = [f"scans/{folder:02d}/{number}.png" for folder in range(12) for number in range(3)]
+    names = sorted(["scans.png", "z.png", "deep/a/b/c.png", *inside])
+    for name in names:
+        object_store.put(f"{bucket}/in/{name}", b"x")
+    assert [file.url for file in storage.find_files(f"{bucket}/in")] == [f"{bucket}/in/{name}" for name in names]
+
+    together = threading.Barrier(12)
+    held = []
+
+    def hold(request):
+        if request.kind == "list" and request.name.removeprefix("in/scans/"):
+            held.append(together.wait(timeout=30))
+
+    proxy.fault = hold
+    found = [file.url for file in storage.find_files(f"{bucket}/in/scans")]
+    assert found == [f"{bucket}/in/{name}" for name in inside]
+    assert len(held) == 12
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["in/*", "in/*/*.png", "in/s*/0[12]", "in/s*/0[12]/?.png", "in/scans.pn?", "in/*/none", "in/*/a", "in/**/*.png"],
+)
+def test_patterns_match_what_fsspec_has_them_match(bucket, object_store, pattern):
+    for name in ("scans.png", "z.png", "deep/a/b/c.png", "deep/a.png", "scans/01/1.png", "scans/02/2.png", "scans/x/1"):
+        object_store.put(f"{bucket}/in/{name}", b"x")
+    fs = storage.filesystem(bucket)
+    assert storage.glob(f"{bucket}/{pattern}") == sorted(f"gs://{found}" for found in fs.glob(f"{bucket}/{pattern}"))
+
+
+def test_a_pattern_of_folders_does_not_list_what_is_in_them(bucket, object_store, proxy):
+    for name in ("2025/a/1.png", "2025/a/2.png", "2026/b/1.png", "2026/b/2.png"):
+        object_store.put(f"{bucket}/scans/{name}", b"x")
+    assert storage.glob(f"{bucket}/scans/*/*") == [f"{bucket}/scans/2025/a", f"{bucket}/scans/2026/b"]
+    assert proxy.counts() == {"list": 3}
+
+
 def test_all_steps_give_what_they_give_in_local_folders(store, local, capsys):
     said = {}
     for place in (local, store):
@@ -77,7 +115,9 @@ def test_each_image_and_each_label_costs_one_request(store, object_store, proxy,
         proxy.requests.clear()
         assert run(store, step) == EXIT_DONE
         of_images = collections.Counter(each.kind for each in proxy.requests if each.name.startswith("lines"))
-        assert of_images == {"list": 3, "information": 1, "read": reads}
+        listings = of_images.pop("list")
+        assert listings <= 3 + 2  # the folder, and those in it that are listed beside it
+        assert of_images == {"information": 1, "read": reads}
         assert len(proxy.requests) - of_images.total() <= most
         proxy.requests.clear()
         assert run(store, step) == EXIT_DONE

@@ -301,3 +301,12 @@ def test_a_node_that_only_helps_neither_holds_the_workspace_nor_reports(tmp_path
     assert captured.out == f"workspace {tmp_path / 'ws'}, worker 1 of 2\n"
     assert captured.err.startswith("error: no dataset is committed")
     assert not (tmp_path / "ws").exists()
+
+
+def test_no_thread_that_an_engine_leaves_behind_can_change_the_exit_status():
+    """An abort at the interpreter's end stands for a thread that is within C++ then."""
+    program = "import atexit, os, sys; atexit.register(os.abort); from pipeline.main import command; command()"
+    for flags, status in ((["--help"], EXIT_DONE), (["--epochs=0"], EXIT_USAGE)):
+        ended = subprocess.run([sys.executable, "-c", program, *flags], capture_output=True, text=True)
+        assert ended.returncode == status
+        assert ended.stdout + ended.stderr
