@@ -40,7 +40,7 @@ _CONNECTION_LOGGERS = (
     "apache_beam.runners.worker.data_plane",
     "apache_beam.runners.portability.fn_api_runner.worker_handlers",
 )
-_CONNECTION_THREADS = ("beam_control_read", "run_worker", "read_grpc_client_inputs")
+_CONNECTION_THREADS = ("beam_control_read", "run_worker", "read_grpc_client_inputs", "wait_until_finish_read")
 _CANCELLING_S = 15
 _LOCAL_RUNNERS = ("directrunner", "fnapirunner")
 
@@ -104,11 +104,11 @@ def run_job(
 ) -> None:
     """Builds a pipeline, runs it, and waits for its end, unless it is a template.
 
+    A job on another machine is cancelled when this process is interrupted.
+
     Args:
         say: told where a job on Dataflow can be watched.
         before_template: it finds out what the job of a template is to do, so that for one it is run in this process.
-
-    A job on another machine is cancelled when this process is interrupted.
 
     Raises:
         DataError: with our own sentence if a worker raised one.
@@ -198,17 +198,14 @@ def _story(error: Exception) -> str:
 
 def _cancel(result: Any) -> None:
     """Asks the engine to stop a job; an engine that does not answer is not waited for."""
-    asking = threading.Thread(target=_quietly(result.cancel), daemon=True)
+
+    def ask() -> None:
+        with contextlib.suppress(Exception):
+            result.cancel()
+
+    asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(_CANCELLING_S)
-
-
-def _quietly(function: Callable[[], object]) -> Callable[[], None]:
-    def quiet() -> None:
-        with contextlib.suppress(Exception):
-            function()
-
-    return quiet
 
 
 def _status_of(error: grpc.RpcError) -> str:

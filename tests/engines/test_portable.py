@@ -18,7 +18,7 @@ import pytest
 from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 
 from pipeline.main import EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, main
-from tests.engines.services import wait_until
+from tests.engines.services import portable_service, wait_until
 
 ROOT = Path(__file__).parents[2]
 STAGED = f"--setup_file={ROOT}/setup.py"
@@ -154,3 +154,17 @@ def test_an_interrupted_command_cancels_its_job(workspace, many_images, portable
     with grpc.insecure_channel(endpoint) as channel:
         jobs = beam_job_api_pb2_grpc.JobServiceStub(channel).GetJobs(beam_job_api_pb2.GetJobsRequest()).job_info
     assert beam_job_api_pb2.JobState.CANCELLED in [job.state for job in jobs]
+
+
+def test_a_job_service_that_is_lost_is_one_sentence(workspace, many_images, worker_python, tmp_path):
+    folder = tmp_path / "engine"
+    folder.mkdir()
+    with portable_service(worker_python, folder) as engine:
+        command = start(workspace, many_images, "--steps=infer", *engine.flags, STAGED)
+        wait_until(lambda: list(workspace.glob("unfinished/run-*/_summaries/*.json")), command)
+        engine.job_service.kill()
+        _, said = command.communicate(timeout=60)
+    assert command.returncode == EXIT_REFUSED
+    assert "the connection to the engine broke (UNAVAILABLE" in said
+    assert "the same command goes on from what is finished" in said
+    assert "Traceback" not in said
