@@ -233,10 +233,10 @@ class Gcs(FileSystem):
         """
         top = next(self._pages(folder, delimiter="/"))
         folders = top.get("prefixes", ())
-        if len(folders) == 1 or "nextPageToken" in top:
-            yield from self._files_of(folder)
-            return
         bucket, _ = _bucket_and_key(folder)
+        if len(folders) == 1 or "nextPageToken" in top:
+            yield from self._files_of(bucket, _prefix(folder))
+            return
         order = sorted([(item["name"], item) for item in top.get("items", ())] + [(name, None) for name in folders])
         pool = concurrent.futures.ThreadPoolExecutor(_THREADS)
         listing: collections.deque[concurrent.futures.Future[list[StoredFile]]] = collections.deque()
@@ -244,7 +244,7 @@ class Gcs(FileSystem):
 
         def list_more() -> None:
             for name in itertools.islice(waiting, _THREADS - len(listing)):
-                listing.append(pool.submit(lambda url: list(self._files_of(url)), f"gs://{bucket}/{name}"))
+                listing.append(pool.submit(lambda prefix: list(self._files_of(bucket, prefix)), name))
 
         try:
             for name, item in order:
@@ -256,10 +256,10 @@ class Gcs(FileSystem):
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _files_of(self, folder: str) -> Iterator[StoredFile]:
-        for page in self._pages(folder):
+    def _files_of(self, bucket: str, prefix: str) -> Iterator[StoredFile]:
+        for page in self._pages(f"gs://{bucket}", prefix):
             for item in page.get("items", ()):
-                yield _stored(f"gs://{_bucket_and_key(folder)[0]}/{item['name']}", item)
+                yield _stored(f"gs://{bucket}/{item['name']}", item)
 
     def glob(self, pattern: str) -> list[str]:
         """The URLs of objects and folders that match a pattern, sorted; only folders that may hold some are listed."""
@@ -277,7 +277,7 @@ class Gcs(FileSystem):
                 f"{folder}/{name.rstrip('/')}"
                 for folder in found
                 for name in dict.fromkeys(self.names(folder, literal))
-                if (number == len(parts) or name.endswith("/")) and wanted.match(name.rstrip("/"))
+                if name.strip("/") and (number == len(parts) or name.endswith("/")) and wanted.match(name.rstrip("/"))
             ]
         return sorted({url for url in found if literal != part or self._exists(url)})
 

@@ -44,7 +44,7 @@ def test_files_are_written_listed_read_and_removed(bucket, object_store):
 
 def test_folders_are_listed_at_the_same_time_and_in_order(bucket, object_store, proxy):
     inside = [f"scans/{folder:02d}/{number}.png" for folder in range(12) for number in range(3)]
-    names = sorted(["scans.png", "z.png", "deep/a/b/c.png", *inside])
+    names = sorted(["scans.png", "z.png", "deep/a/b/c.png", "deep//odd.png", "/odd.png", *inside])
     for name in names:
         object_store.put(f"{bucket}/in/{name}", b"x")
     assert [file.url for file in storage.find_files(f"{bucket}/in")] == [f"{bucket}/in/{name}" for name in names]
