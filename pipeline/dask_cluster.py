@@ -248,6 +248,7 @@ def _wait(result: Any, cluster: str) -> None:
     import distributed
 
     alone_s = 0.0
+    nudge = None
     while True:
         try:
             result.wait_until_finish(_LOOK_EVERY_MS)
@@ -267,6 +268,9 @@ def _wait(result: Any, cluster: str) -> None:
         alone_s = 0.0 if _answered(cluster, result.client.nthreads) else alone_s + _LOOK_EVERY_MS / 1000
         if alone_s >= PATIENCE_S:
             raise _no_worker(cluster)
+        # A scheduler that lost a worker gives what is to be done again to another when one of its tasks ends. If that
+        # is idle, none does, and the job stands still: so there is a task that does nothing, and is taken away again.
+        nudge = None if nudge else result.client.submit(int, pure=False)
 
 
 def _no_worker(cluster: str) -> DataError:

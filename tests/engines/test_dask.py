@@ -165,6 +165,24 @@ def test_a_killed_worker_costs_time_alone(step, function, workspace, many_images
     assert json.loads(manifest.read_text())["matched"] == 24 * COPIES
 
 
+def test_a_worker_that_is_killed_while_the_other_is_idle_is_replaced_by_it(
+    workspace, tiny_images, doomed_cluster, tmp_path, capfd
+):
+    folder = tmp_path / "few"  # one shard
+    folder.mkdir()
+    for path in sorted(tiny_images.glob("*.png")):
+        for copy in range(20):
+            os.link(path, folder / f"{copy:02d}-{path.name}")
+    killer = kill_when_busy(doomed_cluster, "read_shard")
+    last_resort = threading.Timer(60, doomed_cluster.scheduler.kill)
+    last_resort.start()
+    assert run(workspace, "--steps=infer", f"--infer_images={folder}", *doomed_cluster.flags) == EXIT_DONE
+    last_resort.cancel()
+    killer.join(timeout=10)
+    assert {worker.poll() for worker in doomed_cluster.workers} == {-signal.SIGKILL, None}
+    assert len(read(workspace)) == 480
+
+
 def test_without_workers_a_job_ends_and_goes_on_when_there_is_one(
     workspace, many_images, doomed_cluster, monkeypatch, capfd
 ):
