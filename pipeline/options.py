@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import yaml
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, StandardOptions
 
 from components.inference.decoders import DECODERS, Decoding
 from components.inference.engines import ENGINES
@@ -223,6 +223,11 @@ class LinePipelineOptions(PipelineOptions):
     def runner_kind(self) -> str:
         """The runner's name in lower case, such as `directrunner`, whether Beam's short or whole name was given."""
         return kind_of_runner(self.view_as(StandardOptions).runner)
+
+    @property
+    def template(self) -> str | None:
+        """Where the job of a Dataflow template goes, which is handed over and not waited for, if one is asked for."""
+        return self.view_as(GoogleCloudOptions).template_location
 
     @property
     def step_names(self) -> tuple[str, ...]:

@@ -90,11 +90,6 @@ def _processors() -> int:
         return processors
 
 
-def makes_template(options: LinePipelineOptions) -> bool:
-    """Whether a Dataflow template is asked for: one job, which is handed over and not waited for."""
-    return options.view_as(GoogleCloudOptions).template_location is not None
-
-
 def run_job(
     options: LinePipelineOptions,
     build: Callable[[beam.Pipeline], object],
@@ -115,7 +110,7 @@ def run_job(
         JobLostError: if a worker or the engine was lost.
         Exception: whatever the engine raises if the job failed otherwise.
     """
-    kind = "directrunner" if before_template and makes_template(options) else options.runner_kind
+    kind = "directrunner" if before_template and options.template else options.runner_kind
     local = kind in _LOCAL_RUNNERS
     _keep_our_sentences_out_of_the_log()
     options = copy.deepcopy(options)  # a job of Dataflow writes its own staging folder into them
@@ -129,7 +124,7 @@ def run_job(
             run_on_dask(options, pipeline, Workspace(options.workspace).root)
             return
         result = pipeline.run()
-        if local or not makes_template(options):
+        if local or not options.template:
             _say_where(result, options, say)
             result.wait_until_finish()
     except KeyboardInterrupt:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import GoogleCloudOptions
 
 from components.evaluation.evaluate import EVALUATION_FOLDER, EVALUATION_NAME, EvaluationRequest, compare_cer
 from components.evaluation.transforms import EvaluateModel
@@ -58,7 +57,7 @@ from components.training.recipes import DEFAULT_MODEL, RECIPES, TIME_STRIDE
 from components.work import REFUSED_NAME, shards_for
 from pipeline.options import LinePipelineOptions
 from pipeline.progress import shards_watched
-from pipeline.runners import makes_template, processes_per_worker, run_job
+from pipeline.runners import processes_per_worker, run_job
 from pipeline.workspace import Workspace, short_id
 from tfrecords import SPLITS, Charset, CharsetError, DataError, DatasetManifest, SplitFractions, StoreError, storage
 from tfrecords.manifest import CHARSET_NAME, STATISTICS_NAME, remedy
@@ -408,15 +407,16 @@ def infer(context: Context) -> StepResult:
             )
             context.say(f"reading {collection.images:,} images with model {model_id}")
             build = functools.partial(_read_with_helpers, collection, request)
-            if not makes_template(options):
+            if not options.template:
                 summaries = storage.join(unfinished, SUMMARIES_NAME)
                 watched = shards_watched(summaries, request.shards, request.images, context.say, context.show)
-        if found is None or makes_template(options):
+        if found is None or options.template:
             with watched:
                 run_job(options, build, say=context.say)
-        if makes_template(options):
-            return _template(options, run_id, collection.images, destination)
-        _raise_if_refused(unfinished)
+        if options.template:
+            return _template(options.template, run_id, collection.images, destination)
+        if found is None:
+            _raise_if_refused(unfinished)
     manifest = storage.read_json(storage.join(destination, RUN_MANIFEST_NAME))
     if found is not None:
         _need_few_rejects(options, manifest["rejects"], manifest["matched"], workspace.rejects_of(found))
@@ -457,9 +457,8 @@ def _nothing_to_read(pipeline: beam.Pipeline) -> object:
     return pipeline | "Nothing" >> beam.Create([None])
 
 
-def _template(options: LinePipelineOptions, run_id: str, images: int, destination: str) -> StepResult:
+def _template(place: str, run_id: str, images: int, destination: str) -> StepResult:
     """What became of the infer step when its job is handed over: that commits the run, or refuses it, by itself."""
-    place = options.view_as(GoogleCloudOptions).template_location
     summary = f"the job that reads {images:,} images as run {run_id} is in {place}; it commits the run to {destination}"
     return StepResult(TEMPLATE, summary, place, {"run_id": run_id, "images": images})
 
@@ -599,8 +598,8 @@ def _listing(
             f"{flag}: the workspace {context.workspace.root} lies inside {inside[0]}, so that its own pictures "
             "would be read as images: put it elsewhere with --workspace"
         )
-    template = context.options.view_as(GoogleCloudOptions).template_location  # whose listing is needed for longer
-    name = short_id(roots=roots, tables=tables, labels=labels, template=template)
+    # The listing of a template is needed for longer: it is no other command's.
+    name = short_id(roots=roots, tables=tables, labels=labels, template=context.options.template)
     folder = context.workspace.unfinished(f"listing-{name}")
     places = Places.of([*roots, *tables.paths])
     grouped = [*group_roots(roots, places), *([path] for path in tables.paths)]
@@ -629,7 +628,7 @@ def _listing(
     except BaseException:
         storage.remove_folder(folder)
         raise
-    if not makes_template(context.options):
+    if not context.options.template:
         storage.remove_folder(folder)
 
 

@@ -38,9 +38,8 @@ def check_submission(options: LinePipelineOptions) -> None:
         return
     _check_packages(options)
     kind = options.runner_kind
-    template = options.view_as(GoogleCloudOptions).template_location
-    if template and kind != "dataflowrunner":
-        raise UsageError(f"--template_location={template} is for --runner=DataflowRunner alone")
+    if options.template and kind != "dataflowrunner":
+        raise UsageError(f"--template_location={options.template} is for --runner=DataflowRunner alone")
     if kind == "portablerunner" or kind in _OWN_JOB_SERVER:
         _check_job_service(options, kind)
     if kind == "dataflowrunner":
@@ -92,7 +91,7 @@ def _check_job_service(options: LinePipelineOptions, kind: str) -> None:
 
 def _check_dataflow(options: LinePipelineOptions) -> None:
     cloud = options.view_as(GoogleCloudOptions)
-    if cloud.template_location and options.step_names != ("infer",):
+    if options.template and options.step_names != ("infer",):
         raise UsageError(f"--steps={options.steps}: a template is one job, which nobody waits for: give --steps=infer")
     if not cloud.project:
         raise UsageError("--runner=DataflowRunner needs --project=ID, the Google Cloud project that pays for the job")
