@@ -149,6 +149,14 @@ class FileSystem:
             raise IsADirectoryError(url)
         return _stored(url, info)
 
+    def is_file(self, url: str) -> bool:
+        """Whether there is a file."""
+        try:
+            self.information(url)
+        except (FileNotFoundError, IsADirectoryError):
+            return False
+        return True
+
     def files(self, folder: str) -> Iterator[StoredFile]:
         """Every file below a folder, sorted by URL."""
         for path, info in sorted(self.fs.find(folder, detail=True).items()):
@@ -279,16 +287,7 @@ class Gcs(FileSystem):
                 for name in dict.fromkeys(self.names(folder, literal))
                 if name.strip("/") and (number == len(parts) or name.endswith("/")) and wanted.match(name.rstrip("/"))
             ]
-        return sorted({url for url in found if literal != part or self._exists(url)})
-
-    def _exists(self, url: str) -> bool:
-        if self.is_folder(url):
-            return True
-        try:
-            self.information(url)
-        except (FileNotFoundError, IsADirectoryError):
-            return False
-        return True
+        return sorted({url for url in found if literal != part or self.is_file(url) or self.is_folder(url)})
 
     def names(self, folder: str, prefix: str) -> Iterable[str]:
         """The names directly inside a folder that begin so; those of folders end with a slash."""

@@ -92,11 +92,8 @@ def is_file(path: str) -> bool:
     """Whether there is a file."""
     if not is_remote(path):
         return os.path.isfile(path)
-    try:
-        information(path)
-    except (FileNotFoundError, IsADirectoryError):
-        return False
-    return True
+    with object_store.at(path) as store:
+        return store.is_file(path)
 
 
 def has_bucket(url: str) -> bool:
