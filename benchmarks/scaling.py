@@ -22,13 +22,11 @@ import contextlib
 import datetime
 import functools
 import hashlib
-import http.server
 import os
 import pickle
 import shutil
 import sys
 import tempfile
-import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -60,7 +58,15 @@ from components.listing import ImageReference, read_listing
 from components.listing.listing import in_blocks
 from components.listing.transforms import GatherOnce, GroupByShard, ListCollection
 from components.work import in_order, read_referenced_line, shards_for
-from tests.engines.services import dask_cluster, make_worker_python, portable_service, token_server, write_credentials
+from tests.engines.services import (
+    Answering,
+    dask_cluster,
+    make_worker_python,
+    portable_service,
+    serving,
+    token_server,
+    write_credentials,
+)
 from tfrecords import ImageLimits, SplitFractions, shard_index, shard_name, storage
 
 FEW = 24  # images, of which a step takes as long as its engine costs whatever their number
@@ -298,7 +304,7 @@ def _list_in_store(count: int, scratch: Path) -> Job:
 @contextlib.contextmanager
 def object_store(count: int, image: bytes, scratch: Path) -> Iterator[None]:
     """A server for what is started meanwhile: it lists so many generated names, a thousand a page, of one image."""
-    with _server(count, image) as endpoint, token_server("token") as token_uri:
+    with serving(_handler(count, image)) as endpoint, token_server("token") as token_uri:
         write_credentials(scratch / "credentials.json", token_uri)
         environment = {
             "STORAGE_EMULATOR_HOST": endpoint,
@@ -313,15 +319,13 @@ def object_store(count: int, image: bytes, scratch: Path) -> Iterator[None]:
                 del os.environ[name]
 
 
-@contextlib.contextmanager
-def _server(count: int, image: bytes) -> Iterator[str]:
-
-    class Handler(http.server.BaseHTTPRequestHandler):
+def _handler(count: int, image: bytes) -> type[Answering]:
+    class Handler(Answering):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:
+        def do_GET(self) -> None:  # noqa: N802
             if self.path.startswith("/download/"):
-                return self._answer("image/png", image)
+                return self.answer(image, kind="image/png")
             address = urllib.parse.urlsplit(self.path)
             if not address.path.endswith("/o"):
                 return self.send_error(404)  # of one object: the names asked for are folders
@@ -335,22 +339,9 @@ def _server(count: int, image: bytes) -> Iterator[str]:
                 for number in range(start, stop)
             )
             following = f',"nextPageToken":"{stop}"' if stop < there else ""
-            return self._answer("application/json", f'{{"items":[{items}]{following}}}'.encode())
+            return self.answer(f'{{"items":[{items}]{following}}}'.encode())
 
-        def _answer(self, kind: str, content: bytes) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
+    return Handler
 
 
 # Shards and what is shuffled

@@ -20,6 +20,8 @@ from apache_beam.portability import common_urns
 from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc, beam_runner_api_pb2, endpoints_pb2
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
+from tests.engines.services import Answering
+
 _JOBS = re.compile(
     r"/v1b3/projects/(?P<project>[^/]+)/locations/(?P<region>[^/]+)/jobs(?:/(?P<id>[^/]+)(?P<what>/.*)?)?"
 )
@@ -134,10 +136,10 @@ class Dataflow(http.server.ThreadingHTTPServer):
         ).SerializeToString()
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
+class _Handler(Answering):
     server: Dataflow
 
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         found = self._found()
         job = Job(found["project"], found["region"], body, self.server.read_pipeline(body))
@@ -157,7 +159,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         threading.Thread(target=self.server.execute, args=(body, ended), daemon=True).start()
         return self._answer(self._described(len(self.server.jobs) - 1))
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802
         found = self._found()
         job = self.server.jobs[int(found["id"])]
         if found["what"] is None:
@@ -174,7 +176,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return self._answer({"jobMessages": messages})
         return self._answer({"metrics": []})
 
-    def do_PUT(self) -> None:
+    def do_PUT(self) -> None:  # noqa: N802
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.jobs[int(self._found()["id"])].state = body["requestedState"]
         self._answer(self._described(int(self._found()["id"])))
@@ -189,12 +191,4 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return {"id": str(number), "name": job.description["name"], "currentState": job.state}
 
     def _answer(self, content: dict[str, Any], status: int = 200) -> None:
-        body = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+        self.answer(json.dumps(content).encode(), status)

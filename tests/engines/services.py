@@ -220,29 +220,43 @@ class ObjectStore:
             return answer.read()
 
 
+class Answering(http.server.BaseHTTPRequestHandler):
+    """A handler of requests that says nothing of them."""
+
+    def answer(self, content: bytes, status: int = 200, kind: str = "application/json") -> None:
+        """Sends a whole answer."""
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def serving(handler: type[Answering]) -> Iterator[str]:
+    """The address of a server in threads of this process."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
 @contextlib.contextmanager
 def token_server(access_token: str, status: int = 200) -> Iterator[str]:
     """The address of a server that gives an access token to whoever asks, or refuses with another status."""
     refusal = {"error": "invalid_grant", "error_description": "Invalid JWT Signature."}
     answer = {"access_token": access_token, "token_type": "Bearer", "expires_in": 3600}
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(Answering):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
-            content = json.dumps(answer if status == 200 else refusal).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+            self.answer(json.dumps(answer if status == 200 else refusal).encode(), status)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/token"
-        server.shutdown()
+    with serving(Handler) as endpoint:
+        yield f"{endpoint}/token"
 
 
 def write_credentials(path: Path, token_uri: str) -> str:

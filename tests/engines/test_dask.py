@@ -55,16 +55,6 @@ def many_images(tiny_images, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def workspace(tmp_path, tiny_model) -> Path:
-    """A workspace with the tiny model in use."""
-    folder = tmp_path / "ws"
-    shutil.copytree(tiny_model, folder / "models" / "tinymodel000")
-    for pointer in ("LATEST", "ACCEPTED"):
-        (folder / "models" / pointer).write_text("tinymodel000\n")
-    return folder
-
-
 def run(workspace: Path, *flags: str) -> int:
     return main([f"--workspace={workspace}", "--height=32", *flags])
 

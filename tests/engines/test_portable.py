@@ -26,16 +26,6 @@ STAGED = f"--setup_file={ROOT}/setup.py"
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def workspace(tmp_path, tiny_model) -> Path:
-    """A workspace with the tiny model in use."""
-    folder = tmp_path / "ws"
-    shutil.copytree(tiny_model, folder / "models" / "tinymodel000")
-    for pointer in ("LATEST", "ACCEPTED"):
-        (folder / "models" / pointer).write_text("tinymodel000\n")
-    return folder
-
-
 def digests(folder: Path, pattern: str) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob(pattern))}
 
