@@ -220,7 +220,7 @@ def _run_steps(
 
 
 def _print_end(results: list[StepResult], record: RunRecord, paths: dict[str, str], workspace: Workspace) -> None:
-    from components.inference.predictions import read_predictions
+    from components.inference.runs import read_predictions
 
     _say("")
     for result in results:
@@ -230,7 +230,7 @@ def _print_end(results: list[StepResult], record: RunRecord, paths: dict[str, st
     for name, path in paths.items():
         _say(f"{name:<12} {path}")
     for result in results:
-        if result.name == "infer":
+        if result.name == "infer" and result.figures["rows"]:
             _say(f"\nfirst rows of {result.figures['rows']:,}:")
             _say(f"  {'confidence':>10}  {'text':<24} uri")
             for row in read_predictions(result.folder, ["uri", "text", "confidence"], _FIRST_ROWS):

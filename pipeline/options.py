@@ -204,6 +204,20 @@ class LinePipelineOptions(PipelineOptions):
             help="predictions with less confidence are marked needs_review; none is left out (default: %(default)s)",
         )
 
+        reading.add_argument(
+            "--reread",
+            action="store_true",
+            help="read every image, also those that earlier runs have read (default: only what no run has read with "
+            "the same model and decoder)",
+        )
+        reading.add_argument(
+            "--reread_below",
+            type=float,
+            default=0.0,
+            help="images that another model has read are read again where its confidence was below this "
+            "(default: %(default)s, so that a new model reads only new images)",
+        )
+
         gate = parser.add_argument_group("acceptance")
         gate.add_argument(
             "--max_cer",
@@ -398,7 +412,7 @@ def _check(options: LinePipelineOptions) -> None:
         )
     if options.learning_rate is not None and not 0 < options.learning_rate < 10:
         raise UsageError(f"--learning_rate={options.learning_rate:g} must be above 0 and below 10")
-    for name in ("max_reject_fraction", "max_cer", "max_cer_regression", "min_confidence"):
+    for name in ("max_reject_fraction", "max_cer", "max_cer_regression", "min_confidence", "reread_below"):
         value = getattr(options, name)
         if not 0 <= value <= 1:
             raise UsageError(f"--{name}={value:g} must be from 0 to 1")

@@ -143,6 +143,7 @@ def _page(record: RunRecord, workspace: Workspace) -> str:
     environment.filters["spell"] = spell
     environment.filters["name"] = _name
     steps = {step["name"]: step for step in record.steps}
+    read = "infer" in steps and steps["infer"]["figures"]["rows"] > 0
     model_folder = (steps.get("evaluate") or steps.get("train") or {}).get("folder")
     return environment.get_template("report.html.j2").render(
         record=record,
@@ -151,8 +152,8 @@ def _page(record: RunRecord, workspace: Workspace) -> str:
         evaluation=_evaluation(storage.join(steps["evaluate"]["folder"], EVALUATION_FOLDER))
         if "evaluate" in steps
         else None,
-        doubtful=_doubtful(steps["infer"]["folder"]) if "infer" in steps else [],
-        looked_at=min(_ROWS_LOOKED_AT, steps["infer"]["figures"]["rows"]) if "infer" in steps else 0,
+        doubtful=_doubtful(steps["infer"]["folder"]) if read else [],
+        looked_at=min(_ROWS_LOOKED_AT, steps["infer"]["figures"]["rows"]) if read else 0,
         rejects=_rejects(steps, workspace),
         dataset=_dataset(steps["ingest"]["folder"]) if "ingest" in steps else None,
         reasons=REASONS,
@@ -251,7 +252,7 @@ def _pictures(folder: str, captions: dict[str, str]) -> list[dict[str, str]]:
 
 def _doubtful(folder: str) -> list[dict[str, Any]]:
     """The least confident rows among the first, with their images."""
-    from components.inference.predictions import read_predictions
+    from components.inference.runs import read_predictions
     from components.listing import read_image
     from tfrecords import ImageLimits, ImageRejected, encode_png, read_line
 

@@ -15,17 +15,14 @@ import apache_beam as beam
 
 from components.evaluation.evaluate import EVALUATION_FOLDER, EVALUATION_NAME, EvaluationRequest, compare_cer
 from components.evaluation.transforms import EvaluateModel
-from components.inference.decoders import Decoding
 from components.inference.handler import LineModelHandler
 from components.inference.predictions import (
-    RUN_MANIFEST_NAME,
     STARTED_NAME,
     SUMMARIES_NAME,
     InferenceRequest,
-    move_rejects,
     prepare_reading,
-    read_predictions,
 )
+from components.inference.runs import RUN_MANIFEST_NAME, CommittedRun, read_predictions
 from components.inference.transforms import ReadCollection, ReadDataset
 from components.ingest import IngestRequest
 from components.ingest.sample import read_truth, render_sample
@@ -55,6 +52,7 @@ from components.rejects import too_many_rejects
 from components.training.cluster import ClusterPlace, train_in_processes
 from components.training.recipes import DEFAULT_MODEL, RECIPES, TIME_STRIDE
 from components.work import REFUSED_NAME, shards_for
+from pipeline.nightly import find_unread, sound_runs
 from pipeline.options import LinePipelineOptions
 from pipeline.progress import shards_watched
 from pipeline.runners import processes_per_worker, run_job
@@ -362,27 +360,35 @@ def infer(context: Context) -> StepResult:
         )
     _say_of_lexicon(context, model.read_charset(workspace.model(model_id)))
     decoding = options.decoding.pinned()
-    with _collection(context, options.infer_images or _sample_to_read(workspace)) as collection:
-        # The letter keeps an ID of digits alone from being taken for a number in the path's partition.
-        run_id = "r" + short_id(
+    images = options.infer_images or _sample_to_read(workspace)
+    reading = {
+        "model_id": model_id,
+        "limits": {**dataclasses.asdict(options.image_limits), "height": model.height},
+        "decoding": decoding.identity,
+    }
+    runs = sound_runs(workspace, context.say)
+    with _collection(context, images, runs, reading) as collection:
+        asked = short_id(
             version=_CODE_VERSION,
-            inputs=collection.digest,
-            model_id=model_id,
-            limits=dataclasses.asdict(options.image_limits),
+            images=images,
+            columns=options.path_column,
             min_confidence=options.min_confidence,
-            decoding=_identity_of(decoding),
+            reread=options.reread,
+            **reading,
         )
-        found = _intact_predictions(context, workspace.find_predictions(run_id))
-        unfinished = workspace.unfinished(f"run-{run_id}")
-        rejects_folder = workspace.unfinished(f"rejects-{run_id}")
+        unfinished = workspace.unfinished(f"run-{asked}")
+        found = collection.found
+        reads = found is None and collection.images > 0
         build: Callable[[beam.Pipeline], object] = _nothing_to_read
         watched: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
         if found is not None:
-            destination = found
-            move_rejects(rejects_folder, workspace.rejects_of(found))  # where a run was killed between two moves
-            storage.remove_folder(unfinished)
+            destination, run_id = found.folder, found.run_id
+        elif not reads:
+            destination, run_id = workspace.all_predictions, "none"
         else:
-            scored_at = _started_at(unfinished)
+            earlier = [run.run_id for run in runs]
+            run_id, scored_at = _started(unfinished, short_id(asked=asked, inputs=collection.digest, earlier=earlier))
+            rejects_folder = workspace.unfinished(f"rejects-{run_id}")
             date = scored_at.date().isoformat()
             destination = workspace.predictions(date, run_id)
             request = InferenceRequest(
@@ -392,7 +398,11 @@ def infer(context: Context) -> StepResult:
                 rejects_folder=rejects_folder,
                 rejects_destination=workspace.rejects(date, run_id),
                 images=collection.images,
+                inputs=collection.digest,
                 repeats=collection.repeats,
+                skipped=collection.skipped,
+                reread=collection.reread,
+                retried=collection.retried,
                 shards=collection.shards,
                 model_folder=workspace.model(model_id),
                 model_id=model_id,
@@ -410,46 +420,71 @@ def infer(context: Context) -> StepResult:
             if not options.template:
                 summaries = storage.join(unfinished, SUMMARIES_NAME)
                 watched = shards_watched(summaries, request.shards, request.images, context.say, context.show)
-        if found is None or options.template:
+        if reads or options.template:
             with watched:
                 run_job(options, build, say=context.say)
         if options.template:
             return _template(options.template, run_id, collection.images, destination)
-        if found is None:
+        if reads:
             _raise_if_refused(unfinished)
+        else:
+            storage.remove_folder(unfinished)
+    if found is None and not reads:
+        return _nothing_new(collection, destination)
     manifest = storage.read_json(storage.join(destination, RUN_MANIFEST_NAME))
     if found is not None:
-        _need_few_rejects(options, manifest["rejects"], manifest["matched"], workspace.rejects_of(found))
-    summary = (
-        f"run {run_id}: {manifest['matched']:,} images matched, {manifest['rows']:,} read with mean confidence "
-        f"{manifest['mean_confidence']:.3f}, {_rejects_text(manifest['rejects'])}"
-    )
+        _need_few_rejects(options, manifest["rejects"], manifest["matched"], found.rejects_folder)
+    summary = f"run {run_id}: {manifest['matched']:,} images matched, "
+    if manifest["skipped"]:
+        summary += f"{manifest['skipped']:,} skipped as read before, "
+    summary += f"{manifest['rows']:,} read with mean confidence {manifest['mean_confidence']:.3f}, "
+    summary += _rejects_text(manifest["rejects"])
+    if manifest["reread"]:
+        summary += f"; {manifest['reread']:,} were read again, since another model had read them with less confidence"
+    if manifest["retried"]:
+        summary += f"; {manifest['retried']:,} were tried again, since they could not be read before"
     if found is not None:
         summary += "; it was there already, read from the very same images by the same model"
     else:
         summary += f"; engine: {', '.join(manifest['figures']['engines'])}"
     if manifest["needs_review"]:
         summary += f"; {manifest['needs_review']:,} below --min_confidence={options.min_confidence:g} need a review"
-    said = ("run_id", "model_id", "matched", "repeats", "rows", "rejects", "mean_confidence", "needs_review", "figures")
-    figures = {name: manifest[name] for name in said}
+    figures = {name: value for name, value in manifest.items() if name not in ("files", "limits", "scored_at")}
     if not options.infer_images:
         figures["right"] = _right(workspace, destination, manifest)
     return StepResult("infer", summary, destination, figures, reused=found is not None)
 
 
-def _started_at(folder: str) -> datetime.datetime:
-    """The time of a run: that of its first attempt, for a day, so that all attempts write the very same rows.
+def _nothing_new(collection: _Collection, folder: str) -> StepResult:
+    """What the infer step says when every image was read before."""
+    summary = f"nothing new: {collection.skipped:,} images matched, all of which were read before"
+    figures = {
+        **dict.fromkeys(("rows", "reread", "retried", "needs_review"), 0),
+        "matched": collection.skipped,
+        "skipped": collection.skipped,
+        "repeats": collection.repeats,
+        "rejects": {},
+    }
+    return StepResult("infer", summary, folder, figures, reused=True)
 
-    A worker that was taken for lost may still be writing when the next attempt is.
+
+def _started(folder: str, digest: str) -> tuple[str, datetime.datetime]:
+    """A run's ID and time: those of its first attempt, so that all attempts write the very same rows.
+
+    A worker that was taken for lost may still be writing when the next attempt is. The ID stays if images come or go
+    meanwhile; the time stays for a day.
     """
     path = storage.join(folder, STARTED_NAME)
     now = _now()
+    # The letter keeps an ID of digits alone from being taken for a number in the path's partition.
+    run_id = f"r{digest}"
     with contextlib.suppress(FileNotFoundError):
-        started = datetime.datetime.fromisoformat(storage.read_json(path)["started_at"])
+        first = storage.read_json(path)
+        run_id, started = first["run_id"], datetime.datetime.fromisoformat(first["started_at"])
         if now - started < datetime.timedelta(days=1):
-            return started
-    storage.write_json(path, {"started_at": now.isoformat()})
-    return now
+            return run_id, started
+    storage.write_json(path, {"run_id": run_id, "started_at": now.isoformat()})
+    return run_id, now
 
 
 def _nothing_to_read(pipeline: beam.Pipeline) -> object:
@@ -485,16 +520,6 @@ def _images_to_ingest(context: Context) -> str:
     return folder
 
 
-def _identity_of(decoding: Decoding) -> list[Any]:
-    """What decides what is read of the same logits."""
-    identity: list[Any] = [decoding.decoder]
-    if decoding.decoder == "beam":
-        identity.append(decoding.beam_width)
-    if decoding.lexicon_sha256:
-        identity.append(decoding.lexicon_sha256)
-    return identity
-
-
 def _say_of_lexicon(context: Context, charset: Charset) -> None:
     decoding = context.options.decoding
     if not decoding.lexicon:
@@ -511,29 +536,59 @@ def _say_of_lexicon(context: Context, charset: Charset) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Collection:
-    """What is read: how many images, in how many shards, their digest, the job that reads them, and repeats."""
+    """What is read: how many images, in how many shards, their digest, and the job that reads them.
+
+    Attributes:
+        repeats, skipped, reread, retried: as in an `InferenceRequest`.
+        found: a run that has read the very same, if it is to be taken instead.
+    """
 
     images: int
     shards: int
     digest: str
     build: Callable[[InferenceRequest, beam.Pipeline], object]
     repeats: int = 0
+    skipped: int = 0
+    reread: int = 0
+    retried: int = 0
+    found: CommittedRun | None = None
 
 
 @contextlib.contextmanager
-def _collection(context: Context, images: str) -> Iterator[_Collection]:
-    """What `--infer_images` says; it can be read inside the block."""
+def _collection(
+    context: Context, images: str, runs: list[CommittedRun], reading: dict[str, Any]
+) -> Iterator[_Collection]:
+    """What `--infer_images` says, less what earlier runs have read; it can be read inside the block."""
     if images.startswith(_DATASET):
-        yield _split_to_read(context.workspace, images)
+        split = _split_to_read(context.workspace, images)
+        same = [run for run in runs if run.manifest.get("inputs") == split.digest and _is_same(run, reading)]
+        yield dataclasses.replace(split, found=same[-1] if same and not context.options.reread else None)
         return
     roots, paths = find_roots_and_tables(images, flag="--infer_images")
     tables = PathTables(tuple(paths), context.options.path_column)
     with _listing(context, roots, None, SplitFractions(), flag="--infer_images", tables=tables) as (listing, files):
+        folder = os.path.dirname(files[0])
+        unread, files = find_unread(context.options, listing, files, runs, **reading, folder=folder, say=context.say)
 
         def build(request: InferenceRequest, pipeline: beam.Pipeline) -> object:
             return pipeline | "Listings" >> beam.Create(files) | "Infer" >> ReadCollection(request)
 
-        yield _Collection(listing.images, shards_for(listing.images), listing.digest, build, listing.repeats)
+        left = unread.listing
+        yield _Collection(
+            left.images,
+            shards_for(left.images),
+            left.digest,
+            build,
+            repeats=listing.repeats,
+            skipped=unread.skipped,
+            reread=unread.reread,
+            retried=unread.retried,
+        )
+
+
+def _is_same(run: CommittedRun, reading: dict[str, Any]) -> bool:
+    """Whether a run has read with the same model, limits and decoding."""
+    return all(run.manifest.get(name) == value for name, value in reading.items())
 
 
 def _read_with_helpers(collection: _Collection, request: InferenceRequest, pipeline: beam.Pipeline) -> object:
@@ -795,14 +850,6 @@ def _intact_model(context: Context, folder: str) -> ModelManifest | None:
     if problem is not None:
         context.say(f"warning: {problem}: it was damaged after it was committed, and is made again")
     return manifest if problem is None else None
-
-
-def _intact_predictions(context: Context, folder: str | None) -> str | None:
-    """The folder of a committed run, if it is there; one that lost files since is removed, to be read again."""
-    if folder is None:
-        return None
-    files = storage.read_json(storage.join(folder, RUN_MANIFEST_NAME))["files"]
-    return folder if _intact(context, folder, {name: file["bytes"] for name, file in files.items()}) else None
 
 
 def _intact(context: Context, folder: str, sizes: dict[str, int]) -> bool:

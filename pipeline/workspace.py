@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from components.inference.predictions import RUN_MANIFEST_NAME
 from tfrecords import DataError, storage
 
 _ID_LENGTH = 12
@@ -121,6 +120,11 @@ class Workspace:
         """The folder of a committed model."""
         return storage.join(self.root, "models", model_id)
 
+    @property
+    def all_predictions(self) -> str:
+        """The folder of all committed runs of predictions."""
+        return storage.join(self.root, "predictions")
+
     def predictions(self, date: str, run_id: str) -> str:
         """The folder of a committed run of predictions."""
         return storage.join(self.root, "predictions", f"date={date}", f"run={run_id}")
@@ -141,15 +145,6 @@ class Workspace:
     def sample(self) -> str:
         """The folder of the rendered sample collection."""
         return storage.join(self.root, "sample")
-
-    def find_predictions(self, run_id: str) -> str | None:
-        """The folder of a committed run, whatever its date, if there is one."""
-        parent = storage.join(self.root, "predictions")
-        for date in reversed(storage.list_names(parent)):
-            folder = storage.join(parent, date, f"run={run_id}")
-            if storage.exists(storage.join(folder, RUN_MANIFEST_NAME)):
-                return folder
-        return None
 
     def read_pointer(self, kind: str, name: str) -> str | None:
         """The ID that `datasets/LATEST`, `models/LATEST` or `models/ACCEPTED` names, or None."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import apache_beam as beam
@@ -11,9 +13,10 @@ from apache_beam.utils.shared import Shared
 
 from components.inference.handler import LineModelHandler
 from components.inference.predictions import InferenceRequest, ReadSummary, commit_run, read_record_shard, read_shard
+from components.inference.unread import ReadAlready, UnreadSummary, identities, keep_unread, merge_unread
 from components.listing import ImageReference
 from components.listing.transforms import GatherOnce, GroupByShard
-from tfrecords import ShardEntry, shard_index
+from tfrecords import ShardEntry, SplitFractions, shard_index, storage
 
 
 class ReadCollection(beam.PTransform):
@@ -58,6 +61,41 @@ class ReadDataset(beam.PTransform):
             | "ReadRecords" >> beam.ParDo(_ReadRecordShard(self._request, self._dataset_folder, self._made_at))
             | "CommitRun" >> GatherOnce(functools.partial(commit_run, request=self._request))
         )
+
+
+class FindUnread(beam.PTransform):
+    """Listing files, and files of committed runs, to listing files of the images that are to be read.
+
+    Images meet where a digest of their identity sends them.
+
+    Input:  a `Source` of every listing file, and of every file of predictions and rejects that counts.
+    Output: the merged `UnreadSummary`, once; it is also written as JSON to `summary_path`.
+    """
+
+    def __init__(self, summary_path: str, destinations: list[str], read: ReadAlready, fractions: SplitFractions):
+        super().__init__()
+        self._summary_path = summary_path
+        self._destinations = destinations
+        self._read = read
+        self._fractions = fractions
+
+    def expand(self, sources):
+        return (
+            sources
+            | "ReadIdentities" >> beam.FlatMap(identities, places=len(self._destinations), read=self._read)
+            | "GroupByPlace" >> beam.GroupByKey()
+            | "KeepUnread" >> beam.MapTuple(self._keep)
+            | "CommitUnread" >> GatherOnce(functools.partial(_commit_unread, summary_path=self._summary_path))
+        )
+
+    def _keep(self, place: int, blocks: Iterable[tuple[str, bytes, bytes]]) -> UnreadSummary:
+        return keep_unread(blocks, self._destinations[place], self._fractions)
+
+
+def _commit_unread(summaries: Iterable[UnreadSummary], summary_path: str) -> UnreadSummary:
+    merged = merge_unread(summaries)
+    storage.write_json(summary_path, dataclasses.asdict(merged))
+    return merged
 
 
 class ModelDoFn(beam.DoFn):

@@ -36,16 +36,6 @@ def test_a_pointer_names_what_was_written_last(tmp_path):
     assert os.listdir(tmp_path / "models") == ["ACCEPTED"]
 
 
-def test_only_a_run_with_a_manifest_is_found(tmp_path):
-    workspace = Workspace(str(tmp_path))
-    folder = tmp_path / "predictions" / "date=2026-01-31" / "run=rabc"
-    folder.mkdir(parents=True)
-    assert workspace.find_predictions("rabc") is None
-    (folder / "_manifest.json").write_text("{}")
-    assert workspace.find_predictions("rabc") == str(folder)
-    assert workspace.find_predictions("rxyz") is None
-
-
 def test_a_workspace_that_cannot_be_made_is_refused_with_its_name(tmp_path):
     (tmp_path / "file").write_text("")
     with (
