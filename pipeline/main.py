@@ -7,6 +7,7 @@ import dataclasses
 import gc
 import logging
 import os
+import shlex
 import signal
 import sys
 import time
@@ -15,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from components.training.cluster import ClusterPlace, TrainingLostError
+from pipeline.notify import notify
 from pipeline.options import LinePipelineOptions, UsageError, parse_options, usage
 from pipeline.submission import check_submission
 from tfrecords import DataError, StoreError, storage
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from pipeline.steps import StepResult
     from pipeline.workspace import Workspace
 
-EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, EXIT_HELD, EXIT_LOST, EXIT_INTERRUPTED = 0, 1, 2, 3, 138, 130
+EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, EXIT_HELD, EXIT_ALARM, EXIT_LOST, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 138, 130
 
 _FIRST_ROWS = 5
 _LOCK_OF_A_LOST_NODE_S = 180  # until a file server gives up on it
@@ -42,9 +44,9 @@ def main(argv: Sequence[str]) -> int:
 
     Returns:
         0 when done, 1 when a check refused something or the input cannot be used, 2 for a
-        command line that cannot be run, 3 when another run holds the workspace, 130 when interrupted
-        or terminated, 138 when training lost its workers too often and can go on from its last
-        checkpoint.
+        command line that cannot be run, 3 when another run holds the workspace, 4 when all was done
+        and an alarm was raised, 130 when interrupted or terminated, 138 when training lost its
+        workers too often and can go on from its last checkpoint.
     """
     if {"--help", "-h"} & set(argv):
         print(usage())
@@ -65,6 +67,11 @@ def main(argv: Sequence[str]) -> int:
 
     workspace = Workspace(options.workspace)
     try:
+        if options.plan:
+            from pipeline.plan import print_plan
+
+            print_plan(options, workspace, _say)
+            return EXIT_DONE
         if place is not None and not place.chief:
             return _train_beside_the_chief(options, workspace, place)
         with workspace.lock(wait_s=_LOCK_OF_A_LOST_NODE_S if place else 0):
@@ -104,8 +111,8 @@ def run(options: LinePipelineOptions, workspace: Workspace) -> int:
     if problem is not None:
         record.fail(problem)
     elif record.status != "done":
-        status = EXIT_REFUSED
-    if status == EXIT_DONE:
+        status = EXIT_ALARM if record.status == "alarm" else EXIT_REFUSED
+    if status in (EXIT_DONE, EXIT_ALARM):
         workspace.clear_unfinished()
     try:
         paths = report.write(record, workspace)
@@ -113,7 +120,25 @@ def run(options: LinePipelineOptions, workspace: Workspace) -> int:
         record.fail(f"the run report cannot be written: {_sentence(error)}")
         status, paths = status or EXIT_REFUSED, {}
     _print_end(results, record, paths, workspace)
+    if options.notify_url and (refusal := notify(options.notify_url, {**dataclasses.asdict(record), "exit": status})):
+        _say_error(f"--notify_url was told nothing of this run: {refusal}")
+    _say(_summary_line(record, status, paths.get("run record")))
     return status
+
+
+def _summary_line(record: RunRecord, status: int, path: str | None) -> str:
+    """The last line of the log, for whoever searches many nights' logs."""
+    told: dict[str, Any] = {"status": record.status, "exit": status, "run": record.run}
+    told["steps"] = ",".join(step["name"] for step in record.steps) or "none"
+    for step in record.steps:
+        if step["name"] == "infer":
+            figures = step["figures"]
+            told |= {name: figures[name] for name in ("matched", "rows", "skipped", "needs_review")}
+            told["rejected"] = sum(figures["rejects"].values())
+            told["read"] = told.pop("rows")
+    told["alarms"] = ",".join(alarm["name"] for alarm in record.alarms if alarm["raised"]) or "none"
+    told |= {"seconds": round(record.seconds, 1), "record": path or "none"}
+    return "summary: " + " ".join(f"{name}={shlex.quote(str(value))}" for name, value in told.items())
 
 
 def _place_in_cluster(options: LinePipelineOptions) -> ClusterPlace | None:
@@ -238,6 +263,9 @@ def _print_end(results: list[StepResult], record: RunRecord, paths: dict[str, st
             if right := result.figures.get("right"):
                 share = f"{right['exact']} ({right['exact'] / right['images']:.1%})"
                 _say(f"\nof the sample's {right['images']} unlabelled images, {share} were read exactly")
+    for alarm in record.alarms:
+        if alarm["raised"]:
+            print(_printable(f"alarm: --{alarm['name']}: {alarm['sentence']}"), file=sys.stderr, flush=True)
     for problem in record.problems:
         _say_error(problem)
 

@@ -130,6 +130,12 @@ class LinePipelineOptions(PipelineOptions):
             default="workspace",
             help="folder or gs:// URL of datasets, models, predictions and reports (default: %(default)s)",
         )
+        run.add_argument(
+            "--plan",
+            action="store_true",
+            help="say what would be done, with what, on how many images, and change nothing",
+        )
+        run.add_argument("--notify_url", help="where the run's record is posted as JSON when the run has ended")
         run.add_argument("--config", help="YAML file of flags by their names; the command line wins")
 
         training = parser.add_argument_group("training")
@@ -217,6 +223,29 @@ class LinePipelineOptions(PipelineOptions):
             help="images that another model has read are read again where its confidence was below this "
             "(default: %(default)s, so that a new model reads only new images)",
         )
+
+        alarms = parser.add_argument_group("alarms of the infer step, each of which makes the exit status 4")
+        alarms.add_argument(
+            "--alarm_reject_fraction", type=float, help="when a greater share of the images of the run was rejected"
+        )
+        alarms.add_argument(
+            "--alarm_needs_review_fraction",
+            type=float,
+            help="when a greater share of what was read is below --min_confidence",
+        )
+        alarms.add_argument(
+            "--alarm_images_per_s", type=float, help="when a worker read fewer images a second than this"
+        )
+        alarms.add_argument(
+            "--alarm_drift",
+            type=float,
+            help="when the confidences differ from those of earlier runs of the model by a greater population "
+            "stability index than this; 0.25 is usual",
+        )
+        alarms.add_argument(
+            "--drift_nights", type=int, default=7, help="how many earlier runs these are (default: %(default)s)"
+        )
+        alarms.add_argument("--alarm_no_new_images", action="store_true", help="when no image was new")
 
         gate = parser.add_argument_group("acceptance")
         gate.add_argument(
@@ -392,7 +421,7 @@ def _check(options: LinePipelineOptions) -> None:
         hint = f"did you mean {near[0]}?" if near else f"steps are {', '.join(STEPS)}"
         raise UsageError(f"--steps={options.steps}: there is no step {unknown[0]!r}; {hint}")
     for name in (
-        *("epochs", "batch_size", "patience", "train_workers", "beam_width"),
+        *("epochs", "batch_size", "patience", "train_workers", "beam_width", "drift_nights"),
         *("max_pixels", "max_bytes", "max_line_width", "max_label_length"),
     ):
         value = getattr(options, name)
@@ -412,9 +441,23 @@ def _check(options: LinePipelineOptions) -> None:
         )
     if options.learning_rate is not None and not 0 < options.learning_rate < 10:
         raise UsageError(f"--learning_rate={options.learning_rate:g} must be above 0 and below 10")
-    for name in ("max_reject_fraction", "max_cer", "max_cer_regression", "min_confidence", "reread_below"):
+    if options.notify_url and not options.notify_url.startswith(("http://", "https://")):
+        raise UsageError(f"--notify_url={options.notify_url} must begin with http:// or https://")
+    for name in ("alarm_images_per_s", "alarm_drift"):
         value = getattr(options, name)
-        if not 0 <= value <= 1:
+        if value is not None and value <= 0:
+            raise UsageError(f"--{name}={value:g} must be above 0")
+    for name in (
+        "alarm_reject_fraction",
+        "alarm_needs_review_fraction",
+        "max_reject_fraction",
+        "max_cer",
+        "max_cer_regression",
+        "min_confidence",
+        "reread_below",
+    ):
+        value = getattr(options, name)
+        if value is not None and not 0 <= value <= 1:
             raise UsageError(f"--{name}={value:g} must be from 0 to 1")
     try:
         options.split_fractions  # noqa: B018 (raises for shares that leave nothing)

@@ -47,7 +47,9 @@ _EVALUATION_PICTURES = {
     LENGTH_PICTURE: "Lines read exactly, and CER, by the length of the label",
     CALIBRATION_PICTURE: "Calibration: confidence against the share of lines read exactly",
 }
-_SECRET = re.compile("secret|token|password|access_key|connection_string")  # as Beam's flags for object stores are
+_SECRET = re.compile(
+    "secret|token|password|access_key|connection_string|notify_url"
+)  # as Beam's flags for object stores are
 _DOUBTFUL = 24
 _ROWS_LOOKED_AT = 100_000
 _REJECTS_SHOWN = 8  # of each reason
@@ -68,12 +70,14 @@ class RunRecord:
 
     Attributes:
         run: the ID of this run of the command.
-        status: `done`, `refused` (a check said no) or `failed` (the input cannot be used).
+        status: `done`, `alarm` (done, and a person should look), `refused` (a check said no) or `failed` (the input
+            cannot be used).
         workspace: where it ran.
         options: every flag of ours, and Beam's that were given, without what only their owner may know.
         started_at, finished_at: ISO 8601, UTC.
         seconds: from start to finish.
         steps: each step's result, and how long it took.
+        alarms: what was asked for with flags, raised or not.
         problems: one sentence each, as printed.
     """
 
@@ -86,6 +90,7 @@ class RunRecord:
     seconds: float = 0.0
     steps: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     problems: list[str] = dataclasses.field(default_factory=list)
+    alarms: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     @classmethod
     def start(cls, options: LinePipelineOptions, workspace: str) -> RunRecord:
@@ -99,7 +104,11 @@ class RunRecord:
 
     def add(self, result: dict[str, Any], seconds: float) -> None:
         """A step that came to its end."""
+        alarms = result.pop("alarms")
+        self.alarms += alarms
         self.steps.append({**result, "seconds": round(seconds, 3)})
+        if self.status == "done" and any(alarm["raised"] for alarm in alarms):
+            self.status = "alarm"
         if result["refused"] is not None:
             self.status = "refused"
             self.problems.append(f"{result['name']}: the new model is not used, because {result['refused']}")

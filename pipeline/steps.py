@@ -8,13 +8,15 @@ import datetime
 import functools
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 
 from components.evaluation.evaluate import EVALUATION_FOLDER, EVALUATION_NAME, EvaluationRequest, compare_cer
 from components.evaluation.transforms import EvaluateModel
+from components.inference.decoders import Decoding
 from components.inference.handler import LineModelHandler
 from components.inference.predictions import (
     STARTED_NAME,
@@ -52,6 +54,7 @@ from components.rejects import too_many_rejects
 from components.training.cluster import ClusterPlace, train_in_processes
 from components.training.recipes import DEFAULT_MODEL, RECIPES, TIME_STRIDE
 from components.work import REFUSED_NAME, shards_for
+from pipeline.alarms import Alarm, check_alarms
 from pipeline.nightly import find_unread, sound_runs
 from pipeline.options import LinePipelineOptions
 from pipeline.progress import shards_watched
@@ -80,6 +83,7 @@ class StepResult:
         figures: counts and measures, for the report.
         refused: why a check failed, or None.
         reused: whether the result was there already.
+        alarms: what a person should be told, and what was asked for and is well.
     """
 
     name: str
@@ -88,6 +92,7 @@ class StepResult:
     figures: dict[str, Any] = dataclasses.field(default_factory=dict)
     refused: str | None = None
     reused: bool = False
+    alarms: list[Alarm] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,12 +117,12 @@ def ingest(context: Context) -> StepResult:
         DataError: if there are no images, or too many of them are rejected.
     """
     options, workspace = context.options, context.workspace
-    roots = find_roots(_images_to_ingest(context), flag="--images")
+    roots = find_roots(images_to_ingest(context), flag="--images")
     rules, why = choose_labels(options.label_rules, roots)
     if why:
         context.say(why)
     fractions = options.split_fractions
-    with _listing(context, roots, rules, fractions, flag="--images") as (listing, files):
+    with list_collection(context, roots, rules, fractions, flag="--images") as (listing, files):
         if options.label_source == "auto":
             check_choice(rules, listing)
         charset = _charset(options, listing)
@@ -206,21 +211,9 @@ def train(context: Context) -> StepResult:
             f"the train split of dataset {dataset_id} is empty: ingest more images, or more groups of them, or lower "
             "--validation_fraction and --test_fraction"
         )
-    start = _model_to_start_from(options, workspace, dataset)
-    network = options.model or (start[1].model if start else DEFAULT_MODEL)
-    recipe = RECIPES[network]
-    batch_size = options.batch_size or recipe.batch_size
-    epochs = options.epochs or recipe.epochs_for(dataset.examples("train"), batch_size)
-    request = {
-        "model": network,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": options.learning_rate or recipe.learning_rate * (recipe.fine_tuning if start else 1),
-        "patience": options.patience or -(-epochs // 3),
-        "seed": options.seed,
-        "init_from": start[1].model_id if start else None,
-    }
-    model_id = short_id(version=_CODE_VERSION, dataset_id=dataset_id, **request)
+    plan = plan_training(options, workspace, dataset_id, dataset)
+    model_id, request, start = plan.model_id, plan.request, plan.start
+    network, epochs = request["model"], request["epochs"]
     folder = workspace.model(model_id)
     found = _intact_model(context, folder)
     if found is not None and not chief:
@@ -281,7 +274,47 @@ def train(context: Context) -> StepResult:
         summary += f", from the weights of model {start[1].model_id}"
     if found is not None:
         summary += "; it was there already, trained on the very same dataset with the same options"
-    return StepResult("train", summary, folder, {"model_id": model_id, **manifest.options}, reused=found is not None)
+    figures = {"model_id": model_id, **manifest.options, "image_epochs": dataset.examples("train") * epochs}
+    return StepResult("train", summary, folder, figures, reused=found is not None)
+
+
+class TrainingPlan(NamedTuple):
+    """What the train step is asked for.
+
+    Attributes:
+        model_id: digest of the rest.
+        request: the network, and how it is trained.
+        start: folder and manifest of the model whose weights are the start, if there is one.
+    """
+
+    model_id: str
+    request: dict[str, Any]
+    start: tuple[str, ModelManifest] | None
+
+
+def plan_training(
+    options: LinePipelineOptions, workspace: Workspace, dataset_id: str, dataset: DatasetManifest
+) -> TrainingPlan:
+    """What would be trained on a dataset.
+
+    Raises:
+        DataError: if the model of `--init_from` is not there, or is no start for it.
+    """
+    start = _model_to_start_from(options, workspace, dataset)
+    network = options.model or (start[1].model if start else DEFAULT_MODEL)
+    recipe = RECIPES[network]
+    batch_size = options.batch_size or recipe.batch_size
+    epochs = options.epochs or recipe.epochs_for(dataset.examples("train"), batch_size)
+    request = {
+        "model": network,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": options.learning_rate or recipe.learning_rate * (recipe.fine_tuning if start else 1),
+        "patience": options.patience or -(-epochs // 3),
+        "seed": options.seed,
+        "init_from": start[1].model_id if start else None,
+    }
+    return TrainingPlan(short_id(version=_CODE_VERSION, dataset_id=dataset_id, **request), request, start)
 
 
 def evaluate(context: Context) -> StepResult:
@@ -359,15 +392,13 @@ def infer(context: Context) -> StepResult:
             f"accepted before and trained on dataset {model.dataset_id}"
         )
     _say_of_lexicon(context, model.read_charset(workspace.model(model_id)))
+    images = options.infer_images or sample_to_read(workspace)
     decoding = options.decoding.pinned()
-    images = options.infer_images or _sample_to_read(workspace)
-    reading = {
-        "model_id": model_id,
-        "limits": {**dataclasses.asdict(options.image_limits), "height": model.height},
-        "decoding": decoding.identity,
-    }
+    reading = reading_of(options, model, decoding)
+    began = time.monotonic()
     runs = sound_runs(workspace, context.say)
-    with _collection(context, images, runs, reading) as collection:
+    with collection_to_read(context, images, runs, reading, workspace) as collection:
+        listing_s = time.monotonic() - began
         asked = short_id(
             version=_CODE_VERSION,
             images=images,
@@ -430,7 +461,7 @@ def infer(context: Context) -> StepResult:
         else:
             storage.remove_folder(unfinished)
     if found is None and not reads:
-        return _nothing_new(collection, destination)
+        return _nothing_new(options, collection, destination)
     manifest = storage.read_json(storage.join(destination, RUN_MANIFEST_NAME))
     if found is not None:
         _need_few_rejects(options, manifest["rejects"], manifest["matched"], found.rejects_folder)
@@ -450,12 +481,24 @@ def infer(context: Context) -> StepResult:
     if manifest["needs_review"]:
         summary += f"; {manifest['needs_review']:,} below --min_confidence={options.min_confidence:g} need a review"
     figures = {name: value for name, value in manifest.items() if name not in ("files", "limits", "scored_at")}
+    figures["looked_at"] = manifest["rows"] + sum(manifest["rejects"].values())
+    figures["listing_s"] = round(listing_s, 3)
     if not options.infer_images:
         figures["right"] = _right(workspace, destination, manifest)
-    return StepResult("infer", summary, destination, figures, reused=found is not None)
+    alarms = check_alarms(options, figures, runs)
+    return StepResult("infer", summary, destination, figures, reused=found is not None, alarms=alarms)
 
 
-def _nothing_new(collection: _Collection, folder: str) -> StepResult:
+def reading_of(options: LinePipelineOptions, model: ModelManifest, decoding: Decoding) -> dict[str, Any]:
+    """What decides which of the committed runs have read an image as this command would, as manifests have it."""
+    return {
+        "model_id": model.model_id,
+        "limits": {**dataclasses.asdict(options.image_limits), "height": model.height},
+        "decoding": decoding.identity,
+    }
+
+
+def _nothing_new(options: LinePipelineOptions, collection: _Collection, folder: str) -> StepResult:
     """What the infer step says when every image was read before."""
     summary = f"nothing new: {collection.skipped:,} images matched, all of which were read before"
     figures = {
@@ -465,7 +508,7 @@ def _nothing_new(collection: _Collection, folder: str) -> StepResult:
         "repeats": collection.repeats,
         "rejects": {},
     }
-    return StepResult("infer", summary, folder, figures, reused=True)
+    return StepResult("infer", summary, folder, figures, reused=True, alarms=check_alarms(options, figures, []))
 
 
 def _started(folder: str, digest: str) -> tuple[str, datetime.datetime]:
@@ -506,7 +549,7 @@ STEP_FUNCTIONS: dict[str, Callable[[Context], StepResult]] = {
 }
 
 
-def _images_to_ingest(context: Context) -> str:
+def images_to_ingest(context: Context) -> str:
     """What `--images` says, or else the folder of the label table, or else the rendered sample."""
     options = context.options
     if options.images:
@@ -555,10 +598,15 @@ class _Collection:
 
 
 @contextlib.contextmanager
-def _collection(
-    context: Context, images: str, runs: list[CommittedRun], reading: dict[str, Any]
+def collection_to_read(
+    context: Context, images: str, runs: list[CommittedRun], reading: dict[str, Any], place: Workspace
 ) -> Iterator[_Collection]:
-    """What `--infer_images` says, less what earlier runs have read; it can be read inside the block."""
+    """What `--infer_images` says, less what earlier runs have read; it can be read inside the block.
+
+    Args:
+        reading: what `reading_of` says of this run.
+        place: the workspace in which the listing is written.
+    """
     if images.startswith(_DATASET):
         split = _split_to_read(context.workspace, images)
         same = [run for run in runs if run.manifest.get("inputs") == split.digest and _is_same(run, reading)]
@@ -566,7 +614,11 @@ def _collection(
         return
     roots, paths = find_roots_and_tables(images, flag="--infer_images")
     tables = PathTables(tuple(paths), context.options.path_column)
-    with _listing(context, roots, None, SplitFractions(), flag="--infer_images", tables=tables) as (listing, files):
+    listing_context = dataclasses.replace(context, workspace=place)
+    with list_collection(listing_context, roots, None, SplitFractions(), flag="--infer_images", tables=tables) as (
+        listing,
+        files,
+    ):
         folder = os.path.dirname(files[0])
         unread, files = find_unread(context.options, listing, files, runs, **reading, folder=folder, say=context.say)
 
@@ -632,7 +684,7 @@ def _split_to_read(workspace: Workspace, images: str) -> _Collection:
 
 
 @contextlib.contextmanager
-def _listing(
+def list_collection(
     context: Context,
     roots: list[str],
     labels: LabelRules | None,
@@ -1010,7 +1062,7 @@ def _sample_folder(workspace: Workspace, flag: str) -> str:
     return workspace.sample
 
 
-def _sample_to_read(workspace: Workspace) -> str:
+def sample_to_read(workspace: Workspace) -> str:
     folder = storage.join(_sample_folder(workspace, "--infer_images"), "unlabelled")
     if not storage.exists(folder):
         raise DataError(f"--infer_images says what to read: there is no sample collection in {workspace.root}")
