@@ -28,6 +28,8 @@ from tfrecords.object_store import filesystem as filesystem
 
 _THREADS = 16  # for an object store, which is asked for each file by itself
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
 TEMPORARY_PREFIX = ".unfinished-"
 """Of files that are being written; a process that is killed leaves them."""
 
@@ -157,8 +159,27 @@ def information(url: str) -> StoredFile:
 
 @contextlib.contextmanager
 def open_atomically(path: str) -> Iterator[IO[bytes]]:
-    """A binary file to write; it appears under `path`, whole, when the block ends without an exception."""
+    """A binary file to write; it appears under `path`, whole, when the block ends without an exception.
+
+    Raises:
+        DataError: if there is no room for it.
+    """
     folder = None if is_remote(path) else os.path.dirname(os.path.abspath(path))
+    try:
+        with _open_atomically(path, folder) as file:
+            yield file
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        # In our own words: a full disk is no fault of the program, on whichever worker it is.
+        what = path if folder else f"a copy of {path} in {tempfile.gettempdir()}"
+        raise DataError(
+            f"{what} cannot be written: {os.strerror(error.errno)}: make room, and run the same command again"
+        ) from None
+
+
+@contextlib.contextmanager
+def _open_atomically(path: str, folder: str | None) -> Iterator[IO[bytes]]:
     if folder:
         os.makedirs(folder, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=".tmp", dir=folder)
