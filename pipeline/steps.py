@@ -395,10 +395,8 @@ def infer(context: Context) -> StepResult:
     images = options.infer_images or sample_to_read(workspace)
     decoding = options.decoding.pinned()
     reading = reading_of(options, model, decoding)
-    began = time.monotonic()
     runs = sound_runs(workspace, context.say)
     with collection_to_read(context, images, runs, reading, workspace) as collection:
-        listing_s = time.monotonic() - began
         asked = short_id(
             version=_CODE_VERSION,
             images=images,
@@ -482,7 +480,7 @@ def infer(context: Context) -> StepResult:
         summary += f"; {manifest['needs_review']:,} below --min_confidence={options.min_confidence:g} need a review"
     figures = {name: value for name, value in manifest.items() if name not in ("files", "limits", "scored_at")}
     figures["looked_at"] = manifest["rows"] + sum(manifest["rejects"].values())
-    figures["listing_s"] = round(listing_s, 3)
+    figures |= {"listing_s": round(collection.listing_s, 3), "unread_s": round(collection.unread_s, 3)}
     if not options.infer_images:
         figures["right"] = _right(workspace, destination, manifest)
     alarms = check_alarms(options, figures, runs)
@@ -502,11 +500,13 @@ def _nothing_new(options: LinePipelineOptions, collection: _Collection, folder: 
     """What the infer step says when every image was read before."""
     summary = f"nothing new: {collection.skipped:,} images matched, all of which were read before"
     figures = {
-        **dict.fromkeys(("rows", "reread", "retried", "needs_review"), 0),
+        **dict.fromkeys(("rows", "looked_at", "reread", "retried", "needs_review"), 0),
         "matched": collection.skipped,
         "skipped": collection.skipped,
         "repeats": collection.repeats,
         "rejects": {},
+        "listing_s": round(collection.listing_s, 3),
+        "unread_s": round(collection.unread_s, 3),
     }
     return StepResult("infer", summary, folder, figures, reused=True, alarms=check_alarms(options, figures, []))
 
@@ -583,6 +583,7 @@ class _Collection:
 
     Attributes:
         repeats, skipped, reread, retried: as in an `InferenceRequest`.
+        listing_s, unread_s: seconds that it took to list all images, and to find out which of them were read.
         found: a run that has read the very same, if it is to be taken instead.
     """
 
@@ -594,6 +595,8 @@ class _Collection:
     skipped: int = 0
     reread: int = 0
     retried: int = 0
+    listing_s: float = 0.0
+    unread_s: float = 0.0
     found: CommittedRun | None = None
 
 
@@ -614,11 +617,13 @@ def collection_to_read(
         return
     roots, paths = find_roots_and_tables(images, flag="--infer_images")
     tables = PathTables(tuple(paths), context.options.path_column)
+    began = time.monotonic()
     listing_context = dataclasses.replace(context, workspace=place)
     with list_collection(listing_context, roots, None, SplitFractions(), flag="--infer_images", tables=tables) as (
         listing,
         files,
     ):
+        listed = time.monotonic()
         folder = os.path.dirname(files[0])
         unread, files = find_unread(context.options, listing, files, runs, **reading, folder=folder, say=context.say)
 
@@ -635,6 +640,8 @@ def collection_to_read(
             skipped=unread.skipped,
             reread=unread.reread,
             retried=unread.retried,
+            listing_s=listed - began,
+            unread_s=time.monotonic() - listed,
         )
 
 
