@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, EXIT_HELD, EXIT_ALARM, EXIT_LOST, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 138, 130
 
 _FIRST_ROWS = 5
-_LOCK_OF_A_LOST_NODE_S = 180  # until a file server gives up on it
+_LOCK_OF_A_LOST_NODE_S = 660  # until a file server gives up on it, or it counts for nothing in an object store
 _PLACES = {
     "ingest": "dataset",
     "train": "model",
@@ -44,9 +44,9 @@ def main(argv: Sequence[str]) -> int:
 
     Returns:
         0 when done, 1 when a check refused something or the input cannot be used, 2 for a
-        command line that cannot be run, 3 when another run holds the workspace, 4 when all was done
-        and an alarm was raised, 130 when interrupted or terminated, 138 when training lost its
-        workers too often and can go on from its last checkpoint.
+        command line that cannot be run, 3 when another run holds the workspace, or may hold it, 4
+        when all was done and an alarm was raised, 130 when interrupted or terminated, 138 when
+        training lost its workers too often and can go on from its last checkpoint.
     """
     if {"--help", "-h"} & set(argv):
         print(usage())
@@ -63,9 +63,16 @@ def main(argv: Sequence[str]) -> int:
         check_submission(options)
     except DataError as error:
         return _refuse(error, EXIT_USAGE if isinstance(error, UsageError) else EXIT_REFUSED)
-    from pipeline.workspace import Workspace, WorkspaceHeldError
+    from pipeline.lock import WorkspaceHeldError
+    from pipeline.workspace import Workspace
 
     workspace = Workspace(options.workspace)
+    held = EXIT_LOST if place else EXIT_HELD  # a scheduler tries again
+
+    def end(sentence: str) -> None:
+        _say_error(sentence)
+        _end_at_once(held)
+
     try:
         if options.plan:
             from pipeline.plan import print_plan
@@ -74,10 +81,10 @@ def main(argv: Sequence[str]) -> int:
             return EXIT_DONE
         if place is not None and not place.chief:
             return _train_beside_the_chief(options, workspace, place)
-        with workspace.lock(wait_s=_LOCK_OF_A_LOST_NODE_S if place else 0):
+        with workspace.lock(wait_s=_LOCK_OF_A_LOST_NODE_S if place else 0, say=_say, end=end):
             return run(options, workspace)
     except WorkspaceHeldError as error:
-        return _refuse(error, EXIT_LOST if place else EXIT_HELD)  # a scheduler tries again
+        return _refuse(error, held)
     except DataError as error:
         return _refuse(error, EXIT_REFUSED)
 
@@ -108,6 +115,7 @@ def run(options: LinePipelineOptions, workspace: Workspace) -> int:
         lambda: _run_steps(options, workspace, record, results), workspace.run_record(record.run, "log")
     )
     gc.unfreeze()
+    workspace.check_lock()  # the run report, too, is left alone without it
     if problem is not None:
         record.fail(problem)
     elif record.status != "done":

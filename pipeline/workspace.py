@@ -7,11 +7,11 @@ import fcntl
 import hashlib
 import json
 import os
-import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from pipeline.lock import StoreLock, WorkspaceHeldError, holder
 from tfrecords import DataError, storage
 
 _ID_LENGTH = 12
@@ -29,10 +29,6 @@ def _last_change(folder: str) -> float:
     return max((os.path.getmtime(parent) for parent, _, _ in os.walk(folder)), default=0.0)
 
 
-class WorkspaceHeldError(DataError):
-    """Another run works in the workspace."""
-
-
 class Workspace:
     """The folders below `--workspace`.
 
@@ -45,24 +41,32 @@ class Workspace:
 
     def __init__(self, root: str):
         self.root = root.rstrip("/") if storage.is_remote(root) else os.path.abspath(os.path.expanduser(root))
+        self._store_lock: StoreLock | None = None
 
     @contextlib.contextmanager
-    def lock(self, wait_s: float = 0) -> Iterator[None]:
-        """Makes a local workspace's folder and holds it for this process alone.
+    def lock(
+        self, wait_s: float = 0, *, say: Callable[[str], None] = print, end: Callable[[str], None] = print
+    ) -> Iterator[None]:
+        """Makes a local workspace's folder and holds it for this process alone; one in a bucket, which has to be there.
 
-        The operating system gives the lock back when its holder ends, however it ends. A
-        workspace in an object store is not locked; its bucket has to be there.
+        The operating system gives a local lock back when its holder ends, however it ends. For
+        one in an object store see `pipeline.lock`: it can be lost, and the main thread is interrupted then.
 
         Args:
             wait_s: for another run's end.
+            say: told what is no error.
+            end: told in a thread that the lock was lost, and that this process does not come to its end; it should.
 
         Raises:
             WorkspaceHeldError: if another run holds it, naming that one.
+            WorkspaceLostError: if it was lost.
             DataError: if the folder cannot be written, or there is no such bucket that may be used.
         """
         if storage.is_remote(self.root):
             storage.need_bucket(self.root, "--workspace")
-            yield
+            self._store_lock = StoreLock(self.root, say, end)
+            with self._store_lock.held(wait_s):
+                yield
             return
         try:
             os.makedirs(self.root, exist_ok=True)
@@ -89,9 +93,14 @@ class Workspace:
                         f"--workspace={self.root} lies on a file system without locks ({error.strerror}): use another"
                     ) from None
             file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.write(f"{holder()}\n")
             file.flush()
             yield
+
+    def check_lock(self) -> None:
+        """Raises `WorkspaceLostError` if the lock was lost."""
+        if self._store_lock is not None:
+            self._store_lock.check()
 
     def clear_unfinished(self) -> None:
         """Deletes what stopped runs left, but for trainings, into which hours may have gone: those after a month."""

@@ -104,6 +104,17 @@ def has_bucket(url: str) -> bool:
         return store.has_bucket(url)
 
 
+@contextlib.contextmanager
+def versions(url: str) -> Iterator[object_store.Gcs | None]:
+    """The store that a URL lies in, if it can change an object on the condition that nobody else did; otherwise None.
+
+    Raises:
+        StoreError: if it does not answer, or refuses who asks, or a change.
+    """
+    with object_store.at(url, changing=True) as store:
+        yield store if isinstance(store, object_store.Gcs) else None
+
+
 def need_bucket(url: str, flag: str) -> None:
     """Makes sure that there is the bucket that a URL lies in.
 
