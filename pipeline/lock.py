@@ -105,7 +105,8 @@ class StoreLock:
             finally:
                 with self._turn:
                     self._over.set()
-                renewing.join(_GIVE_BACK_S)
+                if self._lost is None:
+                    renewing.join(_GIVE_BACK_S)
                 if self._kept and self._lost is None:
                     self._say(
                         f"warning: the lock {self._url} could not be given back ({self._problem}): other runs have to "

@@ -249,7 +249,8 @@ def test_nothing_below_a_prefix_is_said_with_its_flag(refused_store, capsys):
             {"list", "information"},
             "--images: cannot list {store}/lines: no permission (no storage.objects acc",
         ),
-        ("ws", {"write"}, "{store}/ws/unfinished/listing-"),
+        ("ws", {"write"}, "{store}/ws/.lock cannot be changed: no permission"),
+        ("ws/unf", {"write"}, "{store}/ws/unfinished/listing-"),
     ],
 )
 def test_a_permission_that_lacks_is_one_sentence_at_once(refused_store, proxy, prefix, kinds, said, capsys):

@@ -3,13 +3,17 @@
 import errno
 import fcntl
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from pipeline.workspace import Workspace, WorkspaceHeldError, short_id
+from pipeline.lock import WorkspaceHeldError
+from pipeline.workspace import Workspace, short_id
 from tfrecords import DataError
 
 HOLD = """
@@ -19,6 +23,9 @@ with Workspace(sys.argv[1]).lock():
     print("held", flush=True)
     sys.stdin.read()
 """
+
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_equal_requests_have_equal_ids_and_any_difference_another():
@@ -45,20 +52,72 @@ def test_a_workspace_that_cannot_be_made_is_refused_with_its_name(tmp_path):
         pass
 
 
-def test_a_second_run_is_refused_while_the_first_holds_the_workspace_and_not_after(tmp_path):
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+def hold(folder, program=HOLD):
+    return subprocess.Popen(
+        [sys.executable, "-c", program, str(folder)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
+
+
+def test_a_second_run_is_refused_while_the_first_holds_the_workspace_and_not_after(tmp_path):
+    holder = hold(tmp_path)
     assert holder.stdout.readline() == "held\n"
-    with (
-        pytest.raises(WorkspaceHeldError, match=rf"another run works in .*\(process {holder.pid} on "),
-        Workspace(str(tmp_path)).lock(),
-    ):
+    with pytest.raises(WorkspaceHeldError) as refused, Workspace(str(tmp_path)).lock():
         pass
+    assert re.fullmatch(
+        rf"another run works in {tmp_path} \(process {holder.pid} on \S+, user \S+, since "
+        r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC\): wait for its end, or use another --workspace",
+        str(refused.value),
+    )
     holder.kill()  # a holder that crashed does not keep the lock
     holder.wait()
     with Workspace(str(tmp_path)).lock():
         pass
+
+
+HOLD_WITH_CHILDREN = """
+import subprocess, sys, time
+from components.processes import _prepared, prepare_helpers
+from pipeline.workspace import Workspace
+with Workspace(sys.argv[1]).lock():
+    prepare_helpers(time.sleep, 1000, 1)
+    children = [_prepared[0], subprocess.Popen(["sleep", "1000"], stdin=subprocess.DEVNULL)]
+    print(*(child.pid for child in children), flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_crashed_holders_children_do_not_keep_the_lock(tmp_path):
+    """Helpers, and any other process, that are busy while the one that started them is killed."""
+    holder = hold(tmp_path, HOLD_WITH_CHILDREN)
+    children = [int(child) for child in holder.stdout.readline().split()]
+    try:
+        holder.kill()
+        holder.wait()
+        with Workspace(str(tmp_path)).lock():
+            states = [Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] for child in children]
+        assert set(states) <= {"R", "S", "D"}  # they live on
+        assert len(states) == 2
+    finally:
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+
+
+def test_a_workspace_in_a_store_without_conditions_is_said_not_to_be_locked(capsys):
+    with Workspace("memory://x/ws").lock(), Workspace("memory://x/ws").lock():
+        pass
+    said = capsys.readouterr().out.splitlines()
+    assert (
+        said
+        == [
+            "warning: memory://x/ws is not locked, which only gs:// and local folders can be: see to it that no other run "
+            "works in it"
+        ]
+        * 2
+    )
 
 
 def test_what_killed_writers_left_is_cleared_and_nothing_else(tmp_path):
