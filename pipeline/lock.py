@@ -130,7 +130,9 @@ class StoreLock:
             who, age = _holder_of(found), found.age_s
             if age > LEASE_S:
                 if self._write(found.generation):
-                    self._say(f"the lock of {self._root} is taken over from {who}, which crashed {age:.0f} s ago")
+                    self._say(
+                        f"the lock of {self._root} is taken over from {who}, which did not renew it for {age:.0f} s"
+                    )
                     return
             elif time.monotonic() >= until:
                 left = LEASE_S - age

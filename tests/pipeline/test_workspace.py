@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.lock import WorkspaceHeldError
+from pipeline.main import EXIT_HELD, main
 from pipeline.workspace import Workspace, short_id
 from tfrecords import DataError
 
@@ -78,6 +79,15 @@ def test_a_second_run_is_refused_while_the_first_holds_the_workspace_and_not_aft
         pass
 
 
+def test_a_second_command_is_refused_with_a_status_of_its_own(tmp_path, capsys):
+    holder = hold(tmp_path)
+    assert holder.stdout.readline() == "held\n"
+    assert main([f"--workspace={tmp_path}", "--steps=ingest", f"--images={tmp_path}"]) == EXIT_HELD
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: another run works in {tmp_path} (process {holder.pid} on ")
+    holder.communicate()
+
+
 HOLD_WITH_CHILDREN = """
 import subprocess, sys, time
 from components.processes import _prepared, prepare_helpers
@@ -109,15 +119,11 @@ def test_a_crashed_holders_children_do_not_keep_the_lock(tmp_path):
 def test_a_workspace_in_a_store_without_conditions_is_said_not_to_be_locked(capsys):
     with Workspace("memory://x/ws").lock(), Workspace("memory://x/ws").lock():
         pass
-    said = capsys.readouterr().out.splitlines()
-    assert (
-        said
-        == [
-            "warning: memory://x/ws is not locked, which only gs:// and local folders can be: see to it that no other run "
-            "works in it"
-        ]
-        * 2
+    sentence = (
+        "warning: memory://x/ws is not locked, which only gs:// and local folders can be: see to it that no other "
+        "run works in it"
     )
+    assert capsys.readouterr().out.splitlines() == [sentence] * 2
 
 
 def test_what_killed_writers_left_is_cleared_and_nothing_else(tmp_path):
