@@ -107,11 +107,11 @@ class StoreLock:
                     self._over.set()
                 if self._lost is None:
                     renewing.join(_GIVE_BACK_S)
-                if self._kept and self._lost is None:
-                    self._say(
-                        f"warning: the lock {self._url} could not be given back ({self._problem}): other runs have to "
-                        f"wait until {LEASE_S:g} s after its last renewal"
-                    )
+                    if self._kept:
+                        self._say(
+                            f"warning: the lock {self._url} could not be given back ({self._problem}): other runs "
+                            f"have to wait until {LEASE_S:g} s after its last renewal"
+                        )
         except KeyboardInterrupt:
             self.check()
             raise

@@ -13,14 +13,13 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.parse
-import urllib.request
 
 import pytest
 
 from pipeline.main import EXIT_DONE, EXIT_HELD, EXIT_INTERRUPTED, EXIT_LOST, EXIT_REFUSED
 from tests.engines.places import errors, run
 from tests.engines.services import PATIENCE, ROOT
+from tfrecords import storage
 
 pytestmark = pytest.mark.slow
 
@@ -256,9 +255,7 @@ def test_a_lock_that_another_took_is_missed_at_the_next_renewal(start, object_st
     holder, other = start(2)
     assert holder.take() == "held"
     if content is None:
-        bucket, _, name = f"{workspace}/.lock".removeprefix("gs://").partition("/")
-        address = f"{object_store.endpoint}/storage/v1/b/{bucket}/o/{urllib.parse.quote(name, safe='')}"
-        urllib.request.urlopen(urllib.request.Request(address, method="DELETE"), timeout=PATIENCE).close()
+        storage.remove_file(f"{workspace}/.lock")
     else:
         object_store.put(f"{workspace}/.lock", content)
     took = time.monotonic()
@@ -285,6 +282,17 @@ def test_a_holder_that_stood_still_stops_and_leaves_its_followers_lock(start, wo
     time.sleep(2 * RENEW_S)
     assert f"(process {follower.process.pid} on " in third.take()
     assert follower.give_back() == "given back"
+
+
+def test_what_is_given_back_is_ones_own_lock_alone(start, object_store, workspace):
+    """Another's comes in its place just before, and no renewal sees it any more, but for one at that very moment."""
+    (holder,) = start(1)
+    for _ in range(5):
+        assert holder.take() == "held"
+        object_store.put(f"{workspace}/.lock", b"another's")
+        assert holder.give_back().startswith(("given back", "WorkspaceLostError: "))
+        assert object_store.objects(workspace) == {"ws/.lock": b"another's"}
+        storage.remove_file(f"{workspace}/.lock")
 
 
 @pytest.mark.parametrize("fast_s", [-3600, 3600])
