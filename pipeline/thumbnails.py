@@ -14,7 +14,7 @@ from PIL import Image
 from components.listing import path_of_uri
 from components.listing.references import read_regular_file
 from components.processes import map_in_threads
-from tfrecords import ImageLimits, ImageRejected, StoreError, encode_png, read_line
+from tfrecords import DataError, ImageLimits, ImageRejected, StoreError, encode_png, read_line
 
 # Of EPS and the like, Pillow has another program draw a picture.
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
@@ -36,6 +36,7 @@ _UPRIGHT = {
 _FIRST_BYTES = 16
 _THREADS = 8
 _SECONDS = 10.0  # after which nothing more is begun
+_LATE = b"", "not looked at, since the others took long"
 
 
 class Thumbnail(NamedTuple):
@@ -100,22 +101,25 @@ class _NotDrawn(Exception):  # noqa: N818 (an outcome, not a failure)
 def _contents(uris: Sequence[str], at_most: int) -> Iterator[tuple[bytes, str]]:
     """The first bytes of each file, or what hinders, in words; threads wait for the files, one at a time is used."""
     deadline = time.monotonic() + _SECONDS
+    failures: list[str] = []
 
     def read(uri: str) -> tuple[bytes, str]:
-        nonlocal deadline
+        if failures:  # the others would be waited for as long
+            return b"", failures[0]
         if time.monotonic() > deadline:
-            return b"", "not looked at: the others took too long"
+            return _LATE
         try:
             return read_regular_file(path_of_uri(uri), at_most), ""
         except FileNotFoundError:
             return b"", "the file is gone"
         except StoreError as error:
-            deadline = 0.0  # the others would be waited for as long
+            failures.append(str(error))
             return b"", str(error)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, DataError) as error:
             return b"", f"the file cannot be read: {getattr(error, 'strerror', None) or error}"
 
-    return map_in_threads(read, uris, _THREADS, ahead=_THREADS)
+    for found in map_in_threads(read, uris, _THREADS, ahead=_THREADS):
+        yield _LATE if time.monotonic() > deadline and not found[1] else found
 
 
 def _draw(content: bytes) -> tuple[str, str]:
