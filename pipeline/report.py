@@ -219,6 +219,7 @@ def _page(
         rejects=_rejects(record, steps, workspace),
         dataset=dataset,
         reasons=REASONS,
+        long=_LONG,
     )
 
 

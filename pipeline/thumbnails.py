@@ -46,11 +46,13 @@ class Thumbnail(NamedTuple):
         source: a `data:` URL, or nothing.
         problem: why nothing, or not all, is shown; in words, or nothing.
         start: the first bytes of a file that is not shown, in hexadecimal and in ASCII.
+        width: of the picture, pixels.
     """
 
     source: str = ""
     problem: str = ""
     start: str = ""
+    width: int = 0
 
 
 def draw_files(uris: Sequence[str]) -> Iterator[Thumbnail]:
@@ -86,7 +88,7 @@ def draw_lines(uris: Sequence[str], height: int, limits: ImageLimits) -> Iterato
         if pixels.shape[1] > _WIDEST_LINE:
             size = (_WIDEST_LINE, max(1, height * _WIDEST_LINE // pixels.shape[1]))
             pixels = np.asarray(Image.fromarray(pixels).resize(size))
-        yield Thumbnail(data_url(encode_png(pixels)))
+        yield Thumbnail(data_url(encode_png(pixels)), width=pixels.shape[1])
 
 
 def data_url(content: bytes, kind: str = "png") -> str:
