@@ -100,8 +100,8 @@ class RunRecord:
         problems: one sentence each, as printed.
         alarms: every check of the night's figures: `name`, `sentence`, `measured`, `limit`, and whether it was
             `raised`.
-        used: what ran: `runner`, `versions` of packages, and of the model that read `model_id`, `network`,
-            `dataset_id` and `trained_at`, if one did.
+        used: what ran: `runner`, `versions` of packages, and of the model that read, if one did, `model_id`,
+            `network`, `dataset_id`, `trained_at` and the `height` of its lines.
         rejects: how many images were left out, by step and reason.
         nights: the last runs of the infer step, the oldest first, each with its figures, whether it is `tonight`'s,
             and whether tonight's is `compared` with it: runs of the same model and decoding. `confidence_shares` is
@@ -169,7 +169,8 @@ def write(record: RunRecord, workspace: Workspace) -> dict[str, str]:
     record.rejects = {name: steps[name]["figures"]["rejects"] for name in ("ingest", "infer") if name in steps}
     dataset = _dataset(steps["ingest"]["folder"]) if "ingest" in steps else None
     if dataset is not None:
-        record.rejects["ingest"] = {**record.rejects["ingest"], **dataset["statistics"]["unused_labels"]}
+        unused = collections.Counter(dataset["statistics"]["unused_labels"])
+        record.rejects["ingest"] = dict(collections.Counter(record.rejects["ingest"]) + unused)
     if "infer" in steps:
         figures = steps["infer"]["figures"]
         record.used.update(_about_model(workspace, figures.get("model_id")))

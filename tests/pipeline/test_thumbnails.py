@@ -10,6 +10,7 @@ import struct
 import time
 import zlib
 
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
@@ -204,6 +205,19 @@ def test_files_with_random_damage_are_drawn_or_not_but_never_fail(tmp_path):
     found = list(draw_files(paths))
     assert len(found) == 200
     assert 20 < sum(bool(each.source) for each in found) < 200
+
+
+def test_files_of_an_object_store_are_drawn_too():
+    memory = fsspec.filesystem("memory")
+    whole = file_of(noise(300, 90), "PNG")
+    memory.pipe({"/thumbnails/whole.png": whole, "/thumbnails/half.png": whole[: len(whole) // 2]})
+    try:
+        names = ("whole.png", "half.png", "gone.png")
+        found = list(draw_files([f"memory://thumbnails/{name}" for name in names]))
+    finally:
+        memory.rm("/thumbnails", recursive=True)
+    assert [each.problem for each in found] == ["", "as far as it can be decoded", "the file is gone"]
+    assert [bool(each.source) for each in found] == [True, True, False]
 
 
 def test_after_a_time_nothing_more_is_begun(tmp_path, monkeypatch):
