@@ -164,8 +164,6 @@ def write(record: RunRecord, workspace: Workspace) -> dict[str, str]:
         The two paths, by what they are; empty if the workspace cannot be written.
     """
     steps = {step["name"]: step for step in record.steps}
-    if record.status == "done" and any(alarm["raised"] for alarm in record.alarms):
-        record.status = "alarm"
     record.rejects = {name: steps[name]["figures"]["rejects"] for name in ("ingest", "infer") if name in steps}
     dataset = _dataset(steps["ingest"]["folder"]) if "ingest" in steps else None
     if dataset is not None:

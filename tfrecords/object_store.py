@@ -52,7 +52,8 @@ class StoredFile(NamedTuple):
     Attributes:
         url: whose last part may be empty, or hold anything.
         size: in bytes.
-        modified: seconds since 1970 UTC.
+        modified: seconds since 1970 UTC, when this content was stored: what is written about a file later, such as
+            its owner, is no change of it.
     """
 
     url: str
@@ -251,7 +252,9 @@ class Gcs(FileSystem):
         bucket, key = _bucket_and_key(url)
         if not key:
             raise IsADirectoryError(url)
-        return _stored(url, self.fs.call("GET", "b/{}/o/{}", bucket, key, json_out=True, fields="name,size,updated"))
+        return _stored(
+            url, self.fs.call("GET", "b/{}/o/{}", bucket, key, json_out=True, fields="name,size,timeCreated")
+        )
 
     def version(self, url: str) -> Version:
         """The version of an object that is there; raises `FileNotFoundError`, also if it is replaced meanwhile."""
@@ -423,7 +426,7 @@ class Gcs(FileSystem):
             "prefix": f"{_prefix(folder)}{prefix}" or None,
             "delimiter": delimiter,
             "maxResults": at_most,
-            "fields": "items(name,size,updated),prefixes,nextPageToken",
+            "fields": "items(name,size,timeCreated),prefixes,nextPageToken",
         }
         token = None
         while True:
@@ -451,7 +454,7 @@ def at(url: str, *, changing: bool = False) -> Iterator[FileSystem]:
 
 
 def _stored(url: str, info: Mapping[str, Any]) -> StoredFile:
-    modified = info.get("mtime") or info.get("updated") or info.get("created")
+    modified = info.get("mtime") or info.get("timeCreated") or info.get("created")
     if isinstance(modified, str):
         modified = datetime.datetime.fromisoformat(modified)
     seconds = modified.timestamp() if isinstance(modified, datetime.datetime) else float(modified or 0)
