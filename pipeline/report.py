@@ -135,10 +135,7 @@ class RunRecord:
 
     def add(self, result: dict[str, Any], seconds: float) -> None:
         """A step that came to its end."""
-        alarms = result.pop("alarms")
-        self.alarms += alarms
-        if self.status == "done" and any(alarm["raised"] for alarm in alarms):
-            self.status = "alarm"
+        self.add_alarms(result.pop("alarms"))
         figures = result["figures"]
         images = {
             "ingest": figures.get("matched", 0),
@@ -150,6 +147,12 @@ class RunRecord:
         if result["refused"] is not None:
             self.status = "refused"
             self.problems.append(f"{result['name']}: the new model is not used, because {result['refused']}")
+
+    def add_alarms(self, alarms: list[dict[str, Any]]) -> None:
+        """What was asked for with flags, and whether it was raised."""
+        self.alarms += alarms
+        if self.status == "done" and any(alarm["raised"] for alarm in alarms):
+            self.status = "alarm"
 
     def fail(self, problem: str) -> None:
         """A step that could not come to its end."""

@@ -340,7 +340,7 @@ def test_alarms_are_told_with_their_figures_and_raised_ones_come_first(tmp_path)
     raised = {"name": "rejects", "sentence": "More were <b>.", "measured": 0.25, "limit": 0.05, "raised": True}
     unmeasured = {"name": "first", "sentence": "Nothing before.", "measured": None, "limit": 7, "raised": False}
     record = RunRecord.start(parse_options(["--steps=infer"]), str(tmp_path))
-    record.alarms = [quiet, raised, unmeasured]
+    record.add_alarms([quiet, raised, unmeasured])
     paths = write(record, Workspace(str(tmp_path)))
     assert record.status == "alarm"
     written = json.loads(pathlib.Path(paths["run record"]).read_text())
@@ -357,7 +357,7 @@ def test_alarms_are_told_with_their_figures_and_raised_ones_come_first(tmp_path)
 @pytest.mark.parametrize(("raised", "failed", "status"), [(False, False, "done"), (True, True, "failed")])
 def test_a_run_is_an_alarm_only_if_it_is_done_and_one_was_raised(tmp_path, raised, failed, status):
     record = RunRecord.start(parse_options(["--steps=infer"]), str(tmp_path))
-    record.alarms = [{"name": "rejects", "sentence": "More.", "measured": 1, "limit": 2, "raised": raised}]
+    record.add_alarms([{"name": "rejects", "sentence": "More.", "measured": 1, "limit": 2, "raised": raised}])
     if failed:
         record.fail("it broke")
     write(record, Workspace(str(tmp_path)))

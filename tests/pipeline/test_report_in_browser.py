@@ -49,10 +49,12 @@ def pages(tmp_path_factory, tiny_images, tiny_model) -> dict[str, pathlib.Path]:
 
     known = json.loads(whole.read_text())
     record = RunRecord(**{**known, "run": "with-alarms", "status": "done"})
-    record.alarms = [
-        {"name": "rejects", "sentence": "It is fine.", "measured": 0.01, "limit": 0.05, "raised": False},
-        {"name": "confidence", "sentence": "It fell " + "far" * 60, "measured": 0.7, "limit": 0.9, "raised": True},
-    ]
+    record.add_alarms(
+        [
+            {"name": "rejects", "sentence": "It is fine.", "measured": 0.01, "limit": 0.05, "raised": False},
+            {"name": "confidence", "sentence": "It fell " + "far" * 60, "measured": 0.7, "limit": 0.9, "raised": True},
+        ]
+    )
     alarmed = write(record, Workspace(str(workspace)))["run report"]
     failed = RunRecord.start(parse_options(["--steps=infer"]), str(workspace))
     failed.fail(f"no image in /{'nowhere' * 40}")
