@@ -35,6 +35,7 @@ _PLACES = {
     "train": "model",
     "evaluate": "evaluation",
     "infer": "predictions",
+    "compact": "predictions",
     "template": "template",
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 import apache_beam as beam
 
 from components.inference.predictions import move_rejects
-from components.inference.runs import CommittedRun, find_merged, find_runs, mend
+from components.inference.runs import CommittedRun, find_runs, mend, remove_merged
 from components.inference.transforms import FindUnread
 from components.inference.unread import ReadAlready, Source, UnreadSummary
 from components.listing import ListingSummary
@@ -28,11 +28,10 @@ def sound_runs(workspace: Workspace, say: Callable[[str], None]) -> list[Committ
     What a merge of runs left that was stopped is removed first, and rejects are moved whose run was killed after its
     predictions were.
     """
-    for run in find_merged(workspace.all_predictions):
-        storage.remove_folder(run.folder)
-        storage.remove_folder(run.rejects_folder)
+    found = find_runs(workspace.all_predictions)
+    remove_merged(found)
     runs: list[CommittedRun] = []
-    for run in find_runs(workspace.all_predictions):
+    for run in found:
         kept, problems = mend(run)
         for problem in problems:
             say(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import difflib
 import os
 from collections.abc import Sequence
@@ -19,7 +20,8 @@ from pipeline import dask_cluster
 from tfrecords import DataError, ImageLimits, SplitFractions, storage
 
 _PILLOW_LIMIT = 178_956_970
-STEPS = ("ingest", "train", "evaluate", "infer")
+DEFAULT_STEPS = ("ingest", "train", "evaluate", "infer")
+STEPS = (*DEFAULT_STEPS, "compact")
 
 
 class UsageError(DataError):
@@ -122,9 +124,11 @@ class LinePipelineOptions(PipelineOptions):
         run = parser.add_argument_group("what is done")
         run.add_argument(
             "--steps",
-            default=",".join(STEPS),
-            help="which steps, in this order, comma separated (default: %(default)s)",
+            default=",".join(DEFAULT_STEPS),
+            help="which steps, in this order, comma separated; compact, which is not among the default ones, merges "
+            "the runs of predictions of one day (default: %(default)s)",
         )
+        run.add_argument("--date", help="of the runs that the compact step merges, as YYYY-MM-DD (UTC)")
         run.add_argument(
             "--workspace",
             default="workspace",
@@ -136,6 +140,18 @@ class LinePipelineOptions(PipelineOptions):
             help="say what would be done, with what, on how many images, and change nothing",
         )
         run.add_argument("--notify_url", help="where the run's record is posted as JSON when the run has ended")
+        run.add_argument(
+            "--retention_days",
+            type=int,
+            help="after a good run, rejects of the infer step and run reports that are older are removed (default: "
+            "all are kept)",
+        )
+        run.add_argument(
+            "--prediction_retention_days",
+            type=int,
+            help="the same for predictions; images whose predictions are gone are read again if they are still "
+            "listed (default: all are kept)",
+        )
         run.add_argument("--config", help="YAML file of flags by their names; the command line wins")
 
         training = parser.add_argument_group("training")
@@ -422,11 +438,13 @@ def _check(options: LinePipelineOptions) -> None:
         raise UsageError(f"--steps={options.steps}: there is no step {unknown[0]!r}; {hint}")
     for name in (
         *("epochs", "batch_size", "patience", "train_workers", "beam_width", "drift_nights"),
+        *("retention_days", "prediction_retention_days"),
         *("max_pixels", "max_bytes", "max_line_width", "max_label_length"),
     ):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name}={value} must be at least 1")
+    _check_date(options)
     if options.train_restarts < 0:
         raise UsageError(f"--train_restarts={options.train_restarts} must be at least 0")
     if options.max_pixels > _PILLOW_LIMIT:
@@ -475,6 +493,21 @@ def _check(options: LinePipelineOptions) -> None:
         )
     if options.charset and not storage.is_remote(options.charset) and not os.path.isfile(options.charset):
         raise UsageError(f"--charset={options.charset} is not a file")
+
+
+def _check_date(options: LinePipelineOptions) -> None:
+    if options.date is None:
+        if "compact" in options.step_names:
+            raise UsageError("--steps=compact merges the runs of one day: say which, as --date=YYYY-MM-DD")
+        return
+    try:
+        right = datetime.date.fromisoformat(options.date).isoformat() == options.date
+    except ValueError:
+        right = False
+    if not right:
+        raise UsageError(f"--date={options.date} is not a day, written YYYY-MM-DD")
+    if "compact" not in options.step_names:
+        raise UsageError(f"--date={options.date} is for the compact step, which --steps={options.steps} leaves out")
 
 
 def _check_labels(options: LinePipelineOptions) -> None:

@@ -1,4 +1,4 @@
-"""The four steps. Each reads what is committed in the workspace and commits its own result."""
+"""The steps. Each reads what is committed in the workspace and commits its own result."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ from components.training.cluster import ClusterPlace, train_in_processes
 from components.training.recipes import DEFAULT_MODEL, RECIPES, TIME_STRIDE
 from components.work import REFUSED_NAME, shards_for
 from pipeline.alarms import Alarm, check_alarms
+from pipeline.compaction import compact_day
 from pipeline.nightly import find_unread, sound_runs
 from pipeline.options import LinePipelineOptions
 from pipeline.progress import shards_watched
@@ -460,7 +461,7 @@ def infer(context: Context) -> StepResult:
             storage.remove_folder(unfinished)
     if found is None and not reads:
         return _nothing_new(options, collection, destination)
-    manifest = storage.read_json(storage.join(destination, RUN_MANIFEST_NAME))
+    manifest = found.manifest if found else storage.read_json(storage.join(destination, RUN_MANIFEST_NAME))
     if found is not None:
         _need_few_rejects(options, manifest["rejects"], manifest["matched"], found.rejects_folder)
     summary = f"run {run_id}: {manifest['matched']:,} images matched, "
@@ -541,11 +542,22 @@ def _template(place: str, run_id: str, images: int, destination: str) -> StepRes
     return StepResult(TEMPLATE, summary, place, {"run_id": run_id, "images": images})
 
 
+def compact(context: Context) -> StepResult:
+    """The committed runs of one day to one run for each way of reading.
+
+    Raises:
+        DataError: if there are none, or a file of one was damaged.
+    """
+    done = compact_day(context.options, context.workspace, context.say)
+    return StepResult("compact", done.summary, done.folder, done.figures, reused=done.reused)
+
+
 STEP_FUNCTIONS: dict[str, Callable[[Context], StepResult]] = {
     "ingest": ingest,
     "train": train,
     "evaluate": evaluate,
     "infer": infer,
+    "compact": compact,
 }
 
 
@@ -612,7 +624,8 @@ def collection_to_read(
     """
     if images.startswith(_DATASET):
         split = _split_to_read(context.workspace, images)
-        same = [run for run in runs if run.manifest.get("inputs") == split.digest and _is_same(run, reading)]
+        readings = (each for run in runs for each in run.readings)
+        same = [run for run in readings if run.manifest.get("inputs") == split.digest and _is_same(run, reading)]
         yield dataclasses.replace(split, found=same[-1] if same and not context.options.reread else None)
         return
     roots, paths = find_roots_and_tables(images, flag="--infer_images")
@@ -646,8 +659,8 @@ def collection_to_read(
 
 
 def _is_same(run: CommittedRun, reading: dict[str, Any]) -> bool:
-    """Whether a run has read with the same model, limits and decoding."""
-    return all(run.manifest.get(name) == value for name, value in reading.items())
+    """Whether a run has read with the same model, limits and decoding, and lost nothing of it since."""
+    return not run.manifest.get("lost") and all(run.manifest.get(name) == value for name, value in reading.items())
 
 
 def _read_with_helpers(collection: _Collection, request: InferenceRequest, pipeline: beam.Pipeline) -> object:

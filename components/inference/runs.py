@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import pyarrow.parquet
 
@@ -14,6 +14,8 @@ from tfrecords import storage
 
 # The underscore keeps the manifest out of what pandas, pyarrow and Spark take for data.
 RUN_MANIFEST_NAME = "_manifest.json"
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 _THREADS = 16  # for an object store, which is asked for each file by itself
 
 
@@ -58,6 +60,20 @@ class CommittedRun:
         folder = self.rejects_folder
         return [storage.join(folder, name) for name in storage.list_names(folder, "rejects-")]
 
+    @property
+    def readings(self) -> list[CommittedRun]:
+        """The run itself, or those that were merged into it: their own figures, and the files of all of them."""
+        if "history" not in self.manifest:
+            return [self]
+        shared = {name: self.manifest[name] for name in ("decoding", "limits", "files")}
+        shared["lost"] = self.manifest.get("lost", 0)  # of which of them is not known
+        return [CommittedRun(self.folder, {**figures, **shared}) for figures in self.manifest["history"]]
+
+
+def read_run(folder: str) -> CommittedRun:
+    """The run that is committed in a folder; raises `FileNotFoundError` if there is none."""
+    return CommittedRun(folder, storage.read_json(storage.join(folder, RUN_MANIFEST_NAME)))
+
 
 def find_runs(predictions: str, date: str | None = None) -> list[CommittedRun]:
     """The committed runs below a folder of predictions, the oldest first.
@@ -72,11 +88,26 @@ def find_runs(predictions: str, date: str | None = None) -> list[CommittedRun]:
     return [run for run in runs if run.run_id not in merged]
 
 
-def find_merged(predictions: str) -> list[CommittedRun]:
-    """The runs whose rows are in another one: what a merge that was stopped did not remove."""
-    runs = _with_manifest(predictions, None)
-    merged = {run_id for run in runs for run_id in run.manifest.get("merged", ())}
-    return [run for run in runs if run.run_id in merged]
+def remove_merged(runs: Iterable[CommittedRun]) -> None:
+    """Removes the runs that were merged into others, and what a removal that was stopped left of them.
+
+    The folder of predictions goes last: as long as it is there, with a manifest or without, it is looked for.
+
+    Args:
+        runs: into which they were merged, all of them or some.
+    """
+
+    def remove(run: CommittedRun) -> None:
+        day = os.path.dirname(run.folder)
+        merged = {f"run={run_id}" for run_id in run.manifest["merged"]}
+        for name in merged.intersection(storage.list_names(day, "run=")):
+            left = CommittedRun(storage.join(day, name), {})
+            storage.remove_folder(left.rejects_folder)
+            storage.remove_folder(left.folder)
+
+    merging = [run for run in runs if run.manifest.get("merged")]
+    for _ in _each(remove, merging, remote=any(storage.is_remote(run.folder) for run in merging)):
+        pass
 
 
 def _with_manifest(predictions: str, date: str | None) -> list[CommittedRun]:
@@ -89,17 +120,19 @@ def _with_manifest(predictions: str, date: str | None) -> list[CommittedRun]:
 
     def run_in(folder: str) -> CommittedRun | None:
         try:
-            return CommittedRun(folder, storage.read_json(storage.join(folder, RUN_MANIFEST_NAME)))
+            return read_run(folder)
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def each(function: Any, items: Any) -> Iterator[Any]:
-        return map_in_threads(function, items, _THREADS, ahead=_THREADS) if remote else map(function, items)
-
-    found = each(run_in, (folder for some in each(folders, days) for folder in some))
+    listed = _each(folders, days, remote=remote)
+    found = _each(run_in, (folder for some in listed for folder in some), remote=remote)
     return sorted(
         (run for run in found if run is not None), key=lambda run: (run.date, run.manifest["scored_at"], run.run_id)
     )
+
+
+def _each(function: Callable[[_Item], _Result], items: Iterable[_Item], *, remote: bool) -> Iterator[_Result]:
+    return map_in_threads(function, items, _THREADS, ahead=_THREADS) if remote else map(function, items)
 
 
 def mend(run: CommittedRun) -> tuple[CommittedRun | None, list[str]]:
@@ -117,7 +150,7 @@ def mend(run: CommittedRun) -> tuple[CommittedRun | None, list[str]]:
     if not problems:
         return run, []
     damaged = [name for name in run.manifest["files"] if name not in kept]
-    if not kept:
+    if not kept and not run.reject_files:
         storage.remove_folder(run.folder)
         return None, problems
     lost = sum(run.manifest["files"][name]["rows"] for name in damaged)

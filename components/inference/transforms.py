@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.utils.shared import Shared
 
 from components.inference.handler import LineModelHandler
+from components.inference.merging import MergedFile, MergedSummary, MergeRequest, commit_merge, write_merged
 from components.inference.predictions import InferenceRequest, ReadSummary, commit_run, read_record_shard, read_shard
 from components.inference.unread import ReadAlready, UnreadSummary, identities, keep_unread, merge_unread
 from components.listing import ImageReference
@@ -96,6 +97,34 @@ def _commit_unread(summaries: Iterable[UnreadSummary], summary_path: str) -> Unr
     merged = merge_unread(summaries)
     storage.write_json(summary_path, dataclasses.asdict(merged))
     return merged
+
+
+class MergeRuns(beam.PTransform):
+    """Files of committed runs to runs that hold the rows of several.
+
+    Input:  `(number, MergedFile)`: each file to write, and for which of the requests.
+    Output: None, once, when all new runs are committed, and the runs removed that were merged.
+    """
+
+    def __init__(self, requests: Sequence[MergeRequest]):
+        super().__init__()
+        self._requests = requests
+
+    def expand(self, files):
+        return (
+            files
+            | "MergeFiles" >> beam.MapTuple(self._write)
+            | "CommitMerges" >> GatherOnce(functools.partial(_commit_merges, requests=self._requests))
+        )
+
+    def _write(self, number: int, file: MergedFile) -> tuple[int, MergedSummary]:
+        return number, write_merged(file, self._requests[number])
+
+
+def _commit_merges(summaries: Iterable[tuple[int, MergedSummary]], requests: Sequence[MergeRequest]) -> None:
+    written = list(summaries)
+    for number, request in enumerate(requests):
+        commit_merge([summary for of, summary in written if of == number], request)
 
 
 class ModelDoFn(beam.DoFn):

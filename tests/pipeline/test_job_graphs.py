@@ -125,6 +125,8 @@ def test_every_job_of_every_step_is_for_dask_flink_and_spark(tmp_path, tiny_imag
         (EXIT_DONE, ["--steps=infer", "--infer_images=dataset:LATEST:test"]),
     ):
         assert main([f"--workspace={workspace}", "--height=32", *flags]) == status
+    (day,) = {path.parent.name.removeprefix("date=") for path in workspace.glob("predictions/*/run=*")}
+    assert main([f"--workspace={workspace}", "--steps=compact", f"--date={day}"]) == EXIT_DONE
 
     jobs = [(module.__file__, call) for module in modules_that_run_jobs() for call in _calls_of_run_job(module)]
     assert len(jobs) > 1

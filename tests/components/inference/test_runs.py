@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
-from components.inference.runs import find_merged, find_runs, mend, read_predictions
+from components.inference.runs import find_runs, mend, read_predictions, remove_merged
 
 
 def commit(root: Path, date: str, run_id: str, parts: dict[str, int], **manifest) -> Path:
@@ -50,7 +51,26 @@ def test_runs_that_were_merged_into_another_are_not_found_as_soon_as_that_one_is
         commit(tmp_path, "2026-01-31", run_id, {"a.parquet": 1})
     commit(tmp_path, "2026-01-31", "rm", {"a.parquet": 2}, merged=["ra", "rc"])
     assert found(tmp_path) == ["rb", "rm"]
-    assert [run.run_id for run in find_merged(str(tmp_path / "predictions"))] == ["ra", "rc"]
+
+
+@pytest.mark.parametrize("stopped", ["before it began", "after the manifest", "after the rejects"])
+def test_a_removal_of_merged_runs_is_finished_wherever_it_was_stopped(tmp_path, stopped):
+    for run_id in ("ra", "rb", "rc"):
+        folder = commit(tmp_path, "2026-01-31", run_id, {"a.parquet": 1})
+    commit(tmp_path, "2026-01-31", "rm", {"a.parquet": 2}, merged=["ra", "rc", "rgone"])
+    for run_id in ("rb", "rc", "rm"):
+        rejects = tmp_path / "rejects" / "date=2026-01-31" / f"run={run_id}"
+        rejects.mkdir(parents=True)
+        (rejects / "rejects-0.parquet").touch()
+    other_day = commit(tmp_path, "2026-02-01", "rc", {"a.parquet": 1})
+    if stopped == "after the manifest":
+        (folder / "_manifest.json").unlink()
+    elif stopped == "after the rejects":
+        shutil.rmtree(tmp_path / "rejects" / "date=2026-01-31" / "run=rc")
+    remove_merged(find_runs(str(tmp_path / "predictions")))
+    for kind, left in (("predictions", ["run=rb", "run=rm"]), ("rejects", ["run=rb", "run=rm"])):
+        assert sorted(path.name for path in (tmp_path / kind / "date=2026-01-31").iterdir()) == left
+    assert other_day.exists()
 
 
 @pytest.mark.parametrize("damage", ["lost", "cut"])
@@ -80,6 +100,20 @@ def test_a_run_that_lost_all_its_files_is_no_run_any_more(tmp_path):
     mended, problems = mend(run)
     assert (mended, len(problems)) == (None, 2)
     assert not folder.exists()
+
+
+def test_a_run_that_lost_all_its_files_still_says_what_was_rejected(tmp_path):
+    folder = commit(tmp_path, "2026-01-31", "ra", {"a.parquet": 3}, rejects={"truncated": 1})
+    rejects = tmp_path / "rejects" / "date=2026-01-31" / "run=ra" / "rejects-0.parquet"
+    rejects.parent.mkdir(parents=True)
+    rejects.touch()
+    (folder / "a.parquet").unlink()
+    (run,) = find_runs(str(tmp_path / "predictions"))
+    mended, problems = mend(run)
+    assert len(problems) == 1
+    assert (mended.manifest["rows"], mended.manifest["lost"], mended.files) == (0, 3, {})
+    assert mended.reject_files == [str(rejects)]
+    assert find_runs(str(tmp_path / "predictions")) == [mended]
 
 
 def test_a_run_without_rows_is_whole(tmp_path):
