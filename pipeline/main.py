@@ -108,6 +108,7 @@ def command() -> NoReturn:
 def run(options: LinePipelineOptions, workspace: Workspace) -> int:
     """Runs the steps in their order, writes the run report, and returns the exit status."""
     from pipeline import report
+    from pipeline.retention import prune
 
     record = report.RunRecord.start(options, workspace.root)
     results: list[StepResult] = []
@@ -123,6 +124,7 @@ def run(options: LinePipelineOptions, workspace: Workspace) -> int:
         status = EXIT_ALARM if record.status == "alarm" else EXIT_REFUSED
     if status in (EXIT_DONE, EXIT_ALARM):
         workspace.clear_unfinished()
+        prune(options, workspace, _say)
     try:
         paths = report.write(record, workspace)
     except (OSError, DataError) as error:

@@ -15,7 +15,7 @@ from pipeline.lock import StoreLock, WorkspaceHeldError, holder
 from tfrecords import DataError, storage
 
 _ID_LENGTH = 12
-_MONTH_S = 30 * 24 * 3600
+_WEEK_S, _MONTH_S = 7 * 24 * 3600, 30 * 24 * 3600
 
 
 def short_id(**what: Any) -> str:
@@ -103,8 +103,13 @@ class Workspace:
             self._store_lock.check()
 
     def clear_unfinished(self) -> None:
-        """Deletes what stopped runs left, but for trainings, into which hours may have gone: those after a month."""
+        """Deletes what stopped runs left, but for trainings, into which hours may have gone: those after a month.
+
+        In an object store, which is not locked, the rest after a week, too: a job that was handed over may need it.
+        """
         if storage.is_remote(self.root):
+            with contextlib.suppress(OSError, DataError):  # the run was good; the next one comes here again
+                self._clear_remote()
             return
         for name in storage.list_names(self.unfinished("")):
             path = self.unfinished(name)
@@ -116,6 +121,17 @@ class Workspace:
             for name in storage.list_names(storage.join(self.root, kind)):
                 if name.startswith(storage.TEMPORARY_PREFIX):
                     storage.remove_file(storage.join(self.root, kind, name))
+
+    def _clear_remote(self) -> None:
+        above = f"{storage.canonical(storage.join(self.root, 'unfinished')).rstrip('/')}/"
+        newest: dict[str, float] = {}
+        for file in storage.find_files(above):
+            name = file.url.removeprefix(above).partition("/")[0]
+            newest[name] = max(newest.get(name, 0.0), file.modified)
+        for name, modified in newest.items():
+            if name and time.time() - modified > (_MONTH_S if name.startswith("training-") else _WEEK_S):
+                storage.remove_file(f"{above}{name}")
+                storage.remove_folder(f"{above}{name}")
 
     def unfinished(self, name: str) -> str:
         """A folder for work in progress."""

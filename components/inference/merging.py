@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -176,7 +177,7 @@ def write_merged(file: MergedFile, request: MergeRequest) -> MergedSummary:
             rows = zip(*(lowest[name].to_pylist() for name in ("confidence", "uri", "text")), strict=True)
             least = sorted([*least, *map(list, rows)])[:LEAST_CONFIDENT]
     with storage.open_to_read(path) as written:
-        sha256, size = _sha256(written), written.tell()
+        sha256, size = _sha256(written), written.seek(0, os.SEEK_END)
         rows_written = pyarrow.parquet.read_metadata(written).num_rows
     if rows_written != read:
         raise RuntimeError(f"{path} has {rows_written} rows, but {read} were written to it")

@@ -1,5 +1,6 @@
 """Names of the workspace: the same request, the same ID; pointers are replaced whole."""
 
+import datetime
 import errno
 import fcntl
 import os
@@ -8,14 +9,16 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from pipeline.lock import WorkspaceHeldError
 from pipeline.main import EXIT_HELD, main
 from pipeline.workspace import Workspace, short_id
-from tfrecords import DataError
+from tfrecords import DataError, storage
 
 HOLD = """
 import sys
@@ -152,6 +155,32 @@ def test_a_stopped_training_is_kept_for_a_month_from_its_last_checkpoint(tmp_pat
         os.utime(folder, (time.time() - age * 24 * 3600,) * 2)
     workspace.clear_unfinished()
     assert checkpoints.exists() == kept
+
+
+@pytest.mark.parametrize(
+    ("days", "left"),
+    [
+        (6, ["file", "listing-1", "run-old-and-new", "training-1"]),
+        (8, ["run-old-and-new", "training-1"]),
+        (29, ["run-old-and-new", "training-1"]),
+        (31, ["run-old-and-new"]),
+    ],
+)
+def test_in_a_store_what_is_in_work_is_kept_for_a_week_and_a_training_for_a_month(days, left):
+    place = f"memory://bucket-{uuid.uuid4().hex}"
+    workspace = Workspace(f"{place}/ws")
+    store = fsspec.filesystem("memory")
+    at = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=days)
+    for name in ("file", "listing-1/0.parquet", "run-old-and-new/a", "training-1/checkpoints/a"):
+        storage.write_bytes(workspace.unfinished(name), b"x")
+        store.store[store._strip_protocol(workspace.unfinished(name))].created = at
+    storage.write_bytes(workspace.unfinished("run-old-and-new/b"), b"x")
+    storage.write_bytes(f"{place}/ws/datasets/LATEST", b"x")
+    storage.write_bytes(f"{place}/unfinished/other", b"x")
+    workspace.clear_unfinished()
+    assert storage.list_names(workspace.unfinished("")) == left
+    assert storage.list_names(f"{place}/ws") == ["datasets", "unfinished"]
+    assert storage.exists(f"{place}/unfinished/other")
 
 
 def test_a_file_system_without_locks_is_one_sentence(tmp_path, monkeypatch):
