@@ -50,7 +50,7 @@ NIGHTS = (
     Night("train", ("--steps=train,evaluate", "--epochs=2", "--max_cer=1", "--batch_size=64")),
     Night("infer", ("--steps=infer",), added=(0, 900)),
     Night("infer again", ("--steps=infer",), added=(900, 1500)),
-    # Night("compact", ("--steps=compact", "--date={today}")),
+    Night("compact", ("--steps=compact", "--date={today}")),
 )
 
 
