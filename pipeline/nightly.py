@@ -9,7 +9,7 @@ from typing import Any
 import apache_beam as beam
 
 from components.inference.predictions import move_rejects
-from components.inference.runs import CommittedRun, find_runs, mend, remove_merged
+from components.inference.runs import CommittedRun, each, find_runs, mend, remove_merged
 from components.inference.transforms import FindUnread
 from components.inference.unread import ReadAlready, Source, UnreadSummary
 from components.listing import ListingSummary
@@ -31,8 +31,7 @@ def sound_runs(workspace: Workspace, say: Callable[[str], None]) -> list[Committ
     found = find_runs(workspace.all_predictions)
     remove_merged(found)
     runs: list[CommittedRun] = []
-    for run in found:
-        kept, problems = mend(run)
+    for kept, problems in each(mend, found, remote=storage.is_remote(workspace.root)):
         for problem in problems:
             say(
                 f"warning: {problem}: it was damaged after it was committed; what it held is read again, where the "
@@ -103,5 +102,7 @@ def _sources(runs: list[CommittedRun], decoding: list[Any], limits: dict[str, in
     for run in runs:
         if run.manifest.get("decoding") == decoding:
             yield from (Source("predictions", path) for path in run.files)
-        if run.manifest.get("limits") == limits:
-            yield from (Source("rejects", path) for path in run.reject_files)
+    alike = [run for run in runs if run.manifest.get("limits") == limits]
+    remote = any(storage.is_remote(run.folder) for run in alike)
+    for paths in each(lambda run: run.reject_files, alike, remote=remote):
+        yield from (Source("rejects", path) for path in paths)

@@ -148,6 +148,12 @@ class _Plan:
                 yield f"write a run to {workspace.all_predictions}, what is rejected to {workspace.root}/rejects"
                 yield self._time("infer", "looked_at", collection.images)
 
+    def compact(self) -> Iterator[str]:
+        date = self.context.options.date
+        runs = find_runs(self.context.workspace.all_predictions, date)
+        rows = sum(run.manifest["rows"] for run in runs)
+        yield f"{len(runs):,} runs of {date}, {rows:,} rows in {sum(len(run.files) for run in runs):,} files"
+
     def other(self) -> Iterator[str]:
         yield f"in {self.context.workspace.root}"
 

@@ -106,7 +106,7 @@ def remove_merged(runs: Iterable[CommittedRun]) -> None:
             storage.remove_folder(left.folder)
 
     merging = [run for run in runs if run.manifest.get("merged")]
-    for _ in _each(remove, merging, remote=any(storage.is_remote(run.folder) for run in merging)):
+    for _ in each(remove, merging, remote=any(storage.is_remote(run.folder) for run in merging)):
         pass
 
 
@@ -124,14 +124,15 @@ def _with_manifest(predictions: str, date: str | None) -> list[CommittedRun]:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    listed = _each(folders, days, remote=remote)
-    found = _each(run_in, (folder for some in listed for folder in some), remote=remote)
+    listed = each(folders, days, remote=remote)
+    found = each(run_in, (folder for some in listed for folder in some), remote=remote)
     return sorted(
         (run for run in found if run is not None), key=lambda run: (run.date, run.manifest["scored_at"], run.run_id)
     )
 
 
-def _each(function: Callable[[_Item], _Result], items: Iterable[_Item], *, remote: bool) -> Iterator[_Result]:
+def each(function: Callable[[_Item], _Result], items: Iterable[_Item], *, remote: bool) -> Iterator[_Result]:
+    """`map`, by threads where each item is asked of an object store."""
     return map_in_threads(function, items, _THREADS, ahead=_THREADS) if remote else map(function, items)
 
 
