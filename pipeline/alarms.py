@@ -10,6 +10,7 @@ import numpy as np
 
 from components.inference.drift import population_stability_index
 from components.inference.runs import CommittedRun
+from components.inference.unread import RETRIED
 from pipeline.options import LinePipelineOptions
 
 _LEAST_ROWS = 500  # to compare confidences: of fewer, chance alone makes them drift
@@ -47,9 +48,11 @@ def check_alarms(options: LinePipelineOptions, figures: dict[str, Any], earlier:
 
 def _alarms(options: LinePipelineOptions, figures: dict[str, Any], earlier: Sequence[CommittedRun]) -> Iterator[Alarm]:
     rejected, rows = sum(figures["rejects"].values()), figures["rows"]
-    looked_at = rows + rejected
+    # What could not be read before, and cannot be still, is no news: or one dead link would raise it every night.
+    failed_again = min(figures["retried"], sum(figures["rejects"].get(reason, 0) for reason in RETRIED))
+    news, looked_at = rejected - failed_again, rows + rejected
     if (limit := options.alarm_reject_fraction) is not None:
-        yield _above("alarm_reject_fraction", limit, rejected, looked_at, "images were rejected")
+        yield _above("alarm_reject_fraction", limit, news, rows + news, "images were rejected")
     if (limit := options.alarm_needs_review_fraction) is not None:
         yield _above("alarm_needs_review_fraction", limit, figures["needs_review"], rows, "reads need a review")
     if (limit := options.alarm_images_per_s) is not None:
@@ -95,11 +98,15 @@ def _drift(limit: float, nights: int, figures: dict[str, Any], earlier: Sequence
 
 
 def comparable(runs: Sequence[CommittedRun], figures: dict[str, Any]) -> list[CommittedRun]:
-    """The runs whose confidences can be held against those of another one: read by the same model and decoder."""
+    """The runs whose confidences can be held against those of another one: read by the same model and decoder.
+
+    Of a merged run these are the runs that were merged into it.
+    """
     return [
         run
-        for run in runs
-        if run.manifest.get("confidence_histogram")
+        for merged in runs
+        for run in merged.readings
+        if any(run.manifest.get("confidence_histogram", ()))
         and run.run_id != figures["run_id"]
         and all(run.manifest.get(name) == figures[name] for name in ("model_id", "decoding"))
     ]

@@ -16,7 +16,7 @@ from pipeline.nightly import sound_runs
 from pipeline.options import LinePipelineOptions
 from pipeline.runners import run_job
 from pipeline.workspace import Workspace, short_id
-from tfrecords import DataError, storage
+from tfrecords import storage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +41,11 @@ def compact_day(options: LinePipelineOptions, workspace: Workspace, say: Callabl
     """Merges the runs of the day `--date` that were read in the same way; the rows stay what they are.
 
     Raises:
-        DataError: if there are none, or a file of one was damaged.
+        DataError: if a file of one was damaged.
     """
     date = options.date
     folder = os.path.dirname(workspace.predictions(date, ""))
     runs = [run for run in sound_runs(workspace, say) if run.date == date]
-    if not runs:
-        raise DataError(f"--date={date}: no run of predictions of that day is committed in {folder}")
     _remove_rejects_of_no_run(os.path.dirname(workspace.rejects(date, "")), runs)
     # Runs without a row, whose rejects were pruned, have nothing to merge.
     plans = [(group, files) for group in runs_to_merge(runs) if (files := files_to_write(group))]
@@ -103,6 +101,8 @@ def _summary(figures: dict[str, Any], merged: bool) -> str:
             f"{figures['date']}: {_count(figures['runs_before'], 'run')} in {_count(figures['files_before'], 'file')} "
             f"merged into {_count(figures['runs'], 'run')}: {held}"
         )
+    if not figures["runs"]:
+        return f"{figures['date']}: nothing to merge, since no run of that day is committed"
     if figures["runs"] == 1:
         return f"{figures['date']}: nothing to merge, since there is one run: {held}"
     return (

@@ -167,7 +167,7 @@ class StoreLock:
 
     def _watch(self) -> None:
         """Looks for the time when another run might soon take the lock over; in a thread of its own."""
-        while (left := self._renewed + LEASE_S - RENEW_S - time.monotonic()) > 0:
+        while (left := self._renewed + LEASE_S - RENEW_S - _now_s()) > 0:
             if self._over.wait(left):
                 return
         self._lose(f"its lock could not be renewed for {LEASE_S - RENEW_S:.0f} s ({self._problem})")
@@ -189,7 +189,7 @@ class StoreLock:
         self._generation = generation
 
         def replace(store: Gcs) -> None:
-            asked = time.monotonic()
+            asked = _now_s()
             self._generation = store.replace_version(self._url, self._content, self._generation)
             self._renewed = asked
 
@@ -221,6 +221,11 @@ class StoreLock:
                 return store.version(self._url)
         except FileNotFoundError:
             return None
+
+
+def _now_s() -> float:
+    """Seconds of a clock that goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _described(lock: Version) -> dict[str, Any]:

@@ -12,21 +12,22 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from components.training.cluster import ClusterPlace, TrainingLostError
 from pipeline.notify import notify
 from pipeline.options import LinePipelineOptions, UsageError, parse_options, usage
 from pipeline.submission import check_submission
-from tfrecords import DataError, StoreError, storage
+from tfrecords import DataError, StoreError, StoreLostError, storage
 
 if TYPE_CHECKING:
     from pipeline.report import RunRecord
     from pipeline.steps import StepResult
     from pipeline.workspace import Workspace
 
-EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, EXIT_HELD, EXIT_ALARM, EXIT_LOST, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 138, 130
+EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, EXIT_HELD, EXIT_ALARM = 0, 1, 2, 3, 4
+EXIT_AGAIN, EXIT_INTERRUPTED, EXIT_LOST = 75, 130, 138
 
 _FIRST_ROWS = 5
 _LOCK_OF_A_LOST_NODE_S = 660  # until a file server gives up on it, or it counts for nothing in an object store
@@ -46,8 +47,9 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         0 when done, 1 when a check refused something or the input cannot be used, 2 for a
         command line that cannot be run, 3 when another run holds the workspace, or may hold it, 4
-        when all was done and an alarm was raised, 130 when interrupted or terminated, 138 when
-        training lost its workers too often and can go on from its last checkpoint.
+        when all was done and an alarm was raised, 75 when an engine or an object store was lost,
+        130 when interrupted or terminated, 138 when training lost its workers too often and can go
+        on from its last checkpoint.
     """
     if {"--help", "-h"} & set(argv):
         print(usage())
@@ -63,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         check_submission(options)
     except DataError as error:
-        return _refuse(error, EXIT_USAGE if isinstance(error, UsageError) else EXIT_REFUSED)
+        return _refuse(error, _status_of(error), options)
     from pipeline.lock import WorkspaceHeldError
     from pipeline.workspace import Workspace
 
@@ -85,9 +87,9 @@ def main(argv: Sequence[str]) -> int:
         with workspace.lock(wait_s=_LOCK_OF_A_LOST_NODE_S if place else 0, say=_say, end=end):
             return run(options, workspace)
     except WorkspaceHeldError as error:
-        return _refuse(error, held)
+        return _refuse(error, held, options)
     except DataError as error:
-        return _refuse(error, EXIT_REFUSED)
+        return _refuse(error, _status_of(error), options)
 
 
 def command() -> NoReturn:
@@ -108,33 +110,53 @@ def command() -> NoReturn:
 def run(options: LinePipelineOptions, workspace: Workspace) -> int:
     """Runs the steps in their order, writes the run report, and returns the exit status."""
     from pipeline import report
-    from pipeline.retention import prune
 
     record = report.RunRecord.start(options, workspace.root)
     results: list[StepResult] = []
-    gc.freeze()  # what was imported stays: each look through it for garbage would take a tenth of a second
-    status, problem = _guarded(
-        lambda: _run_steps(options, workspace, record, results), workspace.run_record(record.run, "log")
-    )
-    gc.unfreeze()
-    workspace.check_lock()  # the run report, too, is left alone without it
-    if problem is not None:
-        record.fail(problem)
-    elif record.status != "done":
-        status = EXIT_ALARM if record.status == "alarm" else EXIT_REFUSED
+    with _interruptible() as interruption:
+        gc.freeze()  # what was imported stays: each look through it for garbage would take a tenth of a second
+        status, problem, store_lost = _guarded(
+            lambda: _run_steps(options, workspace, record, results),
+            workspace.run_record(record.run, "log"),
+            interruption,
+        )
+        gc.unfreeze()
+        workspace.check_lock()  # the run report, too, is left alone without it
+        interruption.ending = True  # what is left takes seconds
+        if problem is not None:
+            record.fail(problem)
+        elif record.status != "done":
+            status = EXIT_ALARM if record.status == "alarm" else EXIT_REFUSED
+        paths: dict[str, str] = {}
+        if not store_lost:  # it would be waited for as long again, and for nothing
+            conclusion, failure, _ = _guarded(
+                lambda: paths.update(_conclude(options, workspace, record, status)),
+                workspace.run_record(record.run, "log"),
+                interruption,
+            )
+            if failure is not None:
+                record.fail(f"the run report cannot be written: {failure}")
+                status = status if status not in (EXIT_DONE, EXIT_ALARM) else conclusion
+        _print_end(results, record, paths, workspace)
+        _tell(options, {**dataclasses.asdict(record), "exit": status})
+        _say(_summary_line(record, status, paths.get("run record")))
+    return status
+
+
+def _conclude(options: LinePipelineOptions, workspace: Workspace, record: RunRecord, status: int) -> dict[str, str]:
+    """What comes after the steps: clearing up, and the run report, whose paths are returned."""
+    from pipeline import report
+    from pipeline.retention import prune
+
     if status in (EXIT_DONE, EXIT_ALARM):
         workspace.clear_unfinished()
         prune(options, workspace, _say)
-    try:
-        paths = report.write(record, workspace)
-    except (OSError, DataError) as error:
-        record.fail(f"the run report cannot be written: {_sentence(error)}")
-        status, paths = status or EXIT_REFUSED, {}
-    _print_end(results, record, paths, workspace)
-    if options.notify_url and (refusal := notify(options.notify_url, {**dataclasses.asdict(record), "exit": status})):
+    return report.write(record, workspace)
+
+
+def _tell(options: LinePipelineOptions, record: dict[str, Any]) -> None:
+    if options.notify_url and (refusal := notify(options.notify_url, record)):
         _say_error(f"--notify_url was told nothing of this run: {refusal}")
-    _say(_summary_line(record, status, paths.get("run record")))
-    return status
 
 
 def _summary_line(record: RunRecord, status: int, path: str | None) -> str:
@@ -186,27 +208,43 @@ def _train_beside_the_chief(options: LinePipelineOptions, workspace: Workspace, 
     from pipeline.steps import Context, train
 
     _say(f"workspace {workspace.root}, worker {place.worker} of {len(place.addresses)}")
-    status, problem = _guarded(
-        lambda: _say(train(Context(options, workspace, _say)).summary),
-        workspace.run_record(f"worker-{place.worker}", "log"),
-    )
+    with _interruptible() as interruption:
+        status, problem, _ = _guarded(
+            lambda: _say(train(Context(options, workspace, _say)).summary),
+            workspace.run_record(f"worker-{place.worker}", "log"),
+            interruption,
+        )
     if problem is not None:
         _say_error(problem)
     return status
 
 
-def _guarded(work: Callable[[], None], log: str) -> tuple[int, str | None]:
-    """Does some work; the exit status, and one sentence if it failed. What nobody foresaw is told in `log`."""
+@contextlib.contextmanager
+def _interruptible() -> Iterator[_Interruption]:
     interruption = _Interruption()
     before = {number: signal.signal(number, interruption) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
+        yield interruption
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _guarded(work: Callable[[], object], log: str, interruption: _Interruption) -> tuple[int, str | None, bool]:
+    """Does some work. What nobody foresaw is told in `log`.
+
+    Returns:
+        The exit status; one sentence if it failed; and whether the log lies in an object store that was lost.
+    """
+    try:
         work()
-        return EXIT_DONE, None
+        return EXIT_DONE, None, False
     except (Exception, KeyboardInterrupt) as error:
         if interruption.came:
-            return EXIT_INTERRUPTED, "interrupted: what is finished is kept, and the same command goes on from there"
+            sentence = "interrupted: what is finished is kept, and the same command goes on from there"
+            return EXIT_INTERRUPTED, sentence, False
         if isinstance(error, StoreError) and storage.is_remote(log):
-            raise  # a run report would be waited for as long, and for nothing
+            return _status_of(error), str(error), True
         if isinstance(error, DataError):
             from pipeline.runners import JobLostError
 
@@ -214,18 +252,26 @@ def _guarded(work: Callable[[], None], log: str) -> tuple[int, str | None]:
             if isinstance(error, JobLostError):
                 storage.write_bytes(log, error.story.encode())
                 problem += f"; the engine's own words are in {log}"
-            return EXIT_LOST if isinstance(error, TrainingLostError) else EXIT_REFUSED, problem
+            return _status_of(error), problem, False
         if isinstance(error, OSError):
-            return EXIT_REFUSED, _sentence(error)
+            return EXIT_REFUSED, _sentence(error), False
         failure = f"a failure of the program or its engine, {type(error).__name__}"
         try:
             storage.write_bytes(log, traceback.format_exc().encode())
         except (OSError, DataError) as other:
-            return EXIT_REFUSED, f"{failure}: {error}; its whole story cannot be written: {_sentence(other)}"
-        return EXIT_REFUSED, f"{failure}; the whole story is in {log}"
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+            return EXIT_REFUSED, f"{failure}: {error}; its whole story cannot be written: {_sentence(other)}", False
+        return EXIT_REFUSED, f"{failure}; the whole story is in {log}", False
+
+
+def _status_of(error: DataError) -> int:
+    """The exit status for what went wrong: whether the same command may well succeed later."""
+    from pipeline.runners import JobLostError
+
+    if isinstance(error, UsageError):
+        return EXIT_USAGE
+    if isinstance(error, TrainingLostError):
+        return EXIT_LOST
+    return EXIT_AGAIN if isinstance(error, JobLostError | StoreLostError) else EXIT_REFUSED
 
 
 def _sentence(error: Exception) -> str:
@@ -285,8 +331,14 @@ def _print_end(results: list[StepResult], record: RunRecord, paths: dict[str, st
         _say_error(problem)
 
 
-def _refuse(error: DataError, status: int) -> int:
+def _refuse(error: DataError, status: int, options: LinePipelineOptions | None = None) -> int:
+    """Says why nothing was done; tells it, too, once it is known to whom."""
     _say_error(str(error))
+    if options is not None and not options.plan:
+        name = "held" if status in (EXIT_HELD, EXIT_LOST) else "failed"
+        record = {"status": name, "exit": status, "workspace": options.workspace, "problems": [str(error)]}
+        _tell(options, record)
+        _say(f"summary: status={name} exit={status} workspace={shlex.quote(options.workspace)}")
     return status
 
 
@@ -316,15 +368,18 @@ class _Interruption:
 
     Attributes:
         came: whether it did: an engine may pass it on as an error of its own.
+        ending: whether the process is about to end by itself, so that nothing is to be interrupted.
     """
 
     came = False
+    ending = False
 
     def __call__(self, _signal: int, _frame: Any) -> None:
         if self.came:  # and the first could not end the process
             _end_at_once(EXIT_INTERRUPTED)
         self.came = True
-        raise KeyboardInterrupt
+        if not self.ending:
+            raise KeyboardInterrupt
 
 
 def _end_at_once(status: int) -> NoReturn:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
 
 from components.inference.predictions import move_rejects
-from components.inference.runs import CommittedRun, each, find_runs, mend, remove_merged
+from components.inference.runs import (
+    CommittedRun,
+    each,
+    mend,
+    merged_into,
+    remove_merged,
+    runs_with_manifest,
+    take_out,
+)
 from components.inference.transforms import FindUnread
 from components.inference.unread import ReadAlready, Source, UnreadSummary
 from components.listing import ListingSummary
@@ -19,31 +28,64 @@ from pipeline.runners import run_job
 from pipeline.workspace import Workspace
 from tfrecords import SplitFractions, storage
 
+_READ_AGAIN = "it was damaged after it was committed; what it held is read again, where the images are still there"
 _LARGER_PLACES = 32  # times as many images as in a shard: only digests and names meet
 
 
 def sound_runs(workspace: Workspace, say: Callable[[str], None]) -> list[CommittedRun]:
     """The committed runs, less the files that were lost or damaged since, whose images are read again.
 
-    What a merge of runs left that was stopped is removed first, and rejects are moved whose run was killed after its
-    predictions were.
+    What a merge of runs left that was stopped is removed first, if what it made is whole; rejects are moved whose run
+    was killed after its predictions were.
     """
-    found = find_runs(workspace.all_predictions)
+
+    def warn(problem: str) -> None:
+        say(f"warning: {problem}")
+
+    found = runs_with_manifest(workspace.all_predictions, on_damage=warn)
+    for run in _damaged_merges(found):
+        warn(f"{run.folder}, into which other runs were merged, is damaged: it is removed, and those count again")
+        storage.remove_folder(run.folder)
+        storage.remove_folder(run.rejects_folder)
+        found.remove(run)
+    merged = merged_into(found)
+    found = [run for run in found if run.run_id not in merged]
     remove_merged(found)
     runs: list[CommittedRun] = []
     for kept, problems in each(mend, found, remote=storage.is_remote(workspace.root)):
         for problem in problems:
-            say(
-                f"warning: {problem}: it was damaged after it was committed; what it held is read again, where the "
-                "images are still there"
-            )
+            warn(f"{problem}: {_READ_AGAIN}")
         if kept is not None:
             runs.append(kept)
+    move_pending_rejects(workspace, runs)
+    return runs
+
+
+def _damaged_merges(runs: list[CommittedRun]) -> list[CommittedRun]:
+    """The runs into which others were merged that are all there still, and that are not whole themselves."""
+    there = {run.run_id for run in runs}
+    unsettled = [run for run in runs if run.manifest.get("merged") and there.issuperset(run.manifest["merged"])]
+    return [run for run in unsettled if mend(run, change=False)[1]]
+
+
+def move_pending_rejects(workspace: Workspace, runs: Iterable[CommittedRun]) -> None:
+    """Puts rejects in their place whose run was killed after its predictions were in theirs."""
     places = {f"rejects-{run.run_id}": run.rejects_folder for run in runs}
     for name in storage.list_names(workspace.unfinished(""), "rejects-"):
         if name in places:
             move_rejects(workspace.unfinished(name), places[name])
-    return runs
+
+
+def take_out_damaged(runs: list[CommittedRun], damaged: Iterable[str], say: Callable[[str], None]) -> None:
+    """Takes files that cannot be read out of the runs that have them; their images were not taken for read."""
+    paths = set(damaged)
+    for run in runs:
+        if names := [name for name in run.manifest["files"] if storage.join(run.folder, name) in paths]:
+            take_out(run, names)
+        for path in paths.intersection(run.reject_files):
+            storage.rename(path, f"damaged-{os.path.basename(path)}")  # which no rejects file is called
+    for path in sorted(paths):
+        say(f"warning: {path} cannot be read: {_READ_AGAIN}")
 
 
 def find_unread(
@@ -87,6 +129,7 @@ def find_unread(
     )
     content = storage.read_json(summary_path)
     summary = UnreadSummary(**{**content, "listing": ListingSummary(**content["listing"])})
+    take_out_damaged(runs, summary.damaged, say)
     if summary.listing.images + summary.skipped != listing.images:
         raise RuntimeError(
             f"{listing.images} images were listed, but {summary.listing.images} to read and {summary.skipped} that "

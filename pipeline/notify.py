@@ -8,6 +8,15 @@ import urllib.error
 import urllib.request
 from typing import Any
 
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirected post would be a request without content, as for a page to log in."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Says no, so that the answer is an error."""
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect)
 _PAUSES_S = (0.0, 1.0, 4.0)
 _PATIENCE_S = 10.0
 
@@ -24,14 +33,14 @@ def notify(url: str, record: dict[str, Any]) -> str | None:
         time.sleep(pause)
         try:
             request = urllib.request.Request(url, content, {"Content-Type": "application/json"}, method="POST")
-            with urllib.request.urlopen(request, timeout=_PATIENCE_S):
+            with _OPENER.open(request, timeout=_PATIENCE_S):
                 return None
         except urllib.error.HTTPError as error:
             problem = f"it answered {error.code} {error.reason}"
             if error.code < 500 and error.code not in (408, 429):
                 break  # it would answer the same again
         except urllib.error.URLError as error:
-            problem = str(error.reason)
+            problem = str(getattr(error.reason, "strerror", None) or type(error.reason).__name__)
         except Exception as error:  # whatever a service sends back, the run has ended well
-            problem = f"{type(error).__name__}: {error}"
+            problem = type(error).__name__  # its words may be the address
     return problem

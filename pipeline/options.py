@@ -460,7 +460,7 @@ def _check(options: LinePipelineOptions) -> None:
     if options.learning_rate is not None and not 0 < options.learning_rate < 10:
         raise UsageError(f"--learning_rate={options.learning_rate:g} must be above 0 and below 10")
     if options.notify_url and not options.notify_url.startswith(("http://", "https://")):
-        raise UsageError(f"--notify_url={options.notify_url} must begin with http:// or https://")
+        raise UsageError("--notify_url must begin with http:// or https://")
     for name in ("alarm_images_per_s", "alarm_drift"):
         value = getattr(options, name)
         if value is not None and value <= 0:

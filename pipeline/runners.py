@@ -114,6 +114,7 @@ def run_job(
     local = kind in _LOCAL_RUNNERS
     _keep_our_sentences_out_of_the_log()
     options = copy.deepcopy(options)  # a job of Dataflow writes its own staging folder into them
+    options.notify_url = None  # often a secret, which no engine needs to know
     result = None
     try:
         given = options.view_as(StandardOptions).runner

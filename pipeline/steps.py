@@ -22,6 +22,7 @@ from components.inference.predictions import (
     STARTED_NAME,
     SUMMARIES_NAME,
     InferenceRequest,
+    limits_of_lines,
     prepare_reading,
 )
 from components.inference.runs import RUN_MANIFEST_NAME, CommittedRun, read_predictions
@@ -431,9 +432,10 @@ def infer(context: Context) -> StepResult:
             destination, run_id = workspace.all_predictions, "none"
         else:
             earlier = [run.run_id for run in runs]
-            run_id, scored_at = _started(unfinished, short_id(asked=asked, inputs=collection.digest, earlier=earlier))
+            run_id, date, scored_at = _started(
+                unfinished, short_id(asked=asked, inputs=collection.digest, earlier=earlier)
+            )
             rejects_folder = workspace.unfinished(f"rejects-{run_id}")
-            date = scored_at.date().isoformat()
             destination = workspace.predictions(date, run_id)
             request = InferenceRequest(
                 run_id=run_id,
@@ -472,7 +474,7 @@ def infer(context: Context) -> StepResult:
         if reads:
             _raise_if_refused(unfinished, rejects_folder)
         else:
-            storage.remove_folder(unfinished)
+            _forget(workspace, unfinished)
     if found is None and not reads:
         return _nothing_new(options, collection, destination)
     manifest = found.manifest if found else storage.read_json(storage.join(destination, RUN_MANIFEST_NAME))
@@ -506,7 +508,7 @@ def reading_of(options: LinePipelineOptions, model: ModelManifest, decoding: Dec
     """What decides which of the committed runs have read an image as this command would, as manifests have it."""
     return {
         "model_id": model.model_id,
-        "limits": {**dataclasses.asdict(options.image_limits), "height": model.height},
+        "limits": limits_of_lines(options.image_limits, model.height),
         "decoding": decoding.identity,
     }
 
@@ -526,23 +528,31 @@ def _nothing_new(options: LinePipelineOptions, collection: _Collection, folder: 
     return StepResult("infer", summary, folder, figures, reused=True, alarms=check_alarms(options, figures, []))
 
 
-def _started(folder: str, digest: str) -> tuple[str, datetime.datetime]:
-    """A run's ID and time: those of its first attempt, so that all attempts write the very same rows.
+def _started(folder: str, digest: str) -> tuple[str, str, datetime.datetime]:
+    """A run's ID, day and time: those of its first attempt, so that all attempts write the very same rows.
 
-    A worker that was taken for lost may still be writing when the next attempt is. The ID stays if images come or go
-    meanwhile; the time stays for a day.
+    A worker that was taken for lost may still be writing when the next attempt is. The ID and the day stay, though
+    images come or go meanwhile, so that a run is committed once; the time stays for a day.
     """
     path = storage.join(folder, STARTED_NAME)
     now = _now()
     # The letter keeps an ID of digits alone from being taken for a number in the path's partition.
-    run_id = f"r{digest}"
+    first = {"run_id": f"r{digest}", "date": now.date().isoformat(), "started_at": now.isoformat()}
     with contextlib.suppress(FileNotFoundError):
         first = storage.read_json(path)
-        run_id, started = first["run_id"], datetime.datetime.fromisoformat(first["started_at"])
-        if now - started < datetime.timedelta(days=1):
-            return run_id, started
-    storage.write_json(path, {"run_id": run_id, "started_at": now.isoformat()})
-    return run_id, now
+    started = datetime.datetime.fromisoformat(first["started_at"])
+    if started == now or now - started >= datetime.timedelta(days=1):
+        started = now
+        storage.write_json(path, {**first, "started_at": now.isoformat()})
+    return first["run_id"], first["date"], started
+
+
+def _forget(workspace: Workspace, folder: str) -> None:
+    """Removes what is left of a run whose images have gone, or were read meanwhile."""
+    with contextlib.suppress(FileNotFoundError):
+        run_id = storage.read_json(storage.join(folder, STARTED_NAME))["run_id"]
+        storage.remove_folder(workspace.unfinished(f"rejects-{run_id}"))
+    storage.remove_folder(folder)
 
 
 def _nothing_to_read(pipeline: beam.Pipeline) -> object:
@@ -560,7 +570,7 @@ def compact(context: Context) -> StepResult:
     """The committed runs of one day to one run for each way of reading.
 
     Raises:
-        DataError: if there are none, or a file of one was damaged.
+        DataError: if a file of one was damaged.
     """
     done = compact_day(context.options, context.workspace, context.say)
     return StepResult("compact", done.summary, done.folder, done.figures, reused=done.reused)

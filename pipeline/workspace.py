@@ -29,6 +29,13 @@ def _last_change(folder: str) -> float:
     return max((os.path.getmtime(parent) for parent, _, _ in os.walk(folder)), default=0.0)
 
 
+def _kept_s(name: str, otherwise: float) -> float:
+    """For how many seconds unfinished work is kept."""
+    if name.startswith("training-"):
+        return _MONTH_S
+    return _WEEK_S if name.startswith(("run-", "rejects-")) else otherwise
+
+
 class Workspace:
     """The folders below `--workspace`.
 
@@ -103,9 +110,11 @@ class Workspace:
             self._store_lock.check()
 
     def clear_unfinished(self) -> None:
-        """Deletes what stopped runs left, but for trainings, into which hours may have gone: those after a month.
+        """Deletes what stopped runs left, but for what hours may have gone into.
 
-        In an object store, which is not locked, the rest after a week, too: a job that was handed over may need it.
+        Trainings stay for a month, and what the infer step has read, and rejected, for a week: another step, or another
+        collection, may come between a stop and the same command again. In an object store all stays for a week: a job
+        that was handed over may need it.
         """
         if storage.is_remote(self.root):
             with contextlib.suppress(OSError, DataError):  # the run was good; the next one comes here again
@@ -113,7 +122,7 @@ class Workspace:
             return
         for name in storage.list_names(self.unfinished("")):
             path = self.unfinished(name)
-            if not name.startswith("training-") or time.time() - _last_change(path) > _MONTH_S:
+            if time.time() - _last_change(path) > _kept_s(name, otherwise=-1):
                 storage.remove_folder(path) if storage.is_folder(path) else storage.remove_file(path)
         with contextlib.suppress(OSError):
             os.rmdir(self.unfinished(""))
@@ -129,7 +138,7 @@ class Workspace:
             name = file.url.removeprefix(above).partition("/")[0]
             newest[name] = max(newest.get(name, 0.0), file.modified)
         for name, modified in newest.items():
-            if name and time.time() - modified > (_MONTH_S if name.startswith("training-") else _WEEK_S):
+            if name and time.time() - modified > _kept_s(name, otherwise=_WEEK_S):
                 storage.remove_file(f"{above}{name}")
                 storage.remove_folder(f"{above}{name}")
 

@@ -5,7 +5,7 @@ encodes or decodes images starts fast.
 """
 
 from tfrecords.charset import Charset, CharsetError, adjacent_repeats, normalise_text
-from tfrecords.errors import DataError, StoreError
+from tfrecords.errors import DataError, StoreError, StoreLostError
 from tfrecords.example import LineExample, encode_example, examples_to_record_batch, read_record_batches
 from tfrecords.image import ImageLimits, ImageRejected, LineImage, decode_png, encode_png, pad_lines, read_line
 from tfrecords.manifest import DatasetManifest, ShardEntry
@@ -24,6 +24,7 @@ __all__ = [
     "ShardEntry",
     "SplitFractions",
     "StoreError",
+    "StoreLostError",
     "adjacent_repeats",
     "decode_png",
     "encode_example",

@@ -10,3 +10,7 @@ class DataError(Exception):
 
 class StoreError(DataError):
     """An object store does not answer, or refuses who asks: no fault of any one file, so that nothing can go on."""
+
+
+class StoreLostError(StoreError):
+    """An object store does not answer, or fails to: it may well do so later."""

@@ -7,7 +7,7 @@ import errno
 import os
 from collections.abc import Iterator
 
-from tfrecords.errors import DataError, StoreError
+from tfrecords.errors import DataError, StoreError, StoreLostError
 
 
 @contextlib.contextmanager
@@ -52,10 +52,12 @@ def _in_words(url: str, error: Exception) -> Exception | None:
     if isinstance(error, aiohttp.ClientPayloadError | gcsfs.retry.ChecksumError):
         return OSError(errno.EIO, "cut short or damaged on the way, several times", url)
     if code in ("408", "429") or code.startswith("5") or isinstance(error, requests.exceptions.ProxyError):
-        return StoreError(f"the object store fails to serve {url}, several times ({words or '502'}): run again later")
+        return StoreLostError(
+            f"the object store fails to serve {url}, several times ({words or '502'}): run again later"
+        )
     if isinstance(error, aiohttp.ClientError | requests.exceptions.RequestException | TimeoutError):
         words = f"{type(error).__name__}: {words}" if words else type(error).__name__
-        return StoreError(f"the object store does not answer when asked for {url} ({words}): run again later")
+        return StoreLostError(f"the object store does not answer when asked for {url} ({words}): run again later")
     return OSError(errno.EIO, f"refused by the object store ({words})", url) if code else None
 
 

@@ -309,6 +309,18 @@ def remove_file(path: str) -> None:
             store.remove(path)
 
 
+def rename(path: str, name: str) -> None:
+    """Gives a file another name in its folder, if it is there."""
+    target = join(path.rpartition("/")[0], name)
+    with contextlib.suppress(FileNotFoundError):
+        if not is_remote(path):
+            os.replace(path, target)
+            return
+        with object_store.at(path, changing=True) as store:
+            store.copy(path, target)
+        remove_file(path)
+
+
 def remove_folder(path: str) -> None:
     """Deletes a folder and what is in it, if it exists; in an object store its manifest first."""
     if not is_remote(path):

@@ -38,6 +38,7 @@ from components.work import (
 from tfrecords import ImageLimits, LineImage, ShardEntry, decode_png, read_record_batches, shard_name, storage
 
 ROW_GROUP_ROWS = 100_000
+_DECODER_VERSION = 1  # raised when images are read that were rejected before: all rejected ones are then tried again
 _CHUNK = 256  # images, at most, that a helper process reads at a time
 _LEAST_CHUNK = 32  # fewer are read sooner by this process
 _BATCHES_AT_A_TIME = 2  # by this process: one is sent to a GPU while another is scored
@@ -125,11 +126,16 @@ class InferenceRequest:
     @property
     def limits_of_lines(self) -> dict[str, int]:
         """What decides whether an image can be read at all."""
-        return {**dataclasses.asdict(self.limits), "height": self.height}
+        return limits_of_lines(self.limits, self.height)
 
     def reader(self, engine: str | None = None) -> Reader:
         """What reads lines as asked for, or with another engine."""
         return Reader(self.model_folder, engine or self.engine, decoding=self.decoding)
+
+
+def limits_of_lines(limits: ImageLimits, height: int) -> dict[str, int]:
+    """What decides whether an image can be read at all, as manifests have it."""
+    return {**dataclasses.asdict(limits), "height": height, "decoder_version": _DECODER_VERSION}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, TypeVar
 
 import pyarrow.parquet
 
 from components.processes import map_in_threads
-from tfrecords import storage
+from tfrecords import DataError, StoreError, storage
 
 # The underscore keeps the manifest out of what pandas, pyarrow and Spark take for data.
 RUN_MANIFEST_NAME = "_manifest.json"
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+_DAMAGED_SUFFIX = ".damaged"
 _THREADS = 16  # for an object store, which is asked for each file by itself
 
 
@@ -75,17 +76,25 @@ def read_run(folder: str) -> CommittedRun:
     return CommittedRun(folder, storage.read_json(storage.join(folder, RUN_MANIFEST_NAME)))
 
 
-def find_runs(predictions: str, date: str | None = None) -> list[CommittedRun]:
+def find_runs(
+    predictions: str, date: str | None = None, on_damage: Callable[[str], None] | None = None
+) -> list[CommittedRun]:
     """The committed runs below a folder of predictions, the oldest first.
 
     A run whose rows are in a later one, into which it was merged, is not among them.
 
     Args:
         date: of the runs, as `YYYY-MM-DD`; None for all.
+        on_damage: told in a sentence of each run whose manifest cannot be read, and which does not count.
     """
-    runs = _with_manifest(predictions, date)
-    merged = {run_id for run in runs for run_id in run.manifest.get("merged", ())}
+    runs = runs_with_manifest(predictions, date, on_damage)
+    merged = merged_into(runs)
     return [run for run in runs if run.run_id not in merged]
+
+
+def merged_into(runs: Iterable[CommittedRun]) -> set[str]:
+    """The IDs of the runs whose rows others of these have."""
+    return {run_id for run in runs for run_id in run.manifest.get("merged", ())}
 
 
 def remove_merged(runs: Iterable[CommittedRun]) -> None:
@@ -110,7 +119,10 @@ def remove_merged(runs: Iterable[CommittedRun]) -> None:
         pass
 
 
-def _with_manifest(predictions: str, date: str | None) -> list[CommittedRun]:
+def runs_with_manifest(
+    predictions: str, date: str | None = None, on_damage: Callable[[str], None] | None = None
+) -> list[CommittedRun]:
+    """`find_runs`, and the runs that were merged into others."""
     days = [f"date={date}"] if date else storage.list_names(predictions, "date=")
     remote = storage.is_remote(predictions)
 
@@ -122,6 +134,15 @@ def _with_manifest(predictions: str, date: str | None) -> list[CommittedRun]:
         try:
             return read_run(folder)
         except (FileNotFoundError, NotADirectoryError):
+            return None
+        except StoreError:
+            raise
+        except DataError:
+            if on_damage is not None:
+                on_damage(
+                    f"the manifest of {folder} is damaged, so that this run does not count and its images are read "
+                    "again: put back the manifest from a copy, or remove the folder"
+                )
             return None
 
     listed = each(folders, days, remote=remote)
@@ -136,35 +157,47 @@ def each(function: Callable[[_Item], _Result], items: Iterable[_Item], *, remote
     return map_in_threads(function, items, _THREADS, ahead=_THREADS) if remote else map(function, items)
 
 
-def mend(run: CommittedRun) -> tuple[CommittedRun | None, list[str]]:
+def mend(run: CommittedRun, *, change: bool = True) -> tuple[CommittedRun | None, list[str]]:
     """Takes files that are missing, or have another size than was committed, out of a run.
+
+    Args:
+        change: whether this is done, or only found out.
 
     Returns:
         The run as it is then, or None if nothing is left of it; and what was wrong, in words.
     """
     problems: list[str] = []
-    kept = dict(run.manifest["files"])
-    while problem := storage.missing_or_changed(run.folder, {name: file["bytes"] for name, file in kept.items()}):
-        name = next(name for name in kept if problem.startswith(f"{storage.join(run.folder, name)} "))
+    kept = {name: file["bytes"] for name, file in run.manifest["files"].items()}
+    while problem := storage.missing_or_changed(run.folder, kept):
         problems.append(problem)
-        del kept[name]
-    if not problems:
-        return run, []
+        del kept[next(name for name in kept if problem.startswith(f"{storage.join(run.folder, name)} "))]
     damaged = [name for name in run.manifest["files"] if name not in kept]
-    if not kept and not run.reject_files:
-        storage.remove_folder(run.folder)
-        return None, problems
+    return (take_out(run, damaged, change=change) if damaged else run), problems
+
+
+def take_out(run: CommittedRun, damaged: Collection[str], *, change: bool = True) -> CommittedRun | None:
+    """A run without some of its files of predictions; None if nothing is left of it.
+
+    The files stay under a name that no reader takes for a table's; that is done before the manifest says so, so that
+    whoever is stopped between finds them missing, and goes on from there.
+    """
+    kept = {name: file for name, file in run.manifest["files"].items() if name not in damaged}
+    gone = not kept and not run.reject_files
     lost = sum(run.manifest["files"][name]["rows"] for name in damaged)
-    manifest = {
-        **run.manifest,
-        "files": kept,
-        "rows": run.manifest["rows"] - lost,
-        "lost": run.manifest.get("lost", 0) + lost,
+    # What described all rows describes them no more.
+    described = {
+        name: value for name, value in run.manifest.items() if name not in ("confidence_histogram", "least_confident")
     }
-    storage.write_json(storage.join(run.folder, RUN_MANIFEST_NAME), manifest)
-    for name in damaged:
-        storage.remove_file(storage.join(run.folder, name))
-    return CommittedRun(run.folder, manifest), problems
+    rows, lost = run.manifest["rows"] - lost, run.manifest.get("lost", 0) + lost
+    manifest = {**described, "files": kept, "rows": rows, "lost": lost}
+    if change:
+        for name in damaged:
+            storage.rename(storage.join(run.folder, name), f"{name}{_DAMAGED_SUFFIX}")
+        if gone:
+            storage.remove_file(storage.join(run.folder, RUN_MANIFEST_NAME))
+        else:
+            storage.write_json(storage.join(run.folder, RUN_MANIFEST_NAME), manifest)
+    return None if gone else CommittedRun(run.folder, manifest)
 
 
 def read_predictions(folder: str, columns: list[str], rows: int | None = None) -> list[dict[str, Any]]:

@@ -18,14 +18,14 @@ import pyarrow.parquet
 
 from components.listing import ImageReference, ListingSummary, merge_listings, write_references
 from components.listing.listing import LISTING_SCHEMA
-from tfrecords import SplitFractions, storage
+from tfrecords import DataError, SplitFractions, storage
 
 _DIGEST_BYTES = 16
 _ROWS_AT_A_TIME = 100_000
 RETRIED = ("unreadable", "unreadable_folder", "damaged_row")
 """Reasons of rejects that may have passed by the next night."""
 
-DONE, REREAD, RETRY = "done", "reread", "retry"
+DONE, REREAD, RETRY, DAMAGED = "done", "reread", "retry", "damaged"
 
 
 class Source(NamedTuple):
@@ -62,12 +62,14 @@ class UnreadSummary:
         skipped: images that were read, or rejected for good, before.
         reread: images to read again, since another model read them with too little confidence.
         retried: images to read again, since they could not be read before.
+        damaged: files of earlier runs that cannot be read, so that their images count as new.
     """
 
     listing: ListingSummary
     skipped: int
     reread: int
     retried: int
+    damaged: list[str] = dataclasses.field(default_factory=list)
 
 
 def identities(source: Source, places: int, read: ReadAlready) -> Iterator[tuple[int, tuple[str, bytes, bytes]]]:
@@ -75,8 +77,26 @@ def identities(source: Source, places: int, read: ReadAlready) -> Iterator[tuple
 
     Yields:
         `(place, (kind, digests, rows))`: kind is `listing`, or what is to be done with the image; 16 bytes of digest
-        an image, one after the other; the listing's rows in Arrow's format, compressed, or nothing.
+        an image, one after the other; the listing's rows in Arrow's format, compressed, or nothing. For a file of an
+        earlier run that cannot be read, only `(0, ("damaged", b"", its path))`.
     """
+    if source.kind == "listing":
+        yield from _identities(source, places, read)
+        return
+    try:
+        found = list(_identities(source, places, read))  # all of a file or nothing; it has 16 bytes an image
+    except FileNotFoundError:
+        if source.kind != "rejects":
+            raise
+        return  # pruned meanwhile
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        if getattr(error, "errno", None) is not None:  # a disk's fault, which may pass; pyarrow's own have no number
+            raise DataError(f"{source.path} cannot be read: {error.strerror}: run the same command again") from None
+        found = [(0, (DAMAGED, b"", source.path.encode(errors="surrogateescape")))]
+    yield from found
+
+
+def _identities(source: Source, places: int, read: ReadAlready) -> Iterator[tuple[int, tuple[str, bytes, bytes]]]:
     with storage.open_to_read(source.path) as file, pyarrow.parquet.ParquetFile(file) as parquet:
         columns = None if source.kind == "listing" else _columns(source.kind, parquet.schema_arrow.names)
         if columns == []:
@@ -101,8 +121,11 @@ def keep_unread(
     """The listed images that met in one place, less those that are done, to a listing file."""
     met: dict[str, list[bytes]] = collections.defaultdict(list)
     listed: list[tuple[bytes, bytes]] = []
+    damaged: list[str] = []
     for kind, digests, rows in blocks:
-        if kind == "listing":
+        if kind == DAMAGED:
+            damaged.append(rows.decode(errors="surrogateescape"))
+        elif kind == "listing":
             listed.append((digests, rows))
         else:
             met[kind].append(digests)
@@ -125,7 +148,7 @@ def keep_unread(
             unread += map(ImageReference, *(column.to_pylist() for column in table.columns))
     unread.sort(key=lambda reference: (reference.key, reference.uri))
     listing = write_references(unread, destination, fractions)
-    return UnreadSummary(listing, counts["skipped"], counts["reread"], counts["retried"])
+    return UnreadSummary(listing, counts["skipped"], counts["reread"], counts["retried"], sorted(damaged))
 
 
 def merge_unread(summaries: Iterable[UnreadSummary]) -> UnreadSummary:
@@ -136,6 +159,7 @@ def merge_unread(summaries: Iterable[UnreadSummary]) -> UnreadSummary:
         sum(part.skipped for part in parts),
         sum(part.reread for part in parts),
         sum(part.retried for part in parts),
+        sorted(path for part in parts for path in part.damaged),
     )
 
 

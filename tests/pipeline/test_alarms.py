@@ -111,9 +111,31 @@ def test_a_drift_of_few_images_is_not_measured(changes, earlier, why):
     "flag",
     [
         *("--alarm_reject_fraction=1.1", "--alarm_needs_review_fraction=-1", "--alarm_images_per_s=0"),
-        *("--alarm_drift=0", "--drift_nights=0", "--notify_url=example.org/hook", "--reread_below=2"),
+        *("--alarm_drift=0", "--drift_nights=0", "--reread_below=2"),
     ],
 )
 def test_a_limit_that_cannot_be_is_refused(flag):
     with pytest.raises(UsageError, match=flag):
         parse_options([flag])
+
+
+def test_an_address_is_not_told_when_it_is_refused():
+    with pytest.raises(UsageError, match=r"--notify_url must begin with http:// or https://$"):
+        parse_options(["--notify_url=example.org/SECRET"])
+
+
+def test_what_could_not_be_read_before_and_cannot_be_still_is_no_reject_of_tonight():
+    now = figures(rows=99, rejects={"unreadable": 3, "truncated": 1}, retried=3)
+    assert alarm(["--alarm_reject_fraction=0.01"], now).measured == pytest.approx(0.01)
+    now = figures(rows=0, rejects={"unreadable": 1}, retried=1)
+    assert alarm(["--alarm_reject_fraction=0.01"], now).measured is None
+
+
+def test_a_merged_day_counts_as_the_runs_that_it_had():
+    apart = [run(1, CONFIDENT), run(2, DOUBTFUL, model_id="other")]
+    merged = run(3, [each + more for each, more in zip(CONFIDENT, DOUBTFUL, strict=True)], model_id=None)
+    merged.manifest.update(limits={}, files={}, history=[each.manifest for each in apart])
+    nothing = [run(10 + number, [0] * 100) for number in range(7)]
+    flags = ["--alarm_drift=0.25"]
+    assert not alarm(flags, figures(), [merged, *nothing]).raised
+    assert alarm(flags, figures(confidence_histogram=DOUBTFUL), [merged, *nothing]).raised
