@@ -33,6 +33,7 @@ _PLACES = {
     "train": "model",
     "evaluate": "evaluation",
     "infer": "predictions",
+    "review": "review",
     "template": "template",
 }
 

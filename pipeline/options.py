@@ -19,7 +19,8 @@ from pipeline import dask_cluster
 from tfrecords import DataError, ImageLimits, SplitFractions, storage
 
 _PILLOW_LIMIT = 178_956_970
-STEPS = ("ingest", "train", "evaluate", "infer")
+STEPS = ("ingest", "train", "evaluate", "infer", "review")
+_DEFAULT_STEPS = STEPS[:4]
 
 
 class UsageError(DataError):
@@ -61,6 +62,11 @@ class LinePipelineOptions(PipelineOptions):
             help="what stays together in training, validation or test: each image by itself (image), the images of "
             "one folder (folder), or those with the same value in the named column of the label table "
             "(default: %(default)s)",
+        )
+        images.add_argument(
+            "--add_to",
+            help="dataset whose examples the new one has too, by its ID in the workspace, or LATEST; an image that is "
+            "in both gets the new label; without it the dataset that a review table names, or none",
         )
         images.add_argument(
             "--infer_images",
@@ -122,8 +128,9 @@ class LinePipelineOptions(PipelineOptions):
         run = parser.add_argument_group("what is done")
         run.add_argument(
             "--steps",
-            default=",".join(STEPS),
-            help="which steps, in this order, comma separated (default: %(default)s)",
+            default=",".join(_DEFAULT_STEPS),
+            help="which steps, in this order, comma separated; review, the last one, is done only where it is named "
+            "(default: %(default)s)",
         )
         run.add_argument(
             "--workspace",
@@ -202,6 +209,14 @@ class LinePipelineOptions(PipelineOptions):
             type=float,
             default=0.0,
             help="predictions with less confidence are marked needs_review; none is left out (default: %(default)s)",
+        )
+
+        reading.add_argument(
+            "--review_count",
+            type=int,
+            default=200,
+            help="how many images the review step gives a person to correct, the least confidently read first "
+            "(default: %(default)s)",
         )
 
         gate = parser.add_argument_group("acceptance")
@@ -378,7 +393,7 @@ def _check(options: LinePipelineOptions) -> None:
         hint = f"did you mean {near[0]}?" if near else f"steps are {', '.join(STEPS)}"
         raise UsageError(f"--steps={options.steps}: there is no step {unknown[0]!r}; {hint}")
     for name in (
-        *("epochs", "batch_size", "patience", "train_workers", "beam_width"),
+        *("epochs", "batch_size", "patience", "train_workers", "beam_width", "review_count"),
         *("max_pixels", "max_bytes", "max_line_width", "max_label_length"),
     ):
         value = getattr(options, name)
