@@ -12,18 +12,18 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
 
-from tfrecords import storage
+from tfrecords import read_uris, storage
 
 AT_A_TIME = 100_000
 """How many rows are looked at together, and kept in memory."""
 _KEY = [("confidence", "ascending"), ("uri", "ascending"), ("scored_at", "descending")]
 _COLUMNS = ["uri", "text", "confidence", "model_id", "run_id", "scored_at"]
 _DETAILS = ["symbol_confidences", "alternatives"]
-_BY_URI = "scored_at_max"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ def least_confident(
         uris = pyarrow.compute.unique(lowest["uri"])
         newest = dict(zip(*(column.to_pylist() for column in _newest(files, uris).columns), strict=True))
         for path in datasets:
-            for batch in _uris_of(path):
+            for batch in read_uris(path):
                 for uri in batch.filter(_among(batch, uris)).to_pylist():
                     newest.pop(uri, None)
         for row in lowest.to_pylist():
@@ -77,6 +77,8 @@ def least_confident(
                 del newest[row["uri"]]
                 place = files[row.pop("file")], row.pop("group"), row.pop("row")
                 yield Doubtful(**row, place=place)
+        if lowest.num_rows < at_a_time:
+            return
 
 
 def read_details(readings: Sequence[Doubtful]) -> list[dict[str, Any]]:
@@ -94,12 +96,9 @@ def read_details(readings: Sequence[Doubtful]) -> list[dict[str, Any]]:
 
 def _lowest(files: Sequence[str], after: tuple[float, str] | None, count: int) -> pyarrow.Table:
     """The first rows by confidence and URI beyond a given one, the newest first of those that are equal in both."""
-    lowest: pyarrow.Table | None = None
     compute = pyarrow.compute
+    lowest: pyarrow.Table | None = None
     for number, group, table in _row_groups(files, _COLUMNS):
-        for name, value in (("row", None), ("group", group), ("file", number)):
-            column = range(table.num_rows) if value is None else [value] * table.num_rows
-            table = table.append_column(name, pyarrow.array(column, pyarrow.int64()))
         confidence = table["confidence"]
         keep = compute.is_finite(confidence)
         if after is not None:
@@ -108,11 +107,14 @@ def _lowest(files: Sequence[str], after: tuple[float, str] | None, count: int) -
             keep = compute.and_(keep, compute.or_(compute.greater(confidence, last), beyond))
         if lowest is not None and lowest.num_rows == count:
             keep = compute.and_(keep, compute.less_equal(confidence, lowest["confidence"][-1]))
-        table = table.filter(keep)
-        if table.num_rows:
-            both = pyarrow.concat_tables([lowest, table]) if lowest is not None else table
+        rows = np.flatnonzero(keep)
+        if len(rows):
+            table = table.take(rows).append_column("row", [rows])
+            table = table.append_column("group", [np.full(len(rows), group)])
+            table = table.append_column("file", [np.full(len(rows), number)])
+            both = table if lowest is None else pyarrow.concat_tables([lowest, table])
             lowest = both.sort_by(_KEY).slice(0, count).combine_chunks()
-    return lowest if lowest is not None else pyarrow.table({})
+    return pyarrow.table({}) if lowest is None else lowest
 
 
 def _newest(files: Sequence[str], uris: pyarrow.Array) -> pyarrow.Table:
@@ -121,20 +123,15 @@ def _newest(files: Sequence[str], uris: pyarrow.Array) -> pyarrow.Table:
     for _, _, table in _row_groups(files, ["uri", "scored_at"]):
         table = table.filter(_among(table["uri"], uris))
         if table.num_rows:
-            both = pyarrow.concat_tables([newest, table]) if newest is not None else table
+            both = table if newest is None else pyarrow.concat_tables([newest, table], promote_options="default")
             newest = both.group_by("uri").aggregate([("scored_at", "max")]).rename_columns(["uri", "scored_at"])
-    assert newest is not None, "the rows of these URIs were just read"
+    if newest is None:
+        raise RuntimeError("the predictions were removed while they were read")
     return newest
 
 
 def _among(values: Any, some: pyarrow.Array) -> Any:
     return pyarrow.compute.is_in(values, value_set=some)
-
-
-def _uris_of(path: str) -> Iterator[pyarrow.Array]:
-    from tfrecords import read_uris  # loads tfx-bsl
-
-    return read_uris(path)
 
 
 def _row_groups(files: Sequence[str], columns: list[str]) -> Iterator[tuple[int, int, pyarrow.Table]]:
