@@ -19,7 +19,7 @@ import pyarrow.parquet
 
 from tfrecords import read_uris, storage
 
-AT_A_TIME = 100_000
+AT_A_TIME = 20_000
 """How many rows are looked at together, and kept in memory."""
 _KEY = [("confidence", "ascending"), ("uri", "ascending"), ("scored_at", "descending")]
 _COLUMNS = ["uri", "text", "confidence", "model_id", "run_id", "scored_at"]
