@@ -3,12 +3,12 @@
     python benchmarks/review.py --images=../shared/data/captcha [--seeds=0,1,2] [--count=150] [--held_out=300]
         [--epochs=60] [--tuning_epochs=10] [--scratch=DIR]
 
-For each seed the images are dealt anew: `--count` of them train a model, `--held_out` are held out from everything, the
-rest is read by the model. By the review step the `--count` least confident readings are given out, their texts in
-`review.csv` are corrected from the truth (the images' names), and the table is ingested: the model goes on learning from
-the old images and these. Beside it as many of the same images drawn by chance. All of it by the command itself. Figures
-are shares of the held-out images that are read exactly. Few epochs leave the first model something to learn: trained to
-the end, it reads 98 % of them.
+For each seed the images are dealt anew: `--count` of them train a model, `--held_out` are held out from everything,
+and that model reads the rest. The review step gives out the `--count` least confident readings, their texts in
+`review.csv` are corrected from the truth (the images' names), and the table is ingested: the model goes on learning
+from the old images and these. Beside it as many of the same images drawn by chance. All of it is done by the command
+itself. Figures are shares of images that are read exactly, held-out ones but for `given out`. Few epochs leave the
+first model something to learn: trained to the end, it reads 98 % of them.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Outcome(NamedTuple):
     drawn: float | None
 
 
-def correct(table: Path) -> list[str]:
-    """Corrects a review table from the names of its images, as a person would; returns what was read on them."""
+def correct(table: Path) -> list[bool]:
+    """Corrects a review table from the names of its images, as a person would; says which were read rightly."""
     with open(table, encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
