@@ -728,9 +728,15 @@ def _charset(options: LinePipelineOptions, listing: ListingSummary, old: Sequenc
     """What `--charset` says, or else every symbol of the labels and those of an old dataset."""
     if options.charset:
         try:
-            return Charset.from_lines(storage.read_bytes(options.charset).decode("utf-8-sig"))
+            charset = Charset.from_lines(storage.read_bytes(options.charset).decode("utf-8-sig"))
         except (UnicodeDecodeError, CharsetError) as error:
             raise DataError(f"--charset={options.charset} has to hold one symbol a line, in UTF-8: {error}") from None
+        if missing := charset.missing("".join(old)):
+            raise DataError(
+                f"--charset={options.charset} lacks symbols of the dataset to which the images are added "
+                f"({', '.join(map(repr, missing))}): add them to the file, or leave the flag out"
+            )
+        return charset
     if not listing.symbols:
         counts = ", ".join(
             f"{count} {reason}" for reason, count in {**listing.problems, **listing.unused_labels}.items()

@@ -109,6 +109,8 @@ def copy_examples(
 ) -> Iterator[tuple[ImageReference | None, bytes | Reject]]:
     """The examples of an old shard in their order, each with the image that took its place, if one did.
 
+    Labels get the ids of the new charset, which has all symbols of the old one.
+
     Args:
         references: new images, each of which has the URI of an example of this shard.
         processes: how many processes this one may occupy.
@@ -131,19 +133,11 @@ def copy_examples(
                 used[name] += 1
                 yield new[name]
             else:
-                yield None, _recoded(image, width, text.decode(), name, rules)
+                label = tuple(rules.charset.encode(text.decode()))
+                yield None, encode_example(LineExample(image, width, label, text.decode(), name))
     if count != entry.examples:
         raise DataError(
             f"{path} has {count} examples, the manifest says {entry.examples}: {remedy(old.folder, 'ingest')}"
         )
     if used != collections.Counter(new.keys()):
         raise RuntimeError(f"{path} was to get {len(new)} new labels, but got {used.total()}")
-
-
-def _recoded(image: bytes, width: int, text: str, uri: str, rules: EncodingRules) -> bytes | Reject:
-    """An example with the ids that its symbols have in the new charset."""
-    if unknown := rules.charset.missing(text):
-        return Reject(
-            uri, "symbol_not_in_charset", f"label {text!r} has {', '.join(map(repr, unknown))}: see --charset"
-        )
-    return encode_example(LineExample(image, width, tuple(rules.charset.encode(text)), text, uri))

@@ -186,19 +186,44 @@ def test_the_same_request_finds_its_dataset(workspace, old_images, new_images, c
     assert latest(workspace) not in (old, new)
 
 
-def test_an_old_symbol_that_the_given_charset_lacks_is_a_reject(workspace, old_images, new_images, tmp_path):
-    assert ingest(workspace, f"--images={old_images}") == EXIT_DONE
-    (new_images / "16-1a.txt").write_text("1")
-    charset = tmp_path / "charset.txt"
-    charset.write_text(Charset.from_texts(["0123ab"]).to_file_text())
-    flags = (f"--images={new_images}", "--add_to=LATEST", f"--charset={charset}", "--max_reject_fraction=1")
+def test_new_images_of_an_old_group_go_to_its_split_and_the_groups_are_counted_together(
+    workspace, tiny_images, tmp_path, capsys
+):
+    lines = sorted(path.with_suffix("") for path in tiny_images.glob("*.png"))
+    for number, line in enumerate(lines):
+        folder = tmp_path / ("first" if number < 16 else "second") / "books" / "abcdefgh"[number % 8]
+        folder.mkdir(parents=True, exist_ok=True)
+        for suffix in (".png", ".txt"):
+            shutil.copy2(f"{line}{suffix}", folder)
+    assert ingest(workspace, f"--images={tmp_path}/first/books", "--split_by=folder") == EXIT_DONE
+    capsys.readouterr()
+    flags = (f"--images={tmp_path}/second/books", "--add_to=LATEST")
+    assert ingest(workspace, *flags, "--split_by=folder") == EXIT_DONE
+    assert "may come to lie in different splits" not in capsys.readouterr().out
+    statistics = json.loads((latest(workspace) / "statistics.json").read_text())
+    assert statistics["split_by"] == "folder"
+    counts = [statistics["splits"][split]["largest_groups"] for split in SPLITS]
+    assert {group: count for some in counts for group, count in some.items()} == {f"books/{g}": 3 for g in "abcdefgh"}
+    assert sum(map(len, counts)) == 8
+    for split, some in zip(SPLITS, counts, strict=True):
+        assert statistics["splits"][split]["examples"] == 3 * len(some)
     assert ingest(workspace, *flags) == EXIT_DONE
-    folder = latest(workspace)
-    manifest, found = DatasetManifest.read(str(folder)), examples(folder)
-    texts = [text for split in SPLITS for text, _, _ in found[split].values()]
-    assert not any("c" in text for text in texts)
-    assert manifest.rejects == {"symbol_not_in_charset": 24 - len(texts)}
-    assert (manifest.matched, manifest.kept) == (24, 16)
+    assert "is split by folder, the new images by image: lines that are alike may come" in capsys.readouterr().out
+    assert json.loads((latest(workspace) / "statistics.json").read_text())["split_by"] == "folder"
+
+
+def test_a_given_charset_has_to_have_the_old_symbols(workspace, old_images, new_images, tmp_path, capsys):
+    assert ingest(workspace, f"--images={old_images}") == EXIT_DONE
+    charset = tmp_path / "charset.txt"
+    flags = (f"--images={new_images}", "--add_to=LATEST", f"--charset={charset}", "--max_reject_fraction=0.2")
+    charset.write_text(Charset.from_texts(["0123ab"]).to_file_text())
+    assert ingest(workspace, *flags) == EXIT_REFUSED
+    assert "lacks symbols of the dataset to which the images are added ('c')" in capsys.readouterr().err
+    charset.write_text(Charset.from_texts(["0123abcx"]).to_file_text())
+    assert ingest(workspace, *flags) == EXIT_DONE
+    manifest = DatasetManifest.read(str(latest(workspace)))
+    assert manifest.read_charset(str(latest(workspace))).symbols == tuple("0123abcx")
+    assert (manifest.matched, manifest.kept, manifest.rejects) == (24, 16, {"symbol_not_in_charset": 1})
 
 
 @pytest.mark.parametrize(

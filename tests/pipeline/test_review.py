@@ -15,6 +15,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from benchmarks.review import measure, parse_arguments
 from components.inference.predictions import PREDICTIONS_SCHEMA
 from pipeline.main import EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, main
 from tests.components.ingest.written import parse_shard
@@ -369,3 +370,12 @@ def test_what_was_written_is_there_when_the_page_is_opened_again(page):
     first, value, count, focused = browse(page, again)
     assert json.loads(first)[1] == ["new", True]
     assert (value, count, focused) == ("new", "2 of 3 checked", "text2")
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+def test_a_model_reads_better_what_it_never_saw_when_its_least_confident_readings_were_corrected(shared_data, tmp_path):
+    about = parse_arguments([f"--images={shared_data / 'captcha'}", "--without_chance"])
+    outcome = measure(shared_data / "captcha", tmp_path, 1, about)
+    assert outcome.given_out < outcome.before - 0.05  # confidence knows where the mistakes are
+    assert outcome.doubtful > outcome.before + 0.02
