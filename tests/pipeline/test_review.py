@@ -374,8 +374,12 @@ def test_what_was_written_is_there_when_the_page_is_opened_again(page):
 
 @pytest.mark.slow
 @pytest.mark.shared_data
-def test_a_model_reads_better_what_it_never_saw_when_its_least_confident_readings_were_corrected(shared_data, tmp_path):
-    about = parse_arguments([f"--images={shared_data / 'captcha'}", "--without_chance"])
-    outcome = measure(shared_data / "captcha", tmp_path, 1, about)
-    assert outcome.given_out < outcome.before - 0.05  # confidence knows where the mistakes are
-    assert outcome.doubtful > outcome.before + 0.02
+def test_a_model_that_learns_its_least_confident_readings_reads_better_than_with_images_drawn_by_chance(
+    shared_data, tmp_path
+):
+    """One seed of `benchmarks/review.py`: a model of 150 images, 150 corrected ones, 300 held out from all of it."""
+    images = shared_data / "captcha"
+    outcome = measure(images, tmp_path, 0, parse_arguments([f"--images={images}"]))
+    assert outcome.given_out < outcome.before - 0.2  # its confidence knows where the mistakes are
+    assert outcome.doubtful > outcome.before + 0.08
+    assert outcome.doubtful > outcome.drawn + 0.04
