@@ -46,6 +46,7 @@ setup(
             "duckdb>=1.4",
             "gcp-storage-emulator>=2026.7",
             "google-cloud-aiplatform>=1.165",
+            "google-cloud-scheduler>=2.21",
             "kubeflow-training>=1.9,<2",
             "kubernetes>=35",
             "mypy>=2.4",

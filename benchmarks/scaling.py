@@ -335,7 +335,7 @@ def _handler(count: int, image: bytes) -> type[Answering]:
             stop = min(start + int(asked.get("maxResults", [str(_PAGE)])[0]), there)
             items = ",".join(
                 f'{{"name":"scans/{number // _NAMES_A_FOLDER:06d}/line_{number:09d}.png","size":"9000",'
-                '"updated":"2026-01-01T00:00:00.000Z"}'
+                '"timeCreated":"2026-01-01T00:00:00.000Z"}'
                 for number in range(start, stop)
             )
             following = f',"nextPageToken":"{stop}"' if stop < there else ""

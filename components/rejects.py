@@ -39,6 +39,8 @@ SCHEMA = pyarrow.schema(
         pyarrow.field("detail", pyarrow.string(), nullable=False),
         pyarrow.field("run_id", pyarrow.string(), nullable=False),
         pyarrow.field("at", pyarrow.timestamp("us", tz="UTC"), nullable=False),
+        pyarrow.field("size_bytes", pyarrow.int64()),
+        pyarrow.field("modified", pyarrow.timestamp("us", tz="UTC")),
     ]
 )
 
@@ -60,8 +62,21 @@ class Reject:
             raise ValueError(f"{self.reason!r} is not a known reason: {', '.join(REASONS)}")
 
 
-def rejects_table(rejects: Sequence[Reject], *, step: str, run_id: str, at: datetime.datetime) -> pyarrow.Table:
-    """The rows of a rejects file, in the order given."""
+def rejects_table(
+    rejects: Sequence[Reject],
+    *,
+    step: str,
+    run_id: str,
+    at: datetime.datetime,
+    files: Sequence[tuple[int, int]] | None = None,
+) -> pyarrow.Table:
+    """The rows of a rejects file, in the order given.
+
+    Args:
+        files: bytes of each image, and microseconds since 1970 UTC of its last change, where it is known which
+            file was looked at.
+    """
+    sizes, modified = zip(*files, strict=True) if files else ([None] * len(rejects),) * 2
     return pyarrow.table(
         {
             "uri": [reject.uri for reject in rejects],
@@ -70,6 +85,8 @@ def rejects_table(rejects: Sequence[Reject], *, step: str, run_id: str, at: date
             "detail": [reject.detail for reject in rejects],
             "run_id": [run_id] * len(rejects),
             "at": [at] * len(rejects),
+            "size_bytes": pyarrow.array(sizes, pyarrow.int64()),
+            "modified": pyarrow.array(modified, pyarrow.int64()).cast(SCHEMA.field("modified").type),
         },
         schema=SCHEMA,
     )

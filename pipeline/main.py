@@ -7,6 +7,7 @@ import dataclasses
 import gc
 import logging
 import os
+import shlex
 import signal
 import sys
 import time
@@ -15,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from components.training.cluster import ClusterPlace, TrainingLostError
+from pipeline.notify import notify
 from pipeline.options import LinePipelineOptions, UsageError, parse_options, usage
 from pipeline.submission import check_submission
 from tfrecords import DataError, StoreError, storage
@@ -24,16 +26,17 @@ if TYPE_CHECKING:
     from pipeline.steps import StepResult
     from pipeline.workspace import Workspace
 
-EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, EXIT_HELD, EXIT_LOST, EXIT_INTERRUPTED = 0, 1, 2, 3, 138, 130
+EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, EXIT_HELD, EXIT_ALARM, EXIT_LOST, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 138, 130
 
 _FIRST_ROWS = 5
-_LOCK_OF_A_LOST_NODE_S = 180  # until a file server gives up on it
+_LOCK_OF_A_LOST_NODE_S = 660  # until a file server gives up on it, or it counts for nothing in an object store
 _PLACES = {
     "ingest": "dataset",
     "train": "model",
     "evaluate": "evaluation",
     "infer": "predictions",
     "review": "review",
+    "compact": "predictions",
     "template": "template",
 }
 
@@ -43,9 +46,9 @@ def main(argv: Sequence[str]) -> int:
 
     Returns:
         0 when done, 1 when a check refused something or the input cannot be used, 2 for a
-        command line that cannot be run, 3 when another run holds the workspace, 130 when interrupted
-        or terminated, 138 when training lost its workers too often and can go on from its last
-        checkpoint.
+        command line that cannot be run, 3 when another run holds the workspace, or may hold it, 4
+        when all was done and an alarm was raised, 130 when interrupted or terminated, 138 when
+        training lost its workers too often and can go on from its last checkpoint.
     """
     if {"--help", "-h"} & set(argv):
         print(usage())
@@ -62,16 +65,28 @@ def main(argv: Sequence[str]) -> int:
         check_submission(options)
     except DataError as error:
         return _refuse(error, EXIT_USAGE if isinstance(error, UsageError) else EXIT_REFUSED)
-    from pipeline.workspace import Workspace, WorkspaceHeldError
+    from pipeline.lock import WorkspaceHeldError
+    from pipeline.workspace import Workspace
 
     workspace = Workspace(options.workspace)
+    held = EXIT_LOST if place else EXIT_HELD  # a scheduler tries again
+
+    def end(sentence: str) -> None:
+        _say_error(sentence)
+        _end_at_once(held)
+
     try:
+        if options.plan:
+            from pipeline.plan import print_plan
+
+            print_plan(options, workspace, _say)
+            return EXIT_DONE
         if place is not None and not place.chief:
             return _train_beside_the_chief(options, workspace, place)
-        with workspace.lock(wait_s=_LOCK_OF_A_LOST_NODE_S if place else 0):
+        with workspace.lock(wait_s=_LOCK_OF_A_LOST_NODE_S if place else 0, say=_say, end=end):
             return run(options, workspace)
     except WorkspaceHeldError as error:
-        return _refuse(error, EXIT_LOST if place else EXIT_HELD)  # a scheduler tries again
+        return _refuse(error, held)
     except DataError as error:
         return _refuse(error, EXIT_REFUSED)
 
@@ -94,6 +109,7 @@ def command() -> NoReturn:
 def run(options: LinePipelineOptions, workspace: Workspace) -> int:
     """Runs the steps in their order, writes the run report, and returns the exit status."""
     from pipeline import report
+    from pipeline.retention import prune
 
     record = report.RunRecord.start(options, workspace.root)
     results: list[StepResult] = []
@@ -102,19 +118,39 @@ def run(options: LinePipelineOptions, workspace: Workspace) -> int:
         lambda: _run_steps(options, workspace, record, results), workspace.run_record(record.run, "log")
     )
     gc.unfreeze()
+    workspace.check_lock()  # the run report, too, is left alone without it
     if problem is not None:
         record.fail(problem)
     elif record.status != "done":
-        status = EXIT_REFUSED
-    if status == EXIT_DONE:
+        status = EXIT_ALARM if record.status == "alarm" else EXIT_REFUSED
+    if status in (EXIT_DONE, EXIT_ALARM):
         workspace.clear_unfinished()
+        prune(options, workspace, _say)
     try:
         paths = report.write(record, workspace)
     except (OSError, DataError) as error:
         record.fail(f"the run report cannot be written: {_sentence(error)}")
         status, paths = status or EXIT_REFUSED, {}
     _print_end(results, record, paths, workspace)
+    if options.notify_url and (refusal := notify(options.notify_url, {**dataclasses.asdict(record), "exit": status})):
+        _say_error(f"--notify_url was told nothing of this run: {refusal}")
+    _say(_summary_line(record, status, paths.get("run record")))
     return status
+
+
+def _summary_line(record: RunRecord, status: int, path: str | None) -> str:
+    """The last line of the log, for whoever searches many nights' logs."""
+    told: dict[str, Any] = {"status": record.status, "exit": status, "run": record.run}
+    told["steps"] = ",".join(step["name"] for step in record.steps) or "none"
+    for step in record.steps:
+        if step["name"] == "infer":
+            figures = step["figures"]
+            told |= {name: figures[name] for name in ("matched", "rows", "skipped", "needs_review")}
+            told["rejected"] = sum(figures["rejects"].values())
+            told["read"] = told.pop("rows")
+    told["alarms"] = ",".join(alarm["name"] for alarm in record.alarms if alarm["raised"]) or "none"
+    told |= {"seconds": round(record.seconds, 1), "record": path or "none"}
+    return "summary: " + " ".join(f"{name}={shlex.quote(str(value))}" for name, value in told.items())
 
 
 def _place_in_cluster(options: LinePipelineOptions) -> ClusterPlace | None:
@@ -221,7 +257,7 @@ def _run_steps(
 
 
 def _print_end(results: list[StepResult], record: RunRecord, paths: dict[str, str], workspace: Workspace) -> None:
-    from components.inference.predictions import read_predictions
+    from components.inference.runs import read_predictions
 
     _say("")
     for result in results:
@@ -231,7 +267,7 @@ def _print_end(results: list[StepResult], record: RunRecord, paths: dict[str, st
     for name, path in paths.items():
         _say(f"{name:<12} {path}")
     for result in results:
-        if result.name == "infer":
+        if result.name == "infer" and result.figures["rows"]:
             _say(f"\nfirst rows of {result.figures['rows']:,}:")
             _say(f"  {'confidence':>10}  {'text':<24} uri")
             for row in read_predictions(result.folder, ["uri", "text", "confidence"], _FIRST_ROWS):
@@ -239,6 +275,9 @@ def _print_end(results: list[StepResult], record: RunRecord, paths: dict[str, st
             if right := result.figures.get("right"):
                 share = f"{right['exact']} ({right['exact'] / right['images']:.1%})"
                 _say(f"\nof the sample's {right['images']} unlabelled images, {share} were read exactly")
+    for alarm in record.alarms:
+        if alarm["raised"]:
+            print(_printable(f"alarm: --{alarm['name']}: {alarm['sentence']}"), file=sys.stderr, flush=True)
     for problem in record.problems:
         _say_error(problem)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import difflib
 import os
 from collections.abc import Sequence
@@ -19,8 +20,8 @@ from pipeline import dask_cluster
 from tfrecords import DataError, ImageLimits, SplitFractions, storage
 
 _PILLOW_LIMIT = 178_956_970
-STEPS = ("ingest", "train", "evaluate", "infer", "review")
-_DEFAULT_STEPS = STEPS[:4]
+DEFAULT_STEPS = ("ingest", "train", "evaluate", "infer")
+STEPS = (*DEFAULT_STEPS, "review", "compact")
 
 
 class UsageError(DataError):
@@ -128,14 +129,34 @@ class LinePipelineOptions(PipelineOptions):
         run = parser.add_argument_group("what is done")
         run.add_argument(
             "--steps",
-            default=",".join(_DEFAULT_STEPS),
-            help="which steps, in this order, comma separated; review, the last one, is done only where it is named "
+            default=",".join(DEFAULT_STEPS),
+            help="which steps, in this order, comma separated; review, which gives doubtful readings "
+            "to a person, and compact, which merges the runs of predictions of one day, are not among the default ones "
             "(default: %(default)s)",
         )
+        run.add_argument("--date", help="of the runs that the compact step merges, as YYYY-MM-DD (UTC)")
         run.add_argument(
             "--workspace",
             default="workspace",
             help="folder or gs:// URL of datasets, models, predictions and reports (default: %(default)s)",
+        )
+        run.add_argument(
+            "--plan",
+            action="store_true",
+            help="say what would be done, with what, on how many images, and change nothing",
+        )
+        run.add_argument("--notify_url", help="where the run's record is posted as JSON when the run has ended")
+        run.add_argument(
+            "--retention_days",
+            type=int,
+            help="after a good run, rejects of the infer step and run reports that are older are removed (default: "
+            "all are kept)",
+        )
+        run.add_argument(
+            "--prediction_retention_days",
+            type=int,
+            help="the same for predictions; images whose predictions are gone are read again if they are still "
+            "listed (default: all are kept)",
         )
         run.add_argument("--config", help="YAML file of flags by their names; the command line wins")
 
@@ -218,6 +239,42 @@ class LinePipelineOptions(PipelineOptions):
             help="how many images the review step gives a person to correct, the least confidently read first "
             "(default: %(default)s)",
         )
+        reading.add_argument(
+            "--reread",
+            action="store_true",
+            help="read every image, also those that earlier runs have read (default: only what no run has read with "
+            "the same model and decoder)",
+        )
+        reading.add_argument(
+            "--reread_below",
+            type=float,
+            default=0.0,
+            help="images that another model has read are read again where its confidence was below this "
+            "(default: %(default)s, so that a new model reads only new images)",
+        )
+
+        alarms = parser.add_argument_group("alarms of the infer step, each of which makes the exit status 4")
+        alarms.add_argument(
+            "--alarm_reject_fraction", type=float, help="when a greater share of the images of the run was rejected"
+        )
+        alarms.add_argument(
+            "--alarm_needs_review_fraction",
+            type=float,
+            help="when a greater share of what was read is below --min_confidence",
+        )
+        alarms.add_argument(
+            "--alarm_images_per_s", type=float, help="when a worker read fewer images a second than this"
+        )
+        alarms.add_argument(
+            "--alarm_drift",
+            type=float,
+            help="when the confidences differ from those of earlier runs of the model by a greater population "
+            "stability index than this; 0.25 is usual",
+        )
+        alarms.add_argument(
+            "--drift_nights", type=int, default=7, help="how many earlier runs these are (default: %(default)s)"
+        )
+        alarms.add_argument("--alarm_no_new_images", action="store_true", help="when no image was new")
 
         gate = parser.add_argument_group("acceptance")
         gate.add_argument(
@@ -393,12 +450,14 @@ def _check(options: LinePipelineOptions) -> None:
         hint = f"did you mean {near[0]}?" if near else f"steps are {', '.join(STEPS)}"
         raise UsageError(f"--steps={options.steps}: there is no step {unknown[0]!r}; {hint}")
     for name in (
-        *("epochs", "batch_size", "patience", "train_workers", "beam_width", "review_count"),
+        *("epochs", "batch_size", "patience", "train_workers", "beam_width", "drift_nights", "review_count"),
+        *("retention_days", "prediction_retention_days"),
         *("max_pixels", "max_bytes", "max_line_width", "max_label_length"),
     ):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name}={value} must be at least 1")
+    _check_date(options)
     if options.train_restarts < 0:
         raise UsageError(f"--train_restarts={options.train_restarts} must be at least 0")
     if options.max_pixels > _PILLOW_LIMIT:
@@ -413,9 +472,23 @@ def _check(options: LinePipelineOptions) -> None:
         )
     if options.learning_rate is not None and not 0 < options.learning_rate < 10:
         raise UsageError(f"--learning_rate={options.learning_rate:g} must be above 0 and below 10")
-    for name in ("max_reject_fraction", "max_cer", "max_cer_regression", "min_confidence"):
+    if options.notify_url and not options.notify_url.startswith(("http://", "https://")):
+        raise UsageError(f"--notify_url={options.notify_url} must begin with http:// or https://")
+    for name in ("alarm_images_per_s", "alarm_drift"):
         value = getattr(options, name)
-        if not 0 <= value <= 1:
+        if value is not None and value <= 0:
+            raise UsageError(f"--{name}={value:g} must be above 0")
+    for name in (
+        "alarm_reject_fraction",
+        "alarm_needs_review_fraction",
+        "max_reject_fraction",
+        "max_cer",
+        "max_cer_regression",
+        "min_confidence",
+        "reread_below",
+    ):
+        value = getattr(options, name)
+        if value is not None and not 0 <= value <= 1:
             raise UsageError(f"--{name}={value:g} must be from 0 to 1")
     try:
         options.split_fractions  # noqa: B018 (raises for shares that leave nothing)
@@ -433,6 +506,21 @@ def _check(options: LinePipelineOptions) -> None:
         )
     if options.charset and not storage.is_remote(options.charset) and not os.path.isfile(options.charset):
         raise UsageError(f"--charset={options.charset} is not a file")
+
+
+def _check_date(options: LinePipelineOptions) -> None:
+    if options.date is None:
+        if "compact" in options.step_names:
+            raise UsageError("--steps=compact merges the runs of one day: say which, as --date=YYYY-MM-DD")
+        return
+    try:
+        right = datetime.date.fromisoformat(options.date).isoformat() == options.date
+    except ValueError:
+        right = False
+    if not right:
+        raise UsageError(f"--date={options.date} is not a day, written YYYY-MM-DD")
+    if "compact" not in options.step_names:
+        raise UsageError(f"--date={options.date} is for the compact step, which --steps={options.steps} leaves out")
 
 
 def _check_labels(options: LinePipelineOptions) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import collections
 import dataclasses
 import datetime
+import importlib.metadata
 import itertools
 import json
 import os
+import platform
 import re
 import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
+import pyarrow.compute
 import pyarrow.parquet
 
 from components.evaluation.confusions import align, spell
@@ -27,14 +29,18 @@ from components.evaluation.evaluate import (
     PREDICTIONS_PICTURE,
     WORST_NAME,
 )
+from components.inference.runs import CommittedRun, find_runs
 from components.ingest.dataset import UNUSED_LABELS_NAME
 from components.ingest.describe import SAMPLES_NAME
 from components.ingest.statistics import RARE
-from components.models import PLOTS_NAME
+from components.models import PLOTS_NAME, ModelManifest
+from components.processes import map_in_threads
 from components.rejects import REASONS
 from pipeline.options import LinePipelineOptions
+from pipeline.runners import runner_name
+from pipeline.thumbnails import Thumbnail, data_url, draw_files, draw_lines
 from pipeline.workspace import Workspace, short_id
-from tfrecords import SPLITS, DataError, storage
+from tfrecords import SPLITS, DataError, ImageLimits, storage
 from tfrecords.manifest import STATISTICS_NAME
 
 _PICTURES = {
@@ -47,11 +53,27 @@ _EVALUATION_PICTURES = {
     LENGTH_PICTURE: "Lines read exactly, and CER, by the length of the label",
     CALIBRATION_PICTURE: "Calibration: confidence against the share of lines read exactly",
 }
-_SECRET = re.compile("secret|token|password|access_key|connection_string")  # as Beam's flags for object stores are
-_DOUBTFUL = 24
-_ROWS_LOOKED_AT = 100_000
+# Beam's flags for object stores, and an address that may be a password itself.
+_SECRET = re.compile("secret|token|password|access_key|connection_string|notify_url")
+_PACKAGES = (
+    "ctc-line-reader",
+    "apache-beam",
+    "keras",
+    "numpy",
+    "onnxruntime",
+    "pillow",
+    "pyarrow",
+    "tensorflow",
+    "tfx-bsl",
+)
 _REJECTS_SHOWN = 8  # of each reason
-_REJECT_FILES_READ, _REJECTS_READ = 50, 5000
+_REJECT_FILES_READ = 200  # in search of these
+_NO_IMAGES = ("unreadable_folder", "no_image", "damaged_row")  # reasons of what cannot be drawn
+_DAYS_LOOKED_AT = 14  # on which something was read
+_NIGHTS = 7  # that the last one is compared with
+_CONFIDENCE_BARS = 20
+_THREADS = 8
+_HEIGHT = 48  # pixels of a line, where its model is gone
 _BARS, _SYMBOLS_SHOWN = 48, 300
 _LONG = 500  # pixels of a line that gets a wide place on the page
 _SAMPLES = {
@@ -68,13 +90,22 @@ class RunRecord:
 
     Attributes:
         run: the ID of this run of the command.
-        status: `done`, `refused` (a check said no) or `failed` (the input cannot be used).
+        status: `done`, `alarm` (done, but an alarm was raised), `refused` (a check said no) or `failed` (the input
+            cannot be used).
         workspace: where it ran.
         options: every flag of ours, and Beam's that were given, without what only their owner may know.
         started_at, finished_at: ISO 8601, UTC.
         seconds: from start to finish.
-        steps: each step's result, and how long it took.
+        steps: each step's result, how long it took, and the images that it took a second.
         problems: one sentence each, as printed.
+        alarms: every check of the night's figures: `name`, `sentence`, `measured`, `limit`, and whether it was
+            `raised`.
+        used: what ran: `runner`, `versions` of packages, and of the model that read, if one did, `model_id`,
+            `network`, `dataset_id`, `trained_at` and the `height` of its lines.
+        rejects: how many images were left out, by step and reason.
+        nights: the last runs of the infer step, the oldest first, each with its figures, whether it is `tonight`'s,
+            and whether tonight's is `compared` with it: runs of the same model and decoding. `confidence_shares` is
+            the share of its rows in each of `_CONFIDENCE_BARS` bars of equal width from 0 to 1.
     """
 
     run: str
@@ -86,6 +117,10 @@ class RunRecord:
     seconds: float = 0.0
     steps: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     problems: list[str] = dataclasses.field(default_factory=list)
+    alarms: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    used: dict[str, Any] = dataclasses.field(default_factory=dict)
+    rejects: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
+    nights: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     @classmethod
     def start(cls, options: LinePipelineOptions, workspace: str) -> RunRecord:
@@ -95,14 +130,29 @@ class RunRecord:
         given = {**options.get_all_options(drop_default=True), **ours}
         given = {name: "(not told)" if _SECRET.search(name) else given[name] for name in sorted(given)}
         run = f"{now:%Y%m%dT%H%M%SZ}-{short_id(at=now.isoformat(), pid=os.getpid())[:6]}"
-        return cls(run, "done", workspace, json.loads(json.dumps(given, default=str)), now.isoformat())
+        used = {"runner": runner_name(options), "versions": _versions()}
+        return cls(run, "done", workspace, json.loads(json.dumps(given, default=str)), now.isoformat(), used=used)
 
     def add(self, result: dict[str, Any], seconds: float) -> None:
         """A step that came to its end."""
-        self.steps.append({**result, "seconds": round(seconds, 3)})
+        self.add_alarms(result.pop("alarms"))
+        figures = result["figures"]
+        images = {
+            "ingest": figures.get("matched", 0),
+            "evaluate": figures.get("images", 0),
+            "infer": figures.get("matched", 0) - figures.get("skipped", 0),
+        }.get(result["name"], 0)
+        speed = round(images / seconds, 1) if images and seconds and not result["reused"] else None
+        self.steps.append({**result, "seconds": round(seconds, 3), "images_per_s": speed})
         if result["refused"] is not None:
             self.status = "refused"
             self.problems.append(f"{result['name']}: the new model is not used, because {result['refused']}")
+
+    def add_alarms(self, alarms: list[dict[str, Any]]) -> None:
+        """What was asked for with flags, and whether it was raised."""
+        self.alarms += alarms
+        if self.status == "done" and any(alarm["raised"] for alarm in alarms):
+            self.status = "alarm"
 
     def fail(self, problem: str) -> None:
         """A step that could not come to its end."""
@@ -116,6 +166,16 @@ def write(record: RunRecord, workspace: Workspace) -> dict[str, str]:
     Returns:
         The two paths, by what they are; empty if the workspace cannot be written.
     """
+    steps = {step["name"]: step for step in record.steps}
+    record.rejects = {name: steps[name]["figures"]["rejects"] for name in ("ingest", "infer") if name in steps}
+    dataset = _dataset(steps["ingest"]["folder"]) if "ingest" in steps else None
+    if dataset is not None:
+        unused = collections.Counter(dataset["statistics"]["unused_labels"])
+        record.rejects["ingest"] = dict(collections.Counter(record.rejects["ingest"]) + unused)
+    if "infer" in steps:
+        figures = steps["infer"]["figures"]
+        record.used.update(_about_model(workspace, figures.get("model_id")))
+        record.nights = _nights(workspace, figures.get("run_id"))
     finished = datetime.datetime.now(datetime.UTC)
     record.finished_at = finished.isoformat()
     record.seconds = round((finished - datetime.datetime.fromisoformat(record.started_at)).total_seconds(), 3)
@@ -125,14 +185,17 @@ def write(record: RunRecord, workspace: Workspace) -> dict[str, str]:
     }
     try:
         storage.write_json(paths["run record"], dataclasses.asdict(record))
-        storage.write_bytes(paths["run report"], _page(record, workspace).encode(errors="backslashreplace"))
+        page = _page(record, steps, dataset, workspace)
+        storage.write_bytes(paths["run report"], page.encode(errors="backslashreplace"))
     except (OSError, DataError) as error:
         record.fail(f"the run report cannot be written: {error}")
         return {}
     return paths
 
 
-def _page(record: RunRecord, workspace: Workspace) -> str:
+def _page(
+    record: RunRecord, steps: dict[str, dict[str, Any]], dataset: dict[str, Any] | None, workspace: Workspace
+) -> str:
     import jinja2
 
     environment = jinja2.Environment(
@@ -140,23 +203,114 @@ def _page(record: RunRecord, workspace: Workspace) -> str:
     )
     environment.filters["percent"] = lambda value: f"{value:.2%}"
     environment.filters["number"] = lambda value: f"{value:,}"
+    environment.filters["measure"] = _measure
     environment.filters["spell"] = spell
     environment.filters["name"] = _name
-    steps = {step["name"]: step for step in record.steps}
     model_folder = (steps.get("evaluate") or steps.get("train") or {}).get("folder")
     return environment.get_template("report.html.j2").render(
         record=record,
         steps=steps,
+        alarms=sorted(record.alarms, key=lambda alarm: not alarm["raised"]),
         pictures=_pictures(storage.join(model_folder, PLOTS_NAME), _PICTURES) if model_folder else [],
         evaluation=_evaluation(storage.join(steps["evaluate"]["folder"], EVALUATION_FOLDER))
         if "evaluate" in steps
         else None,
-        doubtful=_doubtful(steps["infer"]["folder"]) if "infer" in steps else [],
-        looked_at=min(_ROWS_LOOKED_AT, steps["infer"]["figures"]["rows"]) if "infer" in steps else 0,
-        rejects=_rejects(steps, workspace),
-        dataset=_dataset(steps["ingest"]["folder"]) if "ingest" in steps else None,
+        nothing_new="infer" in steps and steps["infer"]["folder"] == workspace.all_predictions,
+        confidences=_confidences(record.nights),
+        least_confident=_least_confident(steps["infer"]["figures"], record) if "infer" in steps else [],
+        rejects=_rejects(record, steps, workspace),
+        dataset=dataset,
         reasons=REASONS,
+        long=_LONG,
     )
+
+
+def _versions() -> dict[str, str]:
+    """Of Python, and of those of the main packages that are installed as such."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # this program, when it is run from its sources
+    return versions
+
+
+def _about_model(workspace: Workspace, model_id: str | None) -> dict[str, Any]:
+    """What the page says of the model that read, if there is one."""
+    if model_id is None:
+        return {}
+    try:
+        model = ModelManifest.read(workspace.model(model_id))
+    except (FileNotFoundError, DataError):
+        return {"model_id": model_id}
+    return {
+        "model_id": model_id,
+        "network": model.model,
+        "dataset_id": model.dataset_id,
+        "trained_at": model.created_at,
+        "height": model.height,
+    }
+
+
+def _nights(workspace: Workspace, run_id: str | None) -> list[dict[str, Any]]:
+    """The last runs up to one, as a `RunRecord` has them."""
+    predictions = workspace.all_predictions
+    days = [name.removeprefix("date=") for name in storage.list_names(predictions, "date=")][-_DAYS_LOOKED_AT:]
+    found = map_in_threads(lambda day: find_runs(predictions, day), days, _THREADS, ahead=_THREADS)
+    runs = sorted(itertools.chain.from_iterable(found), key=lambda run: (run.manifest["scored_at"], run.run_id))
+    tonight = next((run for run in runs if run.run_id == run_id), None)
+    if tonight is not None:
+        runs = runs[: runs.index(tonight)]
+    same = [run for run in runs if tonight is not None and _read_alike(run, tonight)][-_NIGHTS:]
+    shown = [run for run in runs if run in same or run in runs[-_NIGHTS:]]
+    nights = [_night(run) | {"tonight": False, "compared": run in same} for run in shown]
+    return nights if tonight is None else [*nights, _night(tonight) | {"tonight": True, "compared": False}]
+
+
+def _read_alike(run: CommittedRun, other: CommittedRun) -> bool:
+    names = ("model_id", "decoding")
+    return all(name in run.manifest and run.manifest[name] == other.manifest.get(name) for name in names)
+
+
+def _night(run: CommittedRun) -> dict[str, Any]:
+    """What a `RunRecord` has of a run."""
+    manifest = run.manifest
+    rows = manifest["rows"]
+    seconds = manifest.get("figures", {}).get("shard_s", 0.0)
+    bins = manifest.get("confidence_histogram", [])
+    width = len(bins) // _CONFIDENCE_BARS
+    count = sum(bins)
+    return {
+        "run_id": run.run_id,
+        "scored_at": manifest["scored_at"],
+        "model_id": manifest["model_id"],
+        "decoding": manifest.get("decoding"),
+        "matched": manifest["matched"],
+        "skipped": manifest.get("skipped", 0),
+        "read": rows,
+        "rejected": sum(manifest["rejects"].values()),
+        "needs_review": manifest.get("needs_review", 0),
+        "mean_confidence": manifest["mean_confidence"] if rows else None,
+        "images_per_s": round(rows / seconds, 1) if seconds else None,
+        "confidence_shares": [sum(bins[i * width : (i + 1) * width]) / count for i in range(_CONFIDENCE_BARS)]
+        if count
+        else None,
+    }
+
+
+def _confidences(nights: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Tonight's confidences beside those of the nights that they are compared with: a share a bar."""
+    tonight = [night["confidence_shares"] for night in nights if night["tonight"] and night["confidence_shares"]]
+    if not tonight:
+        return None
+    before = [night["confidence_shares"] for night in nights if night["compared"] and night["confidence_shares"]]
+    means = [sum(shares) / len(before) for shares in zip(*before, strict=True)] or [None] * _CONFIDENCE_BARS
+    bars = [
+        {"start": i / _CONFIDENCE_BARS, "end": (i + 1) / _CONFIDENCE_BARS, "share": share, "before": mean}
+        for i, (share, mean) in enumerate(zip(tonight[0], means, strict=True))
+    ]
+    return {"bars": bars, "before": len(before)}
 
 
 def _dataset(folder: str) -> dict[str, Any]:
@@ -181,7 +335,7 @@ def _dataset(folder: str) -> dict[str, Any]:
         "long": any(pixels > _LONG for pixels, _ in splits["train"]["widths"]),
         "symbols_left_out": max(0, len(by_count) - _SYMBOLS_SHOWN),
         "samples": [
-            (title, [{**row, "source": _data_url(row["image"])} for row in samples if row["role"] == role])
+            (title, [{**row, "source": data_url(row["image"])} for row in samples if row["role"] == role])
             for role, title in _SAMPLES.items()
         ],
     }
@@ -210,7 +364,7 @@ def _evaluation(folder: str) -> dict[str, Any]:
         "confusions": confusions.slice(0, CONFUSIONS_SHOWN).to_pylist(),
         "pairs": confusions.num_rows,
         "worst": [
-            {**row, "source": _data_url(row["image"]), "sides": _marked(row["truth"], row["text"])}
+            {**row, "source": data_url(row["image"]), "sides": _marked(row["truth"], row["text"])}
             for row in worst.to_pylist()
         ],
     }
@@ -245,45 +399,68 @@ def _pictures(folder: str, captions: dict[str, str]) -> list[dict[str, str]]:
             content = storage.read_bytes(storage.join(folder, name))
         except FileNotFoundError:
             continue
-        found.append({"caption": caption, "source": _data_url(content)})
+        found.append({"caption": caption, "source": data_url(content)})
     return found
 
 
-def _doubtful(folder: str) -> list[dict[str, Any]]:
-    """The least confident rows among the first, with their images."""
-    from components.inference.predictions import read_predictions
-    from components.listing import read_image
-    from tfrecords import ImageLimits, ImageRejected, encode_png, read_line
-
-    rows = read_predictions(folder, ["uri", "text", "confidence"], _ROWS_LOOKED_AT)
-    shown = sorted(rows, key=lambda row: (row["confidence"], row["uri"]))[:_DOUBTFUL]
-    for row in shown:
-        try:
-            row["source"] = _data_url(encode_png(read_line(read_image(row["uri"]), 48, ImageLimits()).pixels))
-        except (OSError, ImageRejected):
-            row["source"] = ""  # gone since it was read
-    return shown
-
-
-def _rejects(steps: dict[str, Any], workspace: Workspace) -> list[dict[str, Any]]:
-    folders = []
-    if "ingest" in steps:
-        folders.append(steps["ingest"]["folder"])
-    if "infer" in steps:
-        folders.append(workspace.rejects_of(steps["infer"]["folder"]))
-    shown: collections.Counter[tuple[str, str]] = collections.Counter()
-    rows: list[dict[str, Any]] = []
-    for folder in folders:
-        names = [name for name in storage.list_names(folder) if name.startswith(("rejects-", UNUSED_LABELS_NAME))]
-        for name in names[-_REJECT_FILES_READ:]:
-            with storage.open_to_read(storage.join(folder, name)) as file:
-                first = next(pyarrow.parquet.ParquetFile(file).iter_batches(_REJECTS_READ))
-            for row in first.to_pylist():
-                shown[row["step"], row["reason"]] += 1
-                if shown[row["step"], row["reason"]] <= _REJECTS_SHOWN:
-                    rows.append(row)
-    return sorted(rows, key=lambda row: (row["step"], row["reason"], row["uri"]))
+def _least_confident(figures: dict[str, Any], record: RunRecord) -> list[dict[str, Any]]:
+    """The least confident rows of a run, with their images as the model saw them."""
+    rows = [
+        {"confidence": confidence, "uri": uri, "text": text}
+        for confidence, uri, text in figures.get("least_confident", ())
+    ]
+    limits = ImageLimits(
+        max_pixels=record.options["max_pixels"],
+        max_bytes=record.options["max_bytes"],
+        max_line_width=record.options["max_line_width"],
+    )
+    images = draw_lines([row["uri"] for row in rows], record.used.get("height", _HEIGHT), limits)
+    return [{**row, "image": image} for row, image in zip(rows, images, strict=True)]
 
 
-def _data_url(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def _rejects(record: RunRecord, steps: dict[str, Any], workspace: Workspace) -> list[dict[str, Any]]:
+    """What was left out, by step and reason, the most frequent first; some of each, with their images."""
+    groups: list[dict[str, Any]] = []
+    for name, counts in record.rejects.items():
+        if not counts:
+            continue
+        folder = steps[name]["folder"] if name == "ingest" else workspace.rejects_of(steps[name]["folder"])
+        rows = _some_rejects(folder, counts)
+        groups += [
+            {"step": name, "reason": reason, "count": count, "folder": folder, "rows": rows[reason]}
+            for reason, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        ]
+    drawable = [row for group in groups if group["reason"] not in _NO_IMAGES for row in group["rows"]]
+    for row, image in zip(drawable, draw_files([row["uri"] for row in drawable]), strict=True):
+        row["image"] = image
+    return groups
+
+
+def _some_rejects(folder: str, counts: dict[str, int]) -> dict[str, list[dict[str, Any]]]:
+    """The first rejects of each reason."""
+    names = [name for name in storage.list_names(folder) if name.startswith(("rejects-", UNUSED_LABELS_NAME))]
+    found: dict[str, list[dict[str, Any]]] = {reason: [] for reason in counts}
+
+    def read(name: str) -> pyarrow.Table:
+        with storage.open_to_read(storage.join(folder, name)) as file:
+            return pyarrow.parquet.read_table(file, columns=["uri", "reason", "detail"])
+
+    for table in map_in_threads(read, names[:_REJECT_FILES_READ], _THREADS, ahead=_THREADS):
+        for reason, rows in found.items():
+            if len(rows) < _REJECTS_SHOWN:
+                of_reason = table.filter(pyarrow.compute.equal(table["reason"], reason))
+                rows += of_reason.slice(0, _REJECTS_SHOWN - len(rows)).to_pylist()
+        if all(len(rows) == min(_REJECTS_SHOWN, counts[reason]) for reason, rows in found.items()):
+            break
+    for rows in found.values():
+        rows.sort(key=lambda row: row["uri"])
+        for row in rows:
+            row["image"] = Thumbnail()
+    return found
+
+
+def _measure(value: Any) -> str:
+    """A number as a person reads it."""
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)

@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from components.inference.predictions import RUN_MANIFEST_NAME
 from components.ingest.addition import OldDataset
 from components.listing import ImageReference, PathTables, uri_of
 from components.listing.tables import read_reviewed_table
@@ -21,6 +20,7 @@ from components.rejects import Reject
 from components.review.selection import Doubtful, least_confident, read_details
 from components.review.table import BYTE_ORDER_MARK, COLUMNS, LINE_END, quoted, split_row, table_text
 from components.work import read_referenced_line
+from pipeline.nightly import sound_runs
 from pipeline.options import LinePipelineOptions
 from pipeline.workspace import Workspace, short_id
 from tfrecords import DataError, DatasetManifest, ImageLimits, encode_png, storage
@@ -48,20 +48,20 @@ def write_review(
     Raises:
         DataError: if nothing was read yet, or the dataset to which corrections are to be added is gone.
     """
-    files, runs = _committed_predictions(workspace)
+    runs = sound_runs(workspace, say)
     if not runs:
         raise DataError(f"nothing was read yet in {workspace.root}: run the infer step first (--steps=infer)")
     dataset_id, dataset = _dataset_to_correct(workspace)
     given = _given_out(workspace)
-    say(f"looking for the {options.review_count:,} least confident readings of {runs:,} runs")
+    say(f"looking for the {options.review_count:,} least confident readings of {len(runs):,} runs")
     records = [storage.join(workspace.dataset(dataset_id), shard.name) for shard in dataset.shards]
     waiting = (
         reading
-        for reading in least_confident(files, records)
+        for reading in least_confident([path for run in runs for path in run.files], records)
         if (reading.uri, reading.model_id, reading.text) not in given
     )
     chosen, gone = _with_images(waiting, options.review_count, options.image_limits)
-    figures: dict[str, Any] = {"images": len(chosen), "runs": runs, "dataset_id": dataset_id, "unreadable": gone}
+    figures: dict[str, Any] = {"images": len(chosen), "runs": len(runs), "dataset_id": dataset_id, "unreadable": gone}
     if gone:
         say(f"warning: {gone:,} images that were to be reviewed cannot be read any more, and are left out")
     if not chosen:
@@ -107,22 +107,6 @@ def write_review(
         f"dataset {dataset_id} when they are corrected"
     )
     return summary, destination, {**figures, "review_id": review_id, "confidences": [least, most]}
-
-
-def _committed_predictions(workspace: Workspace) -> tuple[list[str], int]:
-    """The Parquet files of all committed runs, and how many runs there are."""
-    parent = storage.join(workspace.root, "predictions")
-    files, runs = [], 0
-    for date in storage.list_names(parent):
-        for run in storage.list_names(storage.join(parent, date)):
-            folder = storage.join(parent, date, run)
-            try:
-                manifest = storage.read_json(storage.join(folder, RUN_MANIFEST_NAME))
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            runs += 1
-            files += [storage.join(folder, name) for name in manifest["files"]]
-    return files, runs
 
 
 def _given_out(workspace: Workspace) -> set[tuple[str, str, str]]:

@@ -8,8 +8,9 @@ import datetime
 import functools
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 
@@ -18,14 +19,12 @@ from components.evaluation.transforms import EvaluateModel
 from components.inference.decoders import Decoding
 from components.inference.handler import LineModelHandler
 from components.inference.predictions import (
-    RUN_MANIFEST_NAME,
     STARTED_NAME,
     SUMMARIES_NAME,
     InferenceRequest,
-    move_rejects,
     prepare_reading,
-    read_predictions,
 )
+from components.inference.runs import RUN_MANIFEST_NAME, CommittedRun, read_predictions
 from components.inference.transforms import ReadCollection, ReadDataset
 from components.ingest import IngestRequest
 from components.ingest.sample import read_truth, render_sample
@@ -55,6 +54,9 @@ from components.rejects import too_many_rejects
 from components.training.cluster import ClusterPlace, train_in_processes
 from components.training.recipes import DEFAULT_MODEL, RECIPES, TIME_STRIDE
 from components.work import REFUSED_NAME, shards_for
+from pipeline.alarms import Alarm, check_alarms
+from pipeline.compaction import compact_day
+from pipeline.nightly import find_unread, sound_runs
 from pipeline.options import LinePipelineOptions
 from pipeline.progress import shards_watched
 from pipeline.review import find_old_dataset, tables_of_images, write_review
@@ -83,6 +85,7 @@ class StepResult:
         figures: counts and measures, for the report.
         refused: why a check failed, or None.
         reused: whether the result was there already.
+        alarms: what a person should be told, and what was asked for and is well.
     """
 
     name: str
@@ -91,6 +94,7 @@ class StepResult:
     figures: dict[str, Any] = dataclasses.field(default_factory=dict)
     refused: str | None = None
     reused: bool = False
+    alarms: list[Alarm] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,13 +121,13 @@ def ingest(context: Context) -> StepResult:
     options, workspace = context.options, context.workspace
     old = find_old_dataset(options, workspace, context.say)
     tables = tables_of_images(options, context.say)
-    roots = [] if tables.paths else find_roots(_images_to_ingest(context), flag="--images")
+    roots = [] if tables.paths else find_roots(images_to_ingest(context), flag="--images")
     rules, why = choose_labels(options.label_rules, roots)
     if why:
         context.say(why)
     fractions = options.split_fractions
     flag = "--label_source" if tables.paths else "--images"
-    with _listing(context, roots, rules, fractions, flag=flag, tables=tables) as (listing, files):
+    with list_collection(context, roots, rules, fractions, flag=flag, tables=tables) as (listing, files):
         if options.label_source == "auto":
             check_choice(rules, listing)
         charset = _charset(options, listing, old.symbols if old else ())
@@ -227,21 +231,9 @@ def train(context: Context) -> StepResult:
             f"the train split of dataset {dataset_id} is empty: ingest more images, or more groups of them, or lower "
             "--validation_fraction and --test_fraction"
         )
-    start = _model_to_start_from(options, workspace, dataset)
-    network = options.model or (start[1].model if start else DEFAULT_MODEL)
-    recipe = RECIPES[network]
-    batch_size = options.batch_size or recipe.batch_size
-    epochs = options.epochs or recipe.epochs_for(dataset.examples("train"), batch_size)
-    request = {
-        "model": network,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": options.learning_rate or recipe.learning_rate * (recipe.fine_tuning if start else 1),
-        "patience": options.patience or -(-epochs // 3),
-        "seed": options.seed,
-        "init_from": start[1].model_id if start else None,
-    }
-    model_id = short_id(version=_CODE_VERSION, dataset_id=dataset_id, **request)
+    plan = plan_training(options, workspace, dataset_id, dataset)
+    model_id, request, start = plan.model_id, plan.request, plan.start
+    network, epochs = request["model"], request["epochs"]
     folder = workspace.model(model_id)
     found = _intact_model(context, folder)
     if found is not None and not chief:
@@ -302,7 +294,47 @@ def train(context: Context) -> StepResult:
         summary += f", from the weights of model {start[1].model_id}"
     if found is not None:
         summary += "; it was there already, trained on the very same dataset with the same options"
-    return StepResult("train", summary, folder, {"model_id": model_id, **manifest.options}, reused=found is not None)
+    figures = {"model_id": model_id, **manifest.options, "image_epochs": dataset.examples("train") * epochs}
+    return StepResult("train", summary, folder, figures, reused=found is not None)
+
+
+class TrainingPlan(NamedTuple):
+    """What the train step is asked for.
+
+    Attributes:
+        model_id: digest of the rest.
+        request: the network, and how it is trained.
+        start: folder and manifest of the model whose weights are the start, if there is one.
+    """
+
+    model_id: str
+    request: dict[str, Any]
+    start: tuple[str, ModelManifest] | None
+
+
+def plan_training(
+    options: LinePipelineOptions, workspace: Workspace, dataset_id: str, dataset: DatasetManifest
+) -> TrainingPlan:
+    """What would be trained on a dataset.
+
+    Raises:
+        DataError: if the model of `--init_from` is not there, or is no start for it.
+    """
+    start = _model_to_start_from(options, workspace, dataset)
+    network = options.model or (start[1].model if start else DEFAULT_MODEL)
+    recipe = RECIPES[network]
+    batch_size = options.batch_size or recipe.batch_size
+    epochs = options.epochs or recipe.epochs_for(dataset.examples("train"), batch_size)
+    request = {
+        "model": network,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": options.learning_rate or recipe.learning_rate * (recipe.fine_tuning if start else 1),
+        "patience": options.patience or -(-epochs // 3),
+        "seed": options.seed,
+        "init_from": start[1].model_id if start else None,
+    }
+    return TrainingPlan(short_id(version=_CODE_VERSION, dataset_id=dataset_id, **request), request, start)
 
 
 def evaluate(context: Context) -> StepResult:
@@ -380,28 +412,32 @@ def infer(context: Context) -> StepResult:
             f"accepted before and trained on dataset {model.dataset_id}"
         )
     _say_of_lexicon(context, model.read_charset(workspace.model(model_id)))
+    images = options.infer_images or sample_to_read(workspace)
     decoding = options.decoding.pinned()
-    with _collection(context, options.infer_images or _sample_to_read(workspace)) as collection:
-        # The letter keeps an ID of digits alone from being taken for a number in the path's partition.
-        run_id = "r" + short_id(
+    reading = reading_of(options, model, decoding)
+    runs = sound_runs(workspace, context.say)
+    with collection_to_read(context, images, runs, reading, workspace) as collection:
+        asked = short_id(
             version=_CODE_VERSION,
-            inputs=collection.digest,
-            model_id=model_id,
-            limits=dataclasses.asdict(options.image_limits),
+            images=images,
+            columns=options.path_column,
             min_confidence=options.min_confidence,
-            decoding=_identity_of(decoding),
+            reread=options.reread,
+            **reading,
         )
-        found = _intact_predictions(context, workspace.find_predictions(run_id))
-        unfinished = workspace.unfinished(f"run-{run_id}")
-        rejects_folder = workspace.unfinished(f"rejects-{run_id}")
+        unfinished = workspace.unfinished(f"run-{asked}")
+        found = collection.found
+        reads = found is None and collection.images > 0
         build: Callable[[beam.Pipeline], object] = _nothing_to_read
         watched: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
         if found is not None:
-            destination = found
-            move_rejects(rejects_folder, workspace.rejects_of(found))  # where a run was killed between two moves
-            storage.remove_folder(unfinished)
+            destination, run_id = found.folder, found.run_id
+        elif not reads:
+            destination, run_id = workspace.all_predictions, "none"
         else:
-            scored_at = _started_at(unfinished)
+            earlier = [run.run_id for run in runs]
+            run_id, scored_at = _started(unfinished, short_id(asked=asked, inputs=collection.digest, earlier=earlier))
+            rejects_folder = workspace.unfinished(f"rejects-{run_id}")
             date = scored_at.date().isoformat()
             destination = workspace.predictions(date, run_id)
             request = InferenceRequest(
@@ -411,7 +447,11 @@ def infer(context: Context) -> StepResult:
                 rejects_folder=rejects_folder,
                 rejects_destination=workspace.rejects(date, run_id),
                 images=collection.images,
+                inputs=collection.digest,
                 repeats=collection.repeats,
+                skipped=collection.skipped,
+                reread=collection.reread,
+                retried=collection.retried,
                 shards=collection.shards,
                 model_folder=workspace.model(model_id),
                 model_id=model_id,
@@ -429,31 +469,42 @@ def infer(context: Context) -> StepResult:
             if not options.template:
                 summaries = storage.join(unfinished, SUMMARIES_NAME)
                 watched = shards_watched(summaries, request.shards, request.images, context.say, context.show)
-        if found is None or options.template:
+        if reads or options.template:
             with watched:
                 run_job(options, build, say=context.say)
         if options.template:
             return _template(options.template, run_id, collection.images, destination)
-        if found is None:
+        if reads:
             _raise_if_refused(unfinished)
-    manifest = storage.read_json(storage.join(destination, RUN_MANIFEST_NAME))
+        else:
+            storage.remove_folder(unfinished)
+    if found is None and not reads:
+        return _nothing_new(options, collection, destination)
+    manifest = found.manifest if found else storage.read_json(storage.join(destination, RUN_MANIFEST_NAME))
     if found is not None:
-        _need_few_rejects(options, manifest["rejects"], manifest["matched"], workspace.rejects_of(found))
-    summary = (
-        f"run {run_id}: {manifest['matched']:,} images matched, {manifest['rows']:,} read with mean confidence "
-        f"{manifest['mean_confidence']:.3f}, {_rejects_text(manifest['rejects'])}"
-    )
+        _need_few_rejects(options, manifest["rejects"], manifest["matched"], found.rejects_folder)
+    summary = f"run {run_id}: {manifest['matched']:,} images matched, "
+    if manifest["skipped"]:
+        summary += f"{manifest['skipped']:,} skipped as read before, "
+    summary += f"{manifest['rows']:,} read with mean confidence {manifest['mean_confidence']:.3f}, "
+    summary += _rejects_text(manifest["rejects"])
+    if manifest["reread"]:
+        summary += f"; {manifest['reread']:,} were read again, since another model had read them with less confidence"
+    if manifest["retried"]:
+        summary += f"; {manifest['retried']:,} were tried again, since they could not be read before"
     if found is not None:
         summary += "; it was there already, read from the very same images by the same model"
     else:
         summary += f"; engine: {', '.join(manifest['figures']['engines'])}"
     if manifest["needs_review"]:
         summary += f"; {manifest['needs_review']:,} below --min_confidence={options.min_confidence:g} need a review"
-    said = ("run_id", "model_id", "matched", "repeats", "rows", "rejects", "mean_confidence", "needs_review", "figures")
-    figures = {name: manifest[name] for name in said}
+    figures = {name: value for name, value in manifest.items() if name not in ("files", "limits", "scored_at")}
+    figures["looked_at"] = manifest["rows"] + sum(manifest["rejects"].values())
+    figures |= {"listing_s": round(collection.listing_s, 3), "unread_s": round(collection.unread_s, 3)}
     if not options.infer_images:
         figures["right"] = _right(workspace, destination, manifest)
-    return StepResult("infer", summary, destination, figures, reused=found is not None)
+    alarms = check_alarms(options, figures, runs)
+    return StepResult("infer", summary, destination, figures, reused=found is not None, alarms=alarms)
 
 
 def review(context: Context) -> StepResult:
@@ -465,19 +516,47 @@ def review(context: Context) -> StepResult:
     return StepResult("review", *write_review(context.options, context.workspace, context.say))
 
 
-def _started_at(folder: str) -> datetime.datetime:
-    """The time of a run: that of its first attempt, for a day, so that all attempts write the very same rows.
+def reading_of(options: LinePipelineOptions, model: ModelManifest, decoding: Decoding) -> dict[str, Any]:
+    """What decides which of the committed runs have read an image as this command would, as manifests have it."""
+    return {
+        "model_id": model.model_id,
+        "limits": {**dataclasses.asdict(options.image_limits), "height": model.height},
+        "decoding": decoding.identity,
+    }
 
-    A worker that was taken for lost may still be writing when the next attempt is.
+
+def _nothing_new(options: LinePipelineOptions, collection: _Collection, folder: str) -> StepResult:
+    """What the infer step says when every image was read before."""
+    summary = f"nothing new: {collection.skipped:,} images matched, all of which were read before"
+    figures = {
+        **dict.fromkeys(("rows", "looked_at", "reread", "retried", "needs_review"), 0),
+        "matched": collection.skipped,
+        "skipped": collection.skipped,
+        "repeats": collection.repeats,
+        "rejects": {},
+        "listing_s": round(collection.listing_s, 3),
+        "unread_s": round(collection.unread_s, 3),
+    }
+    return StepResult("infer", summary, folder, figures, reused=True, alarms=check_alarms(options, figures, []))
+
+
+def _started(folder: str, digest: str) -> tuple[str, datetime.datetime]:
+    """A run's ID and time: those of its first attempt, so that all attempts write the very same rows.
+
+    A worker that was taken for lost may still be writing when the next attempt is. The ID stays if images come or go
+    meanwhile; the time stays for a day.
     """
     path = storage.join(folder, STARTED_NAME)
     now = _now()
+    # The letter keeps an ID of digits alone from being taken for a number in the path's partition.
+    run_id = f"r{digest}"
     with contextlib.suppress(FileNotFoundError):
-        started = datetime.datetime.fromisoformat(storage.read_json(path)["started_at"])
+        first = storage.read_json(path)
+        run_id, started = first["run_id"], datetime.datetime.fromisoformat(first["started_at"])
         if now - started < datetime.timedelta(days=1):
-            return started
-    storage.write_json(path, {"started_at": now.isoformat()})
-    return now
+            return run_id, started
+    storage.write_json(path, {"run_id": run_id, "started_at": now.isoformat()})
+    return run_id, now
 
 
 def _nothing_to_read(pipeline: beam.Pipeline) -> object:
@@ -491,16 +570,27 @@ def _template(place: str, run_id: str, images: int, destination: str) -> StepRes
     return StepResult(TEMPLATE, summary, place, {"run_id": run_id, "images": images})
 
 
+def compact(context: Context) -> StepResult:
+    """The committed runs of one day to one run for each way of reading.
+
+    Raises:
+        DataError: if there are none, or a file of one was damaged.
+    """
+    done = compact_day(context.options, context.workspace, context.say)
+    return StepResult("compact", done.summary, done.folder, done.figures, reused=done.reused)
+
+
 STEP_FUNCTIONS: dict[str, Callable[[Context], StepResult]] = {
     "ingest": ingest,
     "train": train,
     "evaluate": evaluate,
     "infer": infer,
     "review": review,
+    "compact": compact,
 }
 
 
-def _images_to_ingest(context: Context) -> str:
+def images_to_ingest(context: Context) -> str:
     """What `--images` says, or else the folder of the label table, or else the rendered sample."""
     options = context.options
     if options.images:
@@ -512,16 +602,6 @@ def _images_to_ingest(context: Context) -> str:
     folder = render_sample(_sample_folder(context.workspace, "--images"))[0]
     context.say(f"no --images given: using the rendered sample collection in {folder}")
     return folder
-
-
-def _identity_of(decoding: Decoding) -> list[Any]:
-    """What decides what is read of the same logits."""
-    identity: list[Any] = [decoding.decoder]
-    if decoding.decoder == "beam":
-        identity.append(decoding.beam_width)
-    if decoding.lexicon_sha256:
-        identity.append(decoding.lexicon_sha256)
-    return identity
 
 
 def _say_of_lexicon(context: Context, charset: Charset) -> None:
@@ -540,29 +620,76 @@ def _say_of_lexicon(context: Context, charset: Charset) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Collection:
-    """What is read: how many images, in how many shards, their digest, the job that reads them, and repeats."""
+    """What is read: how many images, in how many shards, their digest, and the job that reads them.
+
+    Attributes:
+        repeats, skipped, reread, retried: as in an `InferenceRequest`.
+        listing_s, unread_s: seconds that it took to list all images, and to find out which of them were read.
+        found: a run that has read the very same, if it is to be taken instead.
+    """
 
     images: int
     shards: int
     digest: str
     build: Callable[[InferenceRequest, beam.Pipeline], object]
     repeats: int = 0
+    skipped: int = 0
+    reread: int = 0
+    retried: int = 0
+    listing_s: float = 0.0
+    unread_s: float = 0.0
+    found: CommittedRun | None = None
 
 
 @contextlib.contextmanager
-def _collection(context: Context, images: str) -> Iterator[_Collection]:
-    """What `--infer_images` says; it can be read inside the block."""
+def collection_to_read(
+    context: Context, images: str, runs: list[CommittedRun], reading: dict[str, Any], place: Workspace
+) -> Iterator[_Collection]:
+    """What `--infer_images` says, less what earlier runs have read; it can be read inside the block.
+
+    Args:
+        reading: what `reading_of` says of this run.
+        place: the workspace in which the listing is written.
+    """
     if images.startswith(_DATASET):
-        yield _split_to_read(context.workspace, images)
+        split = _split_to_read(context.workspace, images)
+        readings = (each for run in runs for each in run.readings)
+        same = [run for run in readings if run.manifest.get("inputs") == split.digest and _is_same(run, reading)]
+        yield dataclasses.replace(split, found=same[-1] if same and not context.options.reread else None)
         return
     roots, paths = find_roots_and_tables(images, flag="--infer_images")
     tables = PathTables(tuple(paths), context.options.path_column)
-    with _listing(context, roots, None, SplitFractions(), flag="--infer_images", tables=tables) as (listing, files):
+    began = time.monotonic()
+    listing_context = dataclasses.replace(context, workspace=place)
+    with list_collection(listing_context, roots, None, SplitFractions(), flag="--infer_images", tables=tables) as (
+        listing,
+        files,
+    ):
+        listed = time.monotonic()
+        folder = os.path.dirname(files[0])
+        unread, files = find_unread(context.options, listing, files, runs, **reading, folder=folder, say=context.say)
 
         def build(request: InferenceRequest, pipeline: beam.Pipeline) -> object:
             return pipeline | "Listings" >> beam.Create(files) | "Infer" >> ReadCollection(request)
 
-        yield _Collection(listing.images, shards_for(listing.images), listing.digest, build, listing.repeats)
+        left = unread.listing
+        yield _Collection(
+            left.images,
+            shards_for(left.images),
+            left.digest,
+            build,
+            repeats=listing.repeats,
+            skipped=unread.skipped,
+            reread=unread.reread,
+            retried=unread.retried,
+            listing_s=listed - began,
+            unread_s=time.monotonic() - listed,
+        )
+
+
+def _is_same(run: CommittedRun, reading: dict[str, Any]) -> bool:
+    """Whether a run has read with the same model, limits and decoding, and lost nothing of it since."""
+    return not run.manifest.get("lost") and all(run.manifest.get(name) == value for name, value in reading.items())
 
 
 def _read_with_helpers(collection: _Collection, request: InferenceRequest, pipeline: beam.Pipeline) -> object:
@@ -606,7 +733,7 @@ def _split_to_read(workspace: Workspace, images: str) -> _Collection:
 
 
 @contextlib.contextmanager
-def _listing(
+def list_collection(
     context: Context,
     roots: list[str],
     labels: LabelRules | None,
@@ -835,14 +962,6 @@ def _intact_model(context: Context, folder: str) -> ModelManifest | None:
     return manifest if problem is None else None
 
 
-def _intact_predictions(context: Context, folder: str | None) -> str | None:
-    """The folder of a committed run, if it is there; one that lost files since is removed, to be read again."""
-    if folder is None:
-        return None
-    files = storage.read_json(storage.join(folder, RUN_MANIFEST_NAME))["files"]
-    return folder if _intact(context, folder, {name: file["bytes"] for name, file in files.items()}) else None
-
-
 def _intact(context: Context, folder: str, sizes: dict[str, int]) -> bool:
     problem = storage.missing_or_changed(folder, sizes)
     if problem is None:
@@ -1001,7 +1120,7 @@ def _sample_folder(workspace: Workspace, flag: str) -> str:
     return workspace.sample
 
 
-def _sample_to_read(workspace: Workspace) -> str:
+def sample_to_read(workspace: Workspace) -> str:
     folder = storage.join(_sample_folder(workspace, "--infer_images"), "unlabelled")
     if not storage.exists(folder):
         raise DataError(f"--infer_images says what to read: there is no sample collection in {workspace.root}")

@@ -7,16 +7,15 @@ import fcntl
 import hashlib
 import json
 import os
-import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from components.inference.predictions import RUN_MANIFEST_NAME
+from pipeline.lock import StoreLock, WorkspaceHeldError, holder
 from tfrecords import DataError, storage
 
 _ID_LENGTH = 12
-_MONTH_S = 30 * 24 * 3600
+_WEEK_S, _MONTH_S = 7 * 24 * 3600, 30 * 24 * 3600
 
 
 def short_id(**what: Any) -> str:
@@ -28,10 +27,6 @@ def short_id(**what: Any) -> str:
 def _last_change(folder: str) -> float:
     """Seconds since 1970 of the newest file below a folder."""
     return max((os.path.getmtime(parent) for parent, _, _ in os.walk(folder)), default=0.0)
-
-
-class WorkspaceHeldError(DataError):
-    """Another run works in the workspace."""
 
 
 class Workspace:
@@ -46,24 +41,32 @@ class Workspace:
 
     def __init__(self, root: str):
         self.root = root.rstrip("/") if storage.is_remote(root) else os.path.abspath(os.path.expanduser(root))
+        self._store_lock: StoreLock | None = None
 
     @contextlib.contextmanager
-    def lock(self, wait_s: float = 0) -> Iterator[None]:
-        """Makes a local workspace's folder and holds it for this process alone.
+    def lock(
+        self, wait_s: float = 0, *, say: Callable[[str], None] = print, end: Callable[[str], None] = print
+    ) -> Iterator[None]:
+        """Makes a local workspace's folder and holds it for this process alone; one in a bucket, which has to be there.
 
-        The operating system gives the lock back when its holder ends, however it ends. A
-        workspace in an object store is not locked; its bucket has to be there.
+        The operating system gives a local lock back when its holder ends, however it ends. For
+        one in an object store see `pipeline.lock`: it can be lost, and the main thread is interrupted then.
 
         Args:
             wait_s: for another run's end.
+            say: told what is no error.
+            end: told in a thread that the lock was lost, and that this process does not come to its end; it should.
 
         Raises:
             WorkspaceHeldError: if another run holds it, naming that one.
+            WorkspaceLostError: if it was lost.
             DataError: if the folder cannot be written, or there is no such bucket that may be used.
         """
         if storage.is_remote(self.root):
             storage.need_bucket(self.root, "--workspace")
-            yield
+            self._store_lock = StoreLock(self.root, say, end)
+            with self._store_lock.held(wait_s):
+                yield
             return
         try:
             os.makedirs(self.root, exist_ok=True)
@@ -90,13 +93,23 @@ class Workspace:
                         f"--workspace={self.root} lies on a file system without locks ({error.strerror}): use another"
                     ) from None
             file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.write(f"{holder()}\n")
             file.flush()
             yield
 
+    def check_lock(self) -> None:
+        """Raises `WorkspaceLostError` if the lock was lost."""
+        if self._store_lock is not None:
+            self._store_lock.check()
+
     def clear_unfinished(self) -> None:
-        """Deletes what stopped runs left, but for trainings, into which hours may have gone: those after a month."""
+        """Deletes what stopped runs left, but for trainings, into which hours may have gone: those after a month.
+
+        In an object store, which is not locked, the rest after a week, too: a job that was handed over may need it.
+        """
         if storage.is_remote(self.root):
+            with contextlib.suppress(OSError, DataError):  # the run was good; the next one comes here again
+                self._clear_remote()
             return
         for name in storage.list_names(self.unfinished("")):
             path = self.unfinished(name)
@@ -109,6 +122,17 @@ class Workspace:
                 if name.startswith(storage.TEMPORARY_PREFIX):
                     storage.remove_file(storage.join(self.root, kind, name))
 
+    def _clear_remote(self) -> None:
+        above = f"{storage.canonical(storage.join(self.root, 'unfinished')).rstrip('/')}/"
+        newest: dict[str, float] = {}
+        for file in storage.find_files(above):
+            name = file.url.removeprefix(above).partition("/")[0]
+            newest[name] = max(newest.get(name, 0.0), file.modified)
+        for name, modified in newest.items():
+            if name and time.time() - modified > (_MONTH_S if name.startswith("training-") else _WEEK_S):
+                storage.remove_file(f"{above}{name}")
+                storage.remove_folder(f"{above}{name}")
+
     def unfinished(self, name: str) -> str:
         """A folder for work in progress."""
         return storage.join(self.root, "unfinished", name)
@@ -120,6 +144,11 @@ class Workspace:
     def model(self, model_id: str) -> str:
         """The folder of a committed model."""
         return storage.join(self.root, "models", model_id)
+
+    @property
+    def all_predictions(self) -> str:
+        """The folder of all committed runs of predictions."""
+        return storage.join(self.root, "predictions")
 
     def predictions(self, date: str, run_id: str) -> str:
         """The folder of a committed run of predictions."""
@@ -141,15 +170,6 @@ class Workspace:
     def sample(self) -> str:
         """The folder of the rendered sample collection."""
         return storage.join(self.root, "sample")
-
-    def find_predictions(self, run_id: str) -> str | None:
-        """The folder of a committed run, whatever its date, if there is one."""
-        parent = storage.join(self.root, "predictions")
-        for date in reversed(storage.list_names(parent)):
-            folder = storage.join(parent, date, f"run={run_id}")
-            if storage.exists(storage.join(folder, RUN_MANIFEST_NAME)):
-                return folder
-        return None
 
     def read_pointer(self, kind: str, name: str) -> str | None:
         """The ID that `datasets/LATEST`, `models/LATEST` or `models/ACCEPTED` names, or None."""

@@ -14,9 +14,11 @@ import collections
 import concurrent.futures
 import contextlib
 import datetime
+import email.utils
 import fnmatch
 import functools
 import hashlib
+import io
 import itertools
 import json
 import logging
@@ -50,12 +52,31 @@ class StoredFile(NamedTuple):
     Attributes:
         url: whose last part may be empty, or hold anything.
         size: in bytes.
-        modified: seconds since 1970 UTC.
+        modified: seconds since 1970 UTC, when this content was stored: what is written about a file later, such as
+            its owner, is no change of it.
     """
 
     url: str
     size: int
     modified: float
+
+
+class Version(NamedTuple):
+    """An object as it is at one time.
+
+    Attributes:
+        generation: the store's name for this version; no other has the same.
+        age_s: seconds since it was written, by the store's own clock, to the second.
+        content: all of it.
+    """
+
+    generation: str
+    age_s: float
+    content: bytes
+
+
+NO_VERSION = "0"
+"""The generation of an object that is not there."""
 
 
 def canonical(url: str) -> str:
@@ -199,7 +220,7 @@ class FileSystem:
 class Gcs(FileSystem):
     """Google Cloud Storage, with as few requests as can be."""
 
-    def read(self, url: str, at_most: int | None) -> bytes:
+    def read(self, url: str, at_most: int | None, generation: str | None = None) -> bytes:
         """The content of an object, or its first bytes; held against the checksum that comes with it.
 
         That is the checksum of the bytes that are stored: nothing can be held against it if they are compressed.
@@ -210,7 +231,7 @@ class Gcs(FileSystem):
         for _ in range(_TRIES):
             try:
                 # One request; to open an object, or to ask what it is first, would take two more.
-                headers, content = self.fs.call("GET", self.fs.url(url), headers=asked)
+                headers, content = self.fs.call("GET", self.fs.url(url), headers=asked, generation=generation)
             except gcsfs.retry.HttpError as error:
                 if at_most is not None and str(error.code) == "416":
                     return b""  # an empty object has no first byte
@@ -231,7 +252,37 @@ class Gcs(FileSystem):
         bucket, key = _bucket_and_key(url)
         if not key:
             raise IsADirectoryError(url)
-        return _stored(url, self.fs.call("GET", "b/{}/o/{}", bucket, key, json_out=True, fields="name,size,updated"))
+        return _stored(
+            url, self.fs.call("GET", "b/{}/o/{}", bucket, key, json_out=True, fields="name,size,timeCreated")
+        )
+
+    def version(self, url: str) -> Version:
+        """The version of an object that is there; raises `FileNotFoundError`, also if it is replaced meanwhile."""
+        bucket, key = _bucket_and_key(url)
+        headers, described = self.fs.call("GET", "b/{}/o/{}", bucket, key, fields="generation,updated")
+        now = email.utils.parsedate_to_datetime(headers["Date"])
+        item = json.loads(described)
+        age = now - datetime.datetime.fromisoformat(item["updated"])
+        return Version(
+            item["generation"], max(0.0, age.total_seconds()), self.read(url, None, generation=item["generation"])
+        )
+
+    def replace_version(self, url: str, content: bytes, generation: str) -> str:
+        """Writes an object if this is the version that is there, or `NO_VERSION`; the generation of the new one.
+
+        Raises:
+            FileExistsError: if another one is there, or none: perhaps since this was done, but the answer was lost.
+        """
+        return self._upload(url, io.BytesIO(content), ifGenerationMatch=generation)["generation"]
+
+    def remove_version(self, url: str, generation: str) -> None:
+        """Deletes an object if this is the version that is there.
+
+        Raises:
+            FileExistsError: if another one is there.
+            FileNotFoundError: if there is none: perhaps since this was done, but the answer was lost.
+        """
+        self.fs.call("DELETE", "b/{}/o/{}", *_bucket_and_key(url), ifGenerationMatch=generation)
 
     def files(self, folder: str) -> Iterator[StoredFile]:
         """Every object below a folder, sorted by URL; one request a thousand.
@@ -314,24 +365,28 @@ class Gcs(FileSystem):
 
     def upload(self, local: str, url: str) -> None:
         """Makes a local file appear, whole; GCS refuses what arrives damaged, and keeps the object that it has."""
-        import gcsfs.retry
-
-        bucket, key = _bucket_and_key(url)
         with open(local, "rb") as file:
-            digest = hashlib.file_digest(file, "md5").digest()
-            described = {"name": key, "md5Hash": base64.b64encode(digest).decode()}
-            for _ in range(_TRIES):
-                try:
-                    return self._send(bucket, described, file)
-                except gcsfs.retry.HttpError as error:
-                    if str(error.code) != "400" or "MD5" not in str(error):
-                        raise
-        raise gcsfs.retry.ChecksumError
+            self._upload(url, file)
 
     def remove_empty_folder(self, _url: str) -> None:
         """Does nothing: folders are but parts of names."""
 
-    def _send(self, bucket: str, described: Mapping[str, str], file: IO[bytes]) -> None:
+    def _upload(self, url: str, file: IO[bytes], **conditions: str) -> dict[str, Any]:
+        import gcsfs.retry
+
+        bucket, key = _bucket_and_key(url)
+        digest = hashlib.file_digest(file, "md5").digest()  # type: ignore[arg-type]
+        described = {"name": key, "md5Hash": base64.b64encode(digest).decode()}
+        for _ in range(_TRIES):
+            try:
+                return self._send(bucket, described, file, **conditions)
+            except gcsfs.retry.HttpError as error:
+                if str(error.code) != "400" or "MD5" not in str(error):
+                    raise
+        raise gcsfs.retry.ChecksumError
+
+    def _send(self, bucket: str, described: Mapping[str, str], file: IO[bytes], **conditions: str) -> dict[str, Any]:
+        """Uploads a file; what the store says of the new object."""
         import fsspec.asyn
         import gcsfs.core
 
@@ -344,21 +399,24 @@ class Gcs(FileSystem):
             body = b"".join(b"--%b\r\nContent-Type: %b\r\n\r\n%b\r\n" % (boundary, *part) for part in parts)
             headers = {"Content-Type": f"multipart/related; boundary={boundary.decode()}"}
             data = b"%b--%b--" % (body, boundary)
-            self.fs.call("POST", address, bucket, uploadType="multipart", headers=headers, data=data)
-            return
+            asked = {"uploadType": "multipart", **conditions}
+            return self.fs.call("POST", address, bucket, json_out=True, headers=headers, data=data, **asked)
         answered, _ = self.fs.call(
             *("POST", address, bucket),
             uploadType="resumable",
             name=described["name"],
             json=described,
             headers={"X-Upload-Content-Type": kind},
+            **conditions,
         )
+        item: dict[str, Any] = {}
         for offset in range(0, size, _UPLOAD_BYTES):
             chunk = file.read(_UPLOAD_BYTES)
-            fsspec.asyn.sync(
+            item = fsspec.asyn.sync(
                 *(self.fs.loop, gcsfs.core.upload_chunk),
                 *(self.fs, answered["Location"], chunk, offset, size, kind),
             )
+        return item
 
     def _pages(
         self, folder: str, prefix: str = "", *, delimiter: str | None = None, at_most: int = 1000
@@ -368,7 +426,7 @@ class Gcs(FileSystem):
             "prefix": f"{_prefix(folder)}{prefix}" or None,
             "delimiter": delimiter,
             "maxResults": at_most,
-            "fields": "items(name,size,updated),prefixes,nextPageToken",
+            "fields": "items(name,size,timeCreated),prefixes,nextPageToken",
         }
         token = None
         while True:
@@ -396,7 +454,7 @@ def at(url: str, *, changing: bool = False) -> Iterator[FileSystem]:
 
 
 def _stored(url: str, info: Mapping[str, Any]) -> StoredFile:
-    modified = info.get("mtime") or info.get("updated") or info.get("created")
+    modified = info.get("mtime") or info.get("timeCreated") or info.get("created")
     if isinstance(modified, str):
         modified = datetime.datetime.fromisoformat(modified)
     seconds = modified.timestamp() if isinstance(modified, datetime.datetime) else float(modified or 0)

@@ -28,6 +28,8 @@ from tfrecords.object_store import filesystem as filesystem
 
 _THREADS = 16  # for an object store, which is asked for each file by itself
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
 TEMPORARY_PREFIX = ".unfinished-"
 """Of files that are being written; a process that is killed leaves them."""
 
@@ -102,6 +104,17 @@ def has_bucket(url: str) -> bool:
         return store.has_bucket(url)
 
 
+@contextlib.contextmanager
+def versions(url: str) -> Iterator[object_store.Gcs | None]:
+    """The store that a URL lies in, if it can change an object on the condition that nobody else did; otherwise None.
+
+    Raises:
+        StoreError: if it does not answer, or refuses who asks, or a change.
+    """
+    with object_store.at(url, changing=True) as store:
+        yield store if isinstance(store, object_store.Gcs) else None
+
+
 def need_bucket(url: str, flag: str) -> None:
     """Makes sure that there is the bucket that a URL lies in.
 
@@ -157,8 +170,27 @@ def information(url: str) -> StoredFile:
 
 @contextlib.contextmanager
 def open_atomically(path: str) -> Iterator[IO[bytes]]:
-    """A binary file to write; it appears under `path`, whole, when the block ends without an exception."""
+    """A binary file to write; it appears under `path`, whole, when the block ends without an exception.
+
+    Raises:
+        DataError: if there is no room for it.
+    """
     folder = None if is_remote(path) else os.path.dirname(os.path.abspath(path))
+    try:
+        with _open_atomically(path, folder) as file:
+            yield file
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        # In our own words: a full disk is no fault of the program, on whichever worker it is.
+        what = path if folder else f"a copy of {path} in {tempfile.gettempdir()}"
+        raise DataError(
+            f"{what} cannot be written: {os.strerror(error.errno)}: make room, and run the same command again"
+        ) from None
+
+
+@contextlib.contextmanager
+def _open_atomically(path: str, folder: str | None) -> Iterator[IO[bytes]]:
     if folder:
         os.makedirs(folder, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=".tmp", dir=folder)

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +37,16 @@ class Decoding:
     def pinned(self) -> Decoding:
         """The same, with the lexicon as it is now and no other."""
         return dataclasses.replace(self, lexicon_sha256=storage.checksum(self.lexicon)) if self.lexicon else self
+
+    @property
+    def identity(self) -> list[Any]:
+        """What decides which text is made of the same logits."""
+        identity: list[Any] = [self.decoder]
+        if self.decoder == "beam":
+            identity.append(self.beam_width)
+        if self.lexicon_sha256:
+            identity.append(self.lexicon_sha256)
+        return identity
 
     def read_lexicon(self, charset: Charset) -> Lexicon:
         """The words of the lexicon's file.

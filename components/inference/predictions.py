@@ -18,6 +18,7 @@ import pyarrow.parquet
 from components.inference.decoders import Decoding
 from components.inference.engines import choose_engine
 from components.inference.reader import LoadedModel, Reader, Reading
+from components.inference.runs import RUN_MANIFEST_NAME
 from components.inference.scoring import read_lines
 from components.listing import ImageReference
 from components.models import ModelManifest
@@ -36,8 +37,6 @@ from components.work import (
 )
 from tfrecords import ImageLimits, LineImage, ShardEntry, decode_png, read_record_batches, shard_name, storage
 
-# The underscore keeps the manifest out of what pandas, pyarrow and Spark take for data.
-RUN_MANIFEST_NAME = "_manifest.json"
 ROW_GROUP_ROWS = 100_000
 _CHUNK = 256  # images, at most, that a helper process reads at a time
 _LEAST_CHUNK = 32  # fewer are read sooner by this process
@@ -46,6 +45,8 @@ STARTED_NAME = "_started.json"
 """When the first attempt at a run began, while it is under way."""
 SUMMARIES_NAME = "_summaries"
 """Of each finished shard, while a run is under way."""
+CONFIDENCE_BINS = 100  # of equal width, from 0 to 1
+LEAST_CONFIDENT = 50  # rows of a run that its manifest names
 
 _TIME = pyarrow.timestamp("us", tz="UTC")
 PREDICTIONS_SCHEMA = pyarrow.schema(
@@ -83,10 +84,14 @@ class InferenceRequest:
         rejects_folder, rejects_destination: the same of what is left out.
         images: how many images were listed.
         repeats: how many rows of tables name an image that was listed already.
+        skipped: how many more images were listed that earlier runs have read, or rejected for good.
+        reread: how many of the images another model has read, with too little confidence.
+        retried: how many of the images could not be read by earlier runs.
         shards: over how many shards they are spread.
         model_folder, model_id, height: the committed model, and the height of its lines.
         limits: which images are refused.
         max_reject_fraction: the share of images that may be left out.
+        inputs: digest of what is read.
         scored_at: time of the run, UTC; shards that a stopped run had finished keep that run's.
         processes: how many processes a worker may occupy.
         engine: what scores batches, one of `components.inference.engines.ENGINES`.
@@ -111,7 +116,16 @@ class InferenceRequest:
     engine: str = "auto"
     min_confidence: float = 0.0
     decoding: Decoding = dataclasses.field(default_factory=Decoding)
+    inputs: str = ""
     repeats: int = 0
+    skipped: int = 0
+    reread: int = 0
+    retried: int = 0
+
+    @property
+    def limits_of_lines(self) -> dict[str, int]:
+        """What decides whether an image can be read at all."""
+        return {**dataclasses.asdict(self.limits), "height": self.height}
 
     def reader(self, engine: str | None = None) -> Reader:
         """What reads lines as asked for, or with another engine."""
@@ -130,6 +144,8 @@ class ReadSummary:
         rejects: images left out, by reason.
         confidence_sum: over the rows.
         needs_review: rows whose confidence is below the one asked for.
+        confidence_histogram: rows by confidence, in `CONFIDENCE_BINS` bins of equal width.
+        least_confident: confidence, URI and text of the `LEAST_CONFIDENT` least confident rows, by these.
         figures: how it was read: `engine`, `why` it was chosen, `model_load_s`, `batches`, `scoring_s` (the sum of
             the seconds that each batch took to be scored and decoded), `slowest_batch_s`, `seconds` (of the shard).
     """
@@ -143,6 +159,8 @@ class ReadSummary:
     rejects: dict[str, int]
     confidence_sum: float
     needs_review: int
+    confidence_histogram: list[int]
+    least_confident: list[list[Any]]
     figures: dict[str, Any] = dataclasses.field(compare=False)
 
 
@@ -337,7 +355,10 @@ def _read(
     else:
         threads = min(request.processes, _BATCHES_AT_A_TIME)
         outcomes, batch_seconds = _read_lines_of(lines(images, request.processes), read, threads)
-    rejects = [outcome for outcome in outcomes if isinstance(outcome, Reject)]
+    rejected = [
+        (file, outcome) for file, outcome in zip(image_files, outcomes, strict=True) if isinstance(outcome, Reject)
+    ]
+    rejects = [reject for _, reject in rejected]
     rows = [
         (file, outcome) for file, outcome in zip(image_files, outcomes, strict=True) if not isinstance(outcome, Reject)
     ]
@@ -347,7 +368,8 @@ def _read(
         table = _table(rows, confidences, needs_review, request)
         storage.write_parquet(path, table, row_group_size=ROW_GROUP_ROWS)
     if rejects:
-        table = rejects_table(rejects, step="infer", run_id=request.run_id, at=request.scored_at)
+        sizes = [(file.size_bytes, file.modified_us) for file, _ in rejected]
+        table = rejects_table(rejects, step="infer", run_id=request.run_id, at=request.scored_at, files=sizes)
         storage.write_parquet(rejects_path, table)
     summary = ReadSummary(
         index=index,
@@ -359,6 +381,8 @@ def _read(
         rejects=count_by_reason(rejects),
         confidence_sum=float(confidences.sum(dtype=np.float64)),
         needs_review=int(needs_review.sum()),
+        confidence_histogram=np.histogram(confidences, CONFIDENCE_BINS, (0, 1))[0].tolist(),
+        least_confident=_least_confident(rows, confidences),
         figures={
             **about_model,
             "batches": len(batch_seconds),
@@ -388,8 +412,9 @@ def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> N
     check_accounted(request.images, matched, rows, rejects, verb="read")
     rejected = {shard_name("rejects", each.index, request.shards, "parquet") for each in ordered if each.rejects}
     keep_only(request.rejects_folder, rejected)
+    listed = request.skipped + matched
     problem = too_many_rejects(
-        rejects, matched, request.max_reject_fraction, where=f"{request.rejects_folder}/rejects-*.parquet"
+        rejects, listed, request.max_reject_fraction, where=f"{request.rejects_folder}/rejects-*.parquet"
     )
     if problem is not None:
         storage.write_json(storage.join(request.folder, REFUSED_NAME), {"reason": problem})
@@ -409,12 +434,25 @@ def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> N
         "run_id": request.run_id,
         "model_id": request.model_id,
         "scored_at": request.scored_at.isoformat(),
-        "matched": matched,
+        "decoding": request.decoding.identity,
+        "limits": request.limits_of_lines,
+        "inputs": request.inputs,
+        "matched": listed,
         "repeats": request.repeats,
+        "skipped": request.skipped,
+        "reread": request.reread,
+        "retried": request.retried,
         "rows": rows,
         "rejects": rejects,
         "mean_confidence": sum(summary.confidence_sum for summary in ordered) / max(rows, 1),
         "needs_review": sum(summary.needs_review for summary in ordered),
+        "min_confidence": request.min_confidence,
+        "confidence_histogram": np.sum(
+            [[0] * CONFIDENCE_BINS, *(summary.confidence_histogram for summary in ordered)], axis=0
+        ).tolist(),
+        "least_confident": sorted(itertools.chain.from_iterable(summary.least_confident for summary in ordered))[
+            :LEAST_CONFIDENT
+        ],
         "figures": _figures([summary.figures for summary in ordered]),
         "files": files,
     }
@@ -425,22 +463,15 @@ def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> N
     move_rejects(request.rejects_folder, request.rejects_destination)
 
 
-def read_predictions(folder: str, columns: list[str], rows: int | None = None) -> list[dict[str, Any]]:
-    """The first rows of a committed run, or all of them, in the order of its files."""
-    found: list[dict[str, Any]] = []
-    for name in storage.read_json(storage.join(folder, RUN_MANIFEST_NAME))["files"]:
-        with storage.open_to_read(storage.join(folder, name)) as file:
-            for batch in pyarrow.parquet.ParquetFile(file).iter_batches(columns=columns):
-                found += batch.to_pylist()
-                if rows is not None and len(found) >= rows:
-                    return found[:rows]
-    return found
-
-
 def move_rejects(folder: str, destination: str) -> None:
     """Puts the rejects of a run whose predictions are committed in their place, if that was not done."""
     if storage.exists(folder):
         storage.move_folder(folder, destination)
+
+
+def _least_confident(rows: Sequence[tuple[_File, _Read]], confidences: np.ndarray) -> list[list[Any]]:
+    least = np.argsort(confidences, kind="stable")[:LEAST_CONFIDENT].tolist()
+    return sorted([float(confidences[i]), rows[i][0].uri, rows[i][1].reading.text] for i in least)
 
 
 def _figures(shards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from components.listing.listing import (
     read_listing,
     read_unused_labels,
     write_listing,
+    write_references,
 )
 from components.listing.path_tables import PathTables, list_table
 from components.listing.references import ImageReference, path_of_uri, read_image, uri_of, uri_of_path
@@ -38,4 +39,5 @@ __all__ = [
     "uri_of",
     "uri_of_path",
     "write_listing",
+    "write_references",
 ]

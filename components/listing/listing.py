@@ -24,7 +24,7 @@ from components.listing.tables import is_review_table, read_label_table
 from components.rejects import Reject
 from tfrecords import DataError, SplitFractions, normalise_text, split_of, storage
 
-_LISTING_SCHEMA = pyarrow.schema(
+LISTING_SCHEMA = pyarrow.schema(
     [
         pyarrow.field("uri", pyarrow.string(), nullable=False),
         pyarrow.field("key", pyarrow.string(), nullable=False),
@@ -234,13 +234,20 @@ def list_once(
             found.add(place)
             images.append(image)
     images.sort(key=lambda image: (image.key, image.uri))
-    return dataclasses.replace(_write(images, Tally(), destination, fractions), repeats=repeats)
+    return dataclasses.replace(write_references(images, destination, fractions), repeats=repeats)
 
 
 def _order_of_names(reference: ImageReference) -> tuple[bool, str, int, str]:
     """The real name of an image first; of the rows that name what is not there the first, with the shortest detail."""
     detail = reference.detail or ""
     return reference.uri != what_is_listed(reference), reference.uri, len(detail), detail
+
+
+def write_references(
+    references: Iterable[ImageReference], destination: str, fractions: SplitFractions
+) -> ListingSummary:
+    """References that were listed before, to a listing file of their own, in the order given."""
+    return _write(references, Tally(), destination, fractions)
 
 
 def image_to_join(reference: ImageReference) -> str:
@@ -349,7 +356,7 @@ def _write(
     symbols: collections.Counter[str] = collections.Counter()
     problems: collections.Counter[str] = collections.Counter()
     examples: list[str] = []
-    with storage.open_atomically(destination) as file, pyarrow.parquet.ParquetWriter(file, _LISTING_SCHEMA) as writer:
+    with storage.open_atomically(destination) as file, pyarrow.parquet.ParquetWriter(file, LISTING_SCHEMA) as writer:
         rows: list[ImageReference] = []
 
         def flush() -> None:
@@ -360,11 +367,11 @@ def _write(
             if not examples:
                 examples.extend(f"{row.uri}: {row.detail}" for row in rows if row.problem)
                 del examples[1:]
-            columns = zip(*rows, strict=True) if rows else [[] for _ in _LISTING_SCHEMA]
+            columns = zip(*rows, strict=True) if rows else [[] for _ in LISTING_SCHEMA]
             writer.write_table(
                 pyarrow.table(
-                    [pyarrow.array(column, field.type) for column, field in zip(columns, _LISTING_SCHEMA, strict=True)],
-                    schema=_LISTING_SCHEMA,
+                    [pyarrow.array(column, field.type) for column, field in zip(columns, LISTING_SCHEMA, strict=True)],
+                    schema=LISTING_SCHEMA,
                 )
             )
             rows.clear()

@@ -24,11 +24,18 @@ def test_the_table_has_every_reject_in_the_order_given():
     rejects = [Reject("b.png", "truncated", "ends early"), Reject("a é.png", "no_label", "")]
     table = rejects_table(rejects, step="ingest", run_id="r1", at=AT)
     assert table.schema.equals(SCHEMA)
-    common = {"step": "ingest", "run_id": "r1", "at": AT}
+    common = {"step": "ingest", "run_id": "r1", "at": AT, "size_bytes": None, "modified": None}
     assert table.to_pylist() == [
         {"uri": "b.png", "reason": "truncated", "detail": "ends early", **common},
         {"uri": "a é.png", "reason": "no_label", "detail": "", **common},
     ]
+
+
+def test_the_file_that_was_looked_at_is_told_by_its_size_and_time():
+    rejects = [Reject("b.png", "truncated", ""), Reject("a.png", "no_label", "")]
+    table = rejects_table(rejects, step="infer", run_id="r1", at=AT, files=[(7, 1), (0, 2_000_000)])
+    assert table.column("size_bytes").to_pylist() == [7, 0]
+    assert table.column("modified").cast(pyarrow.int64()).to_pylist() == [1, 2_000_000]
 
 
 def test_the_time_is_utc_in_microseconds():

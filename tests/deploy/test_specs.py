@@ -16,6 +16,7 @@ import yaml
 from dockerfile_parse import DockerfileParser
 from google.cloud.aiplatform_v1.types import CustomJobSpec
 from google.cloud.dataflow_v1beta3.types import TemplateMetadata
+from google.cloud.scheduler_v1.types import Job
 from google.protobuf import json_format
 
 from pipeline.main import EXIT_DONE, EXIT_LOST, EXIT_REFUSED, EXIT_USAGE
@@ -84,7 +85,12 @@ def custom_job(spec: Any) -> Any:
     return CustomJobSpec(json_format.ParseDict(spec, CustomJobSpec.pb(CustomJobSpec()), ignore_unknown_fields=False))
 
 
+def scheduler_job(job: Any) -> Any:
+    return Job(json_format.ParseDict(job, Job.pb(Job()), ignore_unknown_fields=False))
+
+
 CHECKS = {
+    "cloud-scheduler.json": scheduler_job,
     "kubernetes-train.yaml": tf_job,
     "kubernetes-workspace.yaml": claim,
     "vertex-train.yaml": custom_job,
@@ -98,7 +104,7 @@ def keys(node: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | in
             yield from keys(item, (*path, index))
     elif isinstance(node, dict):
         for key, item in node.items():
-            if not path or path[-1] not in ("annotations", "requests", "limits", "tfReplicaSpecs"):
+            if not path or path[-1] not in ("annotations", "headers", "requests", "limits", "tfReplicaSpecs"):
                 yield (*path, key)
             yield from keys(item, (*path, key))
 
@@ -154,6 +160,8 @@ def test_every_key_is_refused_when_misspelt(name):
         ("kubernetes-train.yaml", "- name: tensorflow", "- tty: true"),
         ("vertex-train.yaml", "NVIDIA_L4", "NVIDIA_L5"),
         ("vertex-train.yaml", "86400s", "a day"),
+        ("cloud-scheduler.json", "POST", "PUSH"),
+        ("cloud-scheduler.json", "180s", "3 minutes"),
     ],
 )
 def test_a_wrong_value_is_refused(name, old, new):

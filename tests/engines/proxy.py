@@ -1,14 +1,19 @@
-"""A real HTTP server in front of the emulator: it counts requests and makes the faults that a test asks for."""
+"""A real HTTP server in front of the emulator: it counts requests and makes the faults that a test asks for.
+
+It holds requests against the versions of objects that they name, too, which the emulator does not.
+"""
 
 from __future__ import annotations
 
 import collections
 import contextlib
 import dataclasses
+import datetime
 import http.client
 import http.server
 import itertools
 import json
+import re
 import socket
 import struct
 import threading
@@ -45,12 +50,14 @@ class Proxy:
         requests: all that came, in order.
         fault: says which fault a request meets; may be replaced at any time.
         answered: is told each status that a request is answered with; may be replaced too.
+        fast_s: by how much the store's clock is fast.
     """
 
     def __init__(self, upstream: str):
         self.requests: list[Request] = []
         self.fault: Callable[[Request], Fault] = lambda _: None
         self.answered: Callable[[Request, int], None] = lambda _, status: None
+        self.fast_s = 0.0
         self.endpoint = ""
         self._upstream = urllib.parse.urlsplit(upstream).netloc
         self._turn = threading.Lock()  # the emulator answers one at a time, and turns away whoever queues behind a few
@@ -76,14 +83,29 @@ class Proxy:
         self.fault = lambda _: next(turn) if next(count) % number == 0 else None
 
     def ask(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, list, bytes]:
-        """The emulator's answer."""
+        """The emulator's answer, or a refusal if a version is named that is not there."""
+        query = urllib.parse.parse_qs(urllib.parse.urlsplit(path).query)
         with self._turn:
-            connection = http.client.HTTPConnection(self._upstream, timeout=60)
-            connection.request(method, path, body, headers)
-            answer = connection.getresponse()
-            content = answer.read()
-            connection.close()
+            for condition, refusal in (("ifGenerationMatch", 412), ("generation", 404)):
+                if condition in query and query[condition] != [there := self._generation(method, path, body)]:
+                    status = 404 if method == "DELETE" and there == "0" else refusal
+                    return status, [], json.dumps({"error": {"code": status, "message": "a condition"}}).encode()
+            return self._forward(method, path, body, headers)
+
+    def _forward(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, list, bytes]:
+        connection = http.client.HTTPConnection(self._upstream, timeout=60)
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        content = answer.read()
+        connection.close()
         return answer.status, answer.getheaders(), content
+
+    def _generation(self, method: str, path: str, body: bytes) -> str:
+        """The version that is there of the object that a request is about, which the store makes from the time."""
+        bucket = urllib.parse.urlsplit(path).path.partition("/b/")[2].partition("/")[0]
+        name = urllib.parse.quote(described(method, path, body, False).name, safe="")
+        status, _, content = self._forward("GET", f"/storage/v1/b/{bucket}/o/{name}", b"", {})
+        return json.loads(content)["generation"] if status == 200 else "0"
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -119,6 +141,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         keep = {name: value for name, value in self.headers.items() if name.lower() not in ("connection", "host")}
         status, headers, content = self.proxy.ask(self.command, self.path, body, {**keep, "Host": self.headers["Host"]})
         self.proxy.answered(request, status)
+        if request.kind == "information" and self.proxy.fast_s:
+            content = re.sub(rb'(?<="updated": ")[^"]+', self._by_fast_clock, content)
         if fault == "flip" and content:
             content = bytes([content[0] ^ 1]) + content[1:]
         self._send(status, headers, content, whole=fault != "cut")
@@ -147,6 +171,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(content if whole else content[: len(content) // 2])
         if not whole:
             self.close_connection = True
+
+    def _by_fast_clock(self, time_: re.Match[bytes]) -> bytes:
+        told = datetime.datetime.fromisoformat(time_.group().decode())
+        return (told + datetime.timedelta(seconds=self.proxy.fast_s)).isoformat().encode()
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return super().date_time_string((timestamp or time.time()) + self.proxy.fast_s)
 
     def log_message(self, *_: object) -> None:
         pass

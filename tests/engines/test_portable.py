@@ -55,6 +55,18 @@ def test_ingest_and_infer_give_what_the_local_runner_gives(workspace, tiny_image
     assert json.loads(manifest.read_text())["matched"] == 24
 
 
+def test_the_next_night_reads_only_what_is_new(workspace, tiny_images, portable_engine, tmp_path, capsys):
+    images = shutil.copytree(tiny_images, tmp_path / "lines")
+    local = shutil.copytree(workspace, tmp_path / "local")
+    for night, said in (("first", "24 images matched, 24 read"), ("second", "25 images matched, 24 skipped as read")):
+        for folder, flags in ((local, []), (workspace, [*portable_engine.flags, STAGED])):
+            assert run(folder, images, "--steps=infer", *flags) == EXIT_DONE, capsys.readouterr()
+            assert said in capsys.readouterr().out, night
+        shutil.copy(next(images.glob("*.png")), images / "new.png")
+    assert read(workspace) == read(local)
+    assert len(read(workspace)) == 25
+
+
 def test_workers_without_the_project_say_what_to_pass(workspace, tiny_images, portable_engine, capsys):
     assert run(workspace, tiny_images, "--steps=ingest", *portable_engine.flags) == EXIT_REFUSED
     said = capsys.readouterr().err

@@ -100,7 +100,7 @@ def test_rows_below_the_least_confidence_are_marked_and_none_is_left_out(workspa
     limit = float(f"{(confidences[9] + confidences[10]) / 2:.4g}")
     assert confidences[9] < limit < confidences[10]
 
-    marked = infer(workspace, f"--infer_images={tiny_images}", f"--min_confidence={limit}")
+    marked = infer(workspace, f"--infer_images={tiny_images}", f"--min_confidence={limit}", "--reread")
     assert marked["run_id"] != plain["run_id"]
     assert (marked["rows"], marked["needs_review"]) == (24, 10)
     for row in rows(workspace, marked["run_id"]):

@@ -114,7 +114,7 @@ def test_the_same_images_have_the_same_rows_through_their_folder_and_through_a_t
     assert infer(workspace, str(table)) == EXIT_DONE
     assert manifests(workspace) == [of_table]
 
-    assert infer(workspace, f"{tmp_path}/lines") == EXIT_DONE
+    assert infer(workspace, f"{tmp_path}/lines", "--reread") == EXIT_DONE
     (of_folder,) = (manifest for manifest in manifests(workspace) if manifest["run_id"] != of_table["run_id"])
     own = {"run_id", "scored_at"}
     read = [

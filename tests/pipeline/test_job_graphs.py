@@ -12,6 +12,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import apache_beam as beam
 import pytest
@@ -31,8 +32,8 @@ from tfrecords import DataError
 
 
 @pytest.fixture
-def graphs(monkeypatch) -> list[tuple[int, list[type]]]:
-    """For each job that is run: the line of `steps.py` that runs it, and the classes of its transforms; checked."""
+def graphs(monkeypatch) -> list[tuple[str, int, list[type]]]:
+    """For each job that is run: the file and line that run it, and the classes of its transforms; checked."""
     seen = []
 
     def run_job(options, build, **about):
@@ -44,11 +45,20 @@ def graphs(monkeypatch) -> list[tuple[int, list[type]]]:
         check_graph(pipeline)
         visitor = _Classes()
         pipeline.visit(visitor)
-        seen.append((sys._getframe(1).f_lineno, visitor.found))
+        caller = sys._getframe(1)
+        seen.append((caller.f_code.co_filename, caller.f_lineno, visitor.found))
         runners.run_job(options, build, **about)
 
-    monkeypatch.setattr(steps, "run_job", run_job)
+    for module in modules_that_run_jobs():
+        monkeypatch.setattr(module, "run_job", run_job)
     return seen
+
+
+def modules_that_run_jobs() -> list[ModuleType]:
+    """The modules of the command that call `run_job`."""
+    names = [path.stem for path in sorted(Path(runners.__file__).parent.glob("*.py"))]
+    modules = [importlib.import_module(f"pipeline.{name}") for name in names if not name.startswith("_")]
+    return [module for module in modules if module is not runners and hasattr(module, "run_job")]
 
 
 IMAGE = "registry/line-reader:1"
@@ -112,17 +122,27 @@ def test_every_job_of_every_step_is_for_dask_flink_and_spark(tmp_path, tiny_imag
         (EXIT_REFUSED, ["--steps=ingest,evaluate", f"--images={tiny_images}"]),  # untrained models are not accepted
         (EXIT_DONE, ["--steps=ingest", f"--images={tiny_images}", f"--label_source={table}", "--add_to=LATEST"]),
         (EXIT_DONE, ["--steps=infer", f"--infer_images={tiny_images},{table}"]),
+        (EXIT_DONE, ["--steps=infer", f"--infer_images={tiny_images}"]),  # all of which were read
         (EXIT_DONE, ["--steps=infer", "--infer_images=dataset:LATEST:test"]),
     ):
         assert main([f"--workspace={workspace}", "--height=32", *flags]) == status
+    (day,) = {path.parent.name.removeprefix("date=") for path in workspace.glob("predictions/*/run=*")}
+    assert main([f"--workspace={workspace}", "--steps=compact", f"--date={day}"]) == EXIT_DONE
 
-    tree = ast.parse(inspect.getsource(steps))
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    jobs = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "run_job"]
-    unseen = [job.lineno for job in jobs if not any(job.lineno <= line <= job.end_lineno for line, _ in graphs)]
-    assert jobs
-    assert unseen == [], "a job is run in these lines of steps.py, but not by this test"
-    assert {built for _, classes in graphs for built in classes} >= _composites_of_components()
+    jobs = [(module.__file__, call) for module in modules_that_run_jobs() for call in _calls_of_run_job(module)]
+    assert len(jobs) > 1
+    unseen = [
+        (file, job.lineno)
+        for file, job in jobs
+        if not any(file == seen and job.lineno <= line <= job.end_lineno for seen, line, _ in graphs)
+    ]
+    assert unseen == [], "a job is run in these lines, but not by this test"
+    assert {built for _, _, classes in graphs for built in classes} >= _composites_of_components()
+
+
+def _calls_of_run_job(module: ModuleType) -> list[ast.Call]:
+    calls = [node for node in ast.walk(ast.parse(inspect.getsource(module))) if isinstance(node, ast.Call)]
+    return [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "run_job"]
 
 
 def _composites_of_components() -> set[type]:

@@ -107,6 +107,12 @@ def test_beams_own_flags_pass_through():
         (["--images=scans"], "add --infer_images=DIR, or leave inference out with --steps=ingest,train,evaluate"),
         (["--charset=nowhere.txt"], "--charset=nowhere.txt is not a file"),
         (["--config=nowhere.yaml"], "--config=nowhere.yaml cannot be read"),
+        (["--steps=compact"], "merges the runs of one day: say which, as --date=YYYY-MM-DD"),
+        (["--steps=compact", "--date=20260131"], "--date=20260131 is not a day, written YYYY-MM-DD"),
+        (["--steps=compact", "--date=2026-02-30"], "--date=2026-02-30 is not a day, written YYYY-MM-DD"),
+        (["--date=2026-01-31"], "--date=2026-01-31 is for the compact step"),
+        (["--retention_days=0"], "--retention_days=0 must be at least 1"),
+        (["--prediction_retention_days=-1"], "--prediction_retention_days=-1 must be at least 1"),
     ],
 )
 def test_a_bad_flag_is_refused_with_the_way_out(argv, sentence):

@@ -146,7 +146,9 @@ def commit(workspace: Path, run_id: str, rows: list[dict[str, Any]]) -> None:
     folder = workspace / "predictions" / "date=2026-03-02" / f"run={run_id}"
     folder.mkdir(parents=True)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, PREDICTIONS_SCHEMA), folder / "part.parquet")
-    (folder / "_manifest.json").write_text(json.dumps({"files": {"part.parquet": {}}}))
+    described = {"rows": len(rows), "bytes": (folder / "part.parquet").stat().st_size}
+    about = {"run_id": run_id, "scored_at": rows[0]["scored_at"].isoformat(), "rows": len(rows), "rejects": {}}
+    (folder / "_manifest.json").write_text(json.dumps({**about, "files": {"part.parquet": described}}))
 
 
 def test_images_that_are_gone_are_left_out_and_others_take_their_places(workspace, night, capsys):

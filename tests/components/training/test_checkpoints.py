@@ -281,7 +281,7 @@ def test_a_write_that_fails_leaves_the_checkpoints_before_it_and_nothing_half(tm
         return open("/dev/full", mode)
 
     monkeypatch.setattr(storage.os, "fdopen", on_a_full_disk)
-    with pytest.raises(DataError, match=r"step 30 .* cannot be written to .*: No space left on device; mend that"):
+    with pytest.raises(DataError, match=r"checkpoint-0+30.npz cannot be written: No space left on device: make room"):
         checkpoints.save(checkpoint(30))
     monkeypatch.undo()
     assert {path: path.read_bytes() for path in folder.iterdir()} == before

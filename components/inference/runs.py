@@ -1,0 +1,179 @@
+"""Committed runs of predictions: finding, reading and mending them. A run without a manifest does not exist."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import pyarrow.parquet
+
+from components.processes import map_in_threads
+from tfrecords import storage
+
+# The underscore keeps the manifest out of what pandas, pyarrow and Spark take for data.
+RUN_MANIFEST_NAME = "_manifest.json"
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+_THREADS = 16  # for an object store, which is asked for each file by itself
+
+
+@dataclasses.dataclass(frozen=True)
+class CommittedRun:
+    """One run of the infer step that is committed.
+
+    Attributes:
+        folder: of its predictions, `…/date=YYYY-MM-DD/run=ID`.
+        manifest: what it holds, and how it was read.
+    """
+
+    folder: str
+    manifest: dict[str, Any]
+
+    @property
+    def run_id(self) -> str:
+        """The run's ID."""
+        return self.manifest["run_id"]
+
+    @property
+    def date(self) -> str:
+        """The day of the run, UTC, as `YYYY-MM-DD`."""
+        return self.folder.split("/")[-2].removeprefix("date=")
+
+    @property
+    def rejects_folder(self) -> str:
+        """The folder of what the run left out, which is there if there are any."""
+        root, day, run = self.folder.rsplit("/", 2)
+        return storage.join(os.path.dirname(root), "rejects", day, run)
+
+    @property
+    def files(self) -> dict[str, dict[str, Any]]:
+        """Rows, bytes and checksum of every file of predictions, by its path."""
+        return {storage.join(self.folder, name): described for name, described in self.manifest["files"].items()}
+
+    @property
+    def reject_files(self) -> list[str]:
+        """The files of what the run left out, as far as they were not pruned."""
+        if not self.manifest["rejects"]:
+            return []
+        folder = self.rejects_folder
+        return [storage.join(folder, name) for name in storage.list_names(folder, "rejects-")]
+
+    @property
+    def readings(self) -> list[CommittedRun]:
+        """The run itself, or those that were merged into it: their own figures, and the files of all of them."""
+        if "history" not in self.manifest:
+            return [self]
+        shared = {name: self.manifest[name] for name in ("decoding", "limits", "files")}
+        shared["lost"] = self.manifest.get("lost", 0)  # of which of them is not known
+        return [CommittedRun(self.folder, {**figures, **shared}) for figures in self.manifest["history"]]
+
+
+def read_run(folder: str) -> CommittedRun:
+    """The run that is committed in a folder; raises `FileNotFoundError` if there is none."""
+    return CommittedRun(folder, storage.read_json(storage.join(folder, RUN_MANIFEST_NAME)))
+
+
+def find_runs(predictions: str, date: str | None = None) -> list[CommittedRun]:
+    """The committed runs below a folder of predictions, the oldest first.
+
+    A run whose rows are in a later one, into which it was merged, is not among them.
+
+    Args:
+        date: of the runs, as `YYYY-MM-DD`; None for all.
+    """
+    runs = _with_manifest(predictions, date)
+    merged = {run_id for run in runs for run_id in run.manifest.get("merged", ())}
+    return [run for run in runs if run.run_id not in merged]
+
+
+def remove_merged(runs: Iterable[CommittedRun]) -> None:
+    """Removes the runs that were merged into others, and what a removal that was stopped left of them.
+
+    The folder of predictions goes last: as long as it is there, with a manifest or without, it is looked for.
+
+    Args:
+        runs: into which they were merged, all of them or some.
+    """
+
+    def remove(run: CommittedRun) -> None:
+        day = os.path.dirname(run.folder)
+        merged = {f"run={run_id}" for run_id in run.manifest["merged"]}
+        for name in merged.intersection(storage.list_names(day, "run=")):
+            left = CommittedRun(storage.join(day, name), {})
+            storage.remove_folder(left.rejects_folder)
+            storage.remove_folder(left.folder)
+
+    merging = [run for run in runs if run.manifest.get("merged")]
+    for _ in each(remove, merging, remote=any(storage.is_remote(run.folder) for run in merging)):
+        pass
+
+
+def _with_manifest(predictions: str, date: str | None) -> list[CommittedRun]:
+    days = [f"date={date}"] if date else storage.list_names(predictions, "date=")
+    remote = storage.is_remote(predictions)
+
+    def folders(day: str) -> list[str]:
+        above = storage.join(predictions, day)
+        return [storage.join(above, name) for name in storage.list_names(above, "run=")]
+
+    def run_in(folder: str) -> CommittedRun | None:
+        try:
+            return read_run(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    listed = each(folders, days, remote=remote)
+    found = each(run_in, (folder for some in listed for folder in some), remote=remote)
+    return sorted(
+        (run for run in found if run is not None), key=lambda run: (run.date, run.manifest["scored_at"], run.run_id)
+    )
+
+
+def each(function: Callable[[_Item], _Result], items: Iterable[_Item], *, remote: bool) -> Iterator[_Result]:
+    """`map`, by threads where each item is asked of an object store."""
+    return map_in_threads(function, items, _THREADS, ahead=_THREADS) if remote else map(function, items)
+
+
+def mend(run: CommittedRun) -> tuple[CommittedRun | None, list[str]]:
+    """Takes files that are missing, or have another size than was committed, out of a run.
+
+    Returns:
+        The run as it is then, or None if nothing is left of it; and what was wrong, in words.
+    """
+    problems: list[str] = []
+    kept = dict(run.manifest["files"])
+    while problem := storage.missing_or_changed(run.folder, {name: file["bytes"] for name, file in kept.items()}):
+        name = next(name for name in kept if problem.startswith(f"{storage.join(run.folder, name)} "))
+        problems.append(problem)
+        del kept[name]
+    if not problems:
+        return run, []
+    damaged = [name for name in run.manifest["files"] if name not in kept]
+    if not kept and not run.reject_files:
+        storage.remove_folder(run.folder)
+        return None, problems
+    lost = sum(run.manifest["files"][name]["rows"] for name in damaged)
+    manifest = {
+        **run.manifest,
+        "files": kept,
+        "rows": run.manifest["rows"] - lost,
+        "lost": run.manifest.get("lost", 0) + lost,
+    }
+    storage.write_json(storage.join(run.folder, RUN_MANIFEST_NAME), manifest)
+    for name in damaged:
+        storage.remove_file(storage.join(run.folder, name))
+    return CommittedRun(run.folder, manifest), problems
+
+
+def read_predictions(folder: str, columns: list[str], rows: int | None = None) -> list[dict[str, Any]]:
+    """The first rows of a committed run, or all of them, in the order of its files."""
+    found: list[dict[str, Any]] = []
+    for name in storage.read_json(storage.join(folder, RUN_MANIFEST_NAME))["files"]:
+        with storage.open_to_read(storage.join(folder, name)) as file:
+            for batch in pyarrow.parquet.ParquetFile(file).iter_batches(columns=columns):
+                found += batch.to_pylist()
+                if rows is not None and len(found) >= rows:
+                    return found[:rows]
+    return found

@@ -1,0 +1,109 @@
+"""What a person should be told of a night that went well otherwise."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from components.inference.drift import population_stability_index
+from components.inference.runs import CommittedRun
+from pipeline.options import LinePipelineOptions
+
+_LEAST_ROWS = 500  # to compare confidences: of fewer, chance alone makes them drift
+_LEAST_IMAGES = 200  # to measure a speed: of fewer, the time goes into starting
+
+
+@dataclasses.dataclass(frozen=True)
+class Alarm:
+    """One threshold, and what was measured.
+
+    Attributes:
+        name: of the flag, without dashes.
+        limit: its value.
+        measured: what is held against it; None where it could not be measured.
+        raised: whether the limit was passed.
+        sentence: for a person.
+    """
+
+    name: str
+    limit: float
+    measured: float | None
+    raised: bool
+    sentence: str
+
+
+def check_alarms(options: LinePipelineOptions, figures: dict[str, Any], earlier: Sequence[CommittedRun]) -> list[Alarm]:
+    """What the alarms that were asked for say of a run of the infer step.
+
+    Args:
+        figures: of the run, as in its manifest.
+        earlier: the committed runs before it, the oldest first.
+    """
+    return list(_alarms(options, figures, earlier))
+
+
+def _alarms(options: LinePipelineOptions, figures: dict[str, Any], earlier: Sequence[CommittedRun]) -> Iterator[Alarm]:
+    rejected, rows = sum(figures["rejects"].values()), figures["rows"]
+    looked_at = rows + rejected
+    if (limit := options.alarm_reject_fraction) is not None:
+        yield _above("alarm_reject_fraction", limit, rejected, looked_at, "images were rejected")
+    if (limit := options.alarm_needs_review_fraction) is not None:
+        yield _above("alarm_needs_review_fraction", limit, figures["needs_review"], rows, "reads need a review")
+    if (limit := options.alarm_images_per_s) is not None:
+        yield _speed(limit, looked_at, figures)
+    if (limit := options.alarm_drift) is not None:
+        yield _drift(limit, options.drift_nights, figures, earlier)
+    if options.alarm_no_new_images:
+        new = looked_at - figures["reread"] - figures["retried"]
+        said = f"{new:,} of {figures['matched']:,} images were new"
+        yield Alarm("alarm_no_new_images", 1, new, new < 1, said)
+
+
+def _above(name: str, limit: float, count: int, of: int, what: str) -> Alarm:
+    if not of:
+        return _not_measured(name, limit, "nothing was read")
+    share = count / of
+    return Alarm(name, limit, share, share > limit, f"{count:,} of {of:,} {what} ({share:.1%}; allowed {limit:.1%})")
+
+
+def _speed(limit: float, images: int, figures: dict[str, Any]) -> Alarm:
+    name = "alarm_images_per_s"
+    if images < _LEAST_IMAGES:
+        return _not_measured(name, limit, f"only {images:,} images were read, {_LEAST_IMAGES} are needed")
+    rate = images / max(figures["figures"]["shard_s"], 1e-9)
+    said = f"a worker read {rate:,.1f} images/s (at least {limit:g} asked for)"
+    return Alarm(name, limit, rate, rate < limit, said)
+
+
+def _drift(limit: float, nights: int, figures: dict[str, Any], earlier: Sequence[CommittedRun]) -> Alarm:
+    name = "alarm_drift"
+    if figures["rows"] < _LEAST_ROWS:
+        return _not_measured(name, limit, f"only {figures['rows']:,} images were read, {_LEAST_ROWS} are needed")
+    alike = comparable(earlier, figures)[-nights:]
+    before = np.sum([run.manifest["confidence_histogram"] for run in alike], axis=0) if alike else np.zeros(1, int)
+    if before.sum() < _LEAST_ROWS:
+        return _not_measured(
+            name, limit, f"earlier runs of this model hold {int(before.sum()):,} reads, {_LEAST_ROWS} are needed"
+        )
+    index = population_stability_index(before.tolist(), figures["confidence_histogram"])
+    compared = f"the last {len(alike)} runs" if len(alike) > 1 else "the last run"
+    said = f"confidences against {compared}: population stability index {index:.3f} (allowed {limit:g})"
+    return Alarm(name, limit, index, index > limit, said)
+
+
+def comparable(runs: Sequence[CommittedRun], figures: dict[str, Any]) -> list[CommittedRun]:
+    """The runs whose confidences can be held against those of another one: read by the same model and decoder."""
+    return [
+        run
+        for run in runs
+        if run.manifest.get("confidence_histogram")
+        and run.run_id != figures["run_id"]
+        and all(run.manifest.get(name) == figures[name] for name in ("model_id", "decoding"))
+    ]
+
+
+def _not_measured(name: str, limit: float, why: str) -> Alarm:
+    return Alarm(name, limit, None, False, f"not measured: {why}")

@@ -1,0 +1,115 @@
+"""Merging the small runs of predictions of one day into few large files."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from typing import Any
+
+import apache_beam as beam
+
+from components.inference.merging import MergeRequest, files_to_write, runs_to_merge
+from components.inference.runs import CommittedRun, read_run
+from components.inference.transforms import MergeRuns
+from pipeline.nightly import sound_runs
+from pipeline.options import LinePipelineOptions
+from pipeline.runners import run_job
+from pipeline.workspace import Workspace, short_id
+from tfrecords import DataError, storage
+
+
+@dataclasses.dataclass(frozen=True)
+class Compaction:
+    """What became of a day's runs.
+
+    Attributes:
+        summary: one sentence.
+        folder: of the day's predictions.
+        figures: `date`, `runs_before`, `runs`, `files_before`, `files`, `rows`, and the IDs of the runs that are there
+            then, `run_ids`.
+        reused: whether there was nothing to do.
+    """
+
+    summary: str
+    folder: str
+    figures: dict[str, Any]
+    reused: bool
+
+
+def compact_day(options: LinePipelineOptions, workspace: Workspace, say: Callable[[str], None]) -> Compaction:
+    """Merges the runs of the day `--date` that were read in the same way; the rows stay what they are.
+
+    Raises:
+        DataError: if there are none, or a file of one was damaged.
+    """
+    date = options.date
+    folder = os.path.dirname(workspace.predictions(date, ""))
+    runs = [run for run in sound_runs(workspace, say) if run.date == date]
+    if not runs:
+        raise DataError(f"--date={date}: no run of predictions of that day is committed in {folder}")
+    _remove_rejects_of_no_run(os.path.dirname(workspace.rejects(date, "")), runs)
+    # Runs without a row, whose rejects were pruned, have nothing to merge.
+    plans = [(group, files) for group in runs_to_merge(runs) if (files := files_to_write(group))]
+    requests = [_request(workspace, date, group) for group, _ in plans]
+    if requests:
+        say(f"merging {sum(len(group) for group, _ in plans):,} runs of {date} into {len(plans):,}")
+        written = [(number, file) for number, (_, files) in enumerate(plans) for file in files]
+        run_job(
+            options,
+            lambda pipeline: pipeline | "Files" >> beam.Create(written) | "Merge" >> MergeRuns(requests),
+            say=say,
+        )
+    merged = {run.run_id for group, _ in plans for run in group}
+    now = [run for run in runs if run.run_id not in merged] + [read_run(request.destination) for request in requests]
+    figures = {
+        "date": date,
+        "runs_before": len(runs),
+        "runs": len(now),
+        "files_before": sum(len(run.files) for run in runs),
+        "files": sum(len(run.files) for run in now),
+        "rows": sum(run.manifest["rows"] for run in now),
+        "run_ids": [run.run_id for run in now],
+    }
+    return Compaction(_summary(figures, bool(requests)), folder, figures, reused=not requests)
+
+
+def _request(workspace: Workspace, date: str, runs: list[CommittedRun]) -> MergeRequest:
+    what = [[run.run_id, sorted(file["sha256"] for file in run.manifest["files"].values())] for run in runs]
+    run_id = f"m{short_id(merged=what)}"
+    return MergeRequest(
+        run_id=run_id,
+        folder=workspace.unfinished(f"merged-{run_id}"),
+        destination=workspace.predictions(date, run_id),
+        # Of another name than the rejects of a run that reads: these are in their place before the run is committed.
+        rejects_folder=workspace.unfinished(f"merged-rejects-{run_id}"),
+        rejects_destination=workspace.rejects(date, run_id),
+        merged=tuple(run.folder for run in runs),
+    )
+
+
+def _remove_rejects_of_no_run(folder: str, runs: list[CommittedRun]) -> None:
+    """Removes the rejects of a merge that was stopped just before it was committed."""
+    committed = {f"run={run.run_id}" for run in runs}
+    for name in storage.list_names(folder, "run=m"):
+        if name not in committed:
+            storage.remove_folder(storage.join(folder, name))
+
+
+def _summary(figures: dict[str, Any], merged: bool) -> str:
+    held = f"{figures['rows']:,} rows in {_count(figures['files'], 'file')}"
+    if merged:
+        return (
+            f"{figures['date']}: {_count(figures['runs_before'], 'run')} in {_count(figures['files_before'], 'file')} "
+            f"merged into {_count(figures['runs'], 'run')}: {held}"
+        )
+    if figures["runs"] == 1:
+        return f"{figures['date']}: nothing to merge, since there is one run: {held}"
+    return (
+        f"{figures['date']}: nothing to merge, since each of {figures['runs']:,} runs was read with another decoder or "
+        f"other limits, by an older version of this program, or has nothing left: {held}"
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,235 @@
+"""The lock of a workspace in an object store: an object that its holder writes again every minute.
+
+The store decides between those who want it: an object is made only if there is none, and replaced
+or deleted only if it is the version that one knows. A holder that crashed writes it no more, and
+who finds it old by the store's clock takes it over. A holder that cannot write it for that long
+has to end before: another one may hold the workspace then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import getpass
+import json
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from tfrecords import DataError, storage
+from tfrecords.object_store import NO_VERSION, Gcs, Version
+
+LEASE_S = 600.0
+"""Without a renewal until a lock in an object store counts as a crashed run's."""
+RENEW_S = 60.0
+"""Between two renewals; and before the end of the lease, in which a run that cannot renew its lock has to end."""
+_GIVE_BACK_S = 30.0  # at the most, at the end of a run
+
+_Outcome = TypeVar("_Outcome")
+
+
+class WorkspaceHeldError(DataError):
+    """Another run works in the workspace."""
+
+
+class WorkspaceLostError(WorkspaceHeldError):
+    """Another run works in the workspace by now, or may do so soon."""
+
+
+def holder() -> str:
+    """This process in words, for who finds the workspace held."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's, without a name
+        user = str(os.getuid())
+    now = datetime.datetime.now(datetime.UTC)
+    return f"process {os.getpid()} on {socket.gethostname()}, user {user}, since {now:%Y-%m-%d %H:%M:%S} UTC"
+
+
+class StoreLock:
+    """The lock of one run on a workspace in an object store.
+
+    Args:
+        root: URL of the workspace.
+        say: told what is no error.
+        end: ends the process, with one sentence; called in a thread, if the process lost the lock and does not come
+            to its end by itself.
+    """
+
+    def __init__(self, root: str, say: Callable[[str], None], end: Callable[[str], None]):
+        self._root, self._say, self._end = root, say, end
+        self._url = storage.join(root, ".lock")
+        self._token = uuid.uuid4().hex
+        self._content = json.dumps({"holder": holder(), "token": self._token}).encode()
+        self._generation = NO_VERSION
+        self._renewed = 0.0  # when the last renewal was asked for, by the clock that only this process has
+        self._problem = "the store did not answer in time"
+        self._kept = True  # the object is there, as far as this process knows
+        self._lost: str | None = None
+        self._over = threading.Event()
+        self._turn = threading.Lock()
+
+    @contextlib.contextmanager
+    def held(self, wait_s: float) -> Iterator[None]:
+        """Holds the lock within the block, in which it interrupts the main thread if it loses it.
+
+        Args:
+            wait_s: for another run's end.
+
+        Raises:
+            WorkspaceHeldError: if another run holds it, naming that one.
+            WorkspaceLostError: if it was lost.
+        """
+        with storage.versions(self._url) as store:
+            can_lock = store is not None
+        if not can_lock:
+            self._say(
+                f"warning: {self._root} is not locked, which only gs:// and local folders can be: see to it that no "
+                "other run works in it"
+            )
+            yield
+            return
+        self._take(wait_s)
+        renewing = threading.Thread(target=self._keep, daemon=True)
+        watching = threading.Thread(target=self._watch, daemon=True)
+        try:
+            try:
+                renewing.start()
+                watching.start()
+                yield
+            finally:
+                with self._turn:
+                    self._over.set()
+                if self._lost is None:
+                    renewing.join(_GIVE_BACK_S)
+                    if self._kept:
+                        self._say(
+                            f"warning: the lock {self._url} could not be given back ({self._problem}): other runs "
+                            f"have to wait until {LEASE_S:g} s after its last renewal"
+                        )
+        except KeyboardInterrupt:
+            self.check()
+            raise
+
+    def check(self) -> None:
+        """Raises `WorkspaceLostError` if the lock was lost."""
+        if self._lost is not None:
+            raise WorkspaceLostError(self._lost)
+
+    def _take(self, wait_s: float) -> None:
+        until = time.monotonic() + wait_s
+        while not self._write(NO_VERSION):
+            found = self._look()
+            if found is None:
+                continue  # it was given back just now
+            who, age = _holder_of(found), found.age_s
+            if age > LEASE_S:
+                if self._write(found.generation):
+                    self._say(
+                        f"the lock of {self._root} is taken over from {who}, which did not renew it for {age:.0f} s"
+                    )
+                    return
+            elif time.monotonic() >= until:
+                left = LEASE_S - age
+                free = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=left)
+                raise WorkspaceHeldError(
+                    f"another run works in {self._root} ({who}; it renewed its lock {age:.0f} s ago): wait for its "
+                    "end, or use another --workspace; if it crashed, its lock can be taken over by a run that is "
+                    f"started in {left + 1:.0f} s, at {free:%H:%M:%S} UTC"
+                )
+            else:
+                time.sleep(RENEW_S / 6)
+
+    def _keep(self) -> None:
+        """Renews the lock until the run is over, and gives it back then; in a thread of its own."""
+        while not self._over.wait(RENEW_S):
+            try:
+                if not self._write(self._generation):
+                    found = self._look()
+                    who = _holder_of(found) if found else "somebody who deleted it"
+                    self._kept = False
+                    self._lose(f"its lock was taken over by {who}")
+                    return
+            except Exception as error:  # whatever it is, the lease decides
+                self._problem = str(error)
+        try:
+            self._own(lambda store: store.remove_version(self._url, self._generation))
+            self._kept = False
+        except FileNotFoundError:
+            self._kept = False
+        except Exception as error:
+            self._problem = str(error)
+
+    def _watch(self) -> None:
+        """Looks for the time when another run might soon take the lock over; in a thread of its own."""
+        while (left := self._renewed + LEASE_S - RENEW_S - time.monotonic()) > 0:
+            if self._over.wait(left):
+                return
+        self._lose(f"its lock could not be renewed for {LEASE_S - RENEW_S:.0f} s ({self._problem})")
+
+    def _lose(self, why: str) -> None:
+        with self._turn:
+            if self._over.is_set() or self._lost is not None:
+                return
+            self._lost = (
+                f"this run does not hold {self._root} any more ({why}), and is stopped; what is finished is kept, and "
+                "the same command goes on from there when no other run works there"
+            )
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
+        if not self._over.wait(RENEW_S):
+            self._end(self._lost)
+
+    def _write(self, generation: str) -> bool:
+        """Makes the lock, or replaces that version of it, by one of this process; whether it could."""
+        self._generation = generation
+
+        def replace(store: Gcs) -> None:
+            asked = time.monotonic()
+            self._generation = store.replace_version(self._url, self._content, self._generation)
+            self._renewed = asked
+
+        return self._own(replace)
+
+    def _own(self, change: Callable[[Gcs], None]) -> bool:
+        """Changes the object as long as it is this process's; whether it was.
+
+        Another version than the one that is known may be this process's, too: a store may have done what it was asked
+        for although its answer was lost.
+        """
+        while True:
+            try:
+                with storage.versions(self._url) as store:
+                    assert store is not None
+                    change(store)
+                return True
+            except FileExistsError:
+                found = self._look()
+                if found is None or _described(found).get("token") != self._token:
+                    return False
+                self._generation = found.generation
+
+    def _look(self) -> Version | None:
+        """The lock as it is, whoever holds it; None if nobody does."""
+        try:
+            with storage.versions(self._url) as store:
+                assert store is not None
+                return store.version(self._url)
+        except FileNotFoundError:
+            return None
+
+
+def _described(lock: Version) -> dict[str, Any]:
+    try:
+        described = json.loads(lock.content)
+    except ValueError:  # somebody else's object
+        return {}
+    return described if isinstance(described, dict) else {}
+
+
+def _holder_of(lock: Version) -> str:
+    return str(_described(lock).get("holder", "somebody who does not say who it is"))

@@ -1,0 +1,108 @@
+"""What of a listed collection is left to read, after the nights before."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import apache_beam as beam
+
+from components.inference.predictions import move_rejects
+from components.inference.runs import CommittedRun, each, find_runs, mend, remove_merged
+from components.inference.transforms import FindUnread
+from components.inference.unread import ReadAlready, Source, UnreadSummary
+from components.listing import ListingSummary
+from components.work import shards_for
+from pipeline.options import LinePipelineOptions
+from pipeline.runners import run_job
+from pipeline.workspace import Workspace
+from tfrecords import SplitFractions, storage
+
+_SMALLEST_PLACE = 8  # times as many images as in a shard: only digests and names meet
+
+
+def sound_runs(workspace: Workspace, say: Callable[[str], None]) -> list[CommittedRun]:
+    """The committed runs, less the files that were lost or damaged since, whose images are read again.
+
+    What a merge of runs left that was stopped is removed first, and rejects are moved whose run was killed after its
+    predictions were.
+    """
+    found = find_runs(workspace.all_predictions)
+    remove_merged(found)
+    runs: list[CommittedRun] = []
+    for kept, problems in each(mend, found, remote=storage.is_remote(workspace.root)):
+        for problem in problems:
+            say(
+                f"warning: {problem}: it was damaged after it was committed; what it held is read again, where the "
+                "images are still there"
+            )
+        if kept is not None:
+            runs.append(kept)
+    places = {f"rejects-{run.run_id}": run.rejects_folder for run in runs}
+    for name in storage.list_names(workspace.unfinished(""), "rejects-"):
+        if name in places:
+            move_rejects(workspace.unfinished(name), places[name])
+    return runs
+
+
+def find_unread(
+    options: LinePipelineOptions,
+    listing: ListingSummary,
+    files: list[str],
+    runs: list[CommittedRun],
+    *,
+    model_id: str,
+    decoding: list[Any],
+    limits: dict[str, int],
+    folder: str,
+    say: Callable[[str], None],
+) -> tuple[UnreadSummary, list[str]]:
+    """The listed images that are to be read, in listing files of their own below a folder.
+
+    Args:
+        files: the listing files.
+        runs: committed ones; those with another decoding count for nothing, nor do the rejects of those with other
+            limits.
+        decoding, limits: of this run, as manifests have them.
+    """
+    sources = list(_sources(runs, decoding, limits))
+    if options.reread or not sources:
+        return UnreadSummary(listing, 0, 0, 0), files
+    known = sum(run.manifest["rows"] for run in runs)
+    places = shards_for(max(listing.images, known) // _SMALLEST_PLACE)
+    unread = [storage.join(folder, f"unread-{number:05d}.parquet") for number in range(places)]
+    summary_path = storage.join(folder, "unread.json")
+    read = ReadAlready(model_id, options.reread_below)
+    sources += [Source("listing", path) for path in files]
+    run_job(
+        options,
+        lambda pipeline: (
+            pipeline
+            | "Sources" >> beam.Create(sources)
+            | "FindUnread" >> FindUnread(summary_path, unread, read, SplitFractions())
+        ),
+        say=say,
+        before_template=True,
+    )
+    content = storage.read_json(summary_path)
+    summary = UnreadSummary(**{**content, "listing": ListingSummary(**content["listing"])})
+    if summary.listing.images + summary.skipped != listing.images:
+        raise RuntimeError(
+            f"{listing.images} images were listed, but {summary.listing.images} to read and {summary.skipped} that "
+            "were read are left of them"
+        )
+    summary = dataclasses.replace(
+        summary, listing=dataclasses.replace(summary.listing, repeats=listing.repeats, passed_over=listing.passed_over)
+    )
+    return summary, [path for path in unread if storage.exists(path)] if summary.listing.images else []
+
+
+def _sources(runs: list[CommittedRun], decoding: list[Any], limits: dict[str, int]) -> Iterator[Source]:
+    for run in runs:
+        if run.manifest.get("decoding") == decoding:
+            yield from (Source("predictions", path) for path in run.files)
+    alike = [run for run in runs if run.manifest.get("limits") == limits]
+    remote = any(storage.is_remote(run.folder) for run in alike)
+    for paths in each(lambda run: run.reject_files, alike, remote=remote):
+        yield from (Source("rejects", path) for path in paths)

@@ -1,0 +1,85 @@
+"""Removing what is older than it is to be kept: rejects, run reports and, only if asked for, predictions."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import re
+from collections.abc import Callable, Iterator
+
+from components.inference.runs import RUN_MANIFEST_NAME
+from pipeline.options import LinePipelineOptions
+from pipeline.workspace import Workspace
+from tfrecords import DataError, storage
+
+_DAY = re.compile(r"date=(\d{4})-(\d{2})-(\d{2})")
+# What `RunRecord` names them by; the logs of training's workers have no day, and are written anew each time.
+_RUN_RECORD = re.compile(r"(\d{4})(\d{2})(\d{2})T\d{6}Z-[0-9a-f]+\.(html|json|log)")
+
+
+def prune(options: LinePipelineOptions, workspace: Workspace, say: Callable[[str], None]) -> None:
+    """Removes what is older than `--retention_days` and `--prediction_retention_days`, by the day in its name.
+
+    Says in one line what that was. What cannot be removed is a warning, and is tried again after the next run.
+    """
+    kept, predictions_kept = options.retention_days, options.prediction_retention_days
+    kinds = (
+        ("days of rejects", storage.join(workspace.root, "rejects"), _DAY, kept, _remove_day),
+        ("files of run reports", storage.join(workspace.root, "runs"), _RUN_RECORD, kept, storage.remove_file),
+        ("days of predictions", workspace.all_predictions, _DAY, predictions_kept, _remove_runs),
+    )
+    pruned: list[str] = []
+    problems: list[str] = []
+    try:
+        for what, folder, names, days, remove in kinds:
+            if days is not None:
+                count = _remove_each(_older(folder, names, days), remove, problems)
+                pruned.append(f"{what} older than {days}: {count:,}")
+    except (DataError, OSError) as error:  # a store that does not answer is not asked for each file
+        problems.append(str(error))
+    if pruned:
+        say(f"pruned {', '.join(pruned)}")
+    if problems:
+        more = f", and {len(problems) - 1:,} more" if len(problems) > 1 else ""
+        say(f"warning: what is older than it is to be kept could not all be removed: {problems[0]}{more}")
+
+
+def _older(folder: str, names: re.Pattern[str], days: int) -> Iterator[str]:
+    """The paths in a folder whose names say a day that is more than so many days ago."""
+    first_kept = _today() - datetime.timedelta(days=days)
+    for name in storage.list_names(folder):
+        if match := names.fullmatch(name):
+            with contextlib.suppress(ValueError):  # no day of any calendar
+                if datetime.date(*map(int, match.groups()[:3])) < first_kept:
+                    yield storage.join(folder, name)
+
+
+def _today() -> datetime.date:
+    return datetime.datetime.now(datetime.UTC).date()
+
+
+def _remove_each(paths: Iterator[str], remove: Callable[[str], None], problems: list[str]) -> int:
+    """How many were removed."""
+    count = 0
+    for path in paths:
+        try:
+            remove(path)
+        except OSError as error:
+            problems.append(f"{error.filename or path}: {error.strerror or error}")
+        else:
+            count += 1
+    return count
+
+
+def _remove_day(folder: str) -> None:
+    storage.remove_folder(folder)
+    if storage.exists(folder):
+        raise OSError(None, "it is not wholly removed", folder)
+
+
+def _remove_runs(folder: str) -> None:
+    """Removes the runs of a day: all manifests first, so that no run loses some of its files while it counts."""
+    runs = [storage.join(folder, name) for name in storage.list_names(folder, "run=")]
+    for run in runs:
+        storage.remove_file(storage.join(run, RUN_MANIFEST_NAME))
+    _remove_day(folder)

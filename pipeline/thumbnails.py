@@ -1,0 +1,202 @@
+"""Small pictures of files for the run report, of what can be decoded of them, however damaged they are."""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from components.listing import path_of_uri
+from components.listing.references import read_regular_file
+from components.processes import map_in_threads
+from tfrecords import DataError, ImageLimits, ImageRejected, StoreError, encode_png, read_line
+
+# Of EPS and the like, Pillow has another program draw a picture.
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
+_BYTES = 8 << 20  # that are read of a file at most
+_PIXELS = 30_000_000  # that are decoded at most
+_SIZE = (320, 96)
+_TINY = 16  # pixels; what is smaller is enlarged
+_WIDEST_LINE = 1600
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_FIRST_BYTES = 16
+_THREADS = 8
+_SECONDS = 10.0  # after which nothing more is begun
+_LATE = b"", "not looked at, since the others took long"
+
+
+class Thumbnail(NamedTuple):
+    """What can be shown of a file.
+
+    Attributes:
+        source: a `data:` URL, or nothing.
+        problem: why nothing, or not all, is shown; in words, or nothing.
+        start: the first bytes of a file that is not shown, in hexadecimal and in ASCII.
+        width: of the picture, pixels.
+    """
+
+    source: str = ""
+    problem: str = ""
+    start: str = ""
+    width: int = 0
+
+
+def draw_files(uris: Sequence[str]) -> Iterator[Thumbnail]:
+    """Pictures of files that may be anything, in their order."""
+    for content, problem in _contents(uris, _BYTES):
+        if problem:
+            yield Thumbnail(problem=problem)
+            continue
+        try:
+            source, problem = _draw(content)
+            yield Thumbnail(source, problem)
+        except Exception as error:  # Pillow's plugins raise a dozen different ones on damaged files.
+            problem = str(error) if isinstance(error, _NotDrawn) else "nothing of it can be decoded"
+            yield Thumbnail(problem=problem, start=_start(content))
+
+
+def draw_lines(uris: Sequence[str], height: int, limits: ImageLimits) -> Iterator[Thumbnail]:
+    """Pictures of images as a model sees them, in their order.
+
+    Args:
+        height: of the lines, pixels.
+        limits: which images are not decoded.
+    """
+    for content, problem in _contents(uris, limits.max_bytes + 1):
+        if problem:
+            yield Thumbnail(problem=problem)
+            continue
+        try:
+            pixels = read_line(content, height, limits).pixels
+        except ImageRejected as error:
+            yield Thumbnail(problem=f"changed since it was read: {error.reason}")
+            continue
+        if pixels.shape[1] > _WIDEST_LINE:
+            size = (_WIDEST_LINE, max(1, height * _WIDEST_LINE // pixels.shape[1]))
+            pixels = np.asarray(Image.fromarray(pixels).resize(size))
+        yield Thumbnail(data_url(encode_png(pixels)), width=pixels.shape[1])
+
+
+def data_url(content: bytes, kind: str = "png") -> str:
+    """The URL of a picture that is part of the page."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+class _NotDrawn(Exception):  # noqa: N818 (an outcome, not a failure)
+    """Why nothing of a file can be shown, in words."""
+
+
+def _contents(uris: Sequence[str], at_most: int) -> Iterator[tuple[bytes, str]]:
+    """The first bytes of each file, or what hinders, in words; threads wait for the files, one at a time is used."""
+    deadline = time.monotonic() + _SECONDS
+    failures: list[str] = []
+
+    def read(uri: str) -> tuple[bytes, str]:
+        if failures:  # the others would be waited for as long
+            return b"", failures[0]
+        if time.monotonic() > deadline:
+            return _LATE
+        try:
+            return read_regular_file(path_of_uri(uri), at_most), ""
+        except FileNotFoundError:
+            return b"", "the file is gone"
+        except StoreError as error:
+            failures.append(str(error))
+            return b"", str(error)
+        except (OSError, ValueError, DataError) as error:
+            return b"", f"the file cannot be read: {getattr(error, 'strerror', None) or error}"
+
+    for found in map_in_threads(read, uris, _THREADS, ahead=_THREADS):
+        yield _LATE if time.monotonic() > deadline and not found[1] else found
+
+
+def _draw(content: bytes) -> tuple[str, str]:
+    """The URL of a small picture, and what is wrong with it."""
+    if not content:
+        raise _NotDrawn("the file has 0 bytes")
+    try:
+        image = Image.open(io.BytesIO(content), formats=_FORMATS)
+    except Image.DecompressionBombError:
+        raise _NotDrawn("it has too many pixels") from None
+    with image:
+        pixels = image.width * image.height
+        image.draft("RGB", _SIZE)  # a JPEG is decoded at an eighth of its size, unless it is progressive
+        if not image.info.get("progressive"):
+            pixels = image.width * image.height
+        if pixels > _PIXELS:
+            raise _NotDrawn(f"{pixels:,} pixels are too many for this page")
+        problem = ""
+        try:
+            image.load()
+        except Exception:
+            image.tile = []  # what was decoded is the image then
+            image.load()
+            if all(least == most for least, most in _extrema(image)):
+                raise
+            problem = "as far as it can be decoded"
+            if len(content) == _BYTES:
+                problem = f"of its first {_BYTES >> 20} MiB, which is all that was looked at"
+        small = _shrunk(image)
+    output = io.BytesIO()
+    if small.mode == "L":
+        small.save(output, "PNG")
+        return data_url(output.getvalue()), problem
+    small.save(output, "JPEG", quality=85)
+    return data_url(output.getvalue(), "jpeg"), problem
+
+
+def _extrema(image: Image.Image) -> Sequence[tuple[float, float]]:
+    extrema = image.getextrema()
+    return extrema if isinstance(extrema[0], tuple) else (extrema,)
+
+
+def _shrunk(image: Image.Image) -> Image.Image:
+    """The image, grey or in colours, on white, upright, at most of `_SIZE`."""
+    turn = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _stretched(image)
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+    elif image.mode != "L":
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    image.thumbnail((max(_SIZE), max(_SIZE)))
+    if image.mode == "RGBA":
+        ground = Image.new("RGBA", image.size, "white")
+        ground.alpha_composite(image)
+        image = ground.convert("RGB")
+    if turn is not None:
+        image = image.transpose(turn)
+    image.thumbnail(_SIZE)
+    if max(image.size) < _TINY:
+        image = image.resize((image.width * 8, image.height * 8), Image.Resampling.NEAREST)
+    return image
+
+
+def _stretched(image: Image.Image) -> Image.Image:
+    """Pixel values without a fixed black and white, from their least to their greatest."""
+    values = np.asarray(image)
+    step = max(1, *(side // 1000 for side in values.shape))
+    values = np.nan_to_num(values[::step, ::step].astype(np.float64), posinf=0.0, neginf=0.0)
+    least, most = values.min(), values.max()
+    return Image.fromarray(((values - least) * (255 / max(most - least, 1e-9))).astype(np.uint8))
+
+
+def _start(content: bytes) -> str:
+    first = content[:_FIRST_BYTES]
+    if not first:
+        return ""
+    return f"{first.hex(' ')}  {''.join(chr(byte) if 32 <= byte < 127 else '.' for byte in first)}"

@@ -1,0 +1,53 @@
+"""What several tests of the command share."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline import notify
+
+
+class Service(http.server.HTTPServer):
+    """Answers with the given statuses, one after the other, the last one for ever; keeps what was posted."""
+
+    def __init__(self, statuses: list[int]):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.statuses = statuses
+        self.posted: list[tuple[str, dict]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/hook?key=abc"
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: Service
+
+    def do_POST(self) -> None:
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.posted.append((self.headers["Content-Type"], json.loads(content)))
+        statuses = self.server.statuses
+        self.send_response(statuses.pop(0) if len(statuses) > 1 else statuses[0])
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_) -> None:
+        pass
+
+
+@pytest.fixture
+def service(monkeypatch) -> Iterator[Service]:
+    """A server that takes what a run posts."""
+    monkeypatch.setattr(notify, "_PAUSES_S", (0.0, 0.01, 0.01))
+    found = Service([200])
+    thread = threading.Thread(target=found.serve_forever)
+    thread.start()
+    yield found
+    found.shutdown()
+    thread.join()
+    found.server_close()
