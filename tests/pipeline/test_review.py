@@ -203,6 +203,20 @@ def test_what_cannot_be_reviewed_or_taken_back_is_one_sentence(workspace, night,
     assert "no dataset is committed" in refused("review")
 
 
+def test_a_plan_says_what_would_be_given_out_and_what_added_to_what(workspace, night, capsys):
+    assert run(workspace, "infer,review", f"--infer_images={Path(night[0]).parent}", "--review_count=4") == EXIT_DONE
+    table = reviews(workspace)[0] / "review.csv"
+    save(table, [{**row, "text": text} for row, text in zip(rows_of(table), ("1", "2", "3", ""), strict=True)])
+    before = sorted(workspace.rglob("*"))
+    capsys.readouterr()
+    assert run(workspace, "ingest,review", f"--label_source={table}", "--plan") == EXIT_DONE
+    said = capsys.readouterr().out
+    assert f"read 3 images that {table} names" in said
+    assert "add them to the 24 examples of dataset tinydataset0" in said
+    assert f"give out the 200 least confident of 12 readings in {workspace}/review" in said
+    assert sorted(workspace.rglob("*")) == before
+
+
 # The page
 
 
