@@ -239,7 +239,7 @@ def _run_steps(
     options: LinePipelineOptions, workspace: Workspace, record: RunRecord, results: list[StepResult]
 ) -> None:
     from pipeline.runners import runner_name
-    from pipeline.steps import STEP_FUNCTIONS, Context
+    from pipeline.steps import STEP_FUNCTIONS, Context, RefusedError
 
     context = Context(options, workspace, _say, _show if sys.stdout.isatty() else None)
     _say(f"workspace {workspace.root}, runner {runner_name(options)}")
@@ -249,7 +249,11 @@ def _run_steps(
             _say("nothing is read: no model is accepted")
             continue
         started = time.monotonic()
-        result = STEP_FUNCTIONS[name](context)
+        try:
+            result = STEP_FUNCTIONS[name](context)
+        except RefusedError as error:
+            record.add_rejects(name, error.rejects, error.folder)
+            raise
         seconds = time.monotonic() - started
         _say(f"{result.summary} ({seconds:.1f} s)")
         results.append(result)

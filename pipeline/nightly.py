@@ -19,7 +19,7 @@ from pipeline.runners import run_job
 from pipeline.workspace import Workspace
 from tfrecords import SplitFractions, storage
 
-_SMALLEST_PLACE = 8  # times as many images as in a shard: only digests and names meet
+_LARGER_PLACES = 32  # times as many images as in a shard: only digests and names meet
 
 
 def sound_runs(workspace: Workspace, say: Callable[[str], None]) -> list[CommittedRun]:
@@ -70,7 +70,7 @@ def find_unread(
     if options.reread or not sources:
         return UnreadSummary(listing, 0, 0, 0), files
     known = sum(run.manifest["rows"] for run in runs)
-    places = shards_for(max(listing.images, known) // _SMALLEST_PLACE)
+    places = shards_for(max(listing.images, known) // _LARGER_PLACES)
     unread = [storage.join(folder, f"unread-{number:05d}.parquet") for number in range(places)]
     summary_path = storage.join(folder, "unread.json")
     read = ReadAlready(model_id, options.reread_below)

@@ -103,6 +103,7 @@ class RunRecord:
         used: what ran: `runner`, `versions` of packages, and of the model that read, if one did, `model_id`,
             `network`, `dataset_id`, `trained_at` and the `height` of its lines.
         rejects: how many images were left out, by step and reason.
+        reject_folders: where these are listed, by step.
         nights: the last runs of the infer step, the oldest first, each with its figures, whether it is `tonight`'s,
             and whether tonight's is `compared` with it: runs of the same model and decoding. `confidence_shares` is
             the share of its rows in each of `_CONFIDENCE_BARS` bars of equal width from 0 to 1.
@@ -120,6 +121,7 @@ class RunRecord:
     alarms: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     used: dict[str, Any] = dataclasses.field(default_factory=dict)
     rejects: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
+    reject_folders: dict[str, str] = dataclasses.field(default_factory=dict)
     nights: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     @classmethod
@@ -154,6 +156,11 @@ class RunRecord:
         if self.status == "done" and any(alarm["raised"] for alarm in alarms):
             self.status = "alarm"
 
+    def add_rejects(self, step: str, counts: dict[str, int], folder: str) -> None:
+        """What a step left out, whether it came to its end or not."""
+        self.rejects[step] = counts
+        self.reject_folders[step] = folder
+
     def fail(self, problem: str) -> None:
         """A step that could not come to its end."""
         self.status = "failed"
@@ -167,7 +174,11 @@ def write(record: RunRecord, workspace: Workspace) -> dict[str, str]:
         The two paths, by what they are; empty if the workspace cannot be written.
     """
     steps = {step["name"]: step for step in record.steps}
-    record.rejects = {name: steps[name]["figures"]["rejects"] for name in ("ingest", "infer") if name in steps}
+    if "ingest" in steps:
+        record.add_rejects("ingest", steps["ingest"]["figures"]["rejects"], steps["ingest"]["folder"])
+    if "infer" in steps:
+        folder = workspace.rejects_of(steps["infer"]["folder"])
+        record.add_rejects("infer", steps["infer"]["figures"]["rejects"], folder)
     dataset = _dataset(steps["ingest"]["folder"]) if "ingest" in steps else None
     if dataset is not None:
         unused = collections.Counter(dataset["statistics"]["unused_labels"])
@@ -218,7 +229,7 @@ def _page(
         nothing_new="infer" in steps and steps["infer"]["folder"] == workspace.all_predictions,
         confidences=_confidences(record.nights),
         least_confident=_least_confident(steps["infer"]["figures"], record) if "infer" in steps else [],
-        rejects=_rejects(record, steps, workspace),
+        rejects=_rejects(record),
         dataset=dataset,
         reasons=REASONS,
         long=_LONG,
@@ -418,13 +429,13 @@ def _least_confident(figures: dict[str, Any], record: RunRecord) -> list[dict[st
     return [{**row, "image": image} for row, image in zip(rows, images, strict=True)]
 
 
-def _rejects(record: RunRecord, steps: dict[str, Any], workspace: Workspace) -> list[dict[str, Any]]:
+def _rejects(record: RunRecord) -> list[dict[str, Any]]:
     """What was left out, by step and reason, the most frequent first; some of each, with their images."""
     groups: list[dict[str, Any]] = []
     for name, counts in record.rejects.items():
         if not counts:
             continue
-        folder = steps[name]["folder"] if name == "ingest" else workspace.rejects_of(steps[name]["folder"])
+        folder = record.reject_folders[name]
         rows = _some_rejects(folder, counts)
         groups += [
             {"step": name, "reason": reason, "count": count, "folder": folder, "rows": rows[reason]}

@@ -97,6 +97,20 @@ class StepResult:
     alarms: list[Alarm] = dataclasses.field(default_factory=list)
 
 
+class RefusedError(DataError):
+    """A step that committed nothing, since a check of the whole of its images said no.
+
+    Attributes:
+        rejects: how many images were left out, by reason.
+        folder: where they are listed.
+    """
+
+    def __init__(self, sentence: str, rejects: dict[str, int], folder: str):
+        super().__init__(sentence)
+        self.rejects = rejects
+        self.folder = folder
+
+
 @dataclasses.dataclass(frozen=True)
 class Context:
     """What every step gets: options, the workspace, and where to say what happens.
@@ -173,7 +187,7 @@ def ingest(context: Context) -> StepResult:
             )
             context.say(f"encoding {listing.images:,} images as TFRecords")
             run_job(options, functools.partial(_write_dataset, files, request, fractions), say=context.say)
-            _raise_if_refused(request.folder)
+            _raise_if_refused(request.folder, request.folder)
             manifest = DatasetManifest.read(folder)
     workspace.write_pointer("datasets", _LATEST, dataset_id)
     for warning in manifest.warnings:
@@ -475,7 +489,7 @@ def infer(context: Context) -> StepResult:
         if options.template:
             return _template(options.template, run_id, collection.images, destination)
         if reads:
-            _raise_if_refused(unfinished)
+            _raise_if_refused(unfinished, rejects_folder)
         else:
             storage.remove_folder(unfinished)
     if found is None and not reads:
@@ -1106,10 +1120,11 @@ def _refusal(
     return None
 
 
-def _raise_if_refused(folder: str) -> None:
+def _raise_if_refused(folder: str, rejects_folder: str) -> None:
     path = storage.join(folder, REFUSED_NAME)
     if storage.exists(path):
-        raise DataError(storage.read_json(path)["reason"])
+        refused = storage.read_json(path)
+        raise RefusedError(refused["reason"], refused["rejects"], rejects_folder)
 
 
 def _sample_folder(workspace: Workspace, flag: str) -> str:

@@ -417,7 +417,7 @@ def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> N
         rejects, listed, request.max_reject_fraction, where=f"{request.rejects_folder}/rejects-*.parquet"
     )
     if problem is not None:
-        storage.write_json(storage.join(request.folder, REFUSED_NAME), {"reason": problem})
+        storage.write_json(storage.join(request.folder, REFUSED_NAME), {"reason": problem, "rejects": rejects})
         return
     files: dict[str, dict[str, Any]] = {
         shard_name("part", summary.index, request.shards, "parquet"): {

@@ -298,7 +298,7 @@ def commit_dataset(settled: Iterable[Described | Twins], request: IngestRequest)
     if problem is None and not any(entry.split == "train" for entry in entries):
         problem = f"none of the {matched} images is left for training: give more images"
     if problem is not None:
-        storage.write_json(storage.join(request.folder, REFUSED_NAME), {"reason": problem})
+        storage.write_json(storage.join(request.folder, REFUSED_NAME), {"reason": problem, "rejects": rejects})
         return
     check_files(request.folder, {entry.name: entry.bytes for entry in entries})
     _write_unused_labels(request)

@@ -287,3 +287,16 @@ def test_a_plan_of_all_steps_names_what_each_would_take(tmp_path, workspace, tin
 def test_a_plan_of_what_cannot_be_done_says_so(tmp_path, capsys):
     assert main([f"--workspace={tmp_path}/none", "--plan", "--steps=infer"]) == EXIT_REFUSED
     assert "no model in" in capsys.readouterr().err
+
+
+def test_a_run_that_rejects_too_much_shows_what_it_rejected(workspace, lines, capsys):
+    for path in lines[:3]:
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) * 3 // 4])
+    flags = [f"--workspace={workspace}", "--steps=infer", f"--infer_images={workspace.parent}/lines"]
+    assert main(flags) == EXIT_REFUSED
+    (record,) = (json.loads(path.read_text()) for path in workspace.glob("runs/*.json"))
+    assert record["rejects"] == {"infer": {"truncated": 3}}
+    (page,) = workspace.glob("runs/*.html")
+    assert page.read_text().count("data:image/png") == 3
+    assert record["reject_folders"]["infer"] in page.read_text()
