@@ -36,6 +36,7 @@ _PLACES = {
     "train": "model",
     "evaluate": "evaluation",
     "infer": "predictions",
+    "review": "review",
     "compact": "predictions",
     "template": "template",
 }

@@ -21,7 +21,7 @@ from tfrecords import DataError, ImageLimits, SplitFractions, storage
 
 _PILLOW_LIMIT = 178_956_970
 DEFAULT_STEPS = ("ingest", "train", "evaluate", "infer")
-STEPS = (*DEFAULT_STEPS, "compact")
+STEPS = (*DEFAULT_STEPS, "review", "compact")
 
 
 class UsageError(DataError):
@@ -63,6 +63,11 @@ class LinePipelineOptions(PipelineOptions):
             help="what stays together in training, validation or test: each image by itself (image), the images of "
             "one folder (folder), or those with the same value in the named column of the label table "
             "(default: %(default)s)",
+        )
+        images.add_argument(
+            "--add_to",
+            help="dataset whose examples the new one has too, by its ID in the workspace, or LATEST; an image that is "
+            "in both gets the new label; without it the dataset that a review table names, or none",
         )
         images.add_argument(
             "--infer_images",
@@ -125,8 +130,9 @@ class LinePipelineOptions(PipelineOptions):
         run.add_argument(
             "--steps",
             default=",".join(DEFAULT_STEPS),
-            help="which steps, in this order, comma separated; compact, which is not among the default ones, merges "
-            "the runs of predictions of one day (default: %(default)s)",
+            help="which steps, in this order, comma separated; review, which gives doubtful readings "
+            "to a person, and compact, which merges the runs of predictions of one day, are not among the default ones "
+            "(default: %(default)s)",
         )
         run.add_argument("--date", help="of the runs that the compact step merges, as YYYY-MM-DD (UTC)")
         run.add_argument(
@@ -226,6 +232,13 @@ class LinePipelineOptions(PipelineOptions):
             help="predictions with less confidence are marked needs_review; none is left out (default: %(default)s)",
         )
 
+        reading.add_argument(
+            "--review_count",
+            type=int,
+            default=200,
+            help="how many images the review step gives a person to correct, the least confidently read first "
+            "(default: %(default)s)",
+        )
         reading.add_argument(
             "--reread",
             action="store_true",
@@ -437,7 +450,7 @@ def _check(options: LinePipelineOptions) -> None:
         hint = f"did you mean {near[0]}?" if near else f"steps are {', '.join(STEPS)}"
         raise UsageError(f"--steps={options.steps}: there is no step {unknown[0]!r}; {hint}")
     for name in (
-        *("epochs", "batch_size", "patience", "train_workers", "beam_width", "drift_nights"),
+        *("epochs", "batch_size", "patience", "train_workers", "beam_width", "drift_nights", "review_count"),
         *("retention_days", "prediction_retention_days"),
         *("max_pixels", "max_bytes", "max_line_width", "max_label_length"),
     ):

@@ -17,6 +17,7 @@ from components.models import ModelManifest
 from components.training.progress import clock
 from pipeline import steps
 from pipeline.options import LinePipelineOptions
+from pipeline.review import find_old_dataset, tables_of_images
 from pipeline.runners import runner_name
 from pipeline.steps import Context
 from pipeline.workspace import Workspace
@@ -67,11 +68,17 @@ class _Plan:
             self.ingested = LABELLED
             yield f"render the sample collection in {workspace.sample}, {LABELLED:,} labelled images, and read it"
         else:
-            roots = find_roots(steps.images_to_ingest(self.context), flag="--images")
+            old = find_old_dataset(options, workspace, self.context.say)
+            named = tables_of_images(options, self.context.say)
+            roots = [] if named.paths else find_roots(steps.images_to_ingest(self.context), flag="--images")
             scratch = dataclasses.replace(self.context, workspace=self.scratch)
-            with steps.list_collection(scratch, roots, None, SplitFractions(), flag="--images") as (listing, _):
+            listed = steps.list_collection(scratch, roots, None, SplitFractions(), flag="--images", tables=named)
+            with listed as (listing, _):
                 self.ingested = listing.images
-            yield f"read {self.ingested:,} images below {', '.join(roots)}"
+            where = f"below {', '.join(roots)}" if roots else f"that {' and '.join(named.paths)} names"
+            yield f"read {self.ingested:,} images {where}"
+            if old:
+                yield f"add them to the {old.examples:,} examples of dataset {old.dataset_id}"
             if why := choose_labels(options.label_rules, roots)[1]:
                 yield why
         yield f"write a dataset of lines {options.height} pixels high to {workspace.dataset('ID')}"
@@ -147,6 +154,12 @@ class _Plan:
             elif collection.images:
                 yield f"write a run to {workspace.all_predictions}, what is rejected to {workspace.root}/rejects"
                 yield self._time("infer", "looked_at", collection.images)
+
+    def review(self) -> Iterator[str]:
+        options, workspace = self.context.options, self.context.workspace
+        runs = find_runs(workspace.all_predictions)
+        rows = sum(run.manifest["rows"] for run in runs)
+        yield f"give out the {options.review_count:,} least confident of {rows:,} readings in {workspace.root}/review"
 
     def compact(self) -> Iterator[str]:
         date = self.context.options.date

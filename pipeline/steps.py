@@ -29,7 +29,7 @@ from components.inference.runs import RUN_MANIFEST_NAME, CommittedRun, read_pred
 from components.inference.transforms import ReadCollection, ReadDataset
 from components.ingest import IngestRequest
 from components.ingest.sample import read_truth, render_sample
-from components.ingest.transforms import WriteDataset
+from components.ingest.transforms import AddToDataset, WriteDataset
 from components.listing import (
     LabelRules,
     ListingSummary,
@@ -60,6 +60,7 @@ from pipeline.compaction import compact_day
 from pipeline.nightly import find_unread, sound_runs
 from pipeline.options import LinePipelineOptions
 from pipeline.progress import shards_watched
+from pipeline.review import find_old_dataset, tables_of_images, write_review
 from pipeline.runners import processes_per_worker, run_job
 from pipeline.workspace import Workspace, short_id
 from tfrecords import SPLITS, Charset, CharsetError, DataError, DatasetManifest, SplitFractions, StoreError, storage
@@ -133,15 +134,18 @@ def ingest(context: Context) -> StepResult:
         DataError: if there are no images, or too many of them are rejected.
     """
     options, workspace = context.options, context.workspace
-    roots = find_roots(images_to_ingest(context), flag="--images")
+    old = find_old_dataset(options, workspace, context.say)
+    tables = tables_of_images(options, context.say)
+    roots = [] if tables.paths else find_roots(images_to_ingest(context), flag="--images")
     rules, why = choose_labels(options.label_rules, roots)
     if why:
         context.say(why)
     fractions = options.split_fractions
-    with list_collection(context, roots, rules, fractions, flag="--images") as (listing, files):
+    flag = "--label_source" if tables.paths else "--images"
+    with list_collection(context, roots, rules, fractions, flag=flag, tables=tables) as (listing, files):
         if options.label_source == "auto":
             check_choice(rules, listing)
-        charset = _charset(options, listing)
+        charset = _charset(options, listing, old.symbols if old else ())
         dataset_id = short_id(
             version=_CODE_VERSION,
             inputs=listing.digest,
@@ -151,12 +155,13 @@ def ingest(context: Context) -> StepResult:
             charset=charset.digest,
             fractions=dataclasses.asdict(fractions),
             limits=dataclasses.asdict(options.image_limits),
+            **({"add_to": old.dataset_id} if old else {}),
         )
         folder = workspace.dataset(dataset_id)
         found = _intact_dataset(context, folder)
         if found is not None:
             manifest = found
-            _need_few_rejects(options, manifest.rejects, manifest.matched, folder)
+            _need_few_rejects(options, manifest.rejects, manifest.matched - manifest.kept, folder)
             storage.remove_folder(workspace.unfinished(f"dataset-{dataset_id}"))
         else:
             request = IngestRequest(
@@ -164,27 +169,25 @@ def ingest(context: Context) -> StepResult:
                 folder=workspace.unfinished(f"dataset-{dataset_id}"),
                 destination=folder,
                 images=listing.images,
-                shards={split: shards_for(listing.splits.get(split, 0)) for split in SPLITS},
+                shards={
+                    split: (old.count(split) if old else 0) + shards_for(listing.splits.get(split, 0))
+                    for split in SPLITS
+                },
                 height=options.height,
                 time_stride=TIME_STRIDE,
                 charset=charset,
                 limits=options.image_limits,
                 max_reject_fraction=options.max_reject_fraction,
                 processes=processes_per_worker(options, listing.images),
-                split_by=rules.split_by,
+                split_by=old.split_by if old and old.split_by != "image" else rules.split_by,
                 label_source=str(rules),
                 listings=tuple(files),
                 unused_labels=listing.unused_labels,
                 passed_over=listing.passed_over,
+                old=old,
             )
             context.say(f"encoding {listing.images:,} images as TFRecords")
-            run_job(
-                options,
-                lambda pipeline: (
-                    pipeline | "Listings" >> beam.Create(files) | "Ingest" >> WriteDataset(request, fractions)
-                ),
-                say=context.say,
-            )
+            run_job(options, functools.partial(_write_dataset, files, request, fractions), say=context.say)
             _raise_if_refused(request.folder, request.folder)
             manifest = DatasetManifest.read(folder)
     workspace.write_pointer("datasets", _LATEST, dataset_id)
@@ -195,6 +198,8 @@ def ingest(context: Context) -> StepResult:
         f"dataset {dataset_id}: {manifest.matched:,} images matched, {sum(counts.values()):,} written "
         f"({', '.join(f'{counts[split]:,} {split}' for split in SPLITS)}), {_rejects_text(manifest.rejects)}"
     )
+    if old:
+        summary += f"; {manifest.kept:,} of the {old.examples:,} examples of dataset {old.dataset_id} are among them"
     if manifest.unused_labels:
         unused = sum(manifest.unused_labels.values())
         summary += f"; {unused:,} label{'' if unused == 1 else 's'} without an image"
@@ -203,12 +208,26 @@ def ingest(context: Context) -> StepResult:
     figures = {
         "dataset_id": dataset_id,
         "matched": manifest.matched,
+        "added_to": manifest.added_to,
+        "kept": manifest.kept,
         "examples": counts,
         "rejects": manifest.rejects,
         "warnings": list(manifest.warnings),
         "symbols": len(charset.symbols),
     }
     return StepResult("ingest", summary, folder, figures, reused=found is not None)
+
+
+def _write_dataset(
+    files: list[str], request: IngestRequest, fractions: SplitFractions, pipeline: beam.Pipeline
+) -> object:
+    """The job that writes a dataset of listed images, or of these and an old dataset."""
+    if request.old is None:
+        return pipeline | "Listings" >> beam.Create(files) | "Ingest" >> WriteDataset(request, fractions)
+    shards = [(split, index) for split in SPLITS for index in range(request.old.count(split))]
+    sources = [*(("listing", path) for path in files), *(("shard", shard) for shard in shards)]
+    work = AddToDataset(request, request.old, fractions)
+    return pipeline | "Sources" >> beam.Create(sources) | "Ingest" >> work
 
 
 def train(context: Context) -> StepResult:
@@ -504,6 +523,15 @@ def infer(context: Context) -> StepResult:
     return StepResult("infer", summary, destination, figures, reused=found is not None, alarms=alarms)
 
 
+def review(context: Context) -> StepResult:
+    """The least confident readings as a table and a page, for a person to correct.
+
+    Raises:
+        DataError: if nothing was read yet, or the dataset that the model was trained on is gone.
+    """
+    return StepResult("review", *write_review(context.options, context.workspace, context.say))
+
+
 def reading_of(options: LinePipelineOptions, model: ModelManifest, decoding: Decoding) -> dict[str, Any]:
     """What decides which of the committed runs have read an image as this command would, as manifests have it."""
     return {
@@ -581,6 +609,7 @@ STEP_FUNCTIONS: dict[str, Callable[[Context], StepResult]] = {
     "train": train,
     "evaluate": evaluate,
     "infer": infer,
+    "review": review,
     "compact": compact,
 }
 
@@ -768,11 +797,13 @@ def list_collection(
         )
         summary = ListingSummary(**storage.read_json(summary_path))
         if not summary.images:
-            raise DataError(f"{flag}: there is not one image in {', '.join(roots)}; is it the right folder?")
-        if labels is not None and labels.source == "table":
-            summary, files = _join_tables(context, labels, fractions, summary, files, folder)
+            raise DataError(
+                f"{flag}: there is not one image in {', '.join([*roots, *tables.paths])}; is it the right folder?"
+            )
         if tables.paths:
             summary, files = _list_once(context, fractions, summary, files, len(tables.paths), folder)
+        if labels is not None and labels.source == "table":
+            summary, files = _join_tables(context, labels, fractions, summary, files, folder)
         yield summary, files
     except StoreError:
         raise  # nor could anything be removed
@@ -844,12 +875,19 @@ def _list_once(
     return summary, [path for path in once if storage.exists(path)]
 
 
-def _charset(options: LinePipelineOptions, listing: ListingSummary) -> Charset:
+def _charset(options: LinePipelineOptions, listing: ListingSummary, old: Sequence[str]) -> Charset:
+    """What `--charset` says, or else every symbol of the labels and those of an old dataset."""
     if options.charset:
         try:
-            return Charset.from_lines(storage.read_bytes(options.charset).decode("utf-8-sig"))
+            charset = Charset.from_lines(storage.read_bytes(options.charset).decode("utf-8-sig"))
         except (UnicodeDecodeError, CharsetError) as error:
             raise DataError(f"--charset={options.charset} has to hold one symbol a line, in UTF-8: {error}") from None
+        if missing := charset.missing("".join(old)):
+            raise DataError(
+                f"--charset={options.charset} lacks symbols of the dataset to which the images are added "
+                f"({', '.join(map(repr, missing))}): add them to the file, or leave the flag out"
+            )
+        return charset
     if not listing.symbols:
         counts = ", ".join(
             f"{count} {reason}" for reason, count in {**listing.problems, **listing.unused_labels}.items()
@@ -858,7 +896,7 @@ def _charset(options: LinePipelineOptions, listing: ListingSummary) -> Charset:
             f"none of the {listing.images} images in --images has a usable label ({counts}): "
             f"{'; '.join(listing.examples)}; see --label_source"
         )
-    return Charset(tuple(sorted(listing.symbols)))
+    return Charset(tuple(sorted({*listing.symbols, *old})))
 
 
 def _latest_dataset(workspace: Workspace) -> tuple[str, str, DatasetManifest]:

@@ -6,7 +6,7 @@ encodes or decodes images starts fast.
 
 from tfrecords.charset import Charset, CharsetError, adjacent_repeats, normalise_text
 from tfrecords.errors import DataError, StoreError, StoreLostError
-from tfrecords.example import LineExample, encode_example, examples_to_record_batch, read_record_batches
+from tfrecords.example import LineExample, encode_example, examples_to_record_batch, read_record_batches, read_uris
 from tfrecords.image import ImageLimits, ImageRejected, LineImage, decode_png, encode_png, pad_lines, read_line
 from tfrecords.manifest import DatasetManifest, ShardEntry
 from tfrecords.shards import SPLITS, SplitFractions, read_records, shard_index, shard_name, split_of, write_records
@@ -35,6 +35,7 @@ __all__ = [
     "read_line",
     "read_record_batches",
     "read_records",
+    "read_uris",
     "shard_index",
     "shard_name",
     "split_of",

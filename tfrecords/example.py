@@ -79,6 +79,18 @@ def examples_to_record_batch(serialized: Sequence[bytes]) -> pyarrow.RecordBatch
         raise ValueError(f"not a serialised tf.train.Example: {error}") from error
 
 
+def read_uris(path: str, examples_at_a_time: int = 10_000) -> Iterator[pyarrow.Array]:
+    """The URIs of the examples of a TFRecord file, as Arrow strings, many at a time.
+
+    Raises:
+        DataError: if the file is damaged.
+    """
+    decoder = _new_decoder(("uri",))
+    records = read_records(path)
+    while block := list(itertools.islice(records, examples_at_a_time)):
+        yield decoder.DecodeBatch(block).column(0).flatten().cast(pyarrow.string())
+
+
 def read_record_batches(path: str, examples_at_a_time: int = 1000) -> Iterator[pyarrow.RecordBatch]:
     """The examples of a TFRecord file as Arrow; see `examples_to_record_batch`.
 
@@ -90,7 +102,7 @@ def read_record_batches(path: str, examples_at_a_time: int = 1000) -> Iterator[p
         yield examples_to_record_batch(block)
 
 
-def _new_decoder() -> Any:
+def _new_decoder(features: Sequence[str] = ("image", "label", "label_length", "text", "uri", "width")) -> Any:
     # Imported here: ingest workers only encode.
     from google.protobuf import text_format
     from tensorflow_metadata.proto.v0 import schema_pb2
@@ -98,7 +110,7 @@ def _new_decoder() -> Any:
 
     kinds = {"image": "BYTES", "label": "INT", "label_length": "INT", "text": "BYTES", "uri": "BYTES", "width": "INT"}
     schema = text_format.Parse(
-        "".join(f'feature {{ name: "{name}" type: {kind} }}\n' for name, kind in kinds.items()), schema_pb2.Schema()
+        "".join(f'feature {{ name: "{name}" type: {kinds[name]} }}\n' for name in features), schema_pb2.Schema()
     )
     return ExamplesToRecordBatchDecoder(schema.SerializeToString())
 

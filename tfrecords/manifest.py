@@ -53,6 +53,8 @@ class DatasetManifest:
         warnings: sentences for the person who trains on it.
         created_at: ISO 8601, UTC.
         schema_version: of this manifest and of the examples.
+        added_to: the ID of the dataset to which images were added, if it was made so.
+        kept: examples of that dataset which no new image replaced; they are among the matched.
     """
 
     dataset_id: str
@@ -68,6 +70,8 @@ class DatasetManifest:
     warnings: tuple[str, ...]
     created_at: str
     schema_version: int = SCHEMA_VERSION
+    added_to: str | None = None
+    kept: int = 0
 
     def examples(self, split: str) -> int:
         """How many examples a split holds."""

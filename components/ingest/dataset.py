@@ -6,12 +6,14 @@ import collections
 import dataclasses
 import datetime
 import functools
+import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow.parquet
 
+from components.ingest.addition import OldDataset, copy_examples
 from components.ingest.describe import (
     SAMPLES_NAME,
     ShardDescription,
@@ -80,6 +82,7 @@ class IngestRequest:
         listings: the listing files, whose unused labels are kept with the dataset.
         unused_labels: how many there are, by reason.
         passed_over: files that did not count as images, by suffix.
+        old: the dataset to which the images are added; its shards come first in each split.
     """
 
     dataset_id: str
@@ -98,6 +101,7 @@ class IngestRequest:
     listings: tuple[str, ...] = ()
     unused_labels: dict[str, int] = dataclasses.field(default_factory=dict)
     passed_over: dict[str, int] = dataclasses.field(default_factory=dict)
+    old: OldDataset | None = None
 
     def __post_init__(self) -> None:
         if self.height < 8:
@@ -114,6 +118,10 @@ class IngestRequest:
     def shard_splits(self) -> list[str]:
         """The split of every shard, by the shard's number in the whole dataset."""
         return [split for split in SPLITS for _ in range(self.shards[split])]
+
+    def old_shards(self, split: str) -> int:
+        """How many shards of a split are copies of old ones."""
+        return self.old.count(split) if self.old else 0
 
     def shard_number(self, split: str, index: int) -> int:
         """A shard's number in the whole dataset."""
@@ -135,11 +143,54 @@ def write_training_shard(
     Args:
         references: sorted by key.
     """
+    encode = functools.partial(encode_reference, rules=request.encoding)
+
+    def outcomes() -> Iterator[tuple[ImageReference | None, bytes | Reject]]:
+        return zip(references, in_order(encode, references, request.processes), strict=True)
+
+    return _write_shard(shard, digest_of(references), len(references), outcomes, request)
+
+
+def copy_training_shard(
+    shard: tuple[str, int], references: Sequence[ImageReference], request: IngestRequest
+) -> ShardSummary:
+    """Writes an old shard anew: with the ids of the new charset, and new images in the place of those of the same URI.
+
+    Args:
+        references: the new images, sorted by key.
+
+    Raises:
+        DataError: if the old shard is damaged.
+    """
+    if request.old is None:
+        raise ValueError("there is no old dataset whose shards could be copied")
+    split, index = shard
+    entry = request.old.shards[split][index]
+    outcomes = functools.partial(copy_examples, entry, references, request.old, request.encoding, request.processes)
+    inputs = hashlib.sha256(f"{entry.sha256}{digest_of(references)}".encode()).hexdigest()
+    summary = _write_shard(shard, inputs, entry.examples, outcomes, request, kept=entry.examples - len(references))
+    groups = request.old.groups[split] if index == 0 else {}
+    return dataclasses.replace(summary, groups=merge_counts([summary.groups, dict(groups)]))
+
+
+def _write_shard(
+    shard: tuple[str, int],
+    inputs: str,
+    matched: int,
+    outcomes: Callable[[], Iterator[tuple[ImageReference | None, bytes | Reject]]],
+    request: IngestRequest,
+    kept: int = 0,
+) -> ShardSummary:
+    """Writes the TFRecord file and the rejects of one shard, unless that was done before for the same inputs.
+
+    Args:
+        outcomes: what became of each image, with the new reference to it if there is one.
+        kept: how many images are those of an old shard.
+    """
     split, index = shard
     path = request.shard_path(split, index)
     rejects_path = storage.join(request.folder, _rejects_name(split, index, request))
     summary_path = storage.join(request.folder, _SUMMARIES, shard_name(split, index, request.shards[split], "json"))
-    inputs = digest_of(references)
 
     def files(summary: ShardSummary) -> dict[str, int | None]:
         return {path: summary.bytes, **({rejects_path: None} if summary.rejects else {})}
@@ -151,13 +202,11 @@ def write_training_shard(
     groups: collections.Counter[str] = collections.Counter()
 
     def records() -> Iterator[bytes]:
-        encode = functools.partial(encode_reference, rules=request.encoding)
-        outcomes = in_order(encode, references, request.processes)
-        for reference, outcome in zip(references, outcomes, strict=True):
+        for reference, outcome in outcomes():
             if isinstance(outcome, Reject):
                 rejects.append(outcome)
                 continue
-            if reference.group is not None:
+            if reference is not None and reference.group is not None:
                 groups[reference.group] += 1
             yield outcome
 
@@ -169,12 +218,13 @@ def write_training_shard(
         split=split,
         index=index,
         inputs=inputs,
-        matched=len(references),
+        matched=matched,
         examples=examples,
         bytes=size,
         sha256=sha256,
         rejects=count_by_reason(rejects),
         groups=dict(sorted(groups.items())),
+        kept=kept,
     )
     storage.write_json(summary_path, dataclasses.asdict(summary))
     return summary
@@ -194,7 +244,8 @@ def describe_written_shard(summary: ShardSummary, request: IngestRequest) -> Ite
     description = dataclasses.replace(description, groups=summary.groups)
     place = f"shards {summary.split} {summary.index // _SHARDS_A_PLACE}"
     yield place, ([dataclasses.replace(summary, groups={})], description)
-    for search, block in by_search(identities, searches_for(request.images)):
+    total = request.images + (request.old.examples if request.old else 0)
+    for search, block in by_search(identities, searches_for(total)):
         yield f"twins {search}", block
 
 
@@ -237,10 +288,12 @@ def commit_dataset(settled: Iterable[Described | Twins], request: IngestRequest)
         if summary.examples
     )
     reject_files = tuple(_rejects_name(summary.split, summary.index, request) for summary in ordered if summary.rejects)
-    check_accounted(request.images, matched, sum(entry.examples for entry in entries), rejects, verb="written")
+    kept = sum(summary.kept for summary in ordered)
+    _check_old_shards(ordered, request)
+    check_accounted(request.images + kept, matched, sum(entry.examples for entry in entries), rejects, verb="written")
     keep_only(request.folder, {*(entry.name for entry in entries), *reject_files, _SUMMARIES})
     problem = too_many_rejects(
-        rejects, matched, request.max_reject_fraction, where=f"{request.folder}/rejects-*.parquet"
+        rejects, matched - kept, request.max_reject_fraction, where=f"{request.folder}/rejects-*.parquet"
     )
     if problem is None and not any(entry.split == "train" for entry in entries):
         problem = f"none of the {matched} images is left for training: give more images"
@@ -253,6 +306,7 @@ def commit_dataset(settled: Iterable[Described | Twins], request: IngestRequest)
         "dataset_id": request.dataset_id,
         "label_source": request.label_source,
         "matched": matched,
+        **({"added_to": request.old.dataset_id, "kept": kept} if request.old else {}),
         "rejects": rejects,
         "passed_over": request.passed_over,
         "unused_labels": request.unused_labels,
@@ -283,10 +337,20 @@ def commit_dataset(settled: Iterable[Described | Twins], request: IngestRequest)
         },
         warnings=tuple(find_warnings(statistics)),
         created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        added_to=request.old.dataset_id if request.old else None,
+        kept=kept,
     ).write(request.folder)
     # Last: a run that is killed before goes on from them.
     storage.remove_folder(storage.join(request.folder, _SUMMARIES))
     storage.move_folder(request.folder, request.destination)
+
+
+def _check_old_shards(summaries: Iterable[ShardSummary], request: IngestRequest) -> None:
+    """Makes sure before a commit that every example of the old dataset reached its shard."""
+    examples = request.old.examples if request.old else 0
+    reached = sum(summary.matched for summary in summaries if summary.index < request.old_shards(summary.split))
+    if reached != examples:
+        raise RuntimeError(f"the old dataset has {examples} examples, but {reached} reached a shard of the new one")
 
 
 def _write_unused_labels(request: IngestRequest) -> None:

@@ -59,6 +59,7 @@ class ShardSummary:
         examples, bytes, sha256: of its TFRecord file.
         rejects: images left out, by reason.
         groups: examples by group, if the collection is split by groups.
+        kept: images of an old dataset that no new one replaced; they are among the matched.
     """
 
     split: str
@@ -70,6 +71,7 @@ class ShardSummary:
     sha256: str
     rejects: dict[str, int]
     groups: dict[str, int]
+    kept: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

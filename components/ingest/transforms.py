@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import apache_beam as beam
 
+from components.ingest.addition import OldDataset, OldPlace, read_places
 from components.ingest.dataset import (
     IngestRequest,
     ShardSummary,
     commit_dataset,
+    copy_training_shard,
     describe_written_shard,
     settle,
     write_training_shard,
 )
-from components.listing import ImageReference
-from components.listing.transforms import GatherOnce, GroupByShard
+from components.listing import ImageReference, read_listing
+from components.listing.listing import in_blocks, unpacked
+from components.listing.transforms import GatherOnce, GroupByShard, in_key_order
+from components.work import shards_for
 from tfrecords import SplitFractions, shard_index, split_of
 
 
@@ -34,25 +40,105 @@ class WriteDataset(beam.PTransform):
     def expand(self, listings):
         return (
             listings
-            | GroupByShard(self._shard_of)
+            | GroupByShard(functools.partial(_new_shard, request=self._request, fractions=self._fractions))
+            | "WriteTrainingShard" >> beam.MapTuple(functools.partial(_write, request=self._request))
+            | "Commit" >> _DescribeAndCommit(self._request)
+        )
+
+
+class AddToDataset(beam.PTransform):
+    """Listing files, and the shards of a committed dataset, to one committed dataset of both.
+
+    The images of both meet where a hash of their URI sends them, so that one which is in both
+    goes to the old shard that has it.
+
+    Input:  `("listing", path)` of every listing file, with labels, and `("shard", (split, index))` of every shard of
+            the old dataset of `request`.
+    Output: None, once, when the dataset is committed or refused.
+    """
+
+    def __init__(self, request: IngestRequest, old: OldDataset, fractions: SplitFractions):
+        super().__init__()
+        self._request = request
+        self._old = old
+        self._fractions = fractions
+        self._places = shards_for((request.images + old.examples) // 8)  # larger than shards: only names meet
+
+    def expand(self, sources):
+        return (
+            sources
+            | "ReadSource" >> beam.FlatMapTuple(self._read)
+            | "GroupByUri" >> beam.GroupByKey()
+            | "Match" >> beam.FlatMapTuple(self._match)
+            | "GroupByShard" >> beam.GroupByKey()
             | "WriteTrainingShard" >> beam.MapTuple(self._write)
+            | "Commit" >> _DescribeAndCommit(self._request)
+        )
+
+    def _read(self, kind: str, source: Any) -> Iterator[tuple[int, tuple[str, Any]]]:
+        def place_of(image: ImageReference | OldPlace) -> int:
+            return shard_index(image.uri, self._places)
+
+        if kind == "listing":
+            for place, block in in_blocks(read_listing(source), place_of):
+                yield place, ("image", block)
+            return
+        split, index = source
+        yield index % self._places, ("shard", (split, index))  # which is copied, whether an image replaces one of its
+        for place, block in in_blocks(read_places(self._old, split, index), place_of):
+            yield place, ("old", block)
+
+    def _match(self, _place: int, tagged: Iterable[tuple[str, Any]]) -> Iterator[tuple[tuple[str, int], bytes]]:
+        tagged = list(tagged)
+        for kind, shard in tagged:
+            if kind == "shard":
+                yield shard, b""
+        images = unpacked((block for kind, block in tagged if kind == "image"), ImageReference)
+        old = unpacked((block for kind, block in tagged if kind == "old"), OldPlace)
+        old_shards = {place.uri: (place.split, place.number) for place in old}
+
+        def shard_of(image: ImageReference) -> tuple[str, int]:
+            return old_shards.get(image.uri) or _new_shard(image, self._request, self._fractions)
+
+        yield from in_blocks(images, shard_of)
+
+    def _write(self, shard: tuple[str, int], blocks: Iterable[bytes]) -> ShardSummary:
+        return _write(shard, in_key_order(filter(None, blocks)), self._request)
+
+
+class _DescribeAndCommit(beam.PTransform):
+    """Summaries of written shards to one committed dataset."""
+
+    def __init__(self, request: IngestRequest):
+        super().__init__()
+        self._request = request
+
+    def expand(self, summaries):
+        return (
+            summaries
             | "ReadBack" >> beam.FlatMap(functools.partial(describe_written_shard, request=self._request))
             | "GroupByPlace" >> beam.GroupByKey()
             | "Settle" >> beam.MapTuple(functools.partial(settle, request=self._request))
             | "CommitDataset" >> GatherOnce(functools.partial(commit_dataset, request=self._request))
         )
 
-    def _shard_of(self, reference: ImageReference) -> tuple[str, int]:
-        split = split_of(reference.split_key, self._fractions)
-        return split, shard_index(reference.key, self._request.shards[split])
 
-    def _write(self, shard: tuple[str, int], references: list[ImageReference]) -> ShardSummary:
-        summary = write_training_shard(shard, references, self._request)
-        for counter, count in (
-            ("images-matched", summary.matched),
-            ("examples-written", summary.examples),
-            ("images-rejected", sum(summary.rejects.values())),
-            ("bytes-written", summary.bytes),
-        ):
-            beam.metrics.Metrics.counter("ingest", counter).inc(count)
-        return summary
+def _new_shard(reference: ImageReference, request: IngestRequest, fractions: SplitFractions) -> tuple[str, int]:
+    """The shard of an image that is in no old one."""
+    split = split_of(reference.split_key, fractions)
+    old = request.old_shards(split)
+    return split, old + shard_index(reference.key, request.shards[split] - old)
+
+
+def _write(shard: tuple[str, int], references: list[ImageReference], request: IngestRequest) -> ShardSummary:
+    split, index = shard
+    write = copy_training_shard if index < request.old_shards(split) else write_training_shard
+    summary = write(shard, references, request)
+    for counter, count in (
+        ("images-matched", summary.matched),
+        ("examples-written", summary.examples),
+        ("images-rejected", sum(summary.rejects.values())),
+        ("bytes-written", summary.bytes),
+    ):
+        beam.metrics.Metrics.counter("ingest", counter).inc(count)
+    return summary

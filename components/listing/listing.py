@@ -20,7 +20,7 @@ from components.listing.collection import Places, Tally, list_images
 from components.listing.labels import LabelRules, shown, with_text
 from components.listing.path_tables import PathTables, list_table
 from components.listing.references import ImageReference, folder_of, path_from, path_of_uri, real_folder, uri_of
-from components.listing.tables import read_label_table
+from components.listing.tables import is_review_table, read_label_table
 from components.rejects import Reject
 from tfrecords import DataError, SplitFractions, normalise_text, split_of, storage
 
@@ -117,7 +117,7 @@ def write_listing(
     def references() -> Iterator[ImageReference]:
         for path in paths:
             if path in tables.paths:
-                yield from list_table(path, tables.column, places)
+                yield from list_table(path, tables.column, places, tables.labels)
             else:
                 yield from list_images(path, labels, tally, places)
 
@@ -194,11 +194,12 @@ def read_label_rows(table: int, rules: LabelRules) -> Iterator[LabelRow]:
     path = rules.tables[table]
     table_uri = uri_of(path)
     folder = folder_of(path)
+    path_named = _reviewed_path if is_review_table(path) else path_from
     for number, row in enumerate(read_label_table(path, rules.columns)):
         uri, problem = table_uri, row.problem
         if row.path is not None and problem is None:
             try:
-                uri = _joining_uri(path_from(folder, row.path))
+                uri = _joining_uri(path_named(folder, row.path))
                 f"{uri}{row.group}".encode()
             except ValueError as error:  # a NUL byte, or half a surrogate pair
                 uri, problem = table_uri, f"its path or group is no text: {error}"
@@ -327,6 +328,16 @@ def _why_no_image(uri: str) -> str:
     if not storage.is_remote(uri) and os.path.isfile(path_of_uri(uri)):
         return "the image that it names is not among those of --images"
     return "there is no such image"
+
+
+def _reviewed_path(folder: str, named: str) -> str:
+    """The image that a review table names: by its path, or, where there is none, as a `uri` of the predictions."""
+    path = path_from(folder, named)
+    if "%" in named and not storage.is_remote(path) and not os.path.lexists(path):
+        other = path_from(folder, path_of_uri(named))
+        if os.path.lexists(other):
+            return other
+    return path
 
 
 def _joining_uri(path: str) -> str:

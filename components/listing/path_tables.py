@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from components.listing.collection import Places, size_and_time
 from components.listing.labels import shown
 from components.listing.references import ImageReference, folder_of, path_from, path_of_uri, real_folder, uri_of
-from components.listing.tables import TableRow, read_path_table
+from components.listing.tables import TableColumns, TableRow, read_label_table, read_path_table
 from components.processes import map_in_threads
 from tfrecords import DataError, StoreError, storage
 
@@ -26,13 +26,17 @@ class PathTables:
     Attributes:
         paths: absolute paths or URLs.
         column: of the image's path; None for one of the usual names.
+        labels: the columns, where these are label tables, so that a row which no label is read of names no image.
     """
 
     paths: tuple[str, ...] = ()
     column: str | None = None
+    labels: TableColumns | None = None
 
 
-def list_table(table: str, column: str | None = None, places: Places | None = None) -> Iterator[ImageReference]:
+def list_table(
+    table: str, column: str | None = None, places: Places | None = None, labels: TableColumns | None = None
+) -> Iterator[ImageReference]:
     """Every row of a table as the image that it names, in the table's order; memory does not grow with the rows.
 
     An image has the URI, the size and the time of change that it has in the listing of its
@@ -43,6 +47,7 @@ def list_table(table: str, column: str | None = None, places: Places | None = No
         table: absolute path or URL.
         column: of the path; None for one of the usual names.
         places: of all roots of the collection; without it this table is the only one.
+        labels: the columns of a label table, whose rows without a label are skipped.
 
     Raises:
         DataError: if the table cannot be read.
@@ -55,7 +60,7 @@ def list_table(table: str, column: str | None = None, places: Places | None = No
     def is_remote(numbered: tuple[int, TableRow]) -> bool:
         return storage.is_remote(path_from(folder, numbered[1].path or ""))
 
-    rows = enumerate(read_path_table(table, column), 1)
+    rows = enumerate(read_path_table(table, column) if labels is None else read_label_table(table, labels), 1)
     for remote, some in itertools.groupby(rows, is_remote):
         if remote:
             yield from map_in_threads(look_up, some, _THREADS, ahead=_AHEAD)

@@ -18,11 +18,14 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from tfrecords import DataError, storage
+from tfrecords import DataError, StoreError, storage
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
 PATH_COLUMNS = ("path", "file_name", "filename", "file", "image", "image_path", "img_path", "img", "uri", "name")
 TEXT_COLUMNS = ("text", "label", "transcription", "transcript", "ground_truth", "gt", "words", "sentence", "value")
+
+REVIEW_COLUMNS = ("dataset", "model_id", "run_id")
+"""What tells a review table from other label tables, beside its path and text: `components.review.table` writes it."""
 
 _MAX_LINE_BYTES = 1_000_000
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
@@ -85,7 +88,8 @@ def read_label_table(table: str, columns: TableColumns) -> Iterator[TableRow]:
 
     `.csv` is read strictly, separated by commas, semicolons or tabs, whichever gives the
     header the columns needed. `.tsv` is separated by tabs, and a quotation mark in it is an
-    ordinary symbol, except as `csv` writes one. `.jsonl` has one object a line.
+    ordinary symbol, except as `csv` writes one. `.jsonl` has one object a line. A row of a
+    review table without a text is skipped: a person left that image out.
 
     Args:
         table: absolute path or URL.
@@ -98,7 +102,59 @@ def read_label_table(table: str, columns: TableColumns) -> Iterator[TableRow]:
     wanted = [_path_column(columns.path), _Column("text", "--text_column", columns.text, TEXT_COLUMNS)]
     if columns.group is not None:
         wanted.append(_Column("group", "--split_by", columns.group, ()))
-    return _read_table(table, wanted)
+    skips = is_review_table(table)
+    for row in _read_table(table, wanted):
+        if not skips or row.problem is not None or (row.text or "").strip():
+            yield row
+
+
+@dataclasses.dataclass(frozen=True)
+class ReviewedTable:
+    """What a review table says as a whole.
+
+    Attributes:
+        datasets: the IDs in its dataset column, sorted.
+        rows: how many have a text.
+        left_out: how many have none.
+    """
+
+    datasets: tuple[str, ...]
+    rows: int
+    left_out: int
+
+
+def read_reviewed_table(table: str, columns: TableColumns) -> ReviewedTable | None:
+    """What a review table says as a whole, or None for another table.
+
+    Raises:
+        DataError: as `read_label_table` does.
+    """
+    if not is_review_table(table):
+        return None
+    named = dataclasses.replace(columns, group=REVIEW_COLUMNS[0])
+    wanted = [
+        _path_column(named.path),
+        _Column("text", "--text_column", named.text, TEXT_COLUMNS),
+        _Column("dataset", "", named.group, ()),
+    ]
+    rows = [row for row in _read_table(table, wanted) if row.problem is None]
+    kept = [row for row in rows if (row.text or "").strip()]
+    return ReviewedTable(tuple(sorted({row.group for row in kept if row.group})), len(kept), len(rows) - len(kept))
+
+
+def is_review_table(table: str) -> bool:
+    """Whether the header of a table has all columns that a review table has; a table that cannot be read is none."""
+    suffix = os.path.splitext(table)[1].lower()
+    if suffix == ".jsonl" or suffix not in TABLE_SUFFIXES:
+        return False
+    try:
+        with storage.open_to_read(table) as file:
+            _find_header(table, _Lines(file, table), [_Column(name, "", name, ()) for name in REVIEW_COLUMNS])
+    except StoreError:
+        raise
+    except (OSError, DataError):
+        return False
+    return True
 
 
 def read_path_table(table: str, path_column: str | None = None) -> Iterator[TableRow]:

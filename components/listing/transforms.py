@@ -156,7 +156,7 @@ class GroupByShard(beam.PTransform):
             listings
             | "ReadListing" >> beam.FlatMap(self._read)
             | "GroupByShard" >> beam.GroupByKey()
-            | "References" >> beam.MapTuple(lambda shard, blocks: (shard, _in_order(blocks)))
+            | "References" >> beam.MapTuple(lambda shard, blocks: (shard, in_key_order(blocks)))
         )
 
     def _read(self, listing: str) -> Iterator[tuple[Any, bytes]]:
@@ -185,5 +185,6 @@ def _commit_listing(summaries: Iterable[ListingSummary], summary_path: str) -> L
     return merged
 
 
-def _in_order(blocks: Iterable[bytes]) -> list[ImageReference]:
+def in_key_order(blocks: Iterable[bytes]) -> list[ImageReference]:
+    """The references of one shard, which `in_blocks` packed, sorted by key."""
     return sorted(unpacked(blocks, ImageReference), key=lambda reference: (reference.key, reference.uri))

@@ -95,6 +95,7 @@ def test_every_kind_of_input_gives_what_the_local_runner_gives(
         (EXIT_DONE, ["--steps=infer", f"--infer_images={tiny_images},{table}"]),
         (EXIT_DONE, ["--steps=infer", "--infer_images=dataset:LATEST:test"]),
         (EXIT_REFUSED, ["--steps=evaluate"]),  # an untrained model
+        (EXIT_DONE, ["--steps=ingest", f"--images={tiny_images}", f"--label_source={table}", "--add_to=LATEST"]),
     )
     for status, flags in commands:
         assert run(local, *flags) == status, capfd.readouterr()

@@ -252,3 +252,18 @@ def test_a_shard_that_was_tampered_with_is_not_trained_on(store, object_store, c
     (error,) = errors(capsys)
     assert error.startswith(f"error: {store}/{shard} has checksum ")
     assert "and run the ingest step again" in error
+
+
+def test_what_is_reviewed_goes_from_a_bucket_into_a_dataset_there(store, tiny_dataset, capsys):
+    storage.copy_folder(str(tiny_dataset), f"{store}/ws/datasets/tinydataset0")
+    storage.write_bytes(f"{store}/ws/datasets/LATEST", b"tinydataset0\n")
+    command = [f"--workspace={store}/ws", "--height=32"]
+    assert main([*command, "--steps=infer,review", f"--infer_images={store}/lines", "--review_count=5"]) == EXIT_DONE
+    (review,) = storage.list_names(f"{store}/ws/review")
+    table = f"{store}/ws/review/{review}/review.csv"
+    assert storage.read_bytes(table).count(f'"{store}/lines/'.encode()) == 5
+    assert main([*command, "--steps=ingest", f"--label_source={table}"]) == EXIT_DONE, capsys.readouterr()
+    dataset_id = storage.read_bytes(f"{store}/ws/datasets/LATEST").decode().strip()
+    manifest = DatasetManifest.read(f"{store}/ws/datasets/{dataset_id}")
+    assert (manifest.matched, manifest.kept, manifest.added_to) == (29, 24, "tinydataset0")
+    assert manifest.examples("train") >= 16

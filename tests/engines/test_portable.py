@@ -46,6 +46,8 @@ def test_ingest_and_infer_give_what_the_local_runner_gives(workspace, tiny_image
     for folder, flags in ((local, []), (workspace, [*portable_engine.flags, STAGED])):
         for step in ("ingest", "infer"):
             assert run(folder, tiny_images, f"--steps={step}", *flags) == EXIT_DONE, capsys.readouterr()
+        assert run(folder, tiny_images, "--steps=ingest", "--add_to=LATEST", *flags) == EXIT_DONE, capsys.readouterr()
+    assert len(list(workspace.glob("datasets/*/manifest.json"))) == 2
     assert digests(workspace, "datasets/*/*.tfrecord*") == digests(local, "datasets/*/*.tfrecord*") != {}
     assert read(workspace) == read(local)
     assert len(read(workspace)) == 24

@@ -120,6 +120,7 @@ def test_every_job_of_every_step_is_for_dask_flink_and_spark(tmp_path, tiny_imag
     for status, flags in (
         (EXIT_DONE, ["--steps=ingest", f"--images={tiny_images}", f"--label_source={table}"]),
         (EXIT_REFUSED, ["--steps=ingest,evaluate", f"--images={tiny_images}"]),  # untrained models are not accepted
+        (EXIT_DONE, ["--steps=ingest", f"--images={tiny_images}", f"--label_source={table}", "--add_to=LATEST"]),
         (EXIT_DONE, ["--steps=infer", f"--infer_images={tiny_images},{table}"]),
         (EXIT_DONE, ["--steps=infer", f"--infer_images={tiny_images}"]),  # all of which were read
         (EXIT_DONE, ["--steps=infer", "--infer_images=dataset:LATEST:test"]),

@@ -1,0 +1,157 @@
+"""What a person's corrections bring: the least confident readings, or as many images drawn by chance.
+
+    python benchmarks/review.py --images=../shared/data/captcha [--seeds=0,1,2] [--count=150] [--held_out=300]
+        [--changed=0.2] [--epochs=60] [--tuning_epochs=20] [--scratch=DIR]
+
+For each seed the images are dealt anew: `--count` of them train a model, `--held_out` are held out from everything,
+and that model reads the rest. Of both the last ones, a share of `--changed` is inverted: new images are not quite like
+the old ones, which is why they are reviewed. The review step gives out the `--count` least confident readings, their
+texts in `review.csv` are corrected from the truth (the images' names), and the table is ingested: the model goes on
+learning from the old images and these. Beside it as many of the same images drawn by chance. All of it is done by the
+command itself. Figures are shares of images that are read exactly, held-out ones but for `given out`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import random
+import shutil
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout that this file lies in
+
+from PIL import Image, ImageOps
+
+from benchmarks.common import run_command
+
+ACCEPT_ALL = ("--max_cer=1", "--max_cer_regression=1")
+
+
+class Outcome(NamedTuple):
+    """Shares of images that were read exactly.
+
+    Attributes:
+        before: of the held-out ones, by the first model.
+        given_out: of those that were given out to be corrected, by the first model.
+        doubtful: of the held-out ones, when the model had learned those.
+        drawn: of the held-out ones, when the model had learned as many drawn by chance.
+    """
+
+    before: float
+    given_out: float
+    doubtful: float
+    drawn: float
+
+
+def correct(table: Path) -> list[bool]:
+    """Corrects a review table from the names of its images, as a person would; says which were read rightly."""
+    with open(table, encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row["text"] = Path(row["path"]).stem
+    with open(table, "w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return [row["read"].strip() == row["text"] for row in rows]
+
+
+def invert(path: Path) -> None:
+    """Makes an image white on black."""
+    with Image.open(path) as image:
+        inverted = ImageOps.invert(image.convert("L"))
+    inverted.save(path)
+
+
+def measure(images: Path, folder: Path, seed: int, about: argparse.Namespace) -> Outcome:
+    """One seed, in a folder of its own."""
+    names = sorted(path.name for path in images.iterdir())
+    random.Random(seed).shuffle(names)
+    parts = {
+        "first": names[: about.count],
+        "held_out": names[about.count : about.count + about.held_out],
+        "new": names[about.count + about.held_out :],
+    }
+    for part, some in parts.items():
+        (folder / part).mkdir(parents=True)
+        for number, name in enumerate(some):
+            shutil.copy2(images / name, folder / part)
+            if part != "first" and number < about.changed * len(some):
+                invert(folder / part / name)
+    first = folder / "workspace"
+
+    def run(workspace: Path, steps: str, *flags: str) -> dict[str, object]:
+        return run_command(workspace, f"--steps={steps}", f"--seed={seed}", *ACCEPT_ALL, *flags).figures
+
+    def exact(workspace: Path) -> float:
+        run_id = run(workspace, "infer", f"--infer_images={folder / 'held_out'}")["run_id"]
+        return share_read_exactly(workspace, str(run_id))
+
+    run(first, "ingest,train,evaluate", f"--images={folder / 'first'}", f"--epochs={about.epochs}")
+    before = exact(first)
+    model_id = (first / "models" / "ACCEPTED").read_text().strip()
+    shutil.rmtree(first / "predictions")  # what is held out is not given out
+    run(first, "infer,review", f"--infer_images={folder / 'new'}", f"--review_count={about.count}")
+    second = shutil.copytree(first, folder / "drawn")
+    (table,) = first.glob("review/*/review.csv")
+    right = correct(table)
+    go_on = (f"--init_from={model_id}", f"--epochs={about.tuning_epochs}")
+    run(first, "ingest,train,evaluate", f"--label_source={table}", *go_on)
+    doubtful = exact(first)
+    chosen = random.Random(seed).sample(sorted(parts["new"]), about.count)
+    images_drawn = ",".join(str(folder / "new" / name) for name in chosen)
+    named = (f"--images={images_drawn}", "--label_source=filename", "--add_to=LATEST")
+    run(second, "ingest,train,evaluate", *named, *go_on)
+    return Outcome(before, sum(right) / len(right), doubtful, exact(second))
+
+
+def share_read_exactly(workspace: Path, run_id: str) -> float:
+    """Of the images of a run, whose names are their texts."""
+    from components.inference.runs import read_predictions
+
+    (folder,) = workspace.glob(f"predictions/*/run={run_id}")
+    rows = read_predictions(str(folder), ["uri", "text"])
+    return sum(Path(row["uri"]).stem == row["text"] for row in rows) / len(rows)
+
+
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    """The flags."""
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__.partition("\n")[0])
+    parser.add_argument("--images", required=True)
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--count", type=int, default=150)
+    parser.add_argument("--held_out", type=int, default=300)
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--tuning_epochs", type=int, default=20)
+    parser.add_argument("--changed", type=float, default=0.2)
+    parser.add_argument("--scratch", default=tempfile.gettempdir())
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    """Prints a row for each seed, and the means."""
+    about = parse_arguments(sys.argv[1:])
+    print(f"{'seed':<6}{'before':>9}{'given out':>11}{'doubtful':>10}{'gain':>8}{'drawn':>10}{'gain':>8}")
+    outcomes = []
+    with tempfile.TemporaryDirectory(prefix="review-", dir=about.scratch) as folder:
+        for seed in map(int, about.seeds.split(",")):
+            outcomes.append(measure(Path(about.images).resolve(), Path(folder, str(seed)), seed, about))
+            print_row(str(seed), *outcomes[-1])
+            shutil.rmtree(os.path.join(folder, str(seed)))
+    print_row("mean", *(statistics.mean(column) for column in zip(*outcomes, strict=True)))
+
+
+def print_row(name: str, before: float, given_out: float, doubtful: float, drawn: float) -> None:
+    """Prints the shares, and how much greater they are than before."""
+    after = "".join(f"{share:>10.1%}{share - before:>+8.1%}" for share in (doubtful, drawn))
+    print(f"{name:<6}{before:>9.1%}{given_out:>11.1%}{after}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Which readings a person should look at: of every image its newest one, the least confident first.
+
+Memory does not grow with the predictions: of each row group only what may be among the least
+confident is kept, as Arrow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.compute
+import pyarrow.parquet
+
+from tfrecords import read_uris, storage
+
+AT_A_TIME = 20_000
+"""How many rows are looked at together, and kept in memory."""
+_KEY = [("confidence", "ascending"), ("uri", "ascending"), ("scored_at", "descending")]
+_COLUMNS = ["uri", "text", "confidence", "model_id", "run_id", "scored_at"]
+_DETAILS = ["symbol_confidences", "alternatives"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Doubtful:
+    """A reading to be looked at.
+
+    Attributes:
+        uri: of the image.
+        text: what was read.
+        confidence: posterior of the text, 0 to 1.
+        model_id, run_id, scored_at: what read it, in which run, and when.
+        place: the Parquet file, its row group and the row in that.
+    """
+
+    uri: str
+    text: str
+    confidence: float
+    model_id: str
+    run_id: str
+    scored_at: datetime.datetime
+    place: tuple[str, int, int]
+
+
+def least_confident(
+    files: Sequence[str], datasets: Iterable[str] = (), *, at_a_time: int = AT_A_TIME
+) -> Iterator[Doubtful]:
+    """The newest reading of every image, the least confident first, then by URI.
+
+    Each `at_a_time` rows cost two passes over the predictions: one finds them, one finds out which
+    of these images were read again later.
+
+    Args:
+        files: Parquet files of committed predictions.
+        datasets: TFRecord files, whose images are left out.
+    """
+    after: tuple[float, str] | None = None
+    datasets = list(datasets)
+    while True:
+        lowest = _lowest(files, after, at_a_time)
+        if not lowest.num_rows:
+            return
+        after = lowest["confidence"][-1].as_py(), lowest["uri"][-1].as_py()
+        uris = pyarrow.compute.unique(lowest["uri"])
+        newest = dict(zip(*(column.to_pylist() for column in _newest(files, uris).columns), strict=True))
+        for path in datasets:
+            for batch in read_uris(path):
+                for uri in batch.filter(_among(batch, uris)).to_pylist():
+                    newest.pop(uri, None)
+        for row in lowest.to_pylist():
+            if newest.get(row["uri"]) == row["scored_at"]:
+                del newest[row["uri"]]
+                place = files[row.pop("file")], row.pop("group"), row.pop("row")
+                yield Doubtful(**row, place=place)
+        if lowest.num_rows < at_a_time:
+            return
+
+
+def read_details(readings: Sequence[Doubtful]) -> list[dict[str, Any]]:
+    """`symbol_confidences` and `alternatives` of readings, in their order."""
+    found: dict[tuple[str, int, int], dict[str, Any]] = {}
+    for (path, group), some in itertools.groupby(
+        sorted(reading.place for reading in readings), lambda place: (place[0], place[1])
+    ):
+        rows = [row for _, _, row in some]
+        with storage.open_to_read(path) as file, pyarrow.parquet.ParquetFile(file) as parquet:
+            details = parquet.read_row_group(group, columns=_DETAILS).take(rows).to_pylist()
+        found.update({(path, group, row): detail for row, detail in zip(rows, details, strict=True)})
+    return [found[reading.place] for reading in readings]
+
+
+def _lowest(files: Sequence[str], after: tuple[float, str] | None, count: int) -> pyarrow.Table:
+    """The first rows by confidence and URI beyond a given one, the newest first of those that are equal in both."""
+    compute = pyarrow.compute
+    lowest: pyarrow.Table | None = None
+    for number, group, table in _row_groups(files, _COLUMNS):
+        confidence = table["confidence"]
+        keep = compute.is_finite(confidence)
+        if after is not None:
+            last, uri = pyarrow.scalar(after[0], pyarrow.float32()), after[1]
+            beyond = compute.and_(compute.equal(confidence, last), compute.greater(table["uri"], uri))
+            keep = compute.and_(keep, compute.or_(compute.greater(confidence, last), beyond))
+        if lowest is not None and lowest.num_rows == count:
+            keep = compute.and_(keep, compute.less_equal(confidence, lowest["confidence"][-1]))
+        rows = np.flatnonzero(keep)
+        if len(rows):
+            table = table.take(rows).append_column("row", [rows])
+            table = table.append_column("group", [np.full(len(rows), group)])
+            table = table.append_column("file", [np.full(len(rows), number)])
+            both = table if lowest is None else pyarrow.concat_tables([lowest, table])
+            lowest = both.sort_by(_KEY).slice(0, count).combine_chunks()
+    return pyarrow.table({}) if lowest is None else lowest
+
+
+def _newest(files: Sequence[str], uris: pyarrow.Array) -> pyarrow.Table:
+    """When each of some images was read last: `uri` and the time."""
+    newest: pyarrow.Table | None = None
+    for _, _, table in _row_groups(files, ["uri", "scored_at"]):
+        table = table.filter(_among(table["uri"], uris))
+        if table.num_rows:
+            both = table if newest is None else pyarrow.concat_tables([newest, table], promote_options="default")
+            newest = both.group_by("uri").aggregate([("scored_at", "max")]).rename_columns(["uri", "scored_at"])
+    if newest is None:
+        raise RuntimeError("the predictions were removed while they were read")
+    return newest
+
+
+def _among(values: Any, some: pyarrow.Array) -> Any:
+    return pyarrow.compute.is_in(values, value_set=some)
+
+
+def _row_groups(files: Sequence[str], columns: list[str]) -> Iterator[tuple[int, int, pyarrow.Table]]:
+    """Some columns of every row group, with the number of its file and its own."""
+    for number, path in enumerate(files):
+        with storage.open_to_read(path) as file, pyarrow.parquet.ParquetFile(file) as parquet:
+            for group in range(parquet.num_row_groups):
+                yield number, group, parquet.read_row_group(group, columns=columns)

@@ -1,0 +1,59 @@
+"""The review table: doubtful readings as CSV, which a person corrects and ingest takes as a label table.
+
+Spreadsheets take `=1+2` for a formula, `007` for a number and `3-4` for a date, and write back
+what they make of it. Every cell that comes from a text therefore begins with a tab: then it is
+text to them. Whoever reads labels here strips white space at both ends, so that the tab is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from components.listing import path_of_uri, uri_of_path
+from components.review.selection import Doubtful
+from tfrecords import storage
+
+COLUMNS = ("path", "text", "confidence", "read", "alternatives", "run_id", "model_id", "dataset")
+BYTE_ORDER_MARK = "\ufeff"
+"""Without it Excel takes UTF-8 for another encoding."""
+LINE_END = "\r\n"
+_BETWEEN = " | "
+
+
+def table_text(rows: Sequence[tuple[str, str, str]]) -> str:
+    """The whole file, of rows as `split_row` gives them."""
+    header = ",".join(map(quoted, COLUMNS))
+    lines = [header, *(before + quoted(as_text(text)) + after for before, text, after in rows)]
+    return BYTE_ORDER_MARK + "".join(line + LINE_END for line in lines)
+
+
+def split_row(reading: Doubtful, alternatives: Sequence[str], dataset_id: str) -> tuple[str, str, str]:
+    """A row as what stands before the cell of its text, the text, and what stands behind that cell."""
+    after = (
+        f"{reading.confidence:.4f}",
+        *map(as_text, (reading.text, _BETWEEN.join(alternatives), reading.run_id, reading.model_id, dataset_id)),
+    )
+    return f"{quoted(named(reading.uri))},", reading.text, "".join(f",{quoted(cell)}" for cell in after)
+
+
+def as_text(text: str) -> str:
+    """A cell that a spreadsheet takes for text, whatever it looks like."""
+    return f"\t{text}" if text else ""
+
+
+def quoted(cell: str) -> str:
+    """A cell as CSV writes it."""
+    doubled = cell.replace('"', '""')
+    return f'"{doubled}"'
+
+
+def named(uri: str) -> str:
+    """How a table names an image: by its path, or by its URI where the path is no plain text."""
+    path = path_of_uri(uri)
+    if storage.is_remote(uri) or (path.isprintable() and path == path.strip()):
+        return path
+    # With what a table cannot have percent-encoded; printable is what has no line breaks and no bytes that are no text.
+    return "".join(
+        symbol if symbol.isprintable() and symbol != " " else "".join(f"%{byte:02X}" for byte in symbol.encode())
+        for symbol in uri_of_path(path)
+    )
