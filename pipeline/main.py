@@ -81,7 +81,10 @@ def main(argv: Sequence[str]) -> int:
         if options.plan:
             from pipeline.plan import print_plan
 
-            print_plan(options, workspace, _say)
+            try:
+                print_plan(options, workspace, _say)
+            except OSError as error:
+                return _refuse(DataError(_sentence(error)), EXIT_REFUSED)
             return EXIT_DONE
         if place is not None and not place.chief:
             return _train_beside_the_chief(options, workspace, place)

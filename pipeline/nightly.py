@@ -129,7 +129,6 @@ def find_unread(
     )
     content = storage.read_json(summary_path)
     summary = UnreadSummary(**{**content, "listing": ListingSummary(**content["listing"])})
-    take_out_damaged(runs, summary.damaged, say)
     if summary.listing.images + summary.skipped != listing.images:
         raise RuntimeError(
             f"{listing.images} images were listed, but {summary.listing.images} to read and {summary.skipped} that "

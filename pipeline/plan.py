@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import tempfile
@@ -10,10 +11,9 @@ from typing import Any
 
 from apache_beam.options.pipeline_options import GoogleCloudOptions, StandardOptions
 
-from components.inference.runs import find_runs
+from components.inference.runs import CommittedRun, find_runs, mend
 from components.ingest.sample import LABELLED
 from components.listing import choose_labels, find_roots
-from components.models import ModelManifest
 from components.training.progress import clock
 from pipeline import steps
 from pipeline.options import LinePipelineOptions
@@ -21,7 +21,7 @@ from pipeline.review import find_old_dataset, tables_of_images
 from pipeline.runners import runner_name
 from pipeline.steps import Context
 from pipeline.workspace import Workspace
-from tfrecords import DataError, DatasetManifest, SplitFractions, storage
+from tfrecords import DataError, SplitFractions, storage
 
 _RECORDS_READ = 50
 
@@ -71,8 +71,9 @@ class _Plan:
             old = find_old_dataset(options, workspace, self.context.say)
             named = tables_of_images(options, self.context.say)
             roots = [] if named.paths else find_roots(steps.images_to_ingest(self.context), flag="--images")
-            scratch = dataclasses.replace(self.context, workspace=self.scratch)
-            listed = steps.list_collection(scratch, roots, None, SplitFractions(), flag="--images", tables=named)
+            listed = steps.list_collection(
+                self.context, roots, None, SplitFractions(), flag="--images", tables=named, place=self.scratch
+            )
             with listed as (listing, _):
                 self.ingested = listing.images
             where = f"below {', '.join(roots)}" if roots else f"that {' and '.join(named.paths)} names"
@@ -86,14 +87,11 @@ class _Plan:
 
     def train(self) -> Iterator[str]:
         options, workspace = self.context.options, self.context.workspace
-        latest = workspace.read_pointer("datasets", "LATEST")
-        if "ingest" in options.step_names or latest is None:
-            if "ingest" not in options.step_names:
-                raise DataError(f"no dataset is committed in {workspace.root}: run the ingest step first")
+        if "ingest" in options.step_names:
             yield "on the dataset that the ingest step makes"
             yield f"write a model to {workspace.model('ID')}"
             return
-        dataset = DatasetManifest.read(workspace.dataset(latest))
+        latest, _, dataset = steps.latest_dataset(workspace)
         plan = steps.plan_training(options, workspace, latest, dataset)
         named = ", ".join(f"{name} {value}" for name, value in plan.request.items() if value is not None)
         images, validation = dataset.examples("train"), dataset.examples("validation")
@@ -111,10 +109,11 @@ class _Plan:
         if {"ingest", "train"} & set(options.step_names):
             yield "the new model on the test split"
         else:
-            model, dataset_id = (workspace.read_pointer(kind, "LATEST") for kind in ("models", "datasets"))
-            if model is None or dataset_id is None:
-                raise DataError(f"there is no model or no dataset in {workspace.root}: run the steps before first")
-            images = DatasetManifest.read(workspace.dataset(dataset_id)).examples("test")
+            model = workspace.read_pointer("models", "LATEST")
+            if model is None:
+                raise DataError(f"no model is committed in {workspace.root}: run the train step first (--steps=train)")
+            dataset_id, _, dataset = steps.latest_dataset(workspace)
+            images = dataset.examples("test")
             yield f"model {model} on {images:,} held-out images of dataset {dataset_id}"
             yield self._time("evaluate", "images", images)
         accepted = workspace.read_pointer("models", "ACCEPTED")
@@ -136,9 +135,9 @@ class _Plan:
         if accepted is None:
             yield f"read what is in {images}"
             return
-        model = ModelManifest.read(workspace.model(accepted))
+        model = steps.read_model(workspace, accepted)
         reading = steps.reading_of(options, model, options.decoding.pinned())
-        runs = find_runs(workspace.all_predictions)
+        runs = list(self._sound_runs())
         with steps.collection_to_read(self.context, images, runs, reading, self.scratch) as collection:
             yield (
                 f"{collection.images + collection.skipped:,} images matched by {images}: {collection.skipped:,} were "
@@ -167,6 +166,13 @@ class _Plan:
         rows = sum(run.manifest["rows"] for run in runs)
         yield f"{len(runs):,} runs of {date}, {rows:,} rows in {sum(len(run.files) for run in runs):,} files"
 
+    def _sound_runs(self) -> Iterator[CommittedRun]:
+        """The committed runs as the infer step would mend them."""
+        for run in find_runs(self.context.workspace.all_predictions):
+            mended, _ = mend(run, change=False)
+            if mended is not None:
+                yield mended
+
     def other(self) -> Iterator[str]:
         yield f"in {self.context.workspace.root}"
 
@@ -187,4 +193,8 @@ class _Plan:
 def _records(workspace: Workspace) -> list[dict[str, Any]]:
     folder = storage.join(workspace.root, "runs")
     names = [name for name in storage.list_names(folder) if name.endswith(".json")]
-    return [storage.read_json(storage.join(folder, name)) for name in names[: -_RECORDS_READ - 1 : -1]]
+    records = []
+    for name in names[: -_RECORDS_READ - 1 : -1]:
+        with contextlib.suppress(FileNotFoundError, DataError):  # damaged, or pruned meanwhile
+            records.append(storage.read_json(storage.join(folder, name)))
+    return records

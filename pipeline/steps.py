@@ -57,7 +57,7 @@ from components.training.recipes import DEFAULT_MODEL, RECIPES, TIME_STRIDE
 from components.work import REFUSED_NAME, shards_for
 from pipeline.alarms import Alarm, check_alarms
 from pipeline.compaction import compact_day
-from pipeline.nightly import find_unread, sound_runs
+from pipeline.nightly import find_unread, sound_runs, take_out_damaged
 from pipeline.options import LinePipelineOptions
 from pipeline.progress import shards_watched
 from pipeline.review import find_old_dataset, tables_of_images, write_review
@@ -240,7 +240,7 @@ def train(context: Context) -> StepResult:
     options, workspace = context.options, context.workspace
     place = ClusterPlace.of(os.environ)
     chief = place is None or place.chief
-    dataset_id, dataset_folder, dataset = _latest_dataset(workspace)
+    dataset_id, dataset_folder, dataset = latest_dataset(workspace)
     if not dataset.examples("train"):
         raise DataError(
             f"the train split of dataset {dataset_id} is empty: ingest more images, or more groups of them, or lower "
@@ -362,9 +362,9 @@ def evaluate(context: Context) -> StepResult:
     model_id = workspace.read_pointer("models", _LATEST)
     if model_id is None:
         raise DataError(f"no model is committed in {workspace.root}: run the train step first (--steps=train)")
-    dataset_id, dataset_folder, dataset = _latest_dataset(workspace)
+    dataset_id, dataset_folder, dataset = latest_dataset(workspace)
     folder = workspace.model(model_id)
-    model = _read_model(workspace, model_id)
+    model = read_model(workspace, model_id)
     if model.charset_sha256 != dataset.charset_sha256:
         raise DataError(
             f"model {model_id} was trained with another charset (digest {model.charset_sha256[:12]}) than dataset "
@@ -420,7 +420,7 @@ def infer(context: Context) -> StepResult:
             f"no model in {workspace.root} has been accepted: run the train and evaluate steps first "
             "(--steps=train,evaluate)"
         )
-    model = _read_model(workspace, model_id)
+    model = read_model(workspace, model_id)
     if (latest := workspace.read_pointer("models", _LATEST)) != model_id:
         context.say(
             f"warning: the latest model, {latest}, is not accepted: reading with model {model_id}, "
@@ -673,7 +673,8 @@ def collection_to_read(
 
     Args:
         reading: what `reading_of` says of this run.
-        place: the workspace in which the listing is written.
+        place: the workspace in which the listing is written; if it is another one than the context's, nothing is
+            changed there.
     """
     if images.startswith(_DATASET):
         split = _split_to_read(context.workspace, images)
@@ -684,14 +685,15 @@ def collection_to_read(
     roots, paths = find_roots_and_tables(images, flag="--infer_images")
     tables = PathTables(tuple(paths), context.options.path_column)
     began = time.monotonic()
-    listing_context = dataclasses.replace(context, workspace=place)
-    with list_collection(listing_context, roots, None, SplitFractions(), flag="--infer_images", tables=tables) as (
-        listing,
-        files,
-    ):
+    listed_here = list_collection(
+        context, roots, None, SplitFractions(), flag="--infer_images", tables=tables, place=place
+    )
+    with listed_here as (listing, files):
         listed = time.monotonic()
         folder = os.path.dirname(files[0])
         unread, files = find_unread(context.options, listing, files, runs, **reading, folder=folder, say=context.say)
+        if place is context.workspace:
+            take_out_damaged(runs, unread.damaged, context.say)
 
         def build(request: InferenceRequest, pipeline: beam.Pipeline) -> object:
             return pipeline | "Listings" >> beam.Create(files) | "Infer" >> ReadCollection(request)
@@ -731,7 +733,7 @@ def _split_to_read(workspace: Workspace, images: str) -> _Collection:
             f"splits are {', '.join(SPLITS)}"
         )
     if dataset_id == _LATEST:
-        dataset_id, folder, dataset = _latest_dataset(workspace)
+        dataset_id, folder, dataset = latest_dataset(workspace)
     else:
         folder = workspace.dataset(dataset_id)
         try:
@@ -765,6 +767,7 @@ def list_collection(
     *,
     flag: str,
     tables: PathTables | None = None,
+    place: Workspace | None = None,
 ) -> Iterator[tuple[ListingSummary, list[str]]]:
     """Lists the images below some roots, and those that tables name; the listing files are there inside the block.
 
@@ -780,7 +783,7 @@ def list_collection(
         )
     # The listing of a template is needed for longer: it is no other command's.
     name = short_id(roots=roots, tables=tables, labels=labels, template=context.options.template)
-    folder = context.workspace.unfinished(f"listing-{name}")
+    folder = (place or context.workspace).unfinished(f"listing-{name}")
     places = Places.of([*roots, *tables.paths])
     grouped = [*group_roots(roots, places), *([path] for path in tables.paths)]
     groups = [[uri_of(root) for root in group] for group in grouped]
@@ -899,7 +902,8 @@ def _charset(options: LinePipelineOptions, listing: ListingSummary, old: Sequenc
     return Charset(tuple(sorted({*listing.symbols, *old})))
 
 
-def _latest_dataset(workspace: Workspace) -> tuple[str, str, DatasetManifest]:
+def latest_dataset(workspace: Workspace) -> tuple[str, str, DatasetManifest]:
+    """The ID, folder and manifest of the dataset that was made last; raises a `DataError` if there is none."""
     dataset_id = workspace.read_pointer("datasets", _LATEST)
     if dataset_id is None:
         raise DataError(f"no dataset is committed in {workspace.root}: run the ingest step first (--steps=ingest)")
@@ -1049,7 +1053,8 @@ def _local_weights(folder: str, manifest: ModelManifest, scratch: str) -> str:
     return path
 
 
-def _read_model(workspace: Workspace, model_id: str) -> ModelManifest:
+def read_model(workspace: Workspace, model_id: str) -> ModelManifest:
+    """The manifest of a committed model; raises a `DataError` if it is gone."""
     try:
         return ModelManifest.read(workspace.model(model_id))
     except FileNotFoundError:

@@ -195,6 +195,8 @@ def take_out(run: CommittedRun, damaged: Collection[str], *, change: bool = True
             storage.rename(storage.join(run.folder, name), f"{name}{_DAMAGED_SUFFIX}")
         if gone:
             storage.remove_file(storage.join(run.folder, RUN_MANIFEST_NAME))
+            if not storage.list_names(run.folder):
+                storage.remove_folder(run.folder)
         else:
             storage.write_json(storage.join(run.folder, RUN_MANIFEST_NAME), manifest)
     return None if gone else CommittedRun(run.folder, manifest)

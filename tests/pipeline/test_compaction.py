@@ -181,10 +181,30 @@ def test_a_split_of_a_dataset_is_found_in_a_merged_run_with_its_own_figures(work
     assert "it was there already" not in capsys.readouterr().out
 
 
-def test_a_day_without_runs_is_one_sentence(workspace, capsys):
-    assert compact(workspace, "2026-03-05") == EXIT_REFUSED
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
-    assert line.startswith("error: --date=2026-03-05: no run of predictions of that day is committed in ")
+def test_a_day_without_runs_has_nothing_to_merge(workspace, capsys):
+    assert compact(workspace, "2026-03-05") == EXIT_DONE
+    assert "2026-03-05: nothing to merge, since no run of that day is committed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_was_merged_is_removed_only_if_the_merge_is_whole(workspace, nights, capsys, tmp_path, whole):
+    """The merge was stopped when its result was in place, and before what it was made of went."""
+    before = sorted(rows(workspace))
+    aside = shutil.copytree(workspace / "predictions", tmp_path / "aside")
+    aside_rejects = shutil.copytree(workspace / "rejects", tmp_path / "aside-rejects")
+    assert compact(workspace) == EXIT_DONE
+    shutil.copytree(aside, workspace / "predictions", dirs_exist_ok=True)
+    shutil.copytree(aside_rejects, workspace / "rejects", dirs_exist_ok=True)
+    if not whole:
+        (merged,) = workspace.glob("predictions/*/run=m*/*.parquet")
+        merged.write_bytes(merged.read_bytes()[:-9])
+    capsys.readouterr()
+    assert infer(workspace, nights) == EXIT_DONE
+    said = capsys.readouterr().out
+    assert "nothing new" in said
+    assert ("is damaged: it is removed, and those count again" in said) != whole
+    assert sorted(rows(workspace)) == before
+    assert len(list(workspace.glob("predictions/*/run=m*"))) == whole
 
 
 def test_a_file_that_was_lost_is_taken_out_first_and_its_images_are_read_again(workspace, nights, capsys):

@@ -12,7 +12,8 @@ import duckdb
 import pytest
 
 from components.inference import predictions
-from pipeline.main import EXIT_ALARM, EXIT_DONE, EXIT_REFUSED, main
+from pipeline.main import EXIT_ALARM, EXIT_DONE, EXIT_HELD, EXIT_REFUSED, main
+from pipeline.workspace import Workspace
 from tfrecords import shard_index
 
 
@@ -300,3 +301,73 @@ def test_a_run_that_rejects_too_much_shows_what_it_rejected(workspace, lines, ca
     (page,) = workspace.glob("runs/*.html")
     assert page.read_text().count("data:image/png") == 3
     assert record["reject_folders"]["infer"] in page.read_text()
+
+
+@pytest.mark.parametrize("kind", ["predictions", "rejects"])
+def test_a_file_whose_bytes_were_damaged_is_put_aside_and_what_it_held_is_read_again(
+    tmp_path, workspace, lines, capsys, kind
+):
+    lines[0].write_bytes(b"")
+    flags = ["--max_reject_fraction=0.5"]
+    night(workspace, *flags)
+    (file,) = workspace.glob(f"{kind}/*/*/*.parquet")
+    content = file.read_bytes()
+    file.write_bytes(content[:-60] + bytes(60))
+    capsys.readouterr()
+    expected = (12, 1, 11, 0) if kind == "predictions" else (12, 11, 0, 1)
+    assert counts(night(workspace, *flags)) == expected
+    assert f"warning: {file} cannot be read: it was damaged after it was committed" in capsys.readouterr().out
+    assert len(list(file.parent.glob("*damaged*"))) == 1
+    assert len(rows(workspace)) == 11
+    assert counts(night(workspace, *flags)) == (12, 12, 0, 0)
+
+
+def test_another_step_between_a_stop_and_the_same_command_takes_nothing_away(
+    tmp_path, workspace, lines, tiny_images, monkeypatch
+):
+    lines[0].write_bytes(b"")
+    flags = ["--max_reject_fraction=0.5"]
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predictions, "move_rejects", stop)
+        assert main([f"--workspace={workspace}", "--steps=infer", f"--infer_images={tmp_path}/lines", *flags]) != 0
+    (pending,) = workspace.glob("unfinished/rejects-*/*.parquet")
+    assert main([f"--workspace={workspace}", "--steps=ingest", f"--images={tiny_images}", "--height=32"]) == EXIT_DONE
+    assert pending.exists()
+    assert counts(night(workspace, *flags)) == (12, 12, 0, 0)
+    assert len(list(workspace.glob("rejects/*/*/*.parquet"))) == 1
+    assert not (workspace / "unfinished").exists()
+
+
+def test_a_workspace_that_is_held_is_told_of(workspace, lines, service, capsys):
+    with Workspace(str(workspace)).lock(say=print, end=print):
+        flags = [f"--workspace={workspace}", "--steps=infer", f"--notify_url={service.url}"]
+        assert main([*flags, f"--infer_images={workspace.parent}/lines"]) == EXIT_HELD
+    ((_, posted),) = service.posted
+    assert (posted["status"], posted["exit"]) == ("held", EXIT_HELD)
+    assert "another run works in" in posted["problems"][0]
+    assert capsys.readouterr().out.splitlines()[-1].startswith("summary: status=held exit=3 ")
+
+
+@pytest.mark.parametrize(("damage", "status"), [("file", EXIT_DONE), ("record", EXIT_DONE), ("inside", EXIT_REFUSED)])
+def test_a_plan_finds_what_the_command_would(tmp_path, workspace, lines, capsys, damage, status):
+    night(workspace)
+    flags = [f"--workspace={workspace}", "--steps=infer", f"--infer_images={tmp_path}/lines", "--plan"]
+    if damage == "file":
+        next(workspace.glob("predictions/*/*/*.parquet")).unlink()
+    elif damage == "record":
+        next(workspace.glob("runs/*.json")).write_text("{")
+    else:
+        flags[2] = f"--infer_images={tmp_path}"
+    before = contents(tmp_path)
+    capsys.readouterr()
+    assert main(flags) == status
+    assert contents(tmp_path) == before
+    captured = capsys.readouterr()
+    if damage == "inside":
+        assert re.search(r"^error: --infer_images: the workspace .*ws lies inside", captured.err)
+    else:
+        assert f"{12 if damage == 'file' else 0} are to be read" in captured.out

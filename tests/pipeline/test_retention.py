@@ -143,8 +143,10 @@ def test_what_cannot_be_removed_is_a_warning_and_no_failure(workspace, monkeypat
 
 
 @pytest.mark.parametrize("workspace", ["local"], indirect=True)
-@pytest.mark.parametrize(("date", "status"), [("2026-03-31", EXIT_DONE), ("2026-01-01", EXIT_REFUSED)])
-def test_the_command_prunes_after_a_good_run_alone(workspace, capsys, date, status):
+@pytest.mark.parametrize(
+    ("asked", "status"), [(["--steps=compact", "--date=2026-03-31"], EXIT_DONE), (["--steps=evaluate"], EXIT_REFUSED)]
+)
+def test_the_command_prunes_after_a_good_run_alone(workspace, capsys, asked, status):
     manifest = {"run_id": "ra", "scored_at": f"{NEW}T01:00:00+00:00", "rows": 0, "rejects": {}, "files": {}}
     storage.write_json(f"{workspace.root}/predictions/date={NEW}/run=ra/_manifest.json", manifest)
     for name in (name for name in NAMES if "_manifest" in name and f"date={NEW}" not in name):
@@ -152,7 +154,7 @@ def test_the_command_prunes_after_a_good_run_alone(workspace, capsys, date, stat
         content = {**manifest, "run_id": f"{run_id}{day}", "scored_at": f"{day}T01:00:00+00:00"}
         storage.write_json(storage.join(workspace.root, name), content)
     flags = ["--retention_days=30", "--prediction_retention_days=30"]
-    assert main([f"--workspace={workspace.root}", "--steps=compact", f"--date={date}", *flags]) == status
+    assert main([f"--workspace={workspace.root}", *asked, *flags]) == status
     removed = {name for names in GONE.values() for name in names} if status == EXIT_DONE else set()
     assert set(NAMES) - set(left(workspace)) == removed
     assert (

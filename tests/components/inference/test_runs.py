@@ -10,6 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from components.inference import runs
 from components.inference.runs import find_runs, mend, read_predictions, remove_merged
 
 
@@ -86,7 +87,9 @@ def test_a_damaged_file_is_taken_out_of_its_run_and_the_others_stay(tmp_path, da
     assert f"{folder}/b.parquet should have" in problems[0]
     assert mended is not None
     assert (mended.manifest["rows"], mended.manifest["lost"]) == (5, 2)
-    assert sorted(path.name for path in folder.iterdir()) == ["_manifest.json", "a.parquet", "c.parquet"]
+    kept_aside = ["b.parquet.damaged"] if damage == "cut" else []
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == sorted(["_manifest.json", "a.parquet", "c.parquet", *kept_aside])
     assert find_runs(str(tmp_path / "predictions")) == [mended]
     assert len(read_predictions(str(folder), ["uri"])) == 5
     assert mend(mended) == (mended, [])
@@ -121,3 +124,39 @@ def test_a_run_without_rows_is_whole(tmp_path):
     (run,) = find_runs(str(tmp_path / "predictions"))
     assert mend(run) == (run, [])
     assert run.reject_files == []  # pruned
+
+
+def test_a_damage_that_is_only_looked_for_changes_nothing(tmp_path):
+    folder = commit(tmp_path, "2026-01-31", "ra", {"a.parquet": 1, "b.parquet": 2})
+    (folder / "b.parquet").unlink()
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    (run,) = find_runs(str(tmp_path / "predictions"))
+    mended, problems = mend(run, change=False)
+    assert mended is not None
+    assert (mended.manifest["rows"], len(problems)) == (1, 1)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_mend_that_is_stopped_is_gone_on_with(tmp_path, monkeypatch):
+    folder = commit(tmp_path, "2026-01-31", "ra", {"a.parquet": 1, "b.parquet": 2})
+    (folder / "b.parquet").write_bytes(b"damaged")
+    (run,) = find_runs(str(tmp_path / "predictions"))
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.storage, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            mend(run)
+    mended, problems = mend(find_runs(str(tmp_path / "predictions"))[0])
+    assert mended is not None
+    assert (mended.manifest["rows"], len(problems)) == (1, 1)
+    assert list(folder.glob("*.parquet")) == [folder / "a.parquet"]
+
+
+def test_a_damaged_manifest_is_told_and_its_run_does_not_count(tmp_path):
+    folder = commit(tmp_path, "2026-01-31", "ra", {"a.parquet": 1})
+    commit(tmp_path, "2026-01-31", "rb", {"a.parquet": 1})
+    (folder / "_manifest.json").write_text("{")
+    told: list[str] = []
+    assert [run.run_id for run in find_runs(str(tmp_path / "predictions"), on_damage=told.append)] == ["rb"]
+    assert len(told) == 1
+    assert f"the manifest of {folder} is damaged" in told[0]
+    assert (folder / "a.parquet").exists()

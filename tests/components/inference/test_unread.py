@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import collections
 import datetime
+import pathlib
 import random
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
+from components.inference import unread as module
 from components.inference.predictions import PREDICTIONS_SCHEMA
 from components.inference.unread import ReadAlready, Source, identities, keep_unread, merge_unread
 from components.listing import ImageReference, read_listing, write_references
 from components.rejects import Reject, rejects_table
-from tfrecords import SplitFractions
+from tfrecords import DataError, SplitFractions
 
 AT = datetime.datetime(2026, 3, 4, 5, 6, 7, 89, tzinfo=datetime.UTC)
 OURS = ReadAlready("ours", 0.5)
@@ -160,3 +162,32 @@ def test_the_order_in_which_files_are_met_makes_no_difference(tmp_path):
         summary, _ = unread(tmp_path, *order)
         digests.add(summary.listing.digest)
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize("damage", ["footer", "data"])
+def test_a_file_that_cannot_be_read_counts_for_nothing_and_is_named(tmp_path, damage):
+    images = [image(number) for number in range(50)]
+    whole = predictions(tmp_path, [(reference, "ours", 1.0) for reference in images[:20]])
+    damaged = predictions(tmp_path, [(reference, "ours", 1.0) for reference in images[20:]], "damaged")
+    content = bytearray(pathlib.Path(damaged.path).read_bytes())
+    start = len(content) - 200 if damage == "footer" else 4
+    content[start : start + 150] = bytes(150)
+    pathlib.Path(damaged.path).write_bytes(content)
+    summary, left = unread(tmp_path, listing(tmp_path, images), whole, damaged)
+    assert summary.damaged == [damaged.path]
+    assert left == sorted(images[20:])
+
+
+def test_a_disk_that_does_not_answer_is_no_damage(tmp_path, monkeypatch):
+    source = predictions(tmp_path, [(image(1), "ours", 1.0)])
+
+    def failing(path):
+        raise OSError(5, "Input/output error", path)
+
+    monkeypatch.setattr(module.storage, "open_to_read", failing)
+    with pytest.raises(DataError, match=r"part.parquet cannot be read: Input/output error: run the same command again"):
+        list(identities(source, 4, OURS))
+
+
+def test_rejects_that_were_pruned_meanwhile_count_for_nothing(tmp_path):
+    assert list(identities(Source("rejects", str(tmp_path / "gone.parquet")), 4, OURS)) == []
