@@ -9,7 +9,12 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 PROJECT = "/srv/line-reader"
 DONE, ALARM = 0, 4
-AGAIN = {3: "another run holds the workspace", 130: "it was interrupted", 138: "training lost its workers"}
+AGAIN = {
+    3: "another run holds the workspace",
+    75: "an engine or an object store was lost",
+    130: "it was interrupted",
+    138: "training lost its workers",
+}
 
 
 class ReadCollection(BaseOperator):

@@ -176,7 +176,7 @@ def write(record: RunRecord, workspace: Workspace) -> dict[str, str]:
     steps = {step["name"]: step for step in record.steps}
     if "ingest" in steps:
         record.add_rejects("ingest", steps["ingest"]["figures"]["rejects"], steps["ingest"]["folder"])
-    if "infer" in steps:
+    if "infer" in steps and steps["infer"]["folder"] != workspace.all_predictions:  # else an earlier run has them
         folder = workspace.rejects_of(steps["infer"]["folder"])
         record.add_rejects("infer", steps["infer"]["figures"]["rejects"], folder)
     dataset = _dataset(steps["ingest"]["folder"]) if "ingest" in steps else None

@@ -21,6 +21,7 @@ from components.inference.handler import LineModelHandler
 from components.inference.predictions import (
     STARTED_NAME,
     SUMMARIES_NAME,
+    UNCHANGED_NAME,
     InferenceRequest,
     limits_of_lines,
     prepare_reading,
@@ -492,10 +493,12 @@ def infer(context: Context) -> StepResult:
             return _template(options.template, run_id, collection.images, destination)
         if reads:
             _raise_if_refused(unfinished, rejects_folder)
-        else:
+        unchanged = storage.join(unfinished, UNCHANGED_NAME)
+        rejects = storage.read_json(unchanged)["rejects"] if reads and storage.exists(unchanged) else {}
+        if not reads or rejects:
             _forget(workspace, unfinished)
-    if found is None and not reads:
-        return _nothing_new(options, collection, destination)
+    if found is None and (rejects or not reads):
+        return _nothing_new(options, collection, rejects, workspace.all_predictions)
     manifest = found.manifest if found else storage.read_json(storage.join(destination, RUN_MANIFEST_NAME))
     if found is not None:
         _need_few_rejects(options, manifest["rejects"], manifest["matched"], found.rejects_folder)
@@ -541,15 +544,22 @@ def reading_of(options: LinePipelineOptions, model: ModelManifest, decoding: Dec
     }
 
 
-def _nothing_new(options: LinePipelineOptions, collection: _Collection, folder: str) -> StepResult:
-    """What the infer step says when every image was read before."""
-    summary = f"nothing new: {collection.skipped:,} images matched, all of which were read before"
+def _nothing_new(
+    options: LinePipelineOptions, collection: _Collection, rejects: dict[str, int], folder: str
+) -> StepResult:
+    """What the infer step says when every image was read before, but for those that still cannot be."""
+    matched = collection.skipped + collection.images
+    summary = f"nothing new: {matched:,} images matched, all of which were read before"
+    if rejects:
+        summary += f", but for those that still cannot be: {_rejects_text(rejects)}"
     figures = {
-        **dict.fromkeys(("rows", "looked_at", "reread", "retried", "needs_review"), 0),
-        "matched": collection.skipped,
+        **dict.fromkeys(("rows", "reread", "needs_review"), 0),
+        "matched": matched,
+        "looked_at": collection.images,
+        "retried": collection.retried,
         "skipped": collection.skipped,
         "repeats": collection.repeats,
-        "rejects": {},
+        "rejects": rejects,
         "listing_s": round(collection.listing_s, 3),
         "unread_s": round(collection.unread_s, 3),
     }

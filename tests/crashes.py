@@ -250,9 +250,15 @@ class Undisturbed:
         night = self.nights[number]
         flags = self.collection.flags(workspace, night)
         moment = fraction * self.seconds[number]
-        statuses = [run(flags, kill_after_s=moment).status for _ in range(kills)]
+        statuses: list[int] = []
+        while statuses.count(-signal.SIGKILL) < kills:
+            statuses.append(run(flags, kill_after_s=moment).status)
+            if statuses[-1] == 0:  # it was faster than the undisturbed one: a little earlier
+                moment *= 0.7
+                shutil.rmtree(workspace)
+                self.restore(number, workspace)
         again = run(flags, patience_s=60 + _SLOW * self.seconds[number])
-        told = f"{night.name} killed {kills} times {moment:.2f} s after it began (statuses {statuses})"
+        told = f"{night.name} killed {moment:.2f} s after it began (statuses {statuses})"
         assert again.status == 0, f"{told}: {again.output}"
         self.check(number, workspace, told)
         return told
@@ -324,14 +330,12 @@ def main() -> None:
         undisturbed = Undisturbed(Path(name))
         took = (f"{night.name} {s:.1f} s" for night, s in zip(NIGHTS, undisturbed.seconds, strict=True))
         print("undisturbed:", ", ".join(took), flush=True)
-        effective = 0
         for count, (number, fraction) in enumerate(moments(arguments.kills, len(NIGHTS), arguments.seed), 1):
             workspace = Path(name) / f"kill {count}"
             told = undisturbed.kill(number, fraction, workspace)
-            effective += f"[{-signal.SIGKILL}]" in told
             shutil.rmtree(workspace)
             print(f"{count}: {told}: equal", flush=True)
-        print(f"{arguments.kills} kills, {effective} of them before the command had ended: every result is equal")
+        print(f"{arguments.kills} kills: every result is equal")
 
 
 if __name__ == "__main__":

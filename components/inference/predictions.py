@@ -20,6 +20,7 @@ from components.inference.engines import choose_engine
 from components.inference.reader import LoadedModel, Reader, Reading
 from components.inference.runs import RUN_MANIFEST_NAME
 from components.inference.scoring import read_lines
+from components.inference.unread import RETRIED
 from components.listing import ImageReference
 from components.models import ModelManifest
 from components.processes import groups_of, map_in_processes, prepare_helpers
@@ -42,6 +43,8 @@ _DECODER_VERSION = 1  # raised when images are read that were rejected before: a
 _CHUNK = 256  # images, at most, that a helper process reads at a time
 _LEAST_CHUNK = 32  # fewer are read sooner by this process
 _BATCHES_AT_A_TIME = 2  # by this process: one is sent to a GPU while another is scored
+UNCHANGED_NAME = "unchanged.json"
+"""What a job leaves that has tried to read what could not be read before, and could not."""
 STARTED_NAME = "_started.json"
 """When the first attempt at a run began, while it is under way."""
 SUMMARIES_NAME = "_summaries"
@@ -405,7 +408,8 @@ def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> N
     """Checks that every listed image is accounted for, and makes the run's predictions exist.
 
     If too many images were left out, `refused.json` with one sentence is written instead,
-    and nothing is committed.
+    and nothing is committed; nor is it if nothing but what could not be read before was tried, and
+    still cannot be: that is told in `unchanged.json`, and known from an earlier run.
     """
     if storage.exists(storage.join(request.destination, RUN_MANIFEST_NAME)):
         move_rejects(request.rejects_folder, request.rejects_destination)
@@ -424,6 +428,9 @@ def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> N
     )
     if problem is not None:
         storage.write_json(storage.join(request.folder, REFUSED_NAME), {"reason": problem, "rejects": rejects})
+        return
+    if request.retried and not rows and sum(rejects.values()) == request.retried and rejects.keys() <= set(RETRIED):
+        storage.write_json(storage.join(request.folder, UNCHANGED_NAME), {"rejects": rejects})
         return
     files: dict[str, dict[str, Any]] = {
         shard_name("part", summary.index, request.shards, "parquet"): {

@@ -75,20 +75,21 @@ class UnreadSummary:
 def identities(source: Source, places: int, read: ReadAlready) -> Iterator[tuple[int, tuple[str, bytes, bytes]]]:
     """The images in a file, by the place where equal ones meet.
 
-    Yields:
+    Returns:
         `(place, (kind, digests, rows))`: kind is `listing`, or what is to be done with the image; 16 bytes of digest
         an image, one after the other; the listing's rows in Arrow's format, compressed, or nothing. For a file of an
         earlier run that cannot be read, only `(0, ("damaged", b"", its path))`.
     """
-    if source.kind == "listing":
-        yield from _identities(source, places, read)
-        return
+    return _identities(source, places, read) if source.kind == "listing" else _of_earlier_run(source, places, read)
+
+
+def _of_earlier_run(source: Source, places: int, read: ReadAlready) -> Iterator[tuple[int, tuple[str, bytes, bytes]]]:
+    found: list[tuple[int, tuple[str, bytes, bytes]]] = []
     try:
-        found = list(_identities(source, places, read))  # all of a file or nothing; it has 16 bytes an image
+        found += _identities(source, places, read)  # all of a file or nothing; it has 16 bytes an image
     except FileNotFoundError:
-        if source.kind != "rejects":
+        if source.kind != "rejects":  # these may be pruned meanwhile
             raise
-        return  # pruned meanwhile
     except (pyarrow.ArrowInvalid, OSError) as error:
         if getattr(error, "errno", None) is not None:  # a disk's fault, which may pass; pyarrow's own have no number
             raise DataError(f"{source.path} cannot be read: {error.strerror}: run the same command again") from None

@@ -29,8 +29,8 @@ ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 COMMAND = ["run_pipeline.py", "--config=nightly.yaml"]
 PROJECT = "/srv/line-reader"
-DONE, ALARM = pipeline.main.EXIT_DONE, 4
-AGAIN = {pipeline.main.EXIT_HELD, pipeline.main.EXIT_INTERRUPTED, pipeline.main.EXIT_LOST}
+DONE, ALARM = pipeline.main.EXIT_DONE, pipeline.main.EXIT_ALARM
+AGAIN = {pipeline.main.EXIT_HELD, pipeline.main.EXIT_AGAIN, pipeline.main.EXIT_INTERRUPTED, pipeline.main.EXIT_LOST}
 FINAL = {pipeline.main.EXIT_REFUSED, pipeline.main.EXIT_USAGE}
 AIRFLOW = shutil.which("airflow")  # in an environment of its own: put its bin/ at the end of the path
 

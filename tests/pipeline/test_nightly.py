@@ -137,11 +137,14 @@ def test_what_could_not_be_read_is_tried_again_every_night(tmp_path, workspace, 
     table.write_text("path\n" + "".join(f"{path}\n" for path in [*lines, tmp_path / "lines" / "later.png"]))
     flags = ["--max_reject_fraction=0.5", "--alarm_no_new_images"]
     assert counts(night(workspace, *flags, images=str(table))) == (13, 0, 12, 1)
+    committed = contents(workspace / "predictions") | contents(workspace / "rejects")
     figures = night(workspace, *flags, images=str(table), status=EXIT_ALARM)
     assert counts(figures) == (13, 12, 0, 1)
     assert figures["retried"] == 1
     captured = capsys.readouterr()
-    assert "1 were tried again, since they could not be read before" in captured.out
+    assert "which were read before, but for those that still cannot be: 1 rejected (1 unreadable)" in captured.out
+    assert contents(workspace / "predictions") | contents(workspace / "rejects") == committed
+    assert not (workspace / "unfinished").exists()
     assert "alarm: --alarm_no_new_images: 0 of 13 images were new" in captured.err
     shutil.copy2(lines[0], tmp_path / "lines" / "later.png")
     assert counts(night(workspace, *flags, images=str(table))) == (13, 12, 1, 0)

@@ -201,9 +201,16 @@ def test_what_was_tried_again_is_told_and_nothing_is_counted_twice(workspace, ti
     (images / "late.png").symlink_to(tmp_path / "late.png")
     infer(workspace, images)
     _, page = infer(workspace, images)
-    assert "4 images matched = 0 read + 1 rejected + 3 skipped as read before." in page.text
-    assert "Of the 1 read or rejected, 0 were read again" in page.text
+    said = "of the 4 images that matched, 3 were read before, or rejected for good, and 1 still cannot be read."
+    assert said in page.text
+    add_images(images, tiny_images, 3, 4)
+    _, page = infer(workspace, images)
+    assert "5 images matched = 1 read + 1 rejected + 3 skipped as read before." in page.text
+    assert "Of the 2 read or rejected, 0 were read again" in page.text
     assert "and 1 were tried again, since they could not be read before." in page.text
+    assert "Mean confidence" in page.text
+    (images / "late.png").unlink()
+    _, page = infer(workspace, images)
     assert "Mean confidence" not in page.text.split("Steps")[1].split("The last nights")[0]
 
 
