@@ -31,6 +31,10 @@ _HANDSHAKE_S = 5
 _PARTITIONS_A_THREAD, _FEWEST_PARTITIONS, _MOST_PARTITIONS = 2, 8, 128
 
 
+class ClusterLostError(DataError):
+    """The cluster lost its scheduler, or has no worker: it may well have them later."""
+
+
 def learn_flags() -> None:
     """Makes the flags of DaskRunner known to Beam's options.
 
@@ -147,7 +151,7 @@ def _answered(cluster: str, ask: Callable[[], Any], beside_s: float = 0.0) -> An
     except concurrent.futures.TimeoutError as error:
         if str(error):  # Dask's own
             raise
-        raise DataError(
+        raise ClusterLostError(
             f"the Dask scheduler at {cluster} has not answered for {ANSWER_S:g} s: is its machine overloaded, or "
             "asleep? What is finished is kept, and the same command goes on from there"
         ) from None
@@ -261,7 +265,7 @@ def _wait(result: Any, cluster: str) -> None:
             if all(future.status == "finished" for future in result.futures):
                 return
         if any(future.status in ("cancelled", "lost") for future in result.futures):  # DaskRunner takes it for success
-            raise DataError(
+            raise ClusterLostError(
                 f"the Dask scheduler at {cluster} was lost; what is finished is kept, and the same command goes on "
                 "from there"
             )
@@ -273,8 +277,8 @@ def _wait(result: Any, cluster: str) -> None:
         nudge = None if nudge else result.client.submit(int, pure=False)
 
 
-def _no_worker(cluster: str) -> DataError:
-    return DataError(
+def _no_worker(cluster: str) -> ClusterLostError:
+    return ClusterLostError(
         f"the Dask scheduler at {cluster} has had no worker for {PATIENCE_S:g} s: start some with `dask worker "
         "ADDRESS`; what is finished is kept, and the same command goes on from there"
     )

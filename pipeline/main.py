@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from components.training.cluster import ClusterPlace, TrainingLostError
+from pipeline.dask_cluster import ClusterLostError
 from pipeline.notify import notify
 from pipeline.options import LinePipelineOptions, UsageError, parse_options, usage
 from pipeline.submission import check_submission
@@ -275,7 +276,8 @@ def _status_of(error: DataError) -> int:
         return EXIT_USAGE
     if isinstance(error, TrainingLostError):
         return EXIT_LOST
-    return EXIT_AGAIN if isinstance(error, JobLostError | StoreLostError) else EXIT_REFUSED
+    lost = isinstance(error, JobLostError | ClusterLostError | StoreLostError)
+    return EXIT_AGAIN if lost else EXIT_REFUSED
 
 
 def _sentence(error: Exception) -> str:

@@ -18,10 +18,10 @@ from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptio
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from components.processes import stop_helpers
-from pipeline.dask_cluster import DASK_RUNNER, cluster_of, run_on_dask
+from pipeline.dask_cluster import DASK_RUNNER, ClusterLostError, cluster_of, run_on_dask
 from pipeline.options import LinePipelineOptions
 from pipeline.workspace import Workspace
-from tfrecords import DataError, StoreError
+from tfrecords import DataError, StoreError, StoreLostError
 
 _WORKER_LOGGERS = (
     "apache_beam.runners.common",
@@ -163,7 +163,8 @@ def _in_words(error: Exception, name: str, *, local: bool) -> DataError | None:
     """What a person is told of an engine's exception; None if it says all that can be said."""
     story = str(error)
     if isinstance(error, DataError):
-        return (StoreError if isinstance(error, StoreError) else DataError)(_without_place(story))
+        kinds: tuple[type[DataError], ...] = (StoreLostError, StoreError, ClusterLostError, DataError)
+        return next(kind for kind in kinds if isinstance(error, kind))(_without_place(story))
     if isinstance(error, grpc.RpcError) and not local:
         return JobLostError(
             f"{name}: the connection to the engine broke ({_status_of(error)}); when it is back, the same command goes "
@@ -258,4 +259,5 @@ def _own_sentence(story: str) -> DataError | None:
     if not found:
         return None
     name, sentence = found[-1]
-    return (StoreError if name == StoreError.__name__ else DataError)(sentence)
+    kinds: dict[str, type[DataError]] = {kind.__name__: kind for kind in (StoreError, StoreLostError)}
+    return kinds.get(name, DataError)(sentence)

@@ -22,7 +22,7 @@ from apache_beam.runners.dask.dask_runner import DaskRunnerResult
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipeline import dask_cluster as on_dask
-from pipeline.main import EXIT_DONE, EXIT_REFUSED, main
+from pipeline.main import EXIT_AGAIN, EXIT_DONE, EXIT_REFUSED, main
 from tests.engines.services import DaskCluster, dask_cluster
 
 pytestmark = pytest.mark.slow
@@ -180,14 +180,14 @@ def test_without_workers_a_job_ends_and_goes_on_when_there_is_one(
     monkeypatch.setattr(on_dask, "PATIENCE_S", 4)
     flags = ["--steps=ingest", f"--images={many_images}", *doomed_cluster.flags]
     killer = kill_when_busy(doomed_cluster, "write_training_shard", "all")
-    assert run(workspace, *flags) == EXIT_REFUSED
+    assert run(workspace, *flags) == EXIT_AGAIN
     killer.join(timeout=10)
     said = capfd.readouterr().err
     assert f"the Dask scheduler at {doomed_cluster.address} has had no worker for 4 s" in said
     assert "Traceback" not in said
     assert not list(workspace.glob("datasets/*/manifest.json"))
 
-    assert run(workspace, *flags) == EXIT_REFUSED  # nor is there one at the start
+    assert run(workspace, *flags) == EXIT_AGAIN  # nor is there one at the start
     assert "has had no worker for 4 s" in capfd.readouterr().err
 
     doomed_cluster.start_worker()
@@ -196,7 +196,7 @@ def test_without_workers_a_job_ends_and_goes_on_when_there_is_one(
 
 def test_a_job_whose_scheduler_is_lost_is_no_success(workspace, many_images, doomed_cluster, capfd):
     killer = kill_when_busy(doomed_cluster, "write_training_shard", "scheduler")
-    assert run(workspace, "--steps=ingest", f"--images={many_images}", *doomed_cluster.flags) == EXIT_REFUSED
+    assert run(workspace, "--steps=ingest", f"--images={many_images}", *doomed_cluster.flags) == EXIT_AGAIN
     killer.join(timeout=10)
     (said,) = capfd.readouterr().err.splitlines()
     assert f"the Dask scheduler at {doomed_cluster.address} was lost" in said
@@ -210,7 +210,7 @@ def test_a_scheduler_that_is_frozen_is_not_waited_for_for_ever(
     flags = ["--steps=ingest", f"--images={many_images}", *doomed_cluster.flags]
     killer = kill_when_busy(doomed_cluster, "write_training_shard", "scheduler", signal.SIGSTOP)
     try:
-        assert run(workspace, *flags) == EXIT_REFUSED
+        assert run(workspace, *flags) == EXIT_AGAIN
         said = capfd.readouterr().err
         assert f"the Dask scheduler at {doomed_cluster.address} has not answered for 3 s" in said
         assert "Traceback" not in said

@@ -18,7 +18,7 @@ import pytest
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.runners.pipeline_utils import validate_pipeline_graph
 
-from pipeline.main import EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, main
+from pipeline.main import EXIT_AGAIN, EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, main
 from tests.engines.dataflow import Dataflow
 from tests.engines.services import wait_until
 from tfrecords import storage
@@ -180,7 +180,7 @@ def test_a_service_that_does_not_say_how_a_job_is_doing_is_told_in_one_sentence(
     untouched.outcome = ("JOB_STATE_RUNNING", "")
     untouched.silent = True
     where = [f"--workspace={workspace}", f"--infer_images={images}", "--steps=infer", *flags_for(untouched, bucket)]
-    assert main([*where, STAGED]) == EXIT_REFUSED
+    assert main([*where, STAGED]) == EXIT_AGAIN
     (sentence,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert f"the service does not say how job {len(untouched.jobs) - 1} is doing, and it may go on" in sentence
 

@@ -23,7 +23,7 @@ import gcsfs.retry
 import pyarrow.parquet
 import pytest
 
-from pipeline.main import EXIT_DONE, EXIT_REFUSED, main
+from pipeline.main import EXIT_AGAIN, EXIT_DONE, EXIT_REFUSED, main
 from tests.engines.conftest import put_model
 from tests.engines.places import errors, examples, predictions, run
 from tests.engines.services import ROOT, forget_file_systems, free_port, token_server, write_credentials
@@ -193,7 +193,7 @@ def test_an_outage_in_the_middle_is_one_sentence_and_the_next_run_goes_on(
         return fault if failing else None
 
     proxy.fault = fail
-    assert run(store, "ingest") == EXIT_REFUSED
+    assert run(store, "ingest") == EXIT_AGAIN
     assert 6 <= max(tried.values()) <= 12  # below gcsfs, a request that a used connection lost is made once more
     (error,) = errors(capsys)
     assert error.startswith("error: the object store ")

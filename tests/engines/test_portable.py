@@ -17,7 +17,7 @@ import grpc
 import pytest
 from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 
-from pipeline.main import EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, main
+from pipeline.main import EXIT_AGAIN, EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, main
 from tests.engines.services import portable_service, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -111,7 +111,7 @@ def test_two_workers_share_the_work_and_what_they_finished_before_one_was_killed
     wait_until(lambda: list(workspace.glob(f"unfinished/{folder}*/*summaries/*.json")), command)
     os.kill(max(portable_engine.workers_that_opened(f"{workspace}/unfinished/{folder}")), signal.SIGKILL)
     _, said = command.communicate(timeout=30)
-    assert command.returncode == EXIT_REFUSED
+    assert command.returncode == EXIT_AGAIN
     (sentence,) = [line for line in said.splitlines() if line.startswith("error: ")]
     assert "a worker was lost" in sentence
     assert "the same command again goes on from what is finished" in sentence
@@ -142,7 +142,7 @@ def test_a_killed_worker_process_of_the_local_runner_is_one_sentence_too(workspa
     shells = subprocess.run(["pgrep", "--parent", ",".join(workers)], capture_output=True, text=True).stdout.split()
     os.kill(int((shells or workers)[-1]), signal.SIGKILL)
     _, said = command.communicate(timeout=30)
-    assert command.returncode == EXIT_REFUSED
+    assert command.returncode == EXIT_AGAIN
     assert "a worker was lost" in said
     assert "Traceback" not in said
 
@@ -168,7 +168,7 @@ def test_a_job_service_that_is_lost_is_one_sentence(workspace, many_images, work
         wait_until(lambda: list(workspace.glob("unfinished/run-*/_summaries/*.json")), command)
         engine.job_service.kill()
         _, said = command.communicate(timeout=60)
-    assert command.returncode == EXIT_REFUSED
+    assert command.returncode == EXIT_AGAIN
     assert "the connection to the engine broke (UNAVAILABLE" in said
     assert "the same command goes on from what is finished" in said
     assert "Traceback" not in said
