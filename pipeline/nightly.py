@@ -29,7 +29,7 @@ from pipeline.workspace import Workspace
 from tfrecords import SplitFractions, storage
 
 _READ_AGAIN = "it was damaged after it was committed; what it held is read again, where the images are still there"
-_LARGER_PLACES = 32  # times as many images as in a shard: only digests and names meet
+_LARGER_PLACES = 64  # times as many images as in a shard: only digests and names meet
 
 
 def sound_runs(workspace: Workspace, say: Callable[[str], None]) -> list[CommittedRun]:

@@ -21,7 +21,7 @@ from components.listing.listing import LISTING_SCHEMA
 from tfrecords import DataError, SplitFractions, storage
 
 _DIGEST_BYTES = 16
-_ROWS_AT_A_TIME = 100_000
+_ROWS_AT_A_TIME = 30_000  # memory, against the price of small blocks
 RETRIED = ("unreadable", "unreadable_folder", "damaged_row")
 """Reasons of rejects that may have passed by the next night."""
 
