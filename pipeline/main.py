@@ -141,7 +141,8 @@ def run(options: LinePipelineOptions, workspace: Workspace) -> int:
             )
             if failure is not None:
                 record.fail(f"the run report cannot be written: {failure}")
-                status = status if status not in (EXIT_DONE, EXIT_ALARM) else conclusion
+            if not paths and status in (EXIT_DONE, EXIT_ALARM):
+                status = conclusion or EXIT_REFUSED
         _print_end(results, record, paths, workspace)
         _tell(options, {**dataclasses.asdict(record), "exit": status})
         _say(_summary_line(record, status, paths.get("run record")))

@@ -374,3 +374,15 @@ def test_a_plan_finds_what_the_command_would(tmp_path, workspace, lines, capsys,
         assert re.search(r"^error: --infer_images: the workspace .*ws lies inside", captured.err)
     else:
         assert f"{12 if damage == 'file' else 0} are to be read" in captured.out
+
+
+def test_a_report_that_cannot_be_written_is_told_and_the_predictions_are_there(workspace, lines, service, capsys):
+    (workspace / "runs").write_text("in the way")
+    flags = [f"--workspace={workspace}", "--steps=infer", f"--notify_url={service.url}"]
+    assert main([*flags, f"--infer_images={workspace.parent}/lines"]) == EXIT_REFUSED
+    assert len(rows(workspace)) == 12
+    captured = capsys.readouterr()
+    assert "error: the run report cannot be written: " in captured.err
+    assert captured.out.splitlines()[-1].startswith("summary: status=failed exit=1 ")
+    ((_, posted),) = service.posted
+    assert (posted["status"], posted["exit"]) == ("failed", EXIT_REFUSED)
