@@ -108,7 +108,7 @@ def comparable(runs: Sequence[CommittedRun], figures: dict[str, Any]) -> list[Co
         for run in merged.readings
         if any(run.manifest.get("confidence_histogram", ()))
         and run.run_id != figures["run_id"]
-        and all(run.manifest.get(name) == figures[name] for name in ("model_id", "decoding"))
+        and run.is_read_like(figures)
     ]
 
 

@@ -143,7 +143,7 @@ def run(options: LinePipelineOptions, workspace: Workspace) -> int:
                 record.fail(f"the run report cannot be written: {failure}")
             if not paths and status in (EXIT_DONE, EXIT_ALARM):
                 status = conclusion or EXIT_REFUSED
-        _print_end(results, record, paths, workspace)
+        _print_end(results, record, paths)
         _tell(options, {**dataclasses.asdict(record), "exit": status})
         _say(_summary_line(record, status, paths.get("run record")))
     return status
@@ -312,14 +312,14 @@ def _run_steps(
         record.add(dataclasses.asdict(result), seconds)
 
 
-def _print_end(results: list[StepResult], record: RunRecord, paths: dict[str, str], workspace: Workspace) -> None:
+def _print_end(results: list[StepResult], record: RunRecord, paths: dict[str, str]) -> None:
     from components.inference.runs import read_predictions
 
     _say("")
     for result in results:
         _say(f"{_PLACES[result.name]:<12} {result.folder}")
-        if result.name == "infer" and result.figures["rejects"]:
-            _say(f"{'rejects':<12} {workspace.rejects_of(result.folder)}")
+        if result.name == "infer" and result.figures["rejects"] and "infer" in record.reject_folders:
+            _say(f"{'rejects':<12} {record.reject_folders['infer']}")
     for name, path in paths.items():
         _say(f"{name:<12} {path}")
     for result in results:

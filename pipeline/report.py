@@ -177,7 +177,7 @@ def write(record: RunRecord, workspace: Workspace) -> dict[str, str]:
     if "ingest" in steps:
         record.add_rejects("ingest", steps["ingest"]["figures"]["rejects"], steps["ingest"]["folder"])
     if "infer" in steps and steps["infer"]["folder"] != workspace.all_predictions:  # else an earlier run has them
-        folder = workspace.rejects_of(steps["infer"]["folder"])
+        folder = CommittedRun(steps["infer"]["folder"], {}).rejects_folder
         record.add_rejects("infer", steps["infer"]["figures"]["rejects"], folder)
     dataset = _dataset(steps["ingest"]["folder"]) if "ingest" in steps else None
     if dataset is not None:
@@ -273,15 +273,10 @@ def _nights(workspace: Workspace, run_id: str | None) -> list[dict[str, Any]]:
     tonight = next((run for run in runs if run.run_id == run_id), None)
     if tonight is not None:
         runs = runs[: runs.index(tonight)]
-    same = [run for run in runs if tonight is not None and _read_alike(run, tonight)][-_NIGHTS:]
+    same = [run for run in runs if tonight is not None and run.is_read_like(tonight.manifest)][-_NIGHTS:]
     shown = [run for run in runs if run in same or run in runs[-_NIGHTS:]]
     nights = [_night(run) | {"tonight": False, "compared": run in same} for run in shown]
     return nights if tonight is None else [*nights, _night(tonight) | {"tonight": True, "compared": False}]
-
-
-def _read_alike(run: CommittedRun, other: CommittedRun) -> bool:
-    names = ("model_id", "decoding")
-    return all(name in run.manifest and run.manifest[name] == other.manifest.get(name) for name in names)
 
 
 def _night(run: CommittedRun) -> dict[str, Any]:

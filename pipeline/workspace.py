@@ -167,10 +167,6 @@ class Workspace:
         """The folder of what a committed run left out; apart, so that predictions are one table."""
         return storage.join(self.root, "rejects", f"date={date}", f"run={run_id}")
 
-    def rejects_of(self, predictions: str) -> str:
-        """The folder of what a committed run left out, from the folder of its predictions."""
-        return storage.join(self.root, "rejects", *predictions.split("/")[-2:])
-
     def run_record(self, run_id: str, suffix: str) -> str:
         """A file of the run report."""
         return storage.join(self.root, "runs", f"{run_id}.{suffix}")

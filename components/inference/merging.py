@@ -16,7 +16,13 @@ import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
 
-from components.inference.predictions import CONFIDENCE_BINS, LEAST_CONFIDENT, PREDICTIONS_SCHEMA, ROW_GROUP_ROWS
+from components.inference.predictions import (
+    CONFIDENCE_BINS,
+    LEAST_CONFIDENT,
+    PREDICTIONS_SCHEMA,
+    ROW_GROUP_ROWS,
+    what_rows_say,
+)
 from components.inference.runs import RUN_MANIFEST_NAME, CommittedRun, read_run, remove_merged
 from components.rejects import SCHEMA as REJECTS_SCHEMA
 from components.work import check_files, keep_only, merge_counts
@@ -333,15 +339,8 @@ def _merged_manifest(runs: Sequence[CommittedRun], parts: Sequence[MergedSummary
         "rows": rows,
         **({"lost": lost} if lost else {}),
         "rejects": merge_counts(manifest["rejects"] for manifest in manifests),
-        "mean_confidence": sum(part.confidence_sum for part in parts) / max(rows, 1),
-        "needs_review": sum(part.needs_review for part in parts),
+        **what_rows_say(parts),
         "min_confidence": common("min_confidence"),
-        "confidence_histogram": np.sum(
-            [[0] * CONFIDENCE_BINS, *(part.confidence_histogram for part in parts)], axis=0
-        ).tolist(),
-        "least_confident": sorted(itertools.chain.from_iterable(part.least_confident for part in parts))[
-            :LEAST_CONFIDENT
-        ],
         "merged": [run_id for run in runs for run_id in (*run.manifest.get("merged", ()), run.run_id)],
         "history": [
             entry

@@ -9,7 +9,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import pyarrow
@@ -457,15 +457,8 @@ def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> N
         "retried": request.retried,
         "rows": rows,
         "rejects": rejects,
-        "mean_confidence": sum(summary.confidence_sum for summary in ordered) / max(rows, 1),
-        "needs_review": sum(summary.needs_review for summary in ordered),
+        **what_rows_say(ordered),
         "min_confidence": request.min_confidence,
-        "confidence_histogram": np.sum(
-            [[0] * CONFIDENCE_BINS, *(summary.confidence_histogram for summary in ordered)], axis=0
-        ).tolist(),
-        "least_confident": sorted(itertools.chain.from_iterable(summary.least_confident for summary in ordered))[
-            :LEAST_CONFIDENT
-        ],
         "figures": _figures([summary.figures for summary in ordered]),
         "files": files,
     }
@@ -474,6 +467,33 @@ def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> N
     storage.write_json(storage.join(request.folder, RUN_MANIFEST_NAME), manifest)
     storage.move_folder(request.folder, request.destination)
     move_rejects(request.rejects_folder, request.rejects_destination)
+
+
+class _RowSummary(Protocol):
+    """A `ReadSummary`, or what else tells the same of some rows."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def confidence_sum(self) -> float: ...
+    @property
+    def needs_review(self) -> int: ...
+    @property
+    def confidence_histogram(self) -> list[int]: ...
+    @property
+    def least_confident(self) -> list[list[Any]]: ...
+
+
+def what_rows_say(parts: Sequence[_RowSummary]) -> dict[str, Any]:
+    """What a run's manifest says of all its rows, from summaries of parts of them."""
+    no_rows = [0] * CONFIDENCE_BINS
+    least_confident = itertools.chain.from_iterable(part.least_confident for part in parts)
+    return {
+        "mean_confidence": sum(part.confidence_sum for part in parts) / max(sum(part.rows for part in parts), 1),
+        "needs_review": sum(part.needs_review for part in parts),
+        "confidence_histogram": np.sum([no_rows, *(part.confidence_histogram for part in parts)], axis=0).tolist(),
+        "least_confident": sorted(least_confident)[:LEAST_CONFIDENT],
+    }
 
 
 def move_rejects(folder: str, destination: str) -> None:

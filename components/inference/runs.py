@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import pyarrow.parquet
@@ -61,6 +61,11 @@ class CommittedRun:
         folder = self.rejects_folder
         return [storage.join(folder, name) for name in storage.list_names(folder, "rejects-")]
 
+    def is_read_like(self, figures: Mapping[str, Any]) -> bool:
+        """Whether model and decoding were those of another run, so that confidences can be compared."""
+        names = ("model_id", "decoding")
+        return all(name in self.manifest and self.manifest[name] == figures.get(name) for name in names)
+
     @property
     def readings(self) -> list[CommittedRun]:
         """The run itself, or those that were merged into it: their own figures, and the files of all of them."""
@@ -76,18 +81,15 @@ def read_run(folder: str) -> CommittedRun:
     return CommittedRun(folder, storage.read_json(storage.join(folder, RUN_MANIFEST_NAME)))
 
 
-def find_runs(
-    predictions: str, date: str | None = None, on_damage: Callable[[str], None] | None = None
-) -> list[CommittedRun]:
+def find_runs(predictions: str, date: str | None = None) -> list[CommittedRun]:
     """The committed runs below a folder of predictions, the oldest first.
 
     A run whose rows are in a later one, into which it was merged, is not among them.
 
     Args:
         date: of the runs, as `YYYY-MM-DD`; None for all.
-        on_damage: told in a sentence of each run whose manifest cannot be read, and which does not count.
     """
-    runs = runs_with_manifest(predictions, date, on_damage)
+    runs = runs_with_manifest(predictions, date)
     merged = merged_into(runs)
     return [run for run in runs if run.run_id not in merged]
 
@@ -122,7 +124,11 @@ def remove_merged(runs: Iterable[CommittedRun]) -> None:
 def runs_with_manifest(
     predictions: str, date: str | None = None, on_damage: Callable[[str], None] | None = None
 ) -> list[CommittedRun]:
-    """`find_runs`, and the runs that were merged into others."""
+    """`find_runs`, and the runs that were merged into others.
+
+    Args:
+        on_damage: told in a sentence of each run whose manifest cannot be read, and which does not count.
+    """
     days = [f"date={date}"] if date else storage.list_names(predictions, "date=")
     remote = storage.is_remote(predictions)
 

@@ -156,7 +156,9 @@ def test_a_damaged_manifest_is_told_and_its_run_does_not_count(tmp_path):
     commit(tmp_path, "2026-01-31", "rb", {"a.parquet": 1})
     (folder / "_manifest.json").write_text("{")
     told: list[str] = []
-    assert [run.run_id for run in find_runs(str(tmp_path / "predictions"), on_damage=told.append)] == ["rb"]
+    assert [run.run_id for run in runs.runs_with_manifest(str(tmp_path / "predictions"), on_damage=told.append)] == [
+        "rb"
+    ]
     assert len(told) == 1
     assert f"the manifest of {folder} is damaged" in told[0]
     assert (folder / "a.parquet").exists()
