@@ -55,14 +55,14 @@ class Run(NamedTuple):
 
 def copy_originals(images: str, folder: Path) -> list[Original]:
     """Copies of the images of `--images`, whose names are their labels."""
-    from components.listing import LabelRules, list_images, path_of_uri
+    from components.listing import LabelRules, list_images, uri_to_path
 
     folder.mkdir()
     originals = []
     for number, reference in enumerate(list_images(os.path.abspath(images), LabelRules("filename"))):
         if reference.text is not None:
             copy = folder / f"{number}{Path(reference.uri).suffix}"
-            shutil.copyfile(path_of_uri(reference.uri), copy)
+            shutil.copyfile(uri_to_path(reference.uri), copy)
             originals.append(Original(copy, reference.text))
     if not originals:
         sys.exit(f"error: --images={images} has no image with a label as its name")

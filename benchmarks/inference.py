@@ -59,13 +59,19 @@ from benchmarks.common import (
     run_command,
 )
 from components.inference.engines import load_engine
-from components.inference.predictions import ROW_GROUP_ROWS, InferenceRequest, _File, _Read, _table
-from components.inference.scoring import read_lines
+from components.inference.predictions import (
+    ROW_GROUP_ROWS,
+    ImageFile,
+    InferenceRequest,
+    RecognisedLine,
+    make_predictions_table,
+)
+from components.inference.scoring import recognise_in_batches
 from components.listing import ImageReference, read_listing, write_listing
-from components.listing.listing import in_blocks, unpacked
+from components.listing.listing import pack_blocks, unpack_blocks
 from components.models import ModelManifest
-from components.work import read_referenced_line, shards_for
-from tfrecords import ImageLimits, SplitFractions, pad_lines, read_line, shard_index, storage
+from components.work import choose_shard_count, read_referenced_line
+from tfrecords import ImageLimits, SplitFractions, choose_shard, pad_lines, read_line, storage
 
 LIMITS = ImageLimits()  # the command's default
 GOAL_ENGINE, GOAL_SHARE, GOAL_START = 3000, 0.85, 8.0
@@ -186,7 +192,7 @@ def _collected(lines: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
         batches.append(list(batch))
         return [None] * len(batch)
 
-    for _ in read_lines(enumerate(lines), keep):
+    for _ in recognise_in_batches(enumerate(lines), keep):
         pass
     return batches
 
@@ -216,7 +222,7 @@ def time_stages(images: Path, count: int, model: str, folder: Path) -> dict[str,
         rejects_folder=str(folder / "rejects"),
         rejects_destination=str(folder / "rejects"),
         images=count,
-        shards=shards_for(count),
+        shards=choose_shard_count(count),
         model_folder=model,
         model_id=manifest.model_id,
         height=manifest.height,
@@ -230,9 +236,9 @@ def time_stages(images: Path, count: int, model: str, folder: Path) -> dict[str,
         write_listing([str(images)], listing, None, SplitFractions())
     shards: dict[int, list[bytes]] = {}
     with timed("grouping by shard"):
-        for shard, block in in_blocks(read_listing(listing), lambda image: shard_index(image.key, request.shards)):
+        for shard, block in pack_blocks(read_listing(listing), lambda image: choose_shard(image.key, request.shards)):
             shards.setdefault(shard, []).append(block)
-        groups = [sorted(unpacked(blocks, ImageReference)) for blocks in shards.values()]
+        groups = [sorted(unpack_blocks(blocks, ImageReference)) for blocks in shards.values()]
     loaded = request.reader().load()
     loaded.engine.score(*pad_lines([np.full((request.height, request.height), 255, np.uint8)], manifest.time_stride))
     for number, references in enumerate(groups):
@@ -253,16 +259,16 @@ def time_stages(images: Path, count: int, model: str, folder: Path) -> dict[str,
         with timed("Parquet"):
             rows = [
                 (
-                    _File(image.uri, image.size_bytes, image.modified_us),
-                    _Read(line.source_width, line.source_height, reading),
+                    ImageFile(image.uri, image.size_bytes, image.modified_us),
+                    RecognisedLine(line.source_width, line.source_height, reading),
                 )
                 for image, line, reading in zip(references, lines, readings, strict=True)
             ]
             confidences = np.array([reading.confidence for reading in readings], np.float32)
             path = str(folder / f"{number}.parquet")
-            table = _table(rows, confidences, confidences < 0, request)
+            table = make_predictions_table(rows, confidences, confidences < 0, request)
             storage.write_parquet(path, table, row_group_size=ROW_GROUP_ROWS)
-            storage.checksum(path)
+            storage.compute_checksum(path)
     return seconds
 
 

@@ -48,12 +48,12 @@ from components.ingest.dataset import IngestRequest, describe_written_shard, wri
 from components.ingest.encode import EncodingRules, encode_reference
 from components.listing.collection import list_images
 from components.listing.labels import LabelRules
-from components.listing.listing import in_blocks, read_listing, unpacked, write_listing
-from components.listing.references import ImageReference, path_of_uri
+from components.listing.listing import pack_blocks, read_listing, unpack_blocks, write_listing
+from components.listing.references import ImageReference, uri_to_path
 from components.processes import map_in_processes
 from components.training.recipes import TIME_STRIDE
-from components.work import shards_for
-from tfrecords import SPLITS, Charset, ImageLimits, SplitFractions, read_line, shard_index, split_of
+from components.work import choose_shard_count
+from tfrecords import SPLITS, Charset, ImageLimits, SplitFractions, choose_shard, choose_split, read_line
 
 HEIGHT, LIMITS, FRACTIONS = 48, ImageLimits(), SplitFractions()  # the command's defaults
 LABELS = LabelRules("filename", "{label}_{id}")
@@ -100,7 +100,7 @@ def time_stages(images: Path, folder: Path) -> dict[str, float]:
         folder=str(folder / "shards"),
         destination=str(folder / "dataset"),
         images=listing.images,
-        shards={split: shards_for(listing.splits.get(split, 0)) for split in SPLITS},
+        shards={split: choose_shard_count(listing.splits.get(split, 0)) for split in SPLITS},
         height=HEIGHT,
         time_stride=TIME_STRIDE,
         charset=Charset(tuple(listing.symbols)),
@@ -110,14 +110,14 @@ def time_stages(images: Path, folder: Path) -> dict[str, float]:
     )
 
     def shard_of(reference: ImageReference) -> tuple[str, int]:
-        split = split_of(reference.split_key, FRACTIONS)
-        return split, shard_index(reference.key, request.shards[split])
+        split = choose_split(reference.split_key, FRACTIONS)
+        return split, choose_shard(reference.key, request.shards[split])
 
     def group() -> dict[tuple[str, int], list[ImageReference]]:
         shards: dict[tuple[str, int], list[bytes]] = collections.defaultdict(list)
-        for shard, block in in_blocks(read_listing(path), shard_of):
+        for shard, block in pack_blocks(read_listing(path), shard_of):
             shards[shard].append(block)
-        return {shard: sorted(unpacked(blocks, ImageReference)) for shard, blocks in shards.items()}
+        return {shard: sorted(unpack_blocks(blocks, ImageReference)) for shard, blocks in shards.items()}
 
     shards = timed("grouping by shard", group)
     some = [reference for references in shards.values() for reference in references][: 64 * CORES]
@@ -137,7 +137,7 @@ def measure_speed(originals: Sequence[Original], count: int, scratch: Path) -> N
     """The product beside bare loops, and where its time goes."""
     images = make_images(scratch / f"images-{count}", originals, count)
     references = list(list_images(str(images), LABELS))
-    paths = [path_of_uri(reference.uri) for reference in references]
+    paths = [uri_to_path(reference.uri) for reference in references]
     charset = Charset.from_texts(original.label for original in originals)
     encode = functools.partial(encode_reference, rules=EncodingRules(charset, HEIGHT, TIME_STRIDE, LIMITS))
     loops: dict[str, tuple[Callable[[Any], object], Sequence[Any]]] = {

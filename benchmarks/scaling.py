@@ -53,11 +53,11 @@ from benchmarks.common import (
 )
 from benchmarks.inference import in_own_process, prepare_workspace, run_infer, write_labelled
 from benchmarks.ingest import LABEL_FLAGS, run_product
-from components.inference.predictions import RUN_MANIFEST_NAME, InferenceRequest, ReadSummary, commit_run
+from components.inference.predictions import RUN_MANIFEST_NAME, InferenceRequest, RecognisedShard, commit_run
 from components.listing import ImageReference, read_listing
-from components.listing.listing import in_blocks
+from components.listing.listing import pack_blocks
 from components.listing.transforms import GatherOnce, GroupByShard, ListCollection
-from components.work import in_order, read_referenced_line, shards_for
+from components.work import choose_shard_count, map_in_order, read_referenced_line
 from tests.engines.services import (
     Answering,
     dask_cluster,
@@ -67,7 +67,7 @@ from tests.engines.services import (
     token_server,
     write_credentials,
 )
-from tfrecords import ImageLimits, SplitFractions, shard_index, shard_name, storage
+from tfrecords import ImageLimits, SplitFractions, choose_shard, name_shard, storage
 
 FEW = 24  # images, of which a step takes as long as its engine costs whatever their number
 GOAL_LEVEL = 1.1  # of the figure at the count before: as much as two equal runs may differ
@@ -236,10 +236,10 @@ def list_paths(root: str, listing: str) -> None:
 
 def group_paths(listing: str, count: int) -> None:
     """The second job of the infer step, which here counts what it would read."""
-    shards = shards_for(count)
+    shards = choose_shard_count(count)
 
     def shard_of(reference: ImageReference) -> int:
-        return shard_index(reference.key, shards)
+        return choose_shard(reference.key, shards)
 
     def check(counts: Iterable[int]) -> None:
         if (grouped := sum(counts)) != count:
@@ -352,18 +352,18 @@ def measure_shuffle(listing: str) -> None:
     lengths = [len(reference.uri) for reference in read_listing(listing)]
     row("shards (share: images in each)")
     for images in COLLECTIONS:
-        row(f"{images:,} images", f"{shards_for(images):,}", f"{images / shards_for(images):,.0f}")
+        row(f"{images:,} images", f"{choose_shard_count(images):,}", f"{images / choose_shard_count(images):,.0f}")
     row(f"shuffled bytes per path, of {sum(lengths) / len(lengths):.0f} symbols (share: elements per path)")
     for images in COLLECTIONS:
-        place = functools.partial(_shard_of, shards=shards_for(images))
-        sizes = [len(block) for _, block in in_blocks(read_listing(listing), place)]
+        place = functools.partial(_shard_of, shards=choose_shard_count(images))
+        sizes = [len(block) for _, block in pack_blocks(read_listing(listing), place)]
         figure, elements = sum(sizes) / len(lengths), len(sizes) / len(lengths)
         row(f"in the shards of {images:,} images", f"{figure:.0f}", f"{elements:.1%}")
-    row("listing file, bytes per path", f"{storage.size(listing) / len(lengths):.0f}")
+    row("listing file, bytes per path", f"{storage.get_size(listing) / len(lengths):.0f}")
 
 
 def _shard_of(reference: ImageReference, shards: int) -> int:
-    return shard_index(reference.key, shards)
+    return choose_shard(reference.key, shards)
 
 
 # Reading from a store, and committing many shards
@@ -373,10 +373,10 @@ def read_lines_of(names: Sequence[str]) -> tuple[float, float, int]:
     """Reads and decodes images as a worker with one thread does: seconds, those of the processor, and bytes."""
     references = [ImageReference(name, name, 0, 0) for name in names]
     read = functools.partial(read_referenced_line, height=48, limits=ImageLimits())
-    for _ in in_order(read, references[:100], 1):
+    for _ in map_in_order(read, references[:100], 1):
         pass  # imports and connects
     started, used = time.monotonic(), time.process_time()
-    pixels = sum(line.pixels.size for line in in_order(read, references, 1))
+    pixels = sum(line.pixels.size for line in map_in_order(read, references, 1))
     return time.monotonic() - started, time.process_time() - used, pixels
 
 
@@ -400,7 +400,7 @@ def commit_shards(folder: str, shards: int) -> None:
     commit_run(map(_summary, range(shards)), request)
 
 
-def _summary(index: int) -> ReadSummary:
+def _summary(index: int) -> RecognisedShard:
     figures = {
         "engine": "onnx",
         "why": "faster on a CPU",
@@ -412,7 +412,7 @@ def _summary(index: int) -> ReadSummary:
     }
     digest = hashlib.sha256(str(index).encode()).hexdigest()
     rows = IMAGES_A_SHARD
-    return ReadSummary(index, digest, rows, rows, 0, digest[::-1], {}, 0.98123456789 * rows, 0, figures)
+    return RecognisedShard(index, digest, rows, rows, 0, digest[::-1], {}, 0.98123456789 * rows, 0, figures)
 
 
 def measure_store(originals: Sequence[Original], count: int, scratch: Path) -> None:
@@ -427,11 +427,11 @@ def measure_store(originals: Sequence[Original], count: int, scratch: Path) -> N
     row("from an object store, images per second, the server on the same machine", f"{count / remote[0]:,.0f}")
     row("commit of a run, seconds, on a local disk (share: MiB of memory, beyond its start)")
     manifests = []
-    for shards in map(shards_for, COLLECTIONS):
+    for shards in map(choose_shard_count, COLLECTIONS):
         folder = scratch / f"run-{shards}"
         (folder / "unfinished/run/_summaries").mkdir(parents=True)
         for index in range(shards):
-            (folder / "unfinished/run" / shard_name("part", index, shards, "parquet")).touch()
+            (folder / "unfinished/run" / name_shard("part", index, shards, "parquet")).touch()
             (folder / "unfinished/run/_summaries" / f"{index:05d}.json").touch()
         job = run_alone(commit_shards, str(folder), shards)
         row(f"{shards:,} shards", f"{job.seconds:.2f}", f"{(job.peak - job.before) / 2**20:.0f}")

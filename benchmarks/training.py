@@ -38,8 +38,8 @@ def measure_speed(workspace: Path) -> None:
     import numpy as np
     import tensorflow as tf
 
-    from components.training.ctc import ctc_loss
-    from components.training.data import epoch_order, load_examples, training_batches
+    from components.training.ctc import compute_ctc_loss
+    from components.training.data import load_examples, make_training_batches, shuffle_epoch
     from components.training.networks import NETWORKS
     from components.training.recipes import DEFAULT_MODEL, RECIPES
     from tfrecords import DatasetManifest
@@ -48,11 +48,11 @@ def measure_speed(workspace: Path) -> None:
     manifest = DatasetManifest.read(folder)
     examples = load_examples(folder, manifest, "train")
     recipe = RECIPES[DEFAULT_MODEL]
-    widest = examples.widths[epoch_order(examples.widths, recipe.batch_size, 0, 0)]
+    widest = examples.widths[shuffle_epoch(examples.widths, recipe.batch_size, 0, 0)]
     padding = 1 - widest.sum() / (widest.max(axis=1).sum() * recipe.batch_size)
 
     steps = WARM_UP_STEPS + TIMED_STEPS
-    batches = training_batches(
+    batches = make_training_batches(
         examples,
         batch_size=recipe.batch_size,
         seed=0,
@@ -77,7 +77,7 @@ def measure_speed(workspace: Path) -> None:
     def step(images, widths, labels, label_lengths):
         with tf.GradientTape() as tape:
             outputs = model([images, widths], training=True)
-            loss = tf.reduce_mean(ctc_loss(outputs["logits"], outputs["time_steps"], labels, label_lengths))
+            loss = tf.reduce_mean(compute_ctc_loss(outputs["logits"], outputs["time_steps"], labels, label_lengths))
         gradients = tape.gradient(loss, model.trainable_variables)
         optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
 

@@ -6,7 +6,7 @@ import os
 import re
 
 
-def gpus_here() -> list[str]:
+def find_gpus() -> list[str]:
     """The NVIDIA devices that this process may use, as `CUDA_VISIBLE_DEVICES` names them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:

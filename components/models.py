@@ -8,7 +8,7 @@ import tempfile
 from typing import Any
 
 from tfrecords import Charset, DataError, storage
-from tfrecords.manifest import MANIFEST_NAME, read_charset, read_manifest, remedy
+from tfrecords.manifest import MANIFEST_NAME, read_charset, read_manifest, suggest_remedy
 
 SCHEMA_VERSION = 3
 CALIBRATION_NAME = "calibration.json"
@@ -103,15 +103,16 @@ class ModelManifest:
             try:
                 if local != folder:
                     storage.copy_file(storage.join(folder, name), path)
-                digest = storage.checksum(path)
+                digest = storage.compute_checksum(path)
             except FileNotFoundError:
                 raise DataError(
-                    f"{folder}/{name} is missing, but the manifest beside it names it: {remedy(folder, 'train')}"
+                    f"{folder}/{name} is missing, but the manifest beside it names it: "
+                    f"{suggest_remedy(folder, 'train')}"
                 ) from None
             if digest != expected["sha256"]:
                 raise DataError(
                     f"{folder}/{name} has checksum {digest[:12]}, the manifest says {expected['sha256'][:12]}: "
-                    f"it was damaged or replaced; {remedy(folder, 'train')}"
+                    f"it was damaged or replaced; {suggest_remedy(folder, 'train')}"
                 )
 
 
@@ -122,5 +123,5 @@ def describe_files(folder: str) -> dict[str, dict[str, Any]]:
         for name in names:
             path = os.path.join(parent, name)
             inside = os.path.relpath(path, folder).replace(os.sep, "/")
-            described[inside] = {"bytes": storage.size(path), "sha256": storage.checksum(path)}
+            described[inside] = {"bytes": storage.get_size(path), "sha256": storage.compute_checksum(path)}
     return dict(sorted(described.items()))

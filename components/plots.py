@@ -67,11 +67,11 @@ def plot_grid(title: str, lines: Sequence[ShownLine], path: str) -> None:
     for axes, line in zip(figure.axes, lines, strict=False):
         axes.imshow(line.pixels, cmap="gray", vmin=0, vmax=255)
         # parse_math: a label may hold a dollar sign.
-        axes.set_title(drawable(line.caption), family=SANS, fontsize=9, color=line.colour, parse_math=False)
+        axes.set_title(replace_undrawable(line.caption), family=SANS, fontsize=9, color=line.colour, parse_math=False)
     figure.savefig(path, dpi=110)
 
 
-def drawable(text: str, families: Sequence[str] = SANS) -> str:
+def replace_undrawable(text: str, families: Sequence[str] = SANS) -> str:
     """A text with `▯` for every symbol that none of some fonts can draw."""
     return "".join(symbol if symbol == "\n" or _has_glyph(symbol, tuple(families)) else "▯" for symbol in text)
 

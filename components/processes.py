@@ -43,7 +43,7 @@ def map_in_processes(
     Raises:
         RuntimeError: if a helper ends, for want of memory perhaps.
     """
-    calls = groups_of(items_a_call, items)
+    calls = split_into_groups(items_a_call, items)
     for answer in map_in_threads(functools.partial(_call, function), calls, processes, ahead=_CALLS_AHEAD * processes):
         yield from answer
 
@@ -76,7 +76,7 @@ def map_in_threads(
         pool.shutdown(cancel_futures=True)  # nobody wants what has not begun
 
 
-def groups_of(size: int, items: Iterable[_Item]) -> Iterator[list[_Item]]:
+def split_into_groups(size: int, items: Iterable[_Item]) -> Iterator[list[_Item]]:
     """The items in lists of this size, the last one perhaps shorter."""
     items = iter(items)
     return iter(lambda: list(itertools.islice(items, size)), [])
@@ -107,7 +107,7 @@ def stop_helpers() -> None:
             _end(_idle.pop())
 
 
-def serve() -> None:
+def serve_calls() -> None:
     """What a helper does: answers calls until its input ends."""
     with os.fdopen(os.dup(0), "rb") as calls, os.fdopen(os.dup(1), "wb") as answers:
         os.dup2(2, 1)  # what a library prints is no answer

@@ -31,7 +31,7 @@ REASONS = {
     "damaged_row": "not an image, but a row of a table that cannot be read",
 }
 
-SCHEMA = pyarrow.schema(
+REJECTS_SCHEMA = pyarrow.schema(
     [
         pyarrow.field("uri", pyarrow.string(), nullable=False),
         pyarrow.field("step", pyarrow.string(), nullable=False),
@@ -62,7 +62,7 @@ class Reject:
             raise ValueError(f"{self.reason!r} is not a known reason: {', '.join(REASONS)}")
 
 
-def rejects_table(
+def make_rejects_table(
     rejects: Sequence[Reject],
     *,
     step: str,
@@ -86,9 +86,9 @@ def rejects_table(
             "run_id": [run_id] * len(rejects),
             "at": [at] * len(rejects),
             "size_bytes": pyarrow.array(sizes, pyarrow.int64()),
-            "modified": pyarrow.array(modified, pyarrow.int64()).cast(SCHEMA.field("modified").type),
+            "modified": pyarrow.array(modified, pyarrow.int64()).cast(REJECTS_SCHEMA.field("modified").type),
         },
-        schema=SCHEMA,
+        schema=REJECTS_SCHEMA,
     )
 
 
@@ -97,7 +97,7 @@ def count_by_reason(rejects: Iterable[Reject]) -> dict[str, int]:
     return dict(sorted(collections.Counter(reject.reason for reject in rejects).items()))
 
 
-def too_many_rejects(rejects: dict[str, int], matched: int, max_fraction: float, *, where: str) -> str | None:
+def explain_too_many_rejects(rejects: dict[str, int], matched: int, max_fraction: float, *, where: str) -> str | None:
     """A sentence that refuses the run if more than `max_fraction` of the matched images were left out."""
     count = sum(rejects.values())
     if not matched or count / matched <= max_fraction:

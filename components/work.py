@@ -22,7 +22,7 @@ REFUSED_NAME = "refused.json"
 """What a job leaves, with its reason in one sentence, when it commits nothing."""
 
 
-def in_order(
+def map_in_order(
     function: Callable[[ImageReference], _Outcome], references: Sequence[ImageReference], processes: int
 ) -> Iterator[_Outcome]:
     """`map` in the order of the references, which are read and decoded as fast as the machine allows.
@@ -51,12 +51,12 @@ def read_referenced_line(reference: ImageReference, height: int, limits: ImageLi
         return Reject(reference.uri, error.reason, error.detail)
 
 
-def digest_of(references: Sequence[ImageReference]) -> str:
+def digest_references(references: Sequence[ImageReference]) -> str:
     """SHA-256 over references, hexadecimal: equal inputs in equal order, equal digest."""
     return hashlib.sha256(repr([tuple(reference) for reference in references]).encode()).hexdigest()
 
 
-def finished_summary(
+def read_finished_summary(
     kind: type[_Summary], summary_path: str, inputs: str, files: Callable[[_Summary], Mapping[str, int | None]]
 ) -> _Summary | None:
     """The summary of a shard that was finished before for the same inputs, if nothing is wrong with it now.
@@ -74,7 +74,7 @@ def finished_summary(
     if summary.inputs != inputs or "unreadable" in summary.rejects:  # type: ignore[attr-defined]
         return None
     for path, expected in files(summary).items():
-        found = storage.size_if_there(path)
+        found = storage.find_size(path)
         if found is None or expected not in (None, found):
             return None
     return summary
@@ -111,7 +111,7 @@ def check_files(folder: str, sizes: dict[str, int]) -> None:
     Raises:
         RuntimeError: for a file that is missing or has another size.
     """
-    if problem := storage.missing_or_changed(folder, sizes):
+    if problem := storage.find_missing_or_changed(folder, sizes):
         raise RuntimeError(f"{problem}: do all workers share the workspace?")
 
 
@@ -122,7 +122,7 @@ def keep_only(folder: str, names: Container[str]) -> None:
             storage.remove_file(storage.join(folder, name))
 
 
-def shards_for(images: int) -> int:
+def choose_shard_count(images: int) -> int:
     """How many shards a number of images is spread over: a function of the count alone.
 
     A power of two, so that the number changes, and with it every shard, only when the

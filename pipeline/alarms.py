@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from components.inference.drift import population_stability_index
+from components.inference.drift import compute_population_stability_index
 from components.inference.runs import CommittedRun
 from components.inference.unread import RETRIED
 from pipeline.options import LinePipelineOptions
@@ -43,61 +43,61 @@ def check_alarms(options: LinePipelineOptions, figures: dict[str, Any], earlier:
         figures: of the run, as in its manifest.
         earlier: the committed runs before it, the oldest first.
     """
-    return list(_alarms(options, figures, earlier))
+    return list(_check(options, figures, earlier))
 
 
-def _alarms(options: LinePipelineOptions, figures: dict[str, Any], earlier: Sequence[CommittedRun]) -> Iterator[Alarm]:
+def _check(options: LinePipelineOptions, figures: dict[str, Any], earlier: Sequence[CommittedRun]) -> Iterator[Alarm]:
     rejected, rows = sum(figures["rejects"].values()), figures["rows"]
     # What could not be read before, and cannot be still, is no news: or one dead link would raise it every night.
     failed_again = min(figures["retried"], sum(figures["rejects"].get(reason, 0) for reason in RETRIED))
     news, looked_at = rejected - failed_again, rows + rejected
     if (limit := options.alarm_reject_fraction) is not None:
-        yield _above("alarm_reject_fraction", limit, news, rows + news, "images were rejected")
+        yield _check_share("alarm_reject_fraction", limit, news, rows + news, "images were rejected")
     if (limit := options.alarm_needs_review_fraction) is not None:
-        yield _above("alarm_needs_review_fraction", limit, figures["needs_review"], rows, "reads need a review")
+        yield _check_share("alarm_needs_review_fraction", limit, figures["needs_review"], rows, "reads need a review")
     if (limit := options.alarm_images_per_s) is not None:
-        yield _speed(limit, looked_at, figures)
+        yield _check_speed(limit, looked_at, figures)
     if (limit := options.alarm_drift) is not None:
-        yield _drift(limit, options.drift_nights, figures, earlier)
+        yield _check_drift(limit, options.drift_nights, figures, earlier)
     if options.alarm_no_new_images:
         new = looked_at - figures["reread"] - figures["retried"]
         said = f"{new:,} of {figures['matched']:,} images were new"
         yield Alarm("alarm_no_new_images", 1, new, new < 1, said)
 
 
-def _above(name: str, limit: float, count: int, of: int, what: str) -> Alarm:
+def _check_share(name: str, limit: float, count: int, of: int, what: str) -> Alarm:
     if not of:
-        return _not_measured(name, limit, "nothing was read")
+        return _skip(name, limit, "nothing was read")
     share = count / of
     return Alarm(name, limit, share, share > limit, f"{count:,} of {of:,} {what} ({share:.1%}; allowed {limit:.1%})")
 
 
-def _speed(limit: float, images: int, figures: dict[str, Any]) -> Alarm:
+def _check_speed(limit: float, images: int, figures: dict[str, Any]) -> Alarm:
     name = "alarm_images_per_s"
     if images < _LEAST_IMAGES:
-        return _not_measured(name, limit, f"only {images:,} images were read, {_LEAST_IMAGES} are needed")
+        return _skip(name, limit, f"only {images:,} images were read, {_LEAST_IMAGES} are needed")
     rate = images / max(figures["figures"]["shard_s"], 1e-9)
     said = f"a worker read {rate:,.1f} images/s (at least {limit:g} asked for)"
     return Alarm(name, limit, rate, rate < limit, said)
 
 
-def _drift(limit: float, nights: int, figures: dict[str, Any], earlier: Sequence[CommittedRun]) -> Alarm:
+def _check_drift(limit: float, nights: int, figures: dict[str, Any], earlier: Sequence[CommittedRun]) -> Alarm:
     name = "alarm_drift"
     if figures["rows"] < _LEAST_ROWS:
-        return _not_measured(name, limit, f"only {figures['rows']:,} images were read, {_LEAST_ROWS} are needed")
-    alike = comparable(earlier, figures)[-nights:]
+        return _skip(name, limit, f"only {figures['rows']:,} images were read, {_LEAST_ROWS} are needed")
+    alike = find_comparable_runs(earlier, figures)[-nights:]
     before = np.sum([run.manifest["confidence_histogram"] for run in alike], axis=0) if alike else np.zeros(1, int)
     if before.sum() < _LEAST_ROWS:
-        return _not_measured(
+        return _skip(
             name, limit, f"earlier runs of this model hold {int(before.sum()):,} reads, {_LEAST_ROWS} are needed"
         )
-    index = population_stability_index(before.tolist(), figures["confidence_histogram"])
+    index = compute_population_stability_index(before.tolist(), figures["confidence_histogram"])
     compared = f"the last {len(alike)} runs" if len(alike) > 1 else "the last run"
     said = f"confidences against {compared}: population stability index {index:.3f} (allowed {limit:g})"
     return Alarm(name, limit, index, index > limit, said)
 
 
-def comparable(runs: Sequence[CommittedRun], figures: dict[str, Any]) -> list[CommittedRun]:
+def find_comparable_runs(runs: Sequence[CommittedRun], figures: dict[str, Any]) -> list[CommittedRun]:
     """The runs whose confidences can be held against those of another one: read by the same model and decoder.
 
     Of a merged run these are the runs that were merged into it.
@@ -112,5 +112,5 @@ def comparable(runs: Sequence[CommittedRun], figures: dict[str, Any]) -> list[Co
     ]
 
 
-def _not_measured(name: str, limit: float, why: str) -> Alarm:
+def _skip(name: str, limit: float, why: str) -> Alarm:
     return Alarm(name, limit, None, False, f"not measured: {why}")

@@ -9,13 +9,13 @@ from typing import Any
 
 import apache_beam as beam
 
-from components.inference.merging import MergeRequest, files_to_write, runs_to_merge
+from components.inference.merging import MergeRequest, group_runs_to_merge, plan_merged_files
 from components.inference.runs import CommittedRun, read_run
 from components.inference.transforms import MergeRuns
-from pipeline.nightly import sound_runs
+from pipeline.nightly import find_sound_runs
 from pipeline.options import LinePipelineOptions
 from pipeline.runners import run_job
-from pipeline.workspace import Workspace, short_id
+from pipeline.workspace import Workspace, make_id
 from tfrecords import storage
 
 
@@ -45,11 +45,11 @@ def compact_day(options: LinePipelineOptions, workspace: Workspace, say: Callabl
     """
     date = options.date
     folder = os.path.dirname(workspace.predictions(date, ""))
-    runs = [run for run in sound_runs(workspace, say) if run.date == date]
+    runs = [run for run in find_sound_runs(workspace, say) if run.date == date]
     _remove_rejects_of_no_run(os.path.dirname(workspace.rejects(date, "")), runs)
     # Runs without a row, whose rejects were pruned, have nothing to merge.
-    plans = [(group, files) for group in runs_to_merge(runs) if (files := files_to_write(group))]
-    requests = [_request(workspace, date, group) for group, _ in plans]
+    plans = [(group, files) for group in group_runs_to_merge(runs) if (files := plan_merged_files(group))]
+    requests = [_make_request(workspace, date, group) for group, _ in plans]
     if requests:
         say(f"merging {sum(len(group) for group, _ in plans):,} runs of {date} into {len(plans):,}")
         written = [(number, file) for number, (_, files) in enumerate(plans) for file in files]
@@ -69,12 +69,12 @@ def compact_day(options: LinePipelineOptions, workspace: Workspace, say: Callabl
         "rows": sum(run.manifest["rows"] for run in now),
         "run_ids": [run.run_id for run in now],
     }
-    return Compaction(_summary(figures, bool(requests)), folder, figures, reused=not requests)
+    return Compaction(_summarise(figures, bool(requests)), folder, figures, reused=not requests)
 
 
-def _request(workspace: Workspace, date: str, runs: list[CommittedRun]) -> MergeRequest:
+def _make_request(workspace: Workspace, date: str, runs: list[CommittedRun]) -> MergeRequest:
     what = [[run.run_id, sorted(file["sha256"] for file in run.manifest["files"].values())] for run in runs]
-    run_id = f"m{short_id(merged=what)}"
+    run_id = f"m{make_id(merged=what)}"
     return MergeRequest(
         run_id=run_id,
         folder=workspace.unfinished(f"merged-{run_id}"),
@@ -94,12 +94,12 @@ def _remove_rejects_of_no_run(folder: str, runs: list[CommittedRun]) -> None:
             storage.remove_folder(storage.join(folder, name))
 
 
-def _summary(figures: dict[str, Any], merged: bool) -> str:
-    held = f"{figures['rows']:,} rows in {_count(figures['files'], 'file')}"
+def _summarise(figures: dict[str, Any], merged: bool) -> str:
+    held = f"{figures['rows']:,} rows in {_count_things(figures['files'], 'file')}"
     if merged:
         return (
-            f"{figures['date']}: {_count(figures['runs_before'], 'run')} in {_count(figures['files_before'], 'file')} "
-            f"merged into {_count(figures['runs'], 'run')}: {held}"
+            f"{figures['date']}: {_count_things(figures['runs_before'], 'run')} in {_count_things(figures['files_before'], 'file')} "
+            f"merged into {_count_things(figures['runs'], 'run')}: {held}"
         )
     if not figures["runs"]:
         return f"{figures['date']}: nothing to merge, since no run of that day is committed"
@@ -111,5 +111,5 @@ def _summary(figures: dict[str, Any], merged: bool) -> str:
     )
 
 
-def _count(number: int, what: str) -> str:
+def _count_things(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -35,7 +35,7 @@ class ClusterLostError(DataError):
     """The cluster lost its scheduler, or has no worker: it may well have them later."""
 
 
-def learn_flags() -> None:
+def register_flags() -> None:
     """Makes the flags of DaskRunner known to Beam's options.
 
     Raises:
@@ -56,7 +56,7 @@ def check_flags(options: PipelineOptions) -> None:
     Raises:
         DataError: if no cluster is named, or packages are to be staged, which this runner does not.
     """
-    if not cluster_of(options):
+    if not find_cluster(options):
         raise DataError(
             "--runner=DaskRunner needs the address of a Dask scheduler, as --dask_client_address=tcp://HOST:8786; to "
             "use all processors of this machine, leave --runner out"
@@ -75,7 +75,7 @@ def check_flags(options: PipelineOptions) -> None:
             )
 
 
-def cluster_of(options: PipelineOptions) -> str | None:
+def find_cluster(options: PipelineOptions) -> str | None:
     """The scheduler's address, or the file that holds it, if the flags or Dask's own settings name one."""
     import dask
 
@@ -95,10 +95,10 @@ def run_on_dask(options: PipelineOptions, pipeline: beam.Pipeline, workspace: st
     # What it logs, stack traces among it, is said in one sentence here.
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     check_graph(pipeline)
-    cluster = str(cluster_of(options))
+    cluster = str(find_cluster(options))
     threads = _check_cluster(cluster, _client_flags(options), workspace)
     _choose_partitions(pipeline, threads)
-    with _clients_closed():
+    with _close_clients():
         try:
             _wait(pipeline.run(), cluster)
         except distributed.KilledWorker as error:
@@ -123,31 +123,31 @@ def _check_cluster(cluster: str, flags: dict[str, Any], workspace: str) -> int:
     """
     with _connect(cluster, flags) as client:
         try:
-            _answered(cluster, functools.partial(client.wait_for_workers, 1, timeout=PATIENCE_S), PATIENCE_S)
+            _ask(cluster, functools.partial(client.wait_for_workers, 1, timeout=PATIENCE_S), PATIENCE_S)
         except TimeoutError:
-            raise _no_worker(cluster) from None
-        here = _about(workspace)
-        about = functools.partial(_about, workspace)
-        for address, found in _answered(cluster, functools.partial(client.run, about, on_error="return")).items():
+            raise _explain_no_worker(cluster) from None
+        here = _describe_process(workspace)
+        about = functools.partial(_describe_process, workspace)
+        for address, found in _ask(cluster, functools.partial(client.run, about, on_error="return")).items():
             _check_same(f"the Dask worker at {address}", here, found)
         try:
-            found = _answered(cluster, functools.partial(client.run_on_scheduler, about))
+            found = _ask(cluster, functools.partial(client.run_on_scheduler, about))
         except DataError:
             raise
         except Exception as error:
             found = error
         _check_same(f"the Dask scheduler at {cluster}", {**here, "workspace": None}, found)
-        return sum(_answered(cluster, client.nthreads).values())
+        return sum(_ask(cluster, client.nthreads).values())
 
 
-def _answered(cluster: str, ask: Callable[[], Any], beside_s: float = 0.0) -> Any:
+def _ask(cluster: str, ask: Callable[[], Any], beside_s: float = 0.0) -> Any:
     """What is asked of a scheduler, in a thread: one that is frozen never answers.
 
     Args:
         beside_s: seconds that the answer may take on top, since it waits for something.
     """
     try:
-        return _in_thread(ask).result(ANSWER_S + beside_s)
+        return _run_in_thread(ask).result(ANSWER_S + beside_s)
     except concurrent.futures.TimeoutError as error:
         if str(error):  # Dask's own
             raise
@@ -157,7 +157,7 @@ def _answered(cluster: str, ask: Callable[[], Any], beside_s: float = 0.0) -> An
         ) from None
 
 
-def _in_thread(function: Callable[[], Any]) -> concurrent.futures.Future[Any]:
+def _run_in_thread(function: Callable[[], Any]) -> concurrent.futures.Future[Any]:
     future: concurrent.futures.Future[Any] = concurrent.futures.Future()
 
     def run() -> None:
@@ -184,7 +184,7 @@ def _connect(cluster: str, flags: dict[str, Any]) -> Any:
     timeout = flags.get("timeout") or dask.config.get("distributed.comm.timeouts.connect")
     timeout_s = dask.utils.parse_timedelta(timeout) + _HANDSHAKE_S
     try:
-        return _in_thread(connect).result(timeout_s)
+        return _run_in_thread(connect).result(timeout_s)
     except (OSError, ValueError) as error:
         why = " ".join(str(error).split()) or f"what listens there has said nothing for {timeout_s:g} s"
     raise DataError(
@@ -193,18 +193,18 @@ def _connect(cluster: str, flags: dict[str, Any]) -> Any:
     )
 
 
-def _about(workspace: str) -> dict[str, str | None]:
+def _describe_process(workspace: str) -> dict[str, str | None]:
     """What has to be the same in this process and in those that work for it."""
     lock = None
     if not storage.is_remote(workspace):
         with contextlib.suppress(OSError):
             lock = Path(workspace, ".lock").read_text(encoding="utf-8")
     python = ".".join(platform.python_version_tuple()[:2])
-    return {"Python": python, "apache-beam": beam.version.__version__, "project": _project(), "workspace": lock}
+    return {"Python": python, "apache-beam": beam.version.__version__, "project": _digest_project(), "workspace": lock}
 
 
 @functools.cache
-def _project() -> str:
+def _digest_project() -> str:
     """A digest of this project's modules; once, since a process goes on with those that it has loaded."""
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()
@@ -269,15 +269,15 @@ def _wait(result: Any, cluster: str) -> None:
                 f"the Dask scheduler at {cluster} was lost; what is finished is kept, and the same command goes on "
                 "from there"
             )
-        alone_s = 0.0 if _answered(cluster, result.client.nthreads) else alone_s + _LOOK_EVERY_MS / 1000
+        alone_s = 0.0 if _ask(cluster, result.client.nthreads) else alone_s + _LOOK_EVERY_MS / 1000
         if alone_s >= PATIENCE_S:
-            raise _no_worker(cluster)
+            raise _explain_no_worker(cluster)
         # A scheduler that lost a worker gives what is to be done again to another when one of its tasks ends. If that
         # is idle, none does, and the job stands still: so there is a task that does nothing, and is taken away again.
         nudge = None if nudge else result.client.submit(int, pure=False)
 
 
-def _no_worker(cluster: str) -> ClusterLostError:
+def _explain_no_worker(cluster: str) -> ClusterLostError:
     return ClusterLostError(
         f"the Dask scheduler at {cluster} has had no worker for {PATIENCE_S:g} s: start some with `dask worker "
         "ADDRESS`; what is finished is kept, and the same command goes on from there"
@@ -285,7 +285,7 @@ def _no_worker(cluster: str) -> ClusterLostError:
 
 
 @contextlib.contextmanager
-def _clients_closed() -> Iterator[None]:
+def _close_clients() -> Iterator[None]:
     """Closes the client that DaskRunner leaves open: whoever holds results is given old ones for the same work."""
     import distributed
 

@@ -28,14 +28,14 @@ def check_graph(pipeline: beam.Pipeline) -> None:
     Raises:
         DataError: naming the transform with which it does not.
     """
-    transforms = _transforms_of(pipeline)
+    transforms = _list_transforms(pipeline)
     consumed = {pcollection for applied in transforms for pcollection in applied.inputs}
     for applied in transforms:
-        if problem := _problem_of(applied):
-            raise _refused(applied, problem)
+        if problem := _explain_problem(applied):
+            raise _refuse(applied, problem)
     ends = [applied for applied in transforms if consumed.isdisjoint(applied.outputs.values())]
     for applied in ends[:-1]:
-        raise _refused(applied, f"would not be run: of several ends only the last one is, {ends[-1].full_label!r}")
+        raise _refuse(applied, f"would not be run: of several ends only the last one is, {ends[-1].full_label!r}")
 
 
 def spread_groups(pipeline: beam.Pipeline, partitions: int) -> None:
@@ -47,7 +47,7 @@ def spread_groups(pipeline: beam.Pipeline, partitions: int) -> None:
     """
     partitions_of: dict[beam.PCollection, int] = {}
     missing: dict[beam.GroupByKey, int] = {}
-    for applied in _transforms_of(pipeline):
+    for applied in _list_transforms(pipeline):
         count = sum(partitions_of.get(pcollection, 0) for pcollection in applied.inputs)
         if isinstance(applied.transform, beam.Create):
             elements = len(applied.transform.values)
@@ -82,7 +82,7 @@ class _Override(PTransformOverride):
         return _SpreadGroups(self._more[applied.transform])
 
 
-def _transforms_of(pipeline: beam.Pipeline) -> list[AppliedPTransform]:
+def _list_transforms(pipeline: beam.Pipeline) -> list[AppliedPTransform]:
     """What the runner sees: transforms in their order, composite ones by their parts, if it does not know them."""
     found: list[AppliedPTransform] = []
 
@@ -106,7 +106,7 @@ def _transforms_of(pipeline: beam.Pipeline) -> list[AppliedPTransform]:
     return found
 
 
-def _problem_of(applied: AppliedPTransform) -> str | None:
+def _explain_problem(applied: AppliedPTransform) -> str | None:
     """What DaskRunner does with a transform, if that is wrong."""
     transform = applied.transform
     if isinstance(transform, beam.WindowInto) or not all(
@@ -117,10 +117,10 @@ def _problem_of(applied: AppliedPTransform) -> str | None:
         return "is none of Create, ParDo, GroupByKey and Flatten, and would be passed over"
     if isinstance(transform, beam.Flatten) and not applied.inputs:
         return "flattens nothing, and would fail"
-    return _problem_of_pardo(applied) if isinstance(transform, beam.ParDo) else None
+    return _explain_pardo_problem(applied) if isinstance(transform, beam.ParDo) else None
 
 
-def _problem_of_pardo(applied: AppliedPTransform) -> str | None:
+def _explain_pardo_problem(applied: AppliedPTransform) -> str | None:
     function = applied.transform.fn
     signature = DoFnSignature(function)
     if applied.side_inputs:
@@ -138,5 +138,5 @@ def _problem_of_pardo(applied: AppliedPTransform) -> str | None:
     return None
 
 
-def _refused(applied: AppliedPTransform, problem: str) -> DataError:
+def _refuse(applied: AppliedPTransform, problem: str) -> DataError:
     return DataError(f"Beam's DaskRunner cannot run this job: {applied.full_label} {problem}; use another --runner")

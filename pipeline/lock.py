@@ -41,7 +41,7 @@ class WorkspaceLostError(WorkspaceHeldError):
     """Another run works in the workspace by now, or may do so soon."""
 
 
-def holder() -> str:
+def describe_holder() -> str:
     """This process in words, for who finds the workspace held."""
     try:
         user = getpass.getuser()
@@ -65,7 +65,7 @@ class StoreLock:
         self._root, self._say, self._end = root, say, end
         self._url = storage.join(root, ".lock")
         self._token = uuid.uuid4().hex
-        self._content = json.dumps({"holder": holder(), "token": self._token}).encode()
+        self._content = json.dumps({"holder": describe_holder(), "token": self._token}).encode()
         self._generation = NO_VERSION
         self._renewed = 0.0  # when the last renewal was asked for, by the clock that only this process has
         self._problem = "the store did not answer in time"
@@ -85,7 +85,7 @@ class StoreLock:
             WorkspaceHeldError: if another run holds it, naming that one.
             WorkspaceLostError: if it was lost.
         """
-        with storage.versions(self._url) as store:
+        with storage.open_versions(self._url) as store:
             can_lock = store is not None
         if not can_lock:
             self._say(
@@ -127,7 +127,7 @@ class StoreLock:
             found = self._look()
             if found is None:
                 continue  # it was given back just now
-            who, age = _holder_of(found), found.age_s
+            who, age = _get_holder(found), found.age_s
             if age > LEASE_S:
                 if self._write(found.generation):
                     self._say(
@@ -151,7 +151,7 @@ class StoreLock:
             try:
                 if not self._write(self._generation):
                     found = self._look()
-                    who = _holder_of(found) if found else "somebody who deleted it"
+                    who = _get_holder(found) if found else "somebody who deleted it"
                     self._kept = False
                     self._lose(f"its lock was taken over by {who}")
                     return
@@ -167,7 +167,7 @@ class StoreLock:
 
     def _watch(self) -> None:
         """Looks for the time when another run might soon take the lock over; in a thread of its own."""
-        while (left := self._renewed + LEASE_S - RENEW_S - _now_s()) > 0:
+        while (left := self._renewed + LEASE_S - RENEW_S - _read_clock()) > 0:
             if self._over.wait(left):
                 return
         self._lose(f"its lock could not be renewed for {LEASE_S - RENEW_S:.0f} s ({self._problem})")
@@ -189,7 +189,7 @@ class StoreLock:
         self._generation = generation
 
         def replace(store: Gcs) -> None:
-            asked = _now_s()
+            asked = _read_clock()
             self._generation = store.replace_version(self._url, self._content, self._generation)
             self._renewed = asked
 
@@ -203,32 +203,32 @@ class StoreLock:
         """
         while True:
             try:
-                with storage.versions(self._url) as store:
+                with storage.open_versions(self._url) as store:
                     assert store is not None
                     change(store)
                 return True
             except FileExistsError:
                 found = self._look()
-                if found is None or _described(found).get("token") != self._token:
+                if found is None or _parse_lock(found).get("token") != self._token:
                     return False
                 self._generation = found.generation
 
     def _look(self) -> Version | None:
         """The lock as it is, whoever holds it; None if nobody does."""
         try:
-            with storage.versions(self._url) as store:
+            with storage.open_versions(self._url) as store:
                 assert store is not None
                 return store.version(self._url)
         except FileNotFoundError:
             return None
 
 
-def _now_s() -> float:
+def _read_clock() -> float:
     """Seconds of a clock that goes on while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def _described(lock: Version) -> dict[str, Any]:
+def _parse_lock(lock: Version) -> dict[str, Any]:
     try:
         described = json.loads(lock.content)
     except ValueError:  # somebody else's object
@@ -236,5 +236,5 @@ def _described(lock: Version) -> dict[str, Any]:
     return described if isinstance(described, dict) else {}
 
 
-def _holder_of(lock: Version) -> str:
-    return str(_described(lock).get("holder", "somebody who does not say who it is"))
+def _get_holder(lock: Version) -> str:
+    return str(_parse_lock(lock).get("holder", "somebody who does not say who it is"))

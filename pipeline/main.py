@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from components.training.cluster import ClusterPlace, TrainingLostError
 from pipeline.dask_cluster import ClusterLostError
 from pipeline.notify import notify
-from pipeline.options import LinePipelineOptions, UsageError, parse_options, usage
+from pipeline.options import LinePipelineOptions, UsageError, format_usage, parse_options
 from pipeline.submission import check_submission
 from tfrecords import DataError, StoreError, StoreLostError, storage
 
@@ -54,20 +54,20 @@ def main(argv: Sequence[str]) -> int:
         on from its last checkpoint.
     """
     if {"--help", "-h"} & set(argv):
-        print(usage())
+        print(format_usage())
         return EXIT_DONE
     # Before TensorFlow is imported anywhere: its start-up messages drown ours.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         options = parse_options(argv)
-        place = _place_in_cluster(options)
+        place = _find_place(options)
     except DataError as error:
         return _refuse(error, EXIT_USAGE)
     try:
         check_submission(options)
     except DataError as error:
-        return _refuse(error, _status_of(error), options)
+        return _refuse(error, choose_status(error), options)
     from pipeline.lock import WorkspaceHeldError
     from pipeline.workspace import Workspace
 
@@ -75,26 +75,26 @@ def main(argv: Sequence[str]) -> int:
     held = EXIT_LOST if place else EXIT_HELD  # a scheduler tries again
 
     def end(sentence: str) -> None:
-        _say_error(sentence)
-        _end_at_once(held)
+        say_error(sentence)
+        end_at_once(held)
 
     try:
         if options.plan:
             from pipeline.plan import print_plan
 
             try:
-                print_plan(options, workspace, _say)
+                print_plan(options, workspace, say)
             except OSError as error:
-                return _refuse(DataError(_sentence(error)), EXIT_REFUSED)
+                return _refuse(DataError(describe_error(error)), EXIT_REFUSED)
             return EXIT_DONE
         if place is not None and not place.chief:
             return _train_beside_the_chief(options, workspace, place)
-        with workspace.lock(wait_s=_LOCK_OF_A_LOST_NODE_S if place else 0, say=_say, end=end):
+        with workspace.lock(wait_s=_LOCK_OF_A_LOST_NODE_S if place else 0, say=say, end=end):
             return run(options, workspace)
     except WorkspaceHeldError as error:
         return _refuse(error, held, options)
     except DataError as error:
-        return _refuse(error, _status_of(error), options)
+        return _refuse(error, choose_status(error), options)
 
 
 def command() -> NoReturn:
@@ -102,14 +102,14 @@ def command() -> NoReturn:
     try:
         status = main(sys.argv[1:])
     except KeyboardInterrupt:
-        _say_error("interrupted")
+        say_error("interrupted")
         status = EXIT_INTERRUPTED
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else EXIT_REFUSED
     except BaseException:
         traceback.print_exc()
         status = EXIT_REFUSED
-    _end_at_once(status)
+    end_at_once(status)
 
 
 def run(options: LinePipelineOptions, workspace: Workspace) -> int:
@@ -118,7 +118,7 @@ def run(options: LinePipelineOptions, workspace: Workspace) -> int:
 
     record = report.RunRecord.start(options, workspace.root)
     results: list[StepResult] = []
-    with _interruptible() as interruption:
+    with handle_signals() as interruption:
         gc.freeze()  # what was imported stays: each look through it for garbage would take a tenth of a second
         status, problem, store_lost = _guarded(
             lambda: _run_steps(options, workspace, record, results),
@@ -145,7 +145,7 @@ def run(options: LinePipelineOptions, workspace: Workspace) -> int:
                 status = conclusion or EXIT_REFUSED
         _print_end(results, record, paths)
         _tell(options, {**dataclasses.asdict(record), "exit": status})
-        _say(_summary_line(record, status, paths.get("run record")))
+        say(_format_summary(record, status, paths.get("run record")))
     return status
 
 
@@ -156,16 +156,16 @@ def _conclude(options: LinePipelineOptions, workspace: Workspace, record: RunRec
 
     if status in (EXIT_DONE, EXIT_ALARM):
         workspace.clear_unfinished()
-        prune(options, workspace, _say)
-    return report.write(record, workspace)
+        prune(options, workspace, say)
+    return report.write_report(record, workspace)
 
 
 def _tell(options: LinePipelineOptions, record: dict[str, Any]) -> None:
     if options.notify_url and (refusal := notify(options.notify_url, record)):
-        _say_error(f"--notify_url was told nothing of this run: {refusal}")
+        say_error(f"--notify_url was told nothing of this run: {refusal}")
 
 
-def _summary_line(record: RunRecord, status: int, path: str | None) -> str:
+def _format_summary(record: RunRecord, status: int, path: str | None) -> str:
     """The last line of the log, for whoever searches many nights' logs."""
     told: dict[str, Any] = {"status": record.status, "exit": status, "run": record.run}
     told["steps"] = ",".join(step["name"] for step in record.steps) or "none"
@@ -180,7 +180,7 @@ def _summary_line(record: RunRecord, status: int, path: str | None) -> str:
     return "summary: " + " ".join(f"{name}={shlex.quote(str(value))}" for name, value in told.items())
 
 
-def _place_in_cluster(options: LinePipelineOptions) -> ClusterPlace | None:
+def _find_place(options: LinePipelineOptions) -> ClusterPlace | None:
     """This process's place in a training cluster of several nodes, each of which runs this command.
 
     Raises:
@@ -213,21 +213,21 @@ def _train_beside_the_chief(options: LinePipelineOptions, workspace: Workspace, 
     """What a node does that only helps to train: the first one holds the workspace, commits and reports."""
     from pipeline.steps import Context, train
 
-    _say(f"workspace {workspace.root}, worker {place.worker} of {len(place.addresses)}")
-    with _interruptible() as interruption:
+    say(f"workspace {workspace.root}, worker {place.worker} of {len(place.addresses)}")
+    with handle_signals() as interruption:
         status, problem, _ = _guarded(
-            lambda: _say(train(Context(options, workspace, _say)).summary),
+            lambda: say(train(Context(options, workspace, say)).summary),
             workspace.run_record(f"worker-{place.worker}", "log"),
             interruption,
         )
     if problem is not None:
-        _say_error(problem)
+        say_error(problem)
     return status
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[_Interruption]:
-    interruption = _Interruption()
+def handle_signals() -> Iterator[Interruption]:
+    interruption = Interruption()
     before = {number: signal.signal(number, interruption) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield interruption
@@ -236,7 +236,7 @@ def _interruptible() -> Iterator[_Interruption]:
             signal.signal(number, handler)
 
 
-def _guarded(work: Callable[[], object], log: str, interruption: _Interruption) -> tuple[int, str | None, bool]:
+def _guarded(work: Callable[[], object], log: str, interruption: Interruption) -> tuple[int, str | None, bool]:
     """Does some work. What nobody foresaw is told in `log`.
 
     Returns:
@@ -250,7 +250,7 @@ def _guarded(work: Callable[[], object], log: str, interruption: _Interruption) 
             sentence = "interrupted: what is finished is kept, and the same command goes on from there"
             return EXIT_INTERRUPTED, sentence, False
         if isinstance(error, StoreError) and storage.is_remote(log):
-            return _status_of(error), str(error), True
+            return choose_status(error), str(error), True
         if isinstance(error, DataError):
             from pipeline.runners import JobLostError
 
@@ -258,18 +258,22 @@ def _guarded(work: Callable[[], object], log: str, interruption: _Interruption) 
             if isinstance(error, JobLostError):
                 storage.write_bytes(log, error.story.encode())
                 problem += f"; the engine's own words are in {log}"
-            return _status_of(error), problem, False
+            return choose_status(error), problem, False
         if isinstance(error, OSError):
-            return EXIT_REFUSED, _sentence(error), False
+            return EXIT_REFUSED, describe_error(error), False
         failure = f"a failure of the program or its engine, {type(error).__name__}"
         try:
             storage.write_bytes(log, traceback.format_exc().encode())
         except (OSError, DataError) as other:
-            return EXIT_REFUSED, f"{failure}: {error}; its whole story cannot be written: {_sentence(other)}", False
+            return (
+                EXIT_REFUSED,
+                f"{failure}: {error}; its whole story cannot be written: {describe_error(other)}",
+                False,
+            )
         return EXIT_REFUSED, f"{failure}; the whole story is in {log}", False
 
 
-def _status_of(error: DataError) -> int:
+def choose_status(error: DataError) -> int:
     """The exit status for what went wrong: whether the same command may well succeed later."""
     from pipeline.runners import JobLostError
 
@@ -281,7 +285,7 @@ def _status_of(error: DataError) -> int:
     return EXIT_AGAIN if lost else EXIT_REFUSED
 
 
-def _sentence(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     return str(error)
@@ -290,15 +294,15 @@ def _sentence(error: Exception) -> str:
 def _run_steps(
     options: LinePipelineOptions, workspace: Workspace, record: RunRecord, results: list[StepResult]
 ) -> None:
-    from pipeline.runners import runner_name
+    from pipeline.runners import describe_runner
     from pipeline.steps import STEP_FUNCTIONS, Context, RefusedError
 
-    context = Context(options, workspace, _say, _show if sys.stdout.isatty() else None)
-    _say(f"workspace {workspace.root}, runner {runner_name(options)}")
+    context = Context(options, workspace, say, show if sys.stdout.isatty() else None)
+    say(f"workspace {workspace.root}, runner {describe_runner(options)}")
     for number, name in enumerate(options.step_names, 1):
-        _say(f"[{number}/{len(options.step_names)}] {name}")
+        say(f"[{number}/{len(options.step_names)}] {name}")
         if name == "infer" and record.status == "refused" and workspace.read_pointer("models", "ACCEPTED") is None:
-            _say("nothing is read: no model is accepted")
+            say("nothing is read: no model is accepted")
             continue
         started = time.monotonic()
         try:
@@ -307,7 +311,7 @@ def _run_steps(
             record.add_rejects(name, error.rejects, error.folder)
             raise
         seconds = time.monotonic() - started
-        _say(f"{result.summary} ({seconds:.1f} s)")
+        say(f"{result.summary} ({seconds:.1f} s)")
         results.append(result)
         record.add(dataclasses.asdict(result), seconds)
 
@@ -315,62 +319,62 @@ def _run_steps(
 def _print_end(results: list[StepResult], record: RunRecord, paths: dict[str, str]) -> None:
     from components.inference.runs import read_predictions
 
-    _say("")
+    say("")
     for result in results:
-        _say(f"{_PLACES[result.name]:<12} {result.folder}")
+        say(f"{_PLACES[result.name]:<12} {result.folder}")
         if result.name == "infer" and result.figures["rejects"] and "infer" in record.reject_folders:
-            _say(f"{'rejects':<12} {record.reject_folders['infer']}")
+            say(f"{'rejects':<12} {record.reject_folders['infer']}")
     for name, path in paths.items():
-        _say(f"{name:<12} {path}")
+        say(f"{name:<12} {path}")
     for result in results:
         if result.name == "infer" and result.figures["rows"]:
-            _say(f"\nfirst rows of {result.figures['rows']:,}:")
-            _say(f"  {'confidence':>10}  {'text':<24} uri")
+            say(f"\nfirst rows of {result.figures['rows']:,}:")
+            say(f"  {'confidence':>10}  {'text':<24} uri")
             for row in read_predictions(result.folder, ["uri", "text", "confidence"], _FIRST_ROWS):
-                _say(f"  {row['confidence']:>10.3f}  {row['text']:<24} {row['uri']}")
+                say(f"  {row['confidence']:>10.3f}  {row['text']:<24} {row['uri']}")
             if right := result.figures.get("right"):
                 share = f"{right['exact']} ({right['exact'] / right['images']:.1%})"
-                _say(f"\nof the sample's {right['images']} unlabelled images, {share} were read exactly")
+                say(f"\nof the sample's {right['images']} unlabelled images, {share} were read exactly")
     for alarm in record.alarms:
         if alarm["raised"]:
-            print(_printable(f"alarm: --{alarm['name']}: {alarm['sentence']}"), file=sys.stderr, flush=True)
+            print(make_printable(f"alarm: --{alarm['name']}: {alarm['sentence']}"), file=sys.stderr, flush=True)
     for problem in record.problems:
-        _say_error(problem)
+        say_error(problem)
 
 
 def _refuse(error: DataError, status: int, options: LinePipelineOptions | None = None) -> int:
     """Says why nothing was done; tells it, too, once it is known to whom."""
-    _say_error(str(error))
+    say_error(str(error))
     if options is not None and not options.plan:
         name = "held" if status in (EXIT_HELD, EXIT_LOST) else "failed"
         record = {"status": name, "exit": status, "workspace": options.workspace, "problems": [str(error)]}
         _tell(options, record)
-        _say(f"summary: status={name} exit={status} workspace={shlex.quote(options.workspace)}")
+        say(f"summary: status={name} exit={status} workspace={shlex.quote(options.workspace)}")
     return status
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
     try:
-        print(_printable(line), flush=True)
+        print(make_printable(line), flush=True)
     except BrokenPipeError:  # nobody reads any more; the run goes on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _show(line: str) -> None:
+def show(line: str) -> None:
     """Prints over the line that it printed before."""
-    print(f"\r\x1b[K{_printable(line)}", end="", flush=True)
+    print(f"\r\x1b[K{make_printable(line)}", end="", flush=True)
 
 
-def _say_error(sentence: str) -> None:
-    print(_printable(f"error: {sentence}"), file=sys.stderr, flush=True)
+def say_error(sentence: str) -> None:
+    print(make_printable(f"error: {sentence}"), file=sys.stderr, flush=True)
 
 
-def _printable(line: str) -> str:
+def make_printable(line: str) -> str:
     """A line without what a terminal cannot show of names that are not UTF-8."""
     return line.encode(errors="backslashreplace").decode()
 
 
-class _Interruption:
+class Interruption:
     """A scheduler's stop, handled as a person's Ctrl-C.
 
     Attributes:
@@ -383,13 +387,13 @@ class _Interruption:
 
     def __call__(self, _signal: int, _frame: Any) -> None:
         if self.came:  # and the first could not end the process
-            _end_at_once(EXIT_INTERRUPTED)
+            end_at_once(EXIT_INTERRUPTED)
         self.came = True
         if not self.ending:
             raise KeyboardInterrupt
 
 
-def _end_at_once(status: int) -> NoReturn:
+def end_at_once(status: int) -> NoReturn:
     """Ends this process and the workers that an engine started, whatever threads still wait for or are busy with.
 
     Left alone, an engine's thread may wait for ever for a worker that is gone; and a thread that is within C++ when the

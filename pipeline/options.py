@@ -294,7 +294,7 @@ class LinePipelineOptions(PipelineOptions):
     @property
     def runner_kind(self) -> str:
         """The runner's name in lower case, such as `directrunner`, whether Beam's short or whole name was given."""
-        return kind_of_runner(self.view_as(StandardOptions).runner)
+        return normalise_runner(self.view_as(StandardOptions).runner)
 
     @property
     def template(self) -> str | None:
@@ -315,14 +315,14 @@ class LinePipelineOptions(PipelineOptions):
     @property
     def decoding(self) -> Decoding:
         """How the infer step makes text of logits."""
-        return Decoding(self.decoder, self.beam_width, self.lexicon and _absolute(self.lexicon))
+        return Decoding(self.decoder, self.beam_width, self.lexicon and make_absolute(self.lexicon))
 
     @property
     def label_rules(self) -> LabelRules:
         """Where labels are, as asked for."""
         whole = os.path.isfile(os.path.expanduser(self.label_source))  # a comma may be a part of a name
         named = [self.label_source] if whole else self.label_source.split(",")
-        tables = () if self.label_source in LABEL_SOURCES else tuple(dict.fromkeys(map(_absolute, named)))
+        tables = () if self.label_source in LABEL_SOURCES else tuple(dict.fromkeys(map(make_absolute, named)))
         column = None if self.split_by in ("image", "folder") else self.split_by
         return LabelRules(
             source="table" if tables else self.label_source,
@@ -350,31 +350,31 @@ def parse_options(argv: Sequence[str]) -> LinePipelineOptions:
     found.add_argument("--runner")
     given = found.parse_known_args(list(argv))[0]
     config = _read_config(given.config) if given.config else {}
-    on_dask = kind_of_runner(given.runner or config.get("runner")) == "daskrunner"
+    on_dask = normalise_runner(given.runner or config.get("runner")) == "daskrunner"
     if on_dask:
-        dask_cluster.learn_flags()
+        dask_cluster.register_flags()
     parser = _Parser(prog="run_pipeline.py", allow_abbrev=False, add_help=False)
-    for options_class in _option_classes():
+    for options_class in _find_option_classes():
         options_class._add_argparse_args(parser)
     flags = {flag for action in parser._actions for flag in action.option_strings}
-    argv = [*_flags_of(config, given.config, flags), *argv]
+    argv = [*_make_flags(config, given.config, flags), *argv]
     _, unknown = parser.parse_known_args(argv)
     if unknown:
-        raise UsageError(_unknown_flag(unknown[0], flags))
+        raise UsageError(_explain_unknown_flag(unknown[0], flags))
     options = PipelineOptions(argv).view_as(LinePipelineOptions)
-    _check(options)
+    check_options(options)
     if on_dask:
         dask_cluster.check_flags(options)
     return options
 
 
-def kind_of_runner(name: str | None) -> str:
+def normalise_runner(name: str | None) -> str:
     """A runner's name in lower case, without module, and ending in `runner`, as Beam understands short names."""
     short = (name or "DirectRunner").rpartition(".")[2].lower()
     return short if short.endswith("runner") else f"{short}runner"
 
 
-def usage() -> str:
+def format_usage() -> str:
     """The help text: this project's flags."""
     parser = argparse.ArgumentParser(
         prog="run_pipeline.py",
@@ -386,7 +386,7 @@ def usage() -> str:
     return parser.format_help()
 
 
-def _absolute(path: str) -> str:
+def make_absolute(path: str) -> str:
     return path.strip() if storage.is_remote(path) else os.path.abspath(os.path.expanduser(path.strip()))
 
 
@@ -395,12 +395,12 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see --help")
 
 
-def _option_classes() -> list[Any]:
+def _find_option_classes() -> list[Any]:
     """Ours and Beam's own."""
     return [cls for cls in PipelineOptions.__subclasses__() if "_add_argparse_args" in cls.__dict__]
 
 
-def _unknown_flag(flag: str, flags: set[str]) -> str:
+def _explain_unknown_flag(flag: str, flags: set[str]) -> str:
     name = flag.partition("=")[0]
     near = difflib.get_close_matches(name, flags, 1)
     if not name.startswith("--"):
@@ -422,11 +422,11 @@ def _read_config(path: str) -> dict[str, Any]:
     return content
 
 
-def _flags_of(config: dict[str, Any], path: str, flags: set[str]) -> list[str]:
+def _make_flags(config: dict[str, Any], path: str, flags: set[str]) -> list[str]:
     argv = []
     for name, value in config.items():
         if f"--{name}" not in flags or name == "config":
-            raise UsageError(f"--config={path}: {_unknown_flag(f'--{name}', flags - {'--config'})}")
+            raise UsageError(f"--config={path}: {_explain_unknown_flag(f'--{name}', flags - {'--config'})}")
         if value is None:
             raise UsageError(f"--config={path}: {name} has no value; leave it out to get the default")
         if isinstance(value, bool):
@@ -438,7 +438,7 @@ def _flags_of(config: dict[str, Any], path: str, flags: set[str]) -> list[str]:
     return argv
 
 
-def _check(options: LinePipelineOptions) -> None:
+def check_options(options: LinePipelineOptions) -> None:
     runner, names = options.view_as(StandardOptions).runner, [*StandardOptions.KNOWN_RUNNER_NAMES, "DaskRunner"]
     if runner and "." not in runner and options.runner_kind not in map(str.lower, names):
         near = difflib.get_close_matches(runner, names, 1)

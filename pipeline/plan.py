@@ -11,14 +11,14 @@ from typing import Any
 
 from apache_beam.options.pipeline_options import GoogleCloudOptions, StandardOptions
 
-from components.inference.runs import CommittedRun, find_runs, mend
+from components.inference.runs import CommittedRun, find_runs, set_aside_damaged
 from components.ingest.sample import LABELLED
 from components.listing import choose_labels, find_roots
-from components.training.progress import clock
+from components.training.progress import format_duration
 from pipeline import steps
 from pipeline.options import LinePipelineOptions
-from pipeline.review import find_old_dataset, tables_of_images
-from pipeline.runners import runner_name
+from pipeline.review import find_image_tables, find_old_dataset
+from pipeline.runners import describe_runner
 from pipeline.steps import Context
 from pipeline.workspace import Workspace
 from tfrecords import DataError, SplitFractions, storage
@@ -37,9 +37,9 @@ def print_plan(options: LinePipelineOptions, workspace: Workspace, say: Callable
     here = copy.deepcopy(options)
     here.view_as(StandardOptions).runner = "DirectRunner"
     here.view_as(GoogleCloudOptions).template_location = None
-    say(f"plan: workspace {workspace.root}, runner {runner_name(options)}; nothing is changed")
+    say(f"plan: workspace {workspace.root}, runner {describe_runner(options)}; nothing is changed")
     with tempfile.TemporaryDirectory(prefix="plan-") as folder:
-        planned = _Plan(Context(here, workspace, lambda _: None), Workspace(folder), _records(workspace))
+        planned = _Plan(Context(here, workspace, lambda _: None), Workspace(folder), _read_records(workspace))
         for number, name in enumerate(options.step_names, 1):
             say(f"[{number}/{len(options.step_names)}] {name}")
             for line in getattr(planned, name, planned.other)():
@@ -69,8 +69,8 @@ class _Plan:
             yield f"render the sample collection in {workspace.sample}, {LABELLED:,} labelled images, and read it"
         else:
             old = find_old_dataset(options, workspace, self.context.say)
-            named = tables_of_images(options, self.context.say)
-            roots = [] if named.paths else find_roots(steps.images_to_ingest(self.context), flag="--images")
+            named = find_image_tables(options, self.context.say)
+            roots = [] if named.paths else find_roots(steps.choose_images(self.context), flag="--images")
             listed = steps.list_collection(
                 self.context, roots, None, SplitFractions(), flag="--images", tables=named, place=self.scratch
             )
@@ -91,7 +91,7 @@ class _Plan:
             yield "on the dataset that the ingest step makes"
             yield f"write a model to {workspace.model('ID')}"
             return
-        latest, _, dataset = steps.latest_dataset(workspace)
+        latest, _, dataset = steps.read_latest_dataset(workspace)
         plan = steps.plan_training(options, workspace, latest, dataset)
         named = ", ".join(f"{name} {value}" for name, value in plan.request.items() if value is not None)
         images, validation = dataset.examples("train"), dataset.examples("validation")
@@ -112,7 +112,7 @@ class _Plan:
             model = workspace.read_pointer("models", "LATEST")
             if model is None:
                 raise DataError(f"no model is committed in {workspace.root}: run the train step first (--steps=train)")
-            dataset_id, _, dataset = steps.latest_dataset(workspace)
+            dataset_id, _, dataset = steps.read_latest_dataset(workspace)
             images = dataset.examples("test")
             yield f"model {model} on {images:,} held-out images of dataset {dataset_id}"
             yield self._time("evaluate", "images", images)
@@ -131,14 +131,14 @@ class _Plan:
         if not options.infer_images and not storage.exists(workspace.sample):
             yield "the sample's unlabelled images, once it is rendered"
             return
-        images = options.infer_images or steps.sample_to_read(workspace)
+        images = options.infer_images or steps.find_sample(workspace)
         if accepted is None:
             yield f"read what is in {images}"
             return
         model = steps.read_model(workspace, accepted)
-        reading = steps.reading_of(options, model, options.decoding.pinned())
+        reading = steps.describe_recognition(options, model, options.decoding.pinned())
         runs = list(self._sound_runs())
-        with steps.collection_to_read(self.context, images, runs, reading, self.scratch) as collection:
+        with steps.select_collection(self.context, images, runs, reading, self.scratch) as collection:
             yield (
                 f"{collection.images + collection.skipped:,} images matched by {images}: {collection.skipped:,} were "
                 f"read before, {collection.images:,} are to be read"
@@ -169,7 +169,7 @@ class _Plan:
     def _sound_runs(self) -> Iterator[CommittedRun]:
         """The committed runs as the infer step would mend them."""
         for run in find_runs(self.context.workspace.all_predictions):
-            mended, _ = mend(run, change=False)
+            mended, _ = set_aside_damaged(run, change=False)
             if mended is not None:
                 yield mended
 
@@ -187,10 +187,11 @@ class _Plan:
         if not done:
             return "time: not known, since no earlier run is recorded"
         most, seconds = max(done)
-        return f"time: about {clock(of * seconds / most)}, as an earlier run took {clock(seconds)} for {most:,}"
+        about, took = format_duration(of * seconds / most), format_duration(seconds)
+        return f"time: about {about}, as an earlier run took {took} for {most:,}"
 
 
-def _records(workspace: Workspace) -> list[dict[str, Any]]:
+def _read_records(workspace: Workspace) -> list[dict[str, Any]]:
     folder = storage.join(workspace.root, "runs")
     names = [name for name in storage.list_names(folder) if name.endswith(".json")]
     records = []

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from components.training.progress import clock
+from components.training.progress import format_duration
 from tfrecords import storage
 
 _LOOK_EVERY_S = 2.0
@@ -16,7 +16,7 @@ _SAY_EVERY_S = 30.0
 
 
 @contextlib.contextmanager
-def shards_watched(
+def watch_shards(
     folder: str, shards: int, images: int, say: Callable[[str], None], show: Callable[[str], None] | None
 ) -> Iterator[None]:
     """Says how far a job is, by the summaries of finished shards that its workers leave in a folder.
@@ -49,16 +49,16 @@ def _watch(
     show: Callable[[str], None] | None,
     ended: threading.Event,
 ) -> None:
-    before = done = _finished(folder)
+    before = done = _count_finished(folder)
     started = said = time.monotonic()
     while not ended.wait(_LOOK_EVERY_S):
-        done = max(done, _finished(folder))  # the commit takes the summaries away
+        done = max(done, _count_finished(folder))  # the commit takes the summaries away
         now = time.monotonic()
         new = (done - before) * images / shards
         line = f"{done:,} of {shards:,} shards"
         if new:
             rate = new / (now - started)
-            line += f", {rate:,.0f} images/s, {clock((shards - done) * images / shards / rate)} left"
+            line += f", {rate:,.0f} images/s, {format_duration((shards - done) * images / shards / rate)} left"
         if show is not None:
             show(line[: shutil.get_terminal_size().columns - 1])
         elif now - said >= _SAY_EVERY_S:
@@ -66,7 +66,7 @@ def _watch(
             say(line)
 
 
-def _finished(folder: str) -> int:
+def _count_finished(folder: str) -> int:
     try:
         return sum(name.endswith(".json") for name in storage.list_names(folder))
     except Exception:  # an object store that does not answer now: its libraries have errors of their own

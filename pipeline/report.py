@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow.compute
 import pyarrow.parquet
 
-from components.evaluation.confusions import align, spell
+from components.evaluation.confusions import align_texts, spell_symbol
 from components.evaluation.evaluate import (
     CALIBRATION_PICTURE,
     CONFUSIONS_NAME,
@@ -37,9 +37,9 @@ from components.models import PLOTS_NAME, ModelManifest
 from components.processes import map_in_threads
 from components.rejects import REASONS
 from pipeline.options import LinePipelineOptions
-from pipeline.runners import runner_name
-from pipeline.thumbnails import Thumbnail, data_url, draw_files, draw_lines
-from pipeline.workspace import Workspace, short_id
+from pipeline.runners import describe_runner
+from pipeline.thumbnails import Thumbnail, draw_files, draw_lines, make_data_url
+from pipeline.workspace import Workspace, make_id
 from tfrecords import SPLITS, DataError, ImageLimits, storage
 from tfrecords.manifest import STATISTICS_NAME
 
@@ -71,7 +71,7 @@ _REJECT_FILES_READ = 200  # in search of these
 _NO_IMAGES = ("unreadable_folder", "no_image", "damaged_row")  # reasons of what cannot be drawn
 _DAYS_LOOKED_AT = 14  # on which something was read
 _NIGHTS = 7  # that the last one is compared with
-_CONFIDENCE_BARS = 20
+CONFIDENCE_BARS = 20
 _THREADS = 8
 _HEIGHT = 48  # pixels of a line, where its model is gone
 _BARS, _SYMBOLS_SHOWN = 48, 300
@@ -100,13 +100,13 @@ class RunRecord:
         problems: one sentence each, as printed.
         alarms: every check of the night's figures: `name`, `sentence`, `measured`, `limit`, and whether it was
             `raised`.
-        used: what ran: `runner`, `versions` of packages, and of the model that read, if one did, `model_id`,
+        used: what ran: `runner`, `open_versions` of packages, and of the model that read, if one did, `model_id`,
             `network`, `dataset_id`, `trained_at` and the `height` of its lines.
         rejects: how many images were left out, by step and reason.
         reject_folders: where these are listed, by step.
         nights: the last runs of the infer step, the oldest first, each with its figures, whether it is `tonight`'s,
             and whether tonight's is `compared` with it: runs of the same model and decoding. `confidence_shares` is
-            the share of its rows in each of `_CONFIDENCE_BARS` bars of equal width from 0 to 1.
+            the share of its rows in each of `CONFIDENCE_BARS` bars of equal width from 0 to 1.
     """
 
     run: str
@@ -131,8 +131,8 @@ class RunRecord:
         ours = options.get_all_options(current_only=True)
         given = {**options.get_all_options(drop_default=True), **ours}
         given = {name: "(not told)" if _SECRET.search(name) else given[name] for name in sorted(given)}
-        run = f"{now:%Y%m%dT%H%M%SZ}-{short_id(at=now.isoformat(), pid=os.getpid())[:6]}"
-        used = {"runner": runner_name(options), "versions": _versions()}
+        run = f"{now:%Y%m%dT%H%M%SZ}-{make_id(at=now.isoformat(), pid=os.getpid())[:6]}"
+        used = {"runner": describe_runner(options), "versions": _find_versions()}
         return cls(run, "done", workspace, json.loads(json.dumps(given, default=str)), now.isoformat(), used=used)
 
     def add(self, result: dict[str, Any], seconds: float) -> None:
@@ -167,7 +167,7 @@ class RunRecord:
         self.problems.append(problem)
 
 
-def write(record: RunRecord, workspace: Workspace) -> dict[str, str]:
+def write_report(record: RunRecord, workspace: Workspace) -> dict[str, str]:
     """Writes `runs/ID.json` and `runs/ID.html`.
 
     Returns:
@@ -179,14 +179,14 @@ def write(record: RunRecord, workspace: Workspace) -> dict[str, str]:
     if "infer" in steps and steps["infer"]["folder"] != workspace.all_predictions:  # else an earlier run has them
         folder = CommittedRun(steps["infer"]["folder"], {}).rejects_folder
         record.add_rejects("infer", steps["infer"]["figures"]["rejects"], folder)
-    dataset = _dataset(steps["ingest"]["folder"]) if "ingest" in steps else None
+    dataset = _describe_dataset(steps["ingest"]["folder"]) if "ingest" in steps else None
     if dataset is not None:
         unused = collections.Counter(dataset["statistics"]["unused_labels"])
         record.rejects["ingest"] = dict(collections.Counter(record.rejects["ingest"]) + unused)
     if "infer" in steps:
         figures = steps["infer"]["figures"]
-        record.used.update(_about_model(workspace, figures.get("model_id")))
-        record.nights = _nights(workspace, figures.get("run_id"))
+        record.used.update(_describe_model(workspace, figures.get("model_id")))
+        record.nights = find_nights(workspace, figures.get("run_id"))
     finished = datetime.datetime.now(datetime.UTC)
     record.finished_at = finished.isoformat()
     record.seconds = round((finished - datetime.datetime.fromisoformat(record.started_at)).total_seconds(), 3)
@@ -196,7 +196,7 @@ def write(record: RunRecord, workspace: Workspace) -> dict[str, str]:
     }
     try:
         storage.write_json(paths["run record"], dataclasses.asdict(record))
-        page = _page(record, steps, dataset, workspace)
+        page = _render(record, steps, dataset, workspace)
         storage.write_bytes(paths["run report"], page.encode(errors="backslashreplace"))
     except (OSError, DataError) as error:
         record.fail(f"the run report cannot be written: {error}")
@@ -204,7 +204,7 @@ def write(record: RunRecord, workspace: Workspace) -> dict[str, str]:
     return paths
 
 
-def _page(
+def _render(
     record: RunRecord, steps: dict[str, dict[str, Any]], dataset: dict[str, Any] | None, workspace: Workspace
 ) -> str:
     import jinja2
@@ -214,29 +214,29 @@ def _page(
     )
     environment.filters["percent"] = lambda value: f"{value:.2%}"
     environment.filters["number"] = lambda value: f"{value:,}"
-    environment.filters["measure"] = _measure
-    environment.filters["spell"] = spell
-    environment.filters["name"] = _name
+    environment.filters["measure"] = _format_measure
+    environment.filters["spell"] = spell_symbol
+    environment.filters["name"] = _name_symbol
     model_folder = (steps.get("evaluate") or steps.get("train") or {}).get("folder")
     return environment.get_template("report.html.j2").render(
         record=record,
         steps=steps,
         alarms=sorted(record.alarms, key=lambda alarm: not alarm["raised"]),
-        pictures=_pictures(storage.join(model_folder, PLOTS_NAME), _PICTURES) if model_folder else [],
-        evaluation=_evaluation(storage.join(steps["evaluate"]["folder"], EVALUATION_FOLDER))
+        pictures=_read_pictures(storage.join(model_folder, PLOTS_NAME), _PICTURES) if model_folder else [],
+        evaluation=_describe_evaluation(storage.join(steps["evaluate"]["folder"], EVALUATION_FOLDER))
         if "evaluate" in steps
         else None,
         nothing_new="infer" in steps and steps["infer"]["folder"] == workspace.all_predictions,
-        confidences=_confidences(record.nights),
-        least_confident=_least_confident(steps["infer"]["figures"], record) if "infer" in steps else [],
-        rejects=_rejects(record),
+        confidences=compare_confidences(record.nights),
+        least_confident=_draw_least_confident(steps["infer"]["figures"], record) if "infer" in steps else [],
+        rejects=_group_rejects(record),
         dataset=dataset,
         reasons=REASONS,
         long=_LONG,
     )
 
 
-def _versions() -> dict[str, str]:
+def _find_versions() -> dict[str, str]:
     """Of Python, and of those of the main packages that are installed as such."""
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
@@ -247,7 +247,7 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _about_model(workspace: Workspace, model_id: str | None) -> dict[str, Any]:
+def _describe_model(workspace: Workspace, model_id: str | None) -> dict[str, Any]:
     """What the page says of the model that read, if there is one."""
     if model_id is None:
         return {}
@@ -264,7 +264,7 @@ def _about_model(workspace: Workspace, model_id: str | None) -> dict[str, Any]:
     }
 
 
-def _nights(workspace: Workspace, run_id: str | None) -> list[dict[str, Any]]:
+def find_nights(workspace: Workspace, run_id: str | None) -> list[dict[str, Any]]:
     """The last runs up to one, as a `RunRecord` has them."""
     predictions = workspace.all_predictions
     days = [name.removeprefix("date=") for name in storage.list_names(predictions, "date=")][-_DAYS_LOOKED_AT:]
@@ -275,17 +275,17 @@ def _nights(workspace: Workspace, run_id: str | None) -> list[dict[str, Any]]:
         runs = runs[: runs.index(tonight)]
     same = [run for run in runs if tonight is not None and run.is_read_like(tonight.manifest)][-_NIGHTS:]
     shown = [run for run in runs if run in same or run in runs[-_NIGHTS:]]
-    nights = [_night(run) | {"tonight": False, "compared": run in same} for run in shown]
-    return nights if tonight is None else [*nights, _night(tonight) | {"tonight": True, "compared": False}]
+    nights = [_describe_night(run) | {"tonight": False, "compared": run in same} for run in shown]
+    return nights if tonight is None else [*nights, _describe_night(tonight) | {"tonight": True, "compared": False}]
 
 
-def _night(run: CommittedRun) -> dict[str, Any]:
+def _describe_night(run: CommittedRun) -> dict[str, Any]:
     """What a `RunRecord` has of a run."""
     manifest = run.manifest
     rows = manifest["rows"]
     seconds = manifest.get("figures", {}).get("shard_s", 0.0)
     bins = manifest.get("confidence_histogram", [])
-    width = len(bins) // _CONFIDENCE_BARS
+    width = len(bins) // CONFIDENCE_BARS
     count = sum(bins)
     return {
         "run_id": run.run_id,
@@ -299,27 +299,27 @@ def _night(run: CommittedRun) -> dict[str, Any]:
         "needs_review": manifest.get("needs_review", 0),
         "mean_confidence": manifest["mean_confidence"] if rows else None,
         "images_per_s": round(rows / seconds, 1) if seconds else None,
-        "confidence_shares": [sum(bins[i * width : (i + 1) * width]) / count for i in range(_CONFIDENCE_BARS)]
+        "confidence_shares": [sum(bins[i * width : (i + 1) * width]) / count for i in range(CONFIDENCE_BARS)]
         if count
         else None,
     }
 
 
-def _confidences(nights: list[dict[str, Any]]) -> dict[str, Any] | None:
+def compare_confidences(nights: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Tonight's confidences beside those of the nights that they are compared with: a share a bar."""
     tonight = [night["confidence_shares"] for night in nights if night["tonight"] and night["confidence_shares"]]
     if not tonight:
         return None
     before = [night["confidence_shares"] for night in nights if night["compared"] and night["confidence_shares"]]
-    means = [sum(shares) / len(before) for shares in zip(*before, strict=True)] or [None] * _CONFIDENCE_BARS
+    means = [sum(shares) / len(before) for shares in zip(*before, strict=True)] or [None] * CONFIDENCE_BARS
     bars = [
-        {"start": i / _CONFIDENCE_BARS, "end": (i + 1) / _CONFIDENCE_BARS, "share": share, "before": mean}
+        {"start": i / CONFIDENCE_BARS, "end": (i + 1) / CONFIDENCE_BARS, "share": share, "before": mean}
         for i, (share, mean) in enumerate(zip(tonight[0], means, strict=True))
     ]
     return {"bars": bars, "before": len(before)}
 
 
-def _dataset(folder: str) -> dict[str, Any]:
+def _describe_dataset(folder: str) -> dict[str, Any]:
     """What the page says and shows of a dataset."""
     statistics = storage.read_json(storage.join(folder, STATISTICS_NAME))
     samples = _read_table(storage.join(folder, SAMPLES_NAME)).to_pylist()
@@ -327,12 +327,12 @@ def _dataset(folder: str) -> dict[str, Any]:
     by_count = sorted(statistics["symbols"].items(), key=lambda item: (-item[1], item[0]))
     return {
         "statistics": statistics,
-        "widths": _bars(histogram for split in splits.values() for histogram in split["widths"]),
-        "label_lengths": _bars(histogram for split in splits.values() for histogram in split["label_lengths"]),
+        "widths": _make_bars(histogram for split in splits.values() for histogram in split["widths"]),
+        "label_lengths": _make_bars(histogram for split in splits.values() for histogram in split["label_lengths"]),
         "symbols": [
             {
                 "symbol": symbol,
-                "name": _name(symbol),
+                "name": _name_symbol(symbol),
                 "counts": {split: splits[split]["symbols"].get(symbol, 0) for split in splits},
                 "rare": splits["train"]["symbols"].get(symbol, 0) < RARE,
             }
@@ -341,13 +341,13 @@ def _dataset(folder: str) -> dict[str, Any]:
         "long": any(pixels > _LONG for pixels, _ in splits["train"]["widths"]),
         "symbols_left_out": max(0, len(by_count) - _SYMBOLS_SHOWN),
         "samples": [
-            (title, [{**row, "source": data_url(row["image"])} for row in samples if row["role"] == role])
+            (title, [{**row, "source": make_data_url(row["image"])} for row in samples if row["role"] == role])
             for role, title in _SAMPLES.items()
         ],
     }
 
 
-def _bars(histogram: Iterable[list[int]]) -> list[dict[str, int]]:
+def _make_bars(histogram: Iterable[list[int]]) -> list[dict[str, int]]:
     """A histogram of whole numbers as at most `_BARS` bars of equal width: `start`, `end` and `count` of each."""
     counts: collections.Counter[int] = collections.Counter()
     for value, count in histogram:
@@ -362,23 +362,25 @@ def _bars(histogram: Iterable[list[int]]) -> list[dict[str, int]]:
     return bars
 
 
-def _evaluation(folder: str) -> dict[str, Any]:
+def _describe_evaluation(folder: str) -> dict[str, Any]:
     """What the page shows of an evaluation besides its figures."""
     confusions, worst = (_read_table(storage.join(folder, name)) for name in (CONFUSIONS_NAME, WORST_NAME))
     return {
-        "pictures": _pictures(folder, _EVALUATION_PICTURES),
+        "pictures": _read_pictures(folder, _EVALUATION_PICTURES),
         "confusions": confusions.slice(0, CONFUSIONS_SHOWN).to_pylist(),
         "pairs": confusions.num_rows,
         "worst": [
-            {**row, "source": data_url(row["image"]), "sides": _marked(row["truth"], row["text"])}
+            {**row, "source": make_data_url(row["image"]), "sides": _mark_differences(row["truth"], row["text"])}
             for row in worst.to_pylist()
         ],
     }
 
 
-def _marked(truth: str, read: str) -> dict[str, list[tuple[bool, str]]]:
+def _mark_differences(truth: str, read: str) -> dict[str, list[tuple[bool, str]]]:
     """Truth and reading as runs of symbols that are equal in both, or marked, in which a space can be seen."""
-    runs = [(differs, list(pairs)) for differs, pairs in itertools.groupby(align(truth, read), lambda p: p[0] != p[1])]
+    runs = [
+        (differs, list(pairs)) for differs, pairs in itertools.groupby(align_texts(truth, read), lambda p: p[0] != p[1])
+    ]
     return {
         name: [
             (differs, text.replace(" ", "␣") if differs else text)
@@ -394,22 +396,22 @@ def _read_table(path: str) -> pyarrow.Table:
         return pyarrow.parquet.read_table(file)
 
 
-def _name(symbol: str) -> str:
+def _name_symbol(symbol: str) -> str:
     return f"U+{ord(symbol):04X} {unicodedata.name(symbol, '')}"
 
 
-def _pictures(folder: str, captions: dict[str, str]) -> list[dict[str, str]]:
+def _read_pictures(folder: str, captions: dict[str, str]) -> list[dict[str, str]]:
     found = []
     for name, caption in captions.items():
         try:
             content = storage.read_bytes(storage.join(folder, name))
         except FileNotFoundError:
             continue
-        found.append({"caption": caption, "source": data_url(content)})
+        found.append({"caption": caption, "source": make_data_url(content)})
     return found
 
 
-def _least_confident(figures: dict[str, Any], record: RunRecord) -> list[dict[str, Any]]:
+def _draw_least_confident(figures: dict[str, Any], record: RunRecord) -> list[dict[str, Any]]:
     """The least confident rows of a run, with their images as the model saw them."""
     rows = [
         {"confidence": confidence, "uri": uri, "text": text}
@@ -424,14 +426,14 @@ def _least_confident(figures: dict[str, Any], record: RunRecord) -> list[dict[st
     return [{**row, "image": image} for row, image in zip(rows, images, strict=True)]
 
 
-def _rejects(record: RunRecord) -> list[dict[str, Any]]:
+def _group_rejects(record: RunRecord) -> list[dict[str, Any]]:
     """What was left out, by step and reason, the most frequent first; some of each, with their images."""
     groups: list[dict[str, Any]] = []
     for name, counts in record.rejects.items():
         if not counts:
             continue
         folder = record.reject_folders[name]
-        rows = _some_rejects(folder, counts)
+        rows = _read_some_rejects(folder, counts)
         groups += [
             {"step": name, "reason": reason, "count": count, "folder": folder, "rows": rows[reason]}
             for reason, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
@@ -442,7 +444,7 @@ def _rejects(record: RunRecord) -> list[dict[str, Any]]:
     return groups
 
 
-def _some_rejects(folder: str, counts: dict[str, int]) -> dict[str, list[dict[str, Any]]]:
+def _read_some_rejects(folder: str, counts: dict[str, int]) -> dict[str, list[dict[str, Any]]]:
     """The first rejects of each reason."""
     names = [name for name in storage.list_names(folder) if name.startswith(("rejects-", UNUSED_LABELS_NAME))]
     found: dict[str, list[dict[str, Any]]] = {reason: [] for reason in counts}
@@ -465,7 +467,7 @@ def _some_rejects(folder: str, counts: dict[str, int]) -> dict[str, list[dict[st
     return found
 
 
-def _measure(value: Any) -> str:
+def _format_measure(value: Any) -> str:
     """A number as a person reads it."""
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"

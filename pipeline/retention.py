@@ -33,7 +33,7 @@ def prune(options: LinePipelineOptions, workspace: Workspace, say: Callable[[str
     try:
         for what, folder, names, days, remove in kinds:
             if days is not None:
-                count = _remove_each(_older(folder, names, days), remove, problems)
+                count = _remove_each(_find_older(folder, names, days), remove, problems)
                 pruned.append(f"{what} older than {days}: {count:,}")
     except (DataError, OSError) as error:  # a store that does not answer is not asked for each file
         problems.append(str(error))
@@ -44,9 +44,9 @@ def prune(options: LinePipelineOptions, workspace: Workspace, say: Callable[[str
         say(f"warning: what is older than it is to be kept could not all be removed: {problems[0]}{more}")
 
 
-def _older(folder: str, names: re.Pattern[str], days: int) -> Iterator[str]:
+def _find_older(folder: str, names: re.Pattern[str], days: int) -> Iterator[str]:
     """The paths in a folder whose names say a day that is more than so many days ago."""
-    first_kept = _today() - datetime.timedelta(days=days)
+    first_kept = _get_today() - datetime.timedelta(days=days)
     for name in storage.list_names(folder):
         if match := names.fullmatch(name):
             with contextlib.suppress(ValueError):  # no day of any calendar
@@ -54,7 +54,7 @@ def _older(folder: str, names: re.Pattern[str], days: int) -> Iterator[str]:
                     yield storage.join(folder, name)
 
 
-def _today() -> datetime.date:
+def _get_today() -> datetime.date:
     return datetime.datetime.now(datetime.UTC).date()
 
 

@@ -12,21 +12,22 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from components.ingest.addition import OldDataset
-from components.listing import ImageReference, PathTables, uri_of
+from components.listing import ImageReference, PathTables, location_to_uri
 from components.listing.tables import read_reviewed_table
 from components.models import ModelManifest
 from components.processes import map_in_threads
 from components.rejects import Reject
-from components.review.selection import Doubtful, least_confident, read_details
-from components.review.table import BYTE_ORDER_MARK, COLUMNS, LINE_END, quoted, split_row, table_text
+from components.review.selection import DoubtfulText, find_least_confident, read_details
+from components.review.table import BYTE_ORDER_MARK, COLUMNS, LINE_END, format_table, quote_cell, split_row
 from components.work import read_referenced_line
-from pipeline.nightly import sound_runs
+from pipeline.nightly import find_sound_runs
+from pipeline.steps import ACCEPTED, LATEST
 from pipeline.options import LinePipelineOptions
-from pipeline.workspace import Workspace, short_id
+from pipeline.workspace import Workspace, make_id
 from tfrecords import DataError, DatasetManifest, ImageLimits, encode_png, storage
 
 TABLE_NAME, PAGE_NAME, MANIFEST_NAME = "review.csv", "review.html", "manifest.json"
-_LATEST, _ACCEPTED = "LATEST", "ACCEPTED"
+
 _DOUBTFUL_SYMBOL = 0.9
 """Symbols with less confidence are marked."""
 _PAGE_HEIGHT = 64
@@ -48,19 +49,19 @@ def write_review(
     Raises:
         DataError: if nothing was read yet, or the dataset to which corrections are to be added is gone.
     """
-    runs = sound_runs(workspace, say)
+    runs = find_sound_runs(workspace, say)
     if not runs:
         raise DataError(f"nothing was read yet in {workspace.root}: run the infer step first (--steps=infer)")
-    dataset_id, dataset = _dataset_to_correct(workspace)
-    given = _given_out(workspace)
+    dataset_id, dataset = _find_dataset_to_correct(workspace)
+    given = _read_given_out(workspace)
     say(f"looking for the {options.review_count:,} least confident readings of {len(runs):,} runs")
     records = [storage.join(workspace.dataset(dataset_id), shard.name) for shard in dataset.shards]
     waiting = (
         reading
-        for reading in least_confident([path for run in runs for path in run.files], records)
+        for reading in find_least_confident([path for run in runs for path in run.files], records)
         if (reading.uri, reading.model_id, reading.text) not in given
     )
-    chosen, gone = _with_images(waiting, options.review_count, options.image_limits)
+    chosen, gone = choose_with_images(waiting, options.review_count, options.image_limits)
     figures: dict[str, Any] = {"images": len(chosen), "runs": len(runs), "dataset_id": dataset_id, "unreadable": gone}
     if gone:
         say(f"warning: {gone:,} images that were to be reviewed cannot be read any more, and are left out")
@@ -68,7 +69,7 @@ def write_review(
         summary = "nothing is left to review: every image that was read is in the dataset, or was given out before"
         return summary, storage.join(workspace.root, "review"), figures
     readings = [reading for reading, _ in chosen]
-    review_id = short_id(dataset=dataset_id, readings=[(each.uri, each.run_id) for each in readings])
+    review_id = make_id(dataset=dataset_id, readings=[(each.uri, each.run_id) for each in readings])
     folder = workspace.unfinished(f"review-{review_id}")
     storage.remove_folder(folder)
     details = read_details(readings)
@@ -76,12 +77,12 @@ def write_review(
         split_row(reading, [other["text"] for other in detail["alternatives"]], dataset_id)
         for reading, detail in zip(readings, details, strict=True)
     ]
-    storage.write_bytes(storage.join(folder, TABLE_NAME), table_text(rows).encode())
+    storage.write_bytes(storage.join(folder, TABLE_NAME), format_table(rows).encode())
     lines = [
         {
             "source": f"data:image/png;base64,{base64.b64encode(png).decode()}",
             "text": reading.text,
-            "read": _marked(reading.text, detail["symbol_confidences"]),
+            "read": mark_doubtful(reading.text, detail["symbol_confidences"]),
             "confidence": reading.confidence,
             "alternatives": [other["text"] for other in detail["alternatives"]],
             "uri": reading.uri,
@@ -90,7 +91,7 @@ def write_review(
         }
         for (reading, png), detail, (before, _, after) in zip(chosen, details, rows, strict=True)
     ]
-    page = _page(review_id=review_id, dataset_id=dataset_id, lines=lines)
+    page = render_page(review_id=review_id, dataset_id=dataset_id, lines=lines)
     storage.write_bytes(storage.join(folder, PAGE_NAME), page.encode())
     destination = storage.join(workspace.root, "review", review_id)
     manifest = {
@@ -109,7 +110,7 @@ def write_review(
     return summary, destination, {**figures, "review_id": review_id, "confidences": [least, most]}
 
 
-def _given_out(workspace: Workspace) -> set[tuple[str, str, str]]:
+def _read_given_out(workspace: Workspace) -> set[tuple[str, str, str]]:
     """URI, model and text of every reading of a committed review: a person has had it."""
     parent = storage.join(workspace.root, "review")
     given: set[tuple[str, str, str]] = set()
@@ -122,10 +123,10 @@ def _given_out(workspace: Workspace) -> set[tuple[str, str, str]]:
     return given
 
 
-def _dataset_to_correct(workspace: Workspace) -> tuple[str, DatasetManifest]:
+def _find_dataset_to_correct(workspace: Workspace) -> tuple[str, DatasetManifest]:
     """What corrections are added to: the dataset of the model in use, or the latest one if that grew out of it."""
-    model_id = workspace.read_pointer("models", _ACCEPTED)
-    latest = workspace.read_pointer("datasets", _LATEST)
+    model_id = workspace.read_pointer("models", ACCEPTED)
+    latest = workspace.read_pointer("datasets", LATEST)
     of_model = None
     if model_id is not None:
         try:
@@ -134,7 +135,7 @@ def _dataset_to_correct(workspace: Workspace) -> tuple[str, DatasetManifest]:
             raise DataError(
                 f"model {model_id} is gone from {workspace.model(model_id)}: run the train and evaluate steps again"
             ) from None
-    dataset_id = latest if of_model is None or of_model in _grew_from(workspace, latest) else of_model
+    dataset_id = latest if of_model is None or of_model in _walk_ancestors(workspace, latest) else of_model
     if dataset_id is None:
         raise DataError(f"no dataset is committed in {workspace.root}: run the ingest step first (--steps=ingest)")
     try:
@@ -146,7 +147,7 @@ def _dataset_to_correct(workspace: Workspace) -> tuple[str, DatasetManifest]:
         ) from None
 
 
-def _grew_from(workspace: Workspace, dataset_id: str | None) -> Iterator[str]:
+def _walk_ancestors(workspace: Workspace, dataset_id: str | None) -> Iterator[str]:
     """A dataset, the one that it was added to, and so on."""
     while dataset_id is not None:
         yield dataset_id
@@ -156,13 +157,13 @@ def _grew_from(workspace: Workspace, dataset_id: str | None) -> Iterator[str]:
             return
 
 
-def _with_images(
-    readings: Iterator[Doubtful], count: int, limits: ImageLimits
-) -> tuple[list[tuple[Doubtful, bytes]], int]:
+def choose_with_images(
+    readings: Iterator[DoubtfulText], count: int, limits: ImageLimits
+) -> tuple[list[tuple[DoubtfulText, bytes]], int]:
     """The first readings whose images can still be read, with these as PNG, and how many of the others there were."""
-    chosen: list[tuple[Doubtful, bytes]] = []
+    chosen: list[tuple[DoubtfulText, bytes]] = []
     gone = 0
-    show = functools.partial(_shown, limits=limits)
+    show = functools.partial(_draw_line, limits=limits)
     while len(chosen) < count and (some := list(itertools.islice(readings, count - len(chosen)))):
         for reading, png in zip(some, map_in_threads(show, some, _THREADS, ahead=_AHEAD), strict=True):
             if png is None:
@@ -172,12 +173,12 @@ def _with_images(
     return chosen, gone
 
 
-def _shown(reading: Doubtful, limits: ImageLimits) -> bytes | None:
+def _draw_line(reading: DoubtfulText, limits: ImageLimits) -> bytes | None:
     line = read_referenced_line(ImageReference(reading.uri, "", 0, 0), _PAGE_HEIGHT, limits)
     return None if isinstance(line, Reject) else encode_png(line.pixels)
 
 
-def _marked(text: str, confidences: Sequence[float]) -> list[tuple[str, bool]]:
+def mark_doubtful(text: str, confidences: Sequence[float]) -> list[tuple[str, bool]]:
     """A text as runs of symbols, each with whether they are doubtful."""
     if len(confidences) != len(text):
         return [(text, False)] if text else []
@@ -186,13 +187,13 @@ def _marked(text: str, confidences: Sequence[float]) -> list[tuple[str, bool]]:
     return [("".join(symbol for symbol, _ in some), doubtful) for doubtful, some in runs]
 
 
-def _page(**values: Any) -> str:
+def render_page(**values: Any) -> str:
     import jinja2
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(os.path.dirname(__file__)), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    table = {"mark": BYTE_ORDER_MARK, "header": ",".join(map(quoted, COLUMNS)), "line_end": LINE_END}
+    table = {"mark": BYTE_ORDER_MARK, "header": ",".join(map(quote_cell, COLUMNS)), "line_end": LINE_END}
     lines = [{name: line[name] for name in ("text", "before", "after")} for line in values["lines"]]
     page = environment.get_template("review.html.j2")
     return page.render(table=table, table_name=TABLE_NAME, lines_of_table=lines, **values)
@@ -210,17 +211,22 @@ def find_old_dataset(
         DataError: if it is not there or damaged, its lines have another height than asked for, or
             tables name several.
     """
-    reviewed = {table: found for table in options.label_rules.tables if (found := _reviewed(options, table))}
+    reviewed = {table: found for table in options.label_rules.tables if (found := _read_reviewed(options, table))}
     named = sorted({dataset_id for found in reviewed.values() for dataset_id in found.datasets})
     for table, found in reviewed.items():
         if found.left_out:
-            say(f"{uri_of(table)} leaves out {found.left_out:,} of {found.rows + found.left_out:,} images: no text")
+            say(
+                f"{location_to_uri(table)} leaves out {found.left_out:,} of {found.rows + found.left_out:,} images: "
+                "no text"
+            )
         if not found.rows:
-            raise DataError(f"no row of {uri_of(table)} has a text: correct some images before they are ingested")
-    latest = workspace.read_pointer("datasets", _LATEST)
+            raise DataError(
+                f"no row of {location_to_uri(table)} has a text: correct some images before they are ingested"
+            )
+    latest = workspace.read_pointer("datasets", LATEST)
     if options.add_to:
         dataset_id, flag = options.add_to, f"--add_to={options.add_to}"
-        if dataset_id == _LATEST:
+        if dataset_id == LATEST:
             if latest is None:
                 raise DataError(f"{flag}: no dataset is committed in {workspace.root}; leave the flag out")
             dataset_id = latest
@@ -230,11 +236,11 @@ def find_old_dataset(
         return None
     elif len(named) > 1:
         raise DataError(
-            f"{' and '.join(map(uri_of, reviewed))} name several datasets ({', '.join(named)}): say with --add_to "
-            "which one the images are added to"
+            f"{' and '.join(map(location_to_uri, reviewed))} name several datasets ({', '.join(named)}): say "
+            "with --add_to which one the images are added to"
         )
     else:
-        dataset_id, flag = named[0], f"the dataset column of {' and '.join(map(uri_of, reviewed))}"
+        dataset_id, flag = named[0], f"the dataset column of {' and '.join(map(location_to_uri, reviewed))}"
     try:
         old = OldDataset.read(workspace.dataset(dataset_id))
     except (FileNotFoundError, NotADirectoryError):
@@ -258,14 +264,14 @@ def find_old_dataset(
     return old
 
 
-def tables_of_images(options: LinePipelineOptions, say: Callable[[str], None]) -> PathTables:
+def find_image_tables(options: LinePipelineOptions, say: Callable[[str], None]) -> PathTables:
     """The label tables, if their rows say which images are ingested: review tables, without `--images`."""
     rules = options.label_rules
-    if options.images or not any(_reviewed(options, table) for table in rules.tables):
+    if options.images or not any(_read_reviewed(options, table) for table in rules.tables):
         return PathTables()
     say(f"no --images given: using the images that {rules} names")
     return PathTables(rules.tables, rules.columns.path, dataclasses.replace(rules.columns, group=None))
 
 
-def _reviewed(options: LinePipelineOptions, table: str) -> Any:
+def _read_reviewed(options: LinePipelineOptions, table: str) -> Any:
     return read_reviewed_table(table, options.label_rules.columns)

@@ -18,7 +18,7 @@ from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptio
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from components.processes import stop_helpers
-from pipeline.dask_cluster import DASK_RUNNER, ClusterLostError, cluster_of, run_on_dask
+from pipeline.dask_cluster import DASK_RUNNER, ClusterLostError, find_cluster, run_on_dask
 from pipeline.options import LinePipelineOptions
 from pipeline.workspace import Workspace
 from tfrecords import DataError, StoreError, StoreLostError
@@ -57,29 +57,29 @@ class JobLostError(DataError):
         self.story = story
 
 
-def runner_name(options: LinePipelineOptions) -> str:
+def describe_runner(options: LinePipelineOptions) -> str:
     """What will run the jobs, for the log.
 
     `DirectRunner` is run by Beam's FnApiRunner inside this process: left alone, Beam would
     first try to download another engine for it.
     """
     if options.runner_kind == "daskrunner":
-        return f"DaskRunner ({cluster_of(options)})"
+        return f"DaskRunner ({find_cluster(options)})"
     if options.runner_kind not in _LOCAL_RUNNERS:
         return options.view_as(StandardOptions).runner
     mode = options.view_as(DirectOptions).direct_running_mode
     return f"DirectRunner (Beam's FnApiRunner, {mode.replace('_', ' ')})"
 
 
-def processes_per_worker(options: LinePipelineOptions, images: int) -> int:
+def choose_processes(options: LinePipelineOptions, images: int) -> int:
     """How many processes a worker may occupy for so many images: all processors if it is the only one, else its own."""
     if images < _WORTH_HELPERS:
         return 1
     in_memory = options.view_as(DirectOptions).direct_running_mode == "in_memory"
-    return min(_processors(), _MAX_PROCESSES) if in_memory and options.runner_kind in _LOCAL_RUNNERS else 1
+    return min(_count_processors(), _MAX_PROCESSES) if in_memory and options.runner_kind in _LOCAL_RUNNERS else 1
 
 
-def _processors() -> int:
+def _count_processors() -> int:
     """The processors that this process may use, as far as its container says."""
     processors = len(os.sched_getaffinity(0))
     try:
@@ -139,10 +139,10 @@ def run_job(
         raise JobLostError(
             f"DataflowRunner: the service does not say how job {result.job_id()} is doing, and it may go on: see to it "
             "that it has ended; then the same command goes on from what is finished",
-            _story(error),
+            _format_story(error),
         ) from None
     except Exception as error:
-        told = _in_words(error, "DirectRunner" if local else given, local=local)
+        told = _translate(error, "DirectRunner" if local else given, local=local)
         if told is None:
             raise
         raise told from None
@@ -159,37 +159,37 @@ def _say_where(result: Any, options: LinePipelineOptions, say: Callable[[str], N
         )
 
 
-def _in_words(error: Exception, name: str, *, local: bool) -> DataError | None:
+def _translate(error: Exception, name: str, *, local: bool) -> DataError | None:
     """What a person is told of an engine's exception; None if it says all that can be said."""
     story = str(error)
     if isinstance(error, DataError):
         kinds: tuple[type[DataError], ...] = (StoreLostError, StoreError, ClusterLostError, DataError)
-        return next(kind for kind in kinds if isinstance(error, kind))(_without_place(story))
+        return next(kind for kind in kinds if isinstance(error, kind))(_strip_place(story))
     if isinstance(error, grpc.RpcError) and not local:
         return JobLostError(
-            f"{name}: the connection to the engine broke ({_status_of(error)}); when it is back, the same command goes "
-            "on from what is finished",
-            _story(error),
+            f"{name}: the connection to the engine broke ({_describe_status(error)}); when it is back, the "
+            "same command goes on from what is finished",
+            _format_story(error),
         )
     if re.search(_LACKS_PROJECT, story):
         return DataError(
             f"{name}: the workers lack this project: pass --setup_file=./setup.py, or --sdk_container_image=IMAGE of "
             "an image in which it is installed"
         )
-    if own := _own_sentence(story):
+    if own := _find_own_error(story):
         return own
     if isinstance(error, grpc.RpcError) or re.search(_LOST_WORKER, story, re.MULTILINE):
         return JobLostError(
             f"{name}: the job failed because a worker was lost (killed, out of memory, or its machine was taken away); "
             "the same command again goes on from what is finished",
-            _story(error),
+            _format_story(error),
         )
     if type(error).__module__.startswith("google.api_core"):
         return DataError(f"{name}: the job is refused: {story}")
     return None
 
 
-def _story(error: Exception) -> str:
+def _format_story(error: Exception) -> str:
     return "".join(traceback.format_exception(error))
 
 
@@ -205,7 +205,7 @@ def _cancel(result: Any) -> None:
     asking.join(_CANCELLING_S)
 
 
-def _status_of(error: grpc.RpcError) -> str:
+def _describe_status(error: grpc.RpcError) -> str:
     code, details = getattr(error, "code", None), getattr(error, "details", None)
     return f"{code().name}: {details()}" if code and details else type(error).__name__
 
@@ -225,7 +225,7 @@ class _NotOurs(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        return not isinstance(error, DataError) and not _own_sentence(record.getMessage().replace("\\n", "\n"))
+        return not isinstance(error, DataError) and not _find_own_error(record.getMessage().replace("\\n", "\n"))
 
 
 _FILTER, _SHORTENED = _NotOurs(), _WithoutStackTraces()
@@ -249,11 +249,11 @@ def _without_connections(about: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(about)
 
 
-def _without_place(message: str) -> str:
+def _strip_place(message: str) -> str:
     return re.sub(r" \[while running '[^\]]*'\]", "", message)
 
 
-def _own_sentence(story: str) -> DataError | None:
+def _find_own_error(story: str) -> DataError | None:
     """Our error in the traceback that an engine passes on as text."""
     found = re.findall(r"^tfrecords\.\w+\.(\w*Error): (.+?)(?: \[while running|$)", story, re.MULTILINE)
     if not found:

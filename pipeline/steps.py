@@ -23,11 +23,11 @@ from components.inference.predictions import (
     SUMMARIES_NAME,
     UNCHANGED_NAME,
     InferenceRequest,
-    limits_of_lines,
-    prepare_reading,
+    describe_limits,
+    prepare_recognition,
 )
 from components.inference.runs import RUN_MANIFEST_NAME, CommittedRun, read_predictions
-from components.inference.transforms import ReadCollection, ReadDataset
+from components.inference.transforms import RecogniseCollection, RecogniseDataset
 from components.ingest import IngestRequest
 from components.ingest.sample import read_truth, render_sample
 from components.ingest.transforms import AddToDataset, WriteDataset
@@ -41,7 +41,7 @@ from components.listing import (
     find_roots,
     find_roots_and_tables,
     group_roots,
-    uri_of,
+    location_to_uri,
 )
 from components.listing.transforms import JoinTables, ListCollection, ListOnce
 from components.models import (
@@ -52,25 +52,25 @@ from components.models import (
     ModelManifest,
     describe_files,
 )
-from components.rejects import too_many_rejects
+from components.rejects import explain_too_many_rejects
 from components.training.cluster import ClusterPlace, train_in_processes
 from components.training.recipes import DEFAULT_MODEL, RECIPES, TIME_STRIDE
-from components.work import REFUSED_NAME, shards_for
+from components.work import REFUSED_NAME, choose_shard_count
 from pipeline.alarms import Alarm, check_alarms
 from pipeline.compaction import compact_day
-from pipeline.nightly import find_unread, sound_runs, take_out_damaged
+from pipeline.nightly import find_sound_runs, find_unread, set_aside_unreadable
 from pipeline.options import LinePipelineOptions
-from pipeline.progress import shards_watched
-from pipeline.review import find_old_dataset, tables_of_images, write_review
-from pipeline.runners import processes_per_worker, run_job
-from pipeline.workspace import Workspace, short_id
+from pipeline.progress import watch_shards
+from pipeline.review import find_image_tables, find_old_dataset, write_review
+from pipeline.runners import choose_processes, run_job
+from pipeline.workspace import Workspace, make_id
 from tfrecords import SPLITS, Charset, CharsetError, DataError, DatasetManifest, SplitFractions, StoreError, storage
-from tfrecords.manifest import CHARSET_NAME, STATISTICS_NAME, remedy
+from tfrecords.manifest import CHARSET_NAME, STATISTICS_NAME, suggest_remedy
 
 # Raised when a step would make another result from the same input: no old one is then taken for it.
-_CODE_VERSION = 5
+CODE_VERSION = 5
 _BYTES_A_ROW = 64  # of a label table, as a guess
-_LATEST, _ACCEPTED = "LATEST", "ACCEPTED"
+LATEST, ACCEPTED = "LATEST", "ACCEPTED"
 _DATASET = "dataset:"
 TEMPLATE = "template"
 """The name of the result of an infer step whose job is handed over and not waited for."""
@@ -136,8 +136,8 @@ def ingest(context: Context) -> StepResult:
     """
     options, workspace = context.options, context.workspace
     old = find_old_dataset(options, workspace, context.say)
-    tables = tables_of_images(options, context.say)
-    roots = [] if tables.paths else find_roots(images_to_ingest(context), flag="--images")
+    tables = find_image_tables(options, context.say)
+    roots = [] if tables.paths else find_roots(choose_images(context), flag="--images")
     rules, why = choose_labels(options.label_rules, roots)
     if why:
         context.say(why)
@@ -146,9 +146,9 @@ def ingest(context: Context) -> StepResult:
     with list_collection(context, roots, rules, fractions, flag=flag, tables=tables) as (listing, files):
         if options.label_source == "auto":
             check_choice(rules, listing)
-        charset = _charset(options, listing, old.symbols if old else ())
-        dataset_id = short_id(
-            version=_CODE_VERSION,
+        charset = _choose_charset(options, listing, old.symbols if old else ())
+        dataset_id = make_id(
+            version=CODE_VERSION,
             inputs=listing.digest,
             labels=dataclasses.asdict(rules),
             height=options.height,
@@ -159,10 +159,10 @@ def ingest(context: Context) -> StepResult:
             **({"add_to": old.dataset_id} if old else {}),
         )
         folder = workspace.dataset(dataset_id)
-        found = _intact_dataset(context, folder)
+        found = find_intact_dataset(context, folder)
         if found is not None:
             manifest = found
-            _need_few_rejects(options, manifest.rejects, manifest.matched - manifest.kept, folder)
+            require_few_rejects(options, manifest.rejects, manifest.matched - manifest.kept, folder)
             storage.remove_folder(workspace.unfinished(f"dataset-{dataset_id}"))
         else:
             request = IngestRequest(
@@ -171,7 +171,7 @@ def ingest(context: Context) -> StepResult:
                 destination=folder,
                 images=listing.images,
                 shards={
-                    split: (old.count(split) if old else 0) + shards_for(listing.splits.get(split, 0))
+                    split: (old.count(split) if old else 0) + choose_shard_count(listing.splits.get(split, 0))
                     for split in SPLITS
                 },
                 height=options.height,
@@ -179,7 +179,7 @@ def ingest(context: Context) -> StepResult:
                 charset=charset,
                 limits=options.image_limits,
                 max_reject_fraction=options.max_reject_fraction,
-                processes=processes_per_worker(options, listing.images),
+                processes=choose_processes(options, listing.images),
                 split_by=old.split_by if old and old.split_by != "image" else rules.split_by,
                 label_source=str(rules),
                 listings=tuple(files),
@@ -189,15 +189,15 @@ def ingest(context: Context) -> StepResult:
             )
             context.say(f"encoding {listing.images:,} images as TFRecords")
             run_job(options, functools.partial(_write_dataset, files, request, fractions), say=context.say)
-            _raise_if_refused(request.folder, request.folder)
+            raise_if_refused(request.folder, request.folder)
             manifest = DatasetManifest.read(folder)
-    workspace.write_pointer("datasets", _LATEST, dataset_id)
+    workspace.write_pointer("datasets", LATEST, dataset_id)
     for warning in manifest.warnings:
         context.say(f"warning: {warning}")
     counts = manifest.counts
     summary = (
         f"dataset {dataset_id}: {manifest.matched:,} images matched, {sum(counts.values()):,} written "
-        f"({', '.join(f'{counts[split]:,} {split}' for split in SPLITS)}), {_rejects_text(manifest.rejects)}"
+        f"({', '.join(f'{counts[split]:,} {split}' for split in SPLITS)}), {format_rejects(manifest.rejects)}"
     )
     if old:
         summary += f"; {manifest.kept:,} of the {old.examples:,} examples of dataset {old.dataset_id} are among them"
@@ -241,7 +241,7 @@ def train(context: Context) -> StepResult:
     options, workspace = context.options, context.workspace
     place = ClusterPlace.of(os.environ)
     chief = place is None or place.chief
-    dataset_id, dataset_folder, dataset = latest_dataset(workspace)
+    dataset_id, dataset_folder, dataset = read_latest_dataset(workspace)
     if not dataset.examples("train"):
         raise DataError(
             f"the train split of dataset {dataset_id} is empty: ingest more images, or more groups of them, or lower "
@@ -251,7 +251,7 @@ def train(context: Context) -> StepResult:
     model_id, request, start = plan.model_id, plan.request, plan.start
     network, epochs = request["model"], request["epochs"]
     folder = workspace.model(model_id)
-    found = _intact_model(context, folder)
+    found = find_intact_model(context, folder)
     if found is not None and not chief:
         summary = f"model {model_id} is there already: nothing is left to train"
         return StepResult("train", summary, folder, {"model_id": model_id, **request}, reused=True)
@@ -259,21 +259,21 @@ def train(context: Context) -> StepResult:
         manifest = found
     else:
         if "evaluate" in options.step_names:
-            _need_test_split(dataset)
+            require_test_split(dataset)
         training = workspace.unfinished(f"training-{model_id}")
         checkpoints = storage.join(training, "checkpoints")
         if options.resume == "never":
             storage.remove_folder(checkpoints)
-        with _training_folder(None if storage.is_remote(training) or not chief else training) as scratch:
+        with _open_training_folder(None if storage.is_remote(training) or not chief else training) as scratch:
             output = os.path.join(scratch, "model")
             storage.remove_folder(output)
             train_in_processes(
                 {
                     **request,
-                    "dataset_folder": _local_dataset(dataset_folder, dataset, scratch),
+                    "dataset_folder": _fetch_dataset(dataset_folder, dataset, scratch),
                     "output_folder": output,
                     "checkpoint_folder": checkpoints,
-                    "init_from": _local_weights(*start, scratch) if start else None,
+                    "init_from": _fetch_weights(*start, scratch) if start else None,
                     "init_symbols": start[1].read_charset(start[0]).symbols if start else (),
                 },
                 scratch,
@@ -296,7 +296,7 @@ def train(context: Context) -> StepResult:
                 charset_sha256=dataset.charset_sha256,
                 options=request,
                 files=describe_files(output),
-                created_at=_now().isoformat(),
+                created_at=get_now().isoformat(),
             )
             unfinished = workspace.unfinished(f"model-{model_id}")
             storage.remove_folder(unfinished)
@@ -304,7 +304,7 @@ def train(context: Context) -> StepResult:
             manifest.write(unfinished)
             storage.move_folder(unfinished, folder)
     storage.remove_folder(workspace.unfinished(f"training-{model_id}"))
-    workspace.write_pointer("models", _LATEST, model_id)
+    workspace.write_pointer("models", LATEST, model_id)
     summary = f"model {model_id}: {network}, up to {epochs} epochs on dataset {dataset_id}"
     if start:
         summary += f", from the weights of model {start[1].model_id}"
@@ -336,7 +336,7 @@ def plan_training(
     Raises:
         DataError: if the model of `--init_from` is not there, or is no start for it.
     """
-    start = _model_to_start_from(options, workspace, dataset)
+    start = _find_start(options, workspace, dataset)
     network = options.model or (start[1].model if start else DEFAULT_MODEL)
     recipe = RECIPES[network]
     batch_size = options.batch_size or recipe.batch_size
@@ -350,7 +350,7 @@ def plan_training(
         "seed": options.seed,
         "init_from": start[1].model_id if start else None,
     }
-    return TrainingPlan(short_id(version=_CODE_VERSION, dataset_id=dataset_id, **request), request, start)
+    return TrainingPlan(make_id(version=CODE_VERSION, dataset_id=dataset_id, **request), request, start)
 
 
 def evaluate(context: Context) -> StepResult:
@@ -360,10 +360,10 @@ def evaluate(context: Context) -> StepResult:
         DataError: if there is no model, no dataset, no test split, or their charsets differ.
     """
     workspace = context.workspace
-    model_id = workspace.read_pointer("models", _LATEST)
+    model_id = workspace.read_pointer("models", LATEST)
     if model_id is None:
         raise DataError(f"no model is committed in {workspace.root}: run the train step first (--steps=train)")
-    dataset_id, dataset_folder, dataset = latest_dataset(workspace)
+    dataset_id, dataset_folder, dataset = read_latest_dataset(workspace)
     folder = workspace.model(model_id)
     model = read_model(workspace, model_id)
     if model.charset_sha256 != dataset.charset_sha256:
@@ -371,12 +371,12 @@ def evaluate(context: Context) -> StepResult:
             f"model {model_id} was trained with another charset (digest {model.charset_sha256[:12]}) than dataset "
             f"{dataset_id} has ({dataset.charset_sha256[:12]}): train on this dataset first (--steps=train,evaluate)"
         )
-    _need_test_split(dataset)
+    require_test_split(dataset)
     unfinished, figures = _evaluate_model(context, model_id, dataset_id, dataset_folder, dataset)
-    accepted_id = workspace.read_pointer("models", _ACCEPTED)
+    accepted_id = workspace.read_pointer("models", ACCEPTED)
     accepted_cer, difference = None, None
     if accepted_id is not None and accepted_id != model_id:
-        if problem := _why_not_comparable(workspace, accepted_id, dataset):
+        if problem := _explain_not_comparable(workspace, accepted_id, dataset):
             context.say(f"warning: model {accepted_id}, accepted until now, cannot be compared: {problem}")
         else:
             context.say(f"reading the same images with model {accepted_id}, accepted until now")
@@ -384,7 +384,7 @@ def evaluate(context: Context) -> StepResult:
             accepted_cer = other_figures["cer"]
             difference = compare_cer(unfinished, other, figures)
             storage.remove_folder(other)
-    refused = _refusal(context.options, figures["cer"], accepted_id, accepted_cer)
+    refused = _explain_refusal(context.options, figures["cer"], accepted_id, accepted_cer)
     figures = {
         **figures,
         "accepted": refused is None,
@@ -394,15 +394,15 @@ def evaluate(context: Context) -> StepResult:
         "cer_difference_to_accepted": difference,
     }
     if refused is not None and accepted_id == model_id:
-        workspace.remove_pointer("models", _ACCEPTED)  # first: what is in use never says that it is refused
+        workspace.remove_pointer("models", ACCEPTED)  # first: what is in use never says that it is refused
         refused += "; it had been accepted before, and no model is in use now"
     _commit_evaluation(unfinished, folder, figures)
     if refused is None:
-        workspace.write_pointer("models", _ACCEPTED, model_id)
+        workspace.write_pointer("models", ACCEPTED, model_id)
     summary = (
         f"model {model_id} on {figures['images']:,} held-out images: "
-        f"CER {figures['cer']:.2%} ({_interval_text(figures['intervals']['cer'], 1)}), "
-        f"exact match {figures['exact_match']:.1%} ({_interval_text(figures['intervals']['exact_match'], 0)}); "
+        f"CER {figures['cer']:.2%} ({_format_interval(figures['intervals']['cer'], 1)}), "
+        f"exact match {figures['exact_match']:.1%} ({_format_interval(figures['intervals']['exact_match'], 0)}); "
         f"{'accepted' if refused is None else 'REFUSED: ' + refused}"
     )
     return StepResult("evaluate", summary, folder, figures, refused=refused)
@@ -415,26 +415,26 @@ def infer(context: Context) -> StepResult:
         DataError: if no model is accepted, there are no images, or too many are rejected.
     """
     options, workspace = context.options, context.workspace
-    model_id = workspace.read_pointer("models", _ACCEPTED)
+    model_id = workspace.read_pointer("models", ACCEPTED)
     if model_id is None:
         raise DataError(
             f"no model in {workspace.root} has been accepted: run the train and evaluate steps first "
             "(--steps=train,evaluate)"
         )
     model = read_model(workspace, model_id)
-    if (latest := workspace.read_pointer("models", _LATEST)) != model_id:
+    if (latest := workspace.read_pointer("models", LATEST)) != model_id:
         context.say(
             f"warning: the latest model, {latest}, is not accepted: reading with model {model_id}, "
             f"accepted before and trained on dataset {model.dataset_id}"
         )
-    _say_of_lexicon(context, model.read_charset(workspace.model(model_id)))
-    images = options.infer_images or sample_to_read(workspace)
+    _describe_lexicon(context, model.read_charset(workspace.model(model_id)))
+    images = options.infer_images or find_sample(workspace)
     decoding = options.decoding.pinned()
-    reading = reading_of(options, model, decoding)
-    runs = sound_runs(workspace, context.say)
-    with collection_to_read(context, images, runs, reading, workspace) as collection:
-        asked = short_id(
-            version=_CODE_VERSION,
+    reading = describe_recognition(options, model, decoding)
+    runs = find_sound_runs(workspace, context.say)
+    with select_collection(context, images, runs, reading, workspace) as collection:
+        asked = make_id(
+            version=CODE_VERSION,
             images=images,
             columns=options.path_column,
             min_confidence=options.min_confidence,
@@ -444,7 +444,7 @@ def infer(context: Context) -> StepResult:
         unfinished = workspace.unfinished(f"run-{asked}")
         found = collection.found
         reads = found is None and collection.images > 0
-        build: Callable[[beam.Pipeline], object] = _nothing_to_read
+        build: Callable[[beam.Pipeline], object] = _build_nothing
         watched: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
         if found is not None:
             destination, run_id = found.folder, found.run_id
@@ -452,8 +452,8 @@ def infer(context: Context) -> StepResult:
             destination, run_id = workspace.all_predictions, "none"
         else:
             earlier = [run.run_id for run in runs]
-            run_id, date, scored_at = _started(
-                unfinished, short_id(asked=asked, inputs=collection.digest, earlier=earlier)
+            run_id, date, scored_at = _start_run(
+                unfinished, make_id(asked=asked, inputs=collection.digest, earlier=earlier)
             )
             rejects_folder = workspace.unfinished(f"rejects-{run_id}")
             destination = workspace.predictions(date, run_id)
@@ -476,37 +476,37 @@ def infer(context: Context) -> StepResult:
                 limits=options.image_limits,
                 max_reject_fraction=options.max_reject_fraction,
                 scored_at=scored_at,
-                processes=processes_per_worker(options, collection.images),
+                processes=choose_processes(options, collection.images),
                 engine=options.engine,
                 min_confidence=options.min_confidence,
                 decoding=decoding,
             )
             context.say(f"reading {collection.images:,} images with model {model_id}")
-            build = functools.partial(_read_with_helpers, collection, request)
+            build = functools.partial(_build_with_helpers, collection, request)
             if not options.template:
                 summaries = storage.join(unfinished, SUMMARIES_NAME)
-                watched = shards_watched(summaries, request.shards, request.images, context.say, context.show)
+                watched = watch_shards(summaries, request.shards, request.images, context.say, context.show)
         if reads or options.template:
             with watched:
                 run_job(options, build, say=context.say)
         if options.template:
-            return _template(options.template, run_id, collection.images, destination)
+            return _summarise_template(options.template, run_id, collection.images, destination)
         if reads:
-            _raise_if_refused(unfinished, rejects_folder)
+            raise_if_refused(unfinished, rejects_folder)
         unchanged = storage.join(unfinished, UNCHANGED_NAME)
         rejects = storage.read_json(unchanged)["rejects"] if reads and storage.exists(unchanged) else {}
         if not reads or rejects:
-            _forget(workspace, unfinished)
+            _discard_run(workspace, unfinished)
     if found is None and (rejects or not reads):
-        return _nothing_new(options, collection, rejects, workspace.all_predictions)
+        return _summarise_nothing_new(options, collection, rejects, workspace.all_predictions)
     manifest = found.manifest if found else storage.read_json(storage.join(destination, RUN_MANIFEST_NAME))
     if found is not None:
-        _need_few_rejects(options, manifest["rejects"], manifest["matched"], found.rejects_folder)
+        require_few_rejects(options, manifest["rejects"], manifest["matched"], found.rejects_folder)
     summary = f"run {run_id}: {manifest['matched']:,} images matched, "
     if manifest["skipped"]:
         summary += f"{manifest['skipped']:,} skipped as read before, "
     summary += f"{manifest['rows']:,} read with mean confidence {manifest['mean_confidence']:.3f}, "
-    summary += _rejects_text(manifest["rejects"])
+    summary += format_rejects(manifest["rejects"])
     if manifest["reread"]:
         summary += f"; {manifest['reread']:,} were read again, since another model had read them with less confidence"
     if manifest["retried"]:
@@ -521,7 +521,7 @@ def infer(context: Context) -> StepResult:
     figures["looked_at"] = manifest["rows"] + sum(manifest["rejects"].values())
     figures |= {"listing_s": round(collection.listing_s, 3), "unread_s": round(collection.unread_s, 3)}
     if not options.infer_images:
-        figures["right"] = _right(workspace, destination, manifest)
+        figures["right"] = _count_right(workspace, destination, manifest)
     alarms = check_alarms(options, figures, runs)
     return StepResult("infer", summary, destination, figures, reused=found is not None, alarms=alarms)
 
@@ -535,23 +535,23 @@ def review(context: Context) -> StepResult:
     return StepResult("review", *write_review(context.options, context.workspace, context.say))
 
 
-def reading_of(options: LinePipelineOptions, model: ModelManifest, decoding: Decoding) -> dict[str, Any]:
+def describe_recognition(options: LinePipelineOptions, model: ModelManifest, decoding: Decoding) -> dict[str, Any]:
     """What decides which of the committed runs have read an image as this command would, as manifests have it."""
     return {
         "model_id": model.model_id,
-        "limits": limits_of_lines(options.image_limits, model.height),
+        "limits": describe_limits(options.image_limits, model.height),
         "decoding": decoding.identity,
     }
 
 
-def _nothing_new(
-    options: LinePipelineOptions, collection: _Collection, rejects: dict[str, int], folder: str
+def _summarise_nothing_new(
+    options: LinePipelineOptions, collection: SelectedCollection, rejects: dict[str, int], folder: str
 ) -> StepResult:
     """What the infer step says when every image was read before, but for those that still cannot be."""
     matched = collection.skipped + collection.images
     summary = f"nothing new: {matched:,} images matched, all of which were read before"
     if rejects:
-        summary += f", but for those that still cannot be: {_rejects_text(rejects)}"
+        summary += f", but for those that still cannot be: {format_rejects(rejects)}"
     figures = {
         **dict.fromkeys(("rows", "reread", "needs_review"), 0),
         "matched": matched,
@@ -566,14 +566,14 @@ def _nothing_new(
     return StepResult("infer", summary, folder, figures, reused=True, alarms=check_alarms(options, figures, []))
 
 
-def _started(folder: str, digest: str) -> tuple[str, str, datetime.datetime]:
+def _start_run(folder: str, digest: str) -> tuple[str, str, datetime.datetime]:
     """A run's ID, day and time: those of its first attempt, so that all attempts write the very same rows.
 
     A worker that was taken for lost may still be writing when the next attempt is. The ID and the day stay, though
     images come or go meanwhile, so that a run is committed once; the time stays for a day.
     """
     path = storage.join(folder, STARTED_NAME)
-    now = _now()
+    now = get_now()
     # The letter keeps an ID of digits alone from being taken for a number in the path's partition.
     first = {"run_id": f"r{digest}", "date": now.date().isoformat(), "started_at": now.isoformat()}
     with contextlib.suppress(FileNotFoundError):
@@ -585,7 +585,7 @@ def _started(folder: str, digest: str) -> tuple[str, str, datetime.datetime]:
     return first["run_id"], first["date"], started
 
 
-def _forget(workspace: Workspace, folder: str) -> None:
+def _discard_run(workspace: Workspace, folder: str) -> None:
     """Removes what is left of a run whose images have gone, or were read meanwhile."""
     with contextlib.suppress(FileNotFoundError):
         run_id = storage.read_json(storage.join(folder, STARTED_NAME))["run_id"]
@@ -593,12 +593,12 @@ def _forget(workspace: Workspace, folder: str) -> None:
     storage.remove_folder(folder)
 
 
-def _nothing_to_read(pipeline: beam.Pipeline) -> object:
+def _build_nothing(pipeline: beam.Pipeline) -> object:
     """The job of a template when everything was read: whoever launches one expects a job."""
     return pipeline | "Nothing" >> beam.Create([None])
 
 
-def _template(place: str, run_id: str, images: int, destination: str) -> StepResult:
+def _summarise_template(place: str, run_id: str, images: int, destination: str) -> StepResult:
     """What became of the infer step when its job is handed over: that commits the run, or refuses it, by itself."""
     summary = f"the job that reads {images:,} images as run {run_id} is in {place}; it commits the run to {destination}"
     return StepResult(TEMPLATE, summary, place, {"run_id": run_id, "images": images})
@@ -624,7 +624,7 @@ STEP_FUNCTIONS: dict[str, Callable[[Context], StepResult]] = {
 }
 
 
-def images_to_ingest(context: Context) -> str:
+def choose_images(context: Context) -> str:
     """What `--images` says, or else the folder of the label table, or else the rendered sample."""
     options = context.options
     if options.images:
@@ -633,12 +633,12 @@ def images_to_ingest(context: Context) -> str:
         folders = dict.fromkeys(table.rpartition("/")[0] for table in tables)
         context.say(f"no --images given: using the images beside the label table, in {', '.join(folders)}")
         return ",".join(folders)
-    folder = render_sample(_sample_folder(context.workspace, "--images"))[0]
+    folder = render_sample(_require_sample_folder(context.workspace, "--images"))[0]
     context.say(f"no --images given: using the rendered sample collection in {folder}")
     return folder
 
 
-def _say_of_lexicon(context: Context, charset: Charset) -> None:
+def _describe_lexicon(context: Context, charset: Charset) -> None:
     decoding = context.options.decoding
     if not decoding.lexicon:
         return
@@ -653,7 +653,7 @@ def _say_of_lexicon(context: Context, charset: Charset) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Collection:
+class SelectedCollection:
     """What is read: how many images, in how many shards, their digest, and the job that reads them.
 
     Attributes:
@@ -676,20 +676,20 @@ class _Collection:
 
 
 @contextlib.contextmanager
-def collection_to_read(
+def select_collection(
     context: Context, images: str, runs: list[CommittedRun], reading: dict[str, Any], place: Workspace
-) -> Iterator[_Collection]:
+) -> Iterator[SelectedCollection]:
     """What `--infer_images` says, less what earlier runs have read; it can be read inside the block.
 
     Args:
-        reading: what `reading_of` says of this run.
+        reading: what `describe_recognition` says of this run.
         place: the workspace in which the listing is written; if it is another one than the context's, nothing is
             changed there.
     """
     if images.startswith(_DATASET):
-        split = _split_to_read(context.workspace, images)
+        split = _select_split(context.workspace, images)
         readings = (each for run in runs for each in run.readings)
-        same = [run for run in readings if run.manifest.get("inputs") == split.digest and _is_same(run, reading)]
+        same = [run for run in readings if run.manifest.get("inputs") == split.digest and _matches(run, reading)]
         yield dataclasses.replace(split, found=same[-1] if same and not context.options.reread else None)
         return
     roots, paths = find_roots_and_tables(images, flag="--infer_images")
@@ -703,15 +703,15 @@ def collection_to_read(
         folder = os.path.dirname(files[0])
         unread, files = find_unread(context.options, listing, files, runs, **reading, folder=folder, say=context.say)
         if place is context.workspace:
-            take_out_damaged(runs, unread.damaged, context.say)
+            set_aside_unreadable(runs, unread.damaged, context.say)
 
         def build(request: InferenceRequest, pipeline: beam.Pipeline) -> object:
-            return pipeline | "Listings" >> beam.Create(files) | "Infer" >> ReadCollection(request)
+            return pipeline | "Listings" >> beam.Create(files) | "Infer" >> RecogniseCollection(request)
 
         left = unread.listing
-        yield _Collection(
+        yield SelectedCollection(
             left.images,
-            shards_for(left.images),
+            choose_shard_count(left.images),
             left.digest,
             build,
             repeats=listing.repeats,
@@ -723,18 +723,18 @@ def collection_to_read(
         )
 
 
-def _is_same(run: CommittedRun, reading: dict[str, Any]) -> bool:
+def _matches(run: CommittedRun, reading: dict[str, Any]) -> bool:
     """Whether a run has read with the same model, limits and decoding, and lost nothing of it since."""
     return not run.manifest.get("lost") and all(run.manifest.get(name) == value for name, value in reading.items())
 
 
-def _read_with_helpers(collection: _Collection, request: InferenceRequest, pipeline: beam.Pipeline) -> object:
+def _build_with_helpers(collection: SelectedCollection, request: InferenceRequest, pipeline: beam.Pipeline) -> object:
     """The job that reads; helper processes load the model while it is planned."""
-    prepare_reading(request)
+    prepare_recognition(request)
     return collection.build(request, pipeline)
 
 
-def _split_to_read(workspace: Workspace, images: str) -> _Collection:
+def _select_split(workspace: Workspace, images: str) -> SelectedCollection:
     """The collection that `dataset:ID:SPLIT` names; the ID may be LATEST."""
     dataset_id, _, split = images.removeprefix(_DATASET).partition(":")
     if split not in SPLITS:
@@ -742,8 +742,8 @@ def _split_to_read(workspace: Workspace, images: str) -> _Collection:
             f"--infer_images={images}: a split of a dataset is given as dataset:ID:SPLIT, such as dataset:LATEST:test; "
             f"splits are {', '.join(SPLITS)}"
         )
-    if dataset_id == _LATEST:
-        dataset_id, folder, dataset = latest_dataset(workspace)
+    if dataset_id == LATEST:
+        dataset_id, folder, dataset = read_latest_dataset(workspace)
     else:
         folder = workspace.dataset(dataset_id)
         try:
@@ -762,10 +762,10 @@ def _split_to_read(workspace: Workspace, images: str) -> _Collection:
                 f"reads lines of {request.height}"
             )
         numbered = beam.Create(list(enumerate(shards)))
-        return pipeline | "Shards" >> numbered | "Infer" >> ReadDataset(request, folder, made_at)
+        return pipeline | "Shards" >> numbered | "Infer" >> RecogniseDataset(request, folder, made_at)
 
-    digest = short_id(shards=[shard.sha256 for shard in shards])
-    return _Collection(dataset.examples(split), len(shards), digest, build)
+    digest = make_id(shards=[shard.sha256 for shard in shards])
+    return SelectedCollection(dataset.examples(split), len(shards), digest, build)
 
 
 @contextlib.contextmanager
@@ -784,19 +784,19 @@ def list_collection(
     The job of a template needs them later.
     """
     tables = tables or PathTables()
-    workspace = storage.real_path(context.workspace.root)
-    inside = [root for root in roots if f"{workspace}/".startswith(f"{storage.real_path(root).rstrip('/')}/")]
+    workspace = storage.resolve_path(context.workspace.root)
+    inside = [root for root in roots if f"{workspace}/".startswith(f"{storage.resolve_path(root).rstrip('/')}/")]
     if inside:
         raise DataError(
             f"{flag}: the workspace {context.workspace.root} lies inside {inside[0]}, so that its own pictures "
             "would be read as images: put it elsewhere with --workspace"
         )
     # The listing of a template is needed for longer: it is no other command's.
-    name = short_id(roots=roots, tables=tables, labels=labels, template=context.options.template)
+    name = make_id(roots=roots, tables=tables, labels=labels, template=context.options.template)
     folder = (place or context.workspace).unfinished(f"listing-{name}")
     places = Places.of([*roots, *tables.paths])
     grouped = [*group_roots(roots, places), *([path] for path in tables.paths)]
-    groups = [[uri_of(root) for root in group] for group in grouped]
+    groups = [[location_to_uri(root) for root in group] for group in grouped]
     files = [storage.join(folder, f"{number:05d}.parquet") for number in range(len(groups))]
     summary_path = storage.join(folder, "summary.json")
     storage.remove_folder(folder)
@@ -837,8 +837,8 @@ def _join_tables(
 ) -> tuple[ListingSummary, list[str]]:
     """Listing files with the labels of the tables, from listing files without."""
     context.say(f"joining {listed.images:,} images and the rows of {rules}")
-    rows = sum(map(storage.size, rules.tables)) // _BYTES_A_ROW
-    count = shards_for(max(listed.images, rows))
+    rows = sum(map(storage.get_size, rules.tables)) // _BYTES_A_ROW
+    count = choose_shard_count(max(listed.images, rows))
     joined = [storage.join(folder, f"labelled-{number:05d}.parquet") for number in range(count)]
     summary_path = storage.join(folder, "labelled.json")
     sources = [*(("listing", path) for path in files), *(("table", number) for number in range(len(rules.tables)))]
@@ -864,7 +864,9 @@ def _list_once(
     folder: str,
 ) -> tuple[ListingSummary, list[str]]:
     """Listing files in which each image is once, from those of folders and, at the end, of some tables of paths."""
-    count = shards_for(listed.images // 8)  # larger than shards, since only names meet: many small blocks cost memory
+    count = choose_shard_count(
+        listed.images // 8
+    )  # larger than shards, since only names meet: many small blocks cost memory
     once = [storage.join(folder, f"once-{number:05d}.parquet") for number in range(count)]
     summary_path = storage.join(folder, "once.json")
     kinds = ["folders"] * (len(files) - tables) + ["table"] * tables
@@ -888,7 +890,7 @@ def _list_once(
     return summary, [path for path in once if storage.exists(path)]
 
 
-def _charset(options: LinePipelineOptions, listing: ListingSummary, old: Sequence[str]) -> Charset:
+def _choose_charset(options: LinePipelineOptions, listing: ListingSummary, old: Sequence[str]) -> Charset:
     """What `--charset` says, or else every symbol of the labels and those of an old dataset."""
     if options.charset:
         try:
@@ -912,9 +914,9 @@ def _charset(options: LinePipelineOptions, listing: ListingSummary, old: Sequenc
     return Charset(tuple(sorted({*listing.symbols, *old})))
 
 
-def latest_dataset(workspace: Workspace) -> tuple[str, str, DatasetManifest]:
+def read_latest_dataset(workspace: Workspace) -> tuple[str, str, DatasetManifest]:
     """The ID, folder and manifest of the dataset that was made last; raises a `DataError` if there is none."""
-    dataset_id = workspace.read_pointer("datasets", _LATEST)
+    dataset_id = workspace.read_pointer("datasets", LATEST)
     if dataset_id is None:
         raise DataError(f"no dataset is committed in {workspace.root}: run the ingest step first (--steps=ingest)")
     folder = workspace.dataset(dataset_id)
@@ -924,7 +926,7 @@ def latest_dataset(workspace: Workspace) -> tuple[str, str, DatasetManifest]:
         raise DataError(f"dataset {dataset_id} is gone from {folder}: run the ingest step again") from None
 
 
-def _model_to_start_from(
+def _find_start(
     options: LinePipelineOptions, workspace: Workspace, dataset: DatasetManifest
 ) -> tuple[str, ModelManifest] | None:
     """The folder and manifest of the model that `--init_from` names, by its ID or its folder."""
@@ -952,7 +954,7 @@ def _model_to_start_from(
     )
 
 
-def _need_test_split(dataset: DatasetManifest) -> None:
+def require_test_split(dataset: DatasetManifest) -> None:
     if not dataset.examples("test"):
         raise DataError(
             f"the test split of dataset {dataset.dataset_id} is empty, so that no model can be evaluated: "
@@ -960,12 +962,14 @@ def _need_test_split(dataset: DatasetManifest) -> None:
         )
 
 
-def _need_few_rejects(options: LinePipelineOptions, rejects: dict[str, int], matched: int, folder: str) -> None:
-    if problem := too_many_rejects(rejects, matched, options.max_reject_fraction, where=f"{folder}/rejects-*.parquet"):
+def require_few_rejects(options: LinePipelineOptions, rejects: dict[str, int], matched: int, folder: str) -> None:
+    if problem := explain_too_many_rejects(
+        rejects, matched, options.max_reject_fraction, where=f"{folder}/rejects-*.parquet"
+    ):
         raise DataError(problem)
 
 
-def _why_not_comparable(workspace: Workspace, model_id: str, dataset: DatasetManifest) -> str | None:
+def _explain_not_comparable(workspace: Workspace, model_id: str, dataset: DatasetManifest) -> str | None:
     """Why a model cannot read the test lines of a dataset, or None if it can."""
     try:
         model = ModelManifest.read(workspace.model(model_id))
@@ -976,17 +980,17 @@ def _why_not_comparable(workspace: Workspace, model_id: str, dataset: DatasetMan
     return None
 
 
-def _intact_dataset(context: Context, folder: str) -> DatasetManifest | None:
+def find_intact_dataset(context: Context, folder: str) -> DatasetManifest | None:
     """A committed dataset, if it is there; one that lost files since is removed, to be made again."""
     try:
         manifest = DatasetManifest.read(folder)
     except FileNotFoundError:
         return None
     sizes = {**{shard.name: shard.bytes for shard in manifest.shards}, **manifest.other_files}
-    return manifest if _intact(context, folder, sizes) else None
+    return manifest if is_intact(context, folder, sizes) else None
 
 
-def _intact_model(context: Context, folder: str) -> ModelManifest | None:
+def find_intact_model(context: Context, folder: str) -> ModelManifest | None:
     """A committed model, if it is there; one that lost what it reads with is trained again, in use until then."""
     try:
         manifest = ModelManifest.read(folder)
@@ -994,14 +998,14 @@ def _intact_model(context: Context, folder: str) -> ModelManifest | None:
         return None
     needed = (KERAS_NAME, ONNX_NAME, SAVED_MODEL_NAME, CHARSET_NAME)
     sizes = {name: described["bytes"] for name, described in manifest.files.items() if name.startswith(needed)}
-    problem = storage.missing_or_changed(folder, sizes)
+    problem = storage.find_missing_or_changed(folder, sizes)
     if problem is not None:
         context.say(f"warning: {problem}: it was damaged after it was committed, and is made again")
     return manifest if problem is None else None
 
 
-def _intact(context: Context, folder: str, sizes: dict[str, int]) -> bool:
-    problem = storage.missing_or_changed(folder, sizes)
+def is_intact(context: Context, folder: str, sizes: dict[str, int]) -> bool:
+    problem = storage.find_missing_or_changed(folder, sizes)
     if problem is None:
         return True
     context.say(f"warning: {problem}: it was damaged after it was committed, and is made again")
@@ -1009,7 +1013,7 @@ def _intact(context: Context, folder: str, sizes: dict[str, int]) -> bool:
     return False
 
 
-def _local_dataset(folder: str, manifest: DatasetManifest, scratch: str) -> str:
+def _fetch_dataset(folder: str, manifest: DatasetManifest, scratch: str) -> str:
     """The dataset on a local disk: TensorFlow reads no object store here.
 
     Raises:
@@ -1024,20 +1028,20 @@ def _local_dataset(folder: str, manifest: DatasetManifest, scratch: str) -> str:
         path = os.path.join(local, shard.name)
         try:
             storage.copy_file(storage.join(folder, shard.name), path)
-            digest = storage.checksum(path)
+            digest = storage.compute_checksum(path)
         except FileNotFoundError:
             digest = "none, for it is missing"
         if digest != shard.sha256:
             raise DataError(
                 f"{folder}/{shard.name} has checksum {digest}, the manifest says {shard.sha256}: "
-                f"{remedy(folder, 'ingest')}"
+                f"{suggest_remedy(folder, 'ingest')}"
             )
     manifest.write(local)
     return local
 
 
 @contextlib.contextmanager
-def _training_folder(folder: str | None) -> Iterator[str]:
+def _open_training_folder(folder: str | None) -> Iterator[str]:
     """A local folder to train in; a temporary one, of which a failure leaves only the logs, if none is given."""
     if folder is not None:
         yield folder
@@ -1052,7 +1056,7 @@ def _training_folder(folder: str | None) -> Iterator[str]:
     storage.remove_folder(folder)
 
 
-def _local_weights(folder: str, manifest: ModelManifest, scratch: str) -> str:
+def _fetch_weights(folder: str, manifest: ModelManifest, scratch: str) -> str:
     """The path of a model's `.keras` file, copied to the scratch folder if it is not local."""
     path = manifest.fetch(folder, KERAS_NAME)
     if storage.is_remote(folder):
@@ -1101,7 +1105,7 @@ def _evaluate_model(
                 LineModelHandler(
                     context.workspace.model(model_id),
                     context.options.engine,
-                    processes_per_worker(context.options, request.examples),
+                    choose_processes(context.options, request.examples),
                 ),
             )
         ),
@@ -1118,7 +1122,7 @@ def _commit_evaluation(unfinished: str, model_folder: str, figures: dict[str, An
     """
     storage.remove_file(storage.join(unfinished, EVALUATION_NAME))
     files = {
-        f"{EVALUATION_FOLDER}/{name}": {"bytes": storage.size(path), "sha256": storage.checksum(path)}
+        f"{EVALUATION_FOLDER}/{name}": {"bytes": storage.get_size(path), "sha256": storage.compute_checksum(path)}
         for name in storage.list_names(unfinished)
         for path in [storage.join(unfinished, name)]
     }
@@ -1127,12 +1131,12 @@ def _commit_evaluation(unfinished: str, model_folder: str, figures: dict[str, An
     storage.write_json(storage.join(model_folder, EVALUATION_NAME), {**figures, "files": files})
 
 
-def _interval_text(interval: Sequence[float], digits: int) -> str:
+def _format_interval(interval: Sequence[float], digits: int) -> str:
     low, high = interval
     return f"{100 * low:.{digits}f} to {high:.{digits}%}"
 
 
-def _refusal(
+def _explain_refusal(
     options: LinePipelineOptions, cer: float, accepted_id: str | None, accepted_cer: float | None
 ) -> str | None:
     if cer > options.max_cer:
@@ -1145,14 +1149,14 @@ def _refusal(
     return None
 
 
-def _raise_if_refused(folder: str, rejects_folder: str) -> None:
+def raise_if_refused(folder: str, rejects_folder: str) -> None:
     path = storage.join(folder, REFUSED_NAME)
     if storage.exists(path):
         refused = storage.read_json(path)
         raise RefusedError(refused["reason"], refused["rejects"], rejects_folder)
 
 
-def _sample_folder(workspace: Workspace, flag: str) -> str:
+def _require_sample_folder(workspace: Workspace, flag: str) -> str:
     if storage.is_remote(workspace.root):
         raise DataError(
             f"{flag} is needed with --workspace={workspace.root}: the sample is rendered into local folders"
@@ -1160,14 +1164,14 @@ def _sample_folder(workspace: Workspace, flag: str) -> str:
     return workspace.sample
 
 
-def sample_to_read(workspace: Workspace) -> str:
-    folder = storage.join(_sample_folder(workspace, "--infer_images"), "unlabelled")
+def find_sample(workspace: Workspace) -> str:
+    folder = storage.join(_require_sample_folder(workspace, "--infer_images"), "unlabelled")
     if not storage.exists(folder):
         raise DataError(f"--infer_images says what to read: there is no sample collection in {workspace.root}")
     return folder
 
 
-def _right(workspace: Workspace, folder: str, manifest: dict[str, Any]) -> dict[str, int]:
+def _count_right(workspace: Workspace, folder: str, manifest: dict[str, Any]) -> dict[str, int]:
     """How many images of the sample, whose truth is known, were read exactly."""
     truth = read_truth(workspace.sample)
     rows = read_predictions(folder, ["uri", "text"])
@@ -1175,11 +1179,11 @@ def _right(workspace: Workspace, folder: str, manifest: dict[str, Any]) -> dict[
     return {"images": manifest["matched"], "exact": right}
 
 
-def _rejects_text(rejects: dict[str, int]) -> str:
+def format_rejects(rejects: dict[str, int]) -> str:
     if not rejects:
         return "none rejected"
     return f"{sum(rejects.values()):,} rejected ({', '.join(f'{count} {reason}' for reason, count in rejects.items())})"
 
 
-def _now() -> datetime.datetime:
+def get_now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)

@@ -128,4 +128,4 @@ def _check_dataflow(options: LinePipelineOptions) -> None:
         debug.number_of_worker_harness_threads = _SHARDS_AT_A_TIME
     for flag, place in places.items():
         if place:
-            storage.need_bucket(place, f"--{flag}")
+            storage.require_bucket(place, f"--{flag}")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from components.listing import path_of_uri
+from components.listing import uri_to_path
 from components.listing.references import read_regular_file
 from components.processes import map_in_threads
 from tfrecords import DataError, ImageLimits, ImageRejected, StoreError, encode_png, read_line
@@ -57,7 +57,7 @@ class Thumbnail(NamedTuple):
 
 def draw_files(uris: Sequence[str]) -> Iterator[Thumbnail]:
     """Pictures of files that may be anything, in their order."""
-    for content, problem in _contents(uris, _BYTES):
+    for content, problem in _read_contents(uris, _BYTES):
         if problem:
             yield Thumbnail(problem=problem)
             continue
@@ -66,7 +66,7 @@ def draw_files(uris: Sequence[str]) -> Iterator[Thumbnail]:
             yield Thumbnail(source, problem)
         except Exception as error:  # Pillow's plugins raise a dozen different ones on damaged files.
             problem = str(error) if isinstance(error, _NotDrawn) else "nothing of it can be decoded"
-            yield Thumbnail(problem=problem, start=_start(content))
+            yield Thumbnail(problem=problem, start=_show_start(content))
 
 
 def draw_lines(uris: Sequence[str], height: int, limits: ImageLimits) -> Iterator[Thumbnail]:
@@ -76,7 +76,7 @@ def draw_lines(uris: Sequence[str], height: int, limits: ImageLimits) -> Iterato
         height: of the lines, pixels.
         limits: which images are not decoded.
     """
-    for content, problem in _contents(uris, limits.max_bytes + 1):
+    for content, problem in _read_contents(uris, limits.max_bytes + 1):
         if problem:
             yield Thumbnail(problem=problem)
             continue
@@ -88,10 +88,10 @@ def draw_lines(uris: Sequence[str], height: int, limits: ImageLimits) -> Iterato
         if pixels.shape[1] > _WIDEST_LINE:
             size = (_WIDEST_LINE, max(1, height * _WIDEST_LINE // pixels.shape[1]))
             pixels = np.asarray(Image.fromarray(pixels).resize(size))
-        yield Thumbnail(data_url(encode_png(pixels)), width=pixels.shape[1])
+        yield Thumbnail(make_data_url(encode_png(pixels)), width=pixels.shape[1])
 
 
-def data_url(content: bytes, kind: str = "png") -> str:
+def make_data_url(content: bytes, kind: str = "png") -> str:
     """The URL of a picture that is part of the page."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
@@ -100,7 +100,7 @@ class _NotDrawn(Exception):  # noqa: N818 (an outcome, not a failure)
     """Why nothing of a file can be shown, in words."""
 
 
-def _contents(uris: Sequence[str], at_most: int) -> Iterator[tuple[bytes, str]]:
+def _read_contents(uris: Sequence[str], at_most: int) -> Iterator[tuple[bytes, str]]:
     """The first bytes of each file, or what hinders, in words; threads wait for the files, one at a time is used."""
     deadline = time.monotonic() + _SECONDS
     failures: list[str] = []
@@ -111,7 +111,7 @@ def _contents(uris: Sequence[str], at_most: int) -> Iterator[tuple[bytes, str]]:
         if time.monotonic() > deadline:
             return _LATE
         try:
-            return read_regular_file(path_of_uri(uri), at_most), ""
+            return read_regular_file(uri_to_path(uri), at_most), ""
         except FileNotFoundError:
             return b"", "the file is gone"
         except StoreError as error:
@@ -145,30 +145,30 @@ def _draw(content: bytes) -> tuple[str, str]:
         except Exception:
             image.tile = []  # what was decoded is the image then
             image.load()
-            if all(least == most for least, most in _extrema(image)):
+            if all(least == most for least, most in _get_extrema(image)):
                 raise
             problem = "as far as it can be decoded"
             if len(content) == _BYTES:
                 problem = f"of its first {_BYTES >> 20} MiB, which is all that was looked at"
-        small = _shrunk(image)
+        small = _shrink(image)
     output = io.BytesIO()
     if small.mode == "L":
         small.save(output, "PNG")
-        return data_url(output.getvalue()), problem
+        return make_data_url(output.getvalue()), problem
     small.save(output, "JPEG", quality=85)
-    return data_url(output.getvalue(), "jpeg"), problem
+    return make_data_url(output.getvalue(), "jpeg"), problem
 
 
-def _extrema(image: Image.Image) -> Sequence[tuple[float, float]]:
+def _get_extrema(image: Image.Image) -> Sequence[tuple[float, float]]:
     extrema = image.getextrema()
     return extrema if isinstance(extrema[0], tuple) else (extrema,)
 
 
-def _shrunk(image: Image.Image) -> Image.Image:
+def _shrink(image: Image.Image) -> Image.Image:
     """The image, grey or in colours, on white, upright, at most of `_SIZE`."""
     turn = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = _stretched(image)
+        image = _stretch(image)
     elif image.has_transparency_data:
         image = image.convert("RGBA")
     elif image.mode != "L":
@@ -186,7 +186,7 @@ def _shrunk(image: Image.Image) -> Image.Image:
     return image
 
 
-def _stretched(image: Image.Image) -> Image.Image:
+def _stretch(image: Image.Image) -> Image.Image:
     """Pixel values without a fixed black and white, from their least to their greatest."""
     values = np.asarray(image)
     step = max(1, *(side // 1000 for side in values.shape))
@@ -195,7 +195,7 @@ def _stretched(image: Image.Image) -> Image.Image:
     return Image.fromarray(((values - least) * (255 / max(most - least, 1e-9))).astype(np.uint8))
 
 
-def _start(content: bytes) -> str:
+def _show_start(content: bytes) -> str:
     first = content[:_FIRST_BYTES]
     if not first:
         return ""

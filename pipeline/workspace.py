@@ -11,20 +11,20 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pipeline.lock import StoreLock, WorkspaceHeldError, holder
+from pipeline.lock import StoreLock, WorkspaceHeldError, describe_holder
 from tfrecords import DataError, storage
 
 _ID_LENGTH = 12
 _WEEK_S, _MONTH_S = 7 * 24 * 3600, 30 * 24 * 3600
 
 
-def short_id(**what: Any) -> str:
+def make_id(**what: Any) -> str:
     """A short digest of what goes in: the same request, the same name."""
     content = json.dumps(what, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(content.encode(errors="backslashreplace")).hexdigest()[:_ID_LENGTH]
 
 
-def _last_change(folder: str) -> float:
+def _find_last_change(folder: str) -> float:
     """Seconds since 1970 of the newest file below a folder."""
     return max((os.path.getmtime(parent) for parent, _, _ in os.walk(folder)), default=0.0)
 
@@ -70,7 +70,7 @@ class Workspace:
             DataError: if the folder cannot be written, or there is no such bucket that may be used.
         """
         if storage.is_remote(self.root):
-            storage.need_bucket(self.root, "--workspace")
+            storage.require_bucket(self.root, "--workspace")
             self._store_lock = StoreLock(self.root, say, end)
             with self._store_lock.held(wait_s):
                 yield
@@ -100,7 +100,7 @@ class Workspace:
                         f"--workspace={self.root} lies on a file system without locks ({error.strerror}): use another"
                     ) from None
             file.truncate(0)
-            file.write(f"{holder()}\n")
+            file.write(f"{describe_holder()}\n")
             file.flush()
             yield
 
@@ -122,7 +122,7 @@ class Workspace:
             return
         for name in storage.list_names(self.unfinished("")):
             path = self.unfinished(name)
-            if time.time() - _last_change(path) > _kept_s(name, otherwise=-1):
+            if time.time() - _find_last_change(path) > _kept_s(name, otherwise=-1):
                 storage.remove_folder(path) if storage.is_folder(path) else storage.remove_file(path)
         with contextlib.suppress(OSError):
             os.rmdir(self.unfinished(""))
@@ -132,7 +132,7 @@ class Workspace:
                     storage.remove_file(storage.join(self.root, kind, name))
 
     def _clear_remote(self) -> None:
-        above = f"{storage.canonical(storage.join(self.root, 'unfinished')).rstrip('/')}/"
+        above = f"{storage.canonicalise(storage.join(self.root, 'unfinished')).rstrip('/')}/"
         newest: dict[str, float] = {}
         for file in storage.find_files(above):
             name = file.url.removeprefix(above).partition("/")[0]

@@ -4,12 +4,12 @@ Nothing here imports TensorFlow, Beam or a cloud client, so that a worker that o
 encodes or decodes images starts fast.
 """
 
-from tfrecords.charset import Charset, CharsetError, adjacent_repeats, normalise_text
+from tfrecords.charset import Charset, CharsetError, count_adjacent_repeats, normalise_text
 from tfrecords.errors import DataError, StoreError, StoreLostError
 from tfrecords.example import LineExample, encode_example, examples_to_record_batch, read_record_batches, read_uris
 from tfrecords.image import ImageLimits, ImageRejected, LineImage, decode_png, encode_png, pad_lines, read_line
 from tfrecords.manifest import DatasetManifest, ShardEntry
-from tfrecords.shards import SPLITS, SplitFractions, read_records, shard_index, shard_name, split_of, write_records
+from tfrecords.shards import SPLITS, SplitFractions, choose_shard, choose_split, name_shard, read_records, write_records
 
 __all__ = [
     "SPLITS",
@@ -25,19 +25,19 @@ __all__ = [
     "SplitFractions",
     "StoreError",
     "StoreLostError",
-    "adjacent_repeats",
+    "choose_shard",
+    "choose_split",
+    "count_adjacent_repeats",
     "decode_png",
     "encode_example",
     "encode_png",
     "examples_to_record_batch",
+    "name_shard",
     "normalise_text",
     "pad_lines",
     "read_line",
     "read_record_batches",
     "read_records",
     "read_uris",
-    "shard_index",
-    "shard_name",
-    "split_of",
     "write_records",
 ]

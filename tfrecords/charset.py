@@ -29,7 +29,7 @@ def normalise_text(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def adjacent_repeats(label: Sequence[int]) -> int:
+def count_adjacent_repeats(label: Sequence[int]) -> int:
     """How many symbols equal the one before them: each needs a blank between (Graves et al. 2006, section 3.1)."""
     return sum(1 for left, right in itertools.pairwise(label) if left == right)
 

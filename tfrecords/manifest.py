@@ -113,7 +113,7 @@ class DatasetManifest:
         return read_charset(folder, self.charset_sha256, step="ingest")
 
 
-def remedy(folder: str, step: str) -> str:
+def suggest_remedy(folder: str, step: str) -> str:
     """What to do about a committed folder that was damaged: a step leaves alone what it finds committed."""
     return f"delete {folder} and run the {step} step again"
 
@@ -132,7 +132,8 @@ def read_manifest(folder: str, schema_version: int, *, step: str, oldest: int | 
         newer = isinstance(version, int) and version > schema_version
         update = "install the newer version of it that wrote this, or " if newer else ""
         raise DataError(
-            f"{path} has schema version {version}, this program reads {schema_version}: {update}{remedy(folder, step)}"
+            f"{path} has schema version {version}, this program reads {schema_version}: {update}"
+            f"{suggest_remedy(folder, step)}"
         )
     return content
 
@@ -147,12 +148,14 @@ def read_charset(folder: str, sha256: str, *, step: str) -> Charset:
     try:
         charset = Charset.from_file_text(storage.read_bytes(path).decode(), source=path)
     except FileNotFoundError:
-        raise DataError(f"{path} is missing, but the manifest beside it names it: {remedy(folder, step)}") from None
+        raise DataError(
+            f"{path} is missing, but the manifest beside it names it: {suggest_remedy(folder, step)}"
+        ) from None
     except (CharsetError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} was damaged ({error}): {remedy(folder, step)}") from None
+        raise DataError(f"{path} was damaged ({error}): {suggest_remedy(folder, step)}") from None
     if charset.digest != sha256:
         raise DataError(
             f"{path} has digest {charset.digest[:12]}, but the manifest beside it says {sha256[:12]}: "
-            f"{remedy(folder, step)}"
+            f"{suggest_remedy(folder, step)}"
         )
     return charset

@@ -11,7 +11,7 @@ from tfrecords.errors import DataError, StoreError, StoreLostError
 
 
 @contextlib.contextmanager
-def told(url: str, *, changing: bool = False) -> Iterator[None]:
+def translate_errors(url: str, *, changing: bool = False) -> Iterator[None]:
     """Says in one sentence, and with no other exception behind it, what an object store refuses or fails to do.
 
     Args:
@@ -22,7 +22,7 @@ def told(url: str, *, changing: bool = False) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:
-        words = _in_words(url, error)
+        words = _translate(url, error)
         if words is None:
             raise
         if changing and isinstance(words, OSError) and not isinstance(words, FileNotFoundError):
@@ -30,7 +30,7 @@ def told(url: str, *, changing: bool = False) -> Iterator[None]:
         raise words from None
 
 
-def _in_words(url: str, error: Exception) -> Exception | None:
+def _translate(url: str, error: Exception) -> Exception | None:
     code = str(getattr(error, "code", None) or "")
     words = " ".join(str(error).split())[:300]
     if isinstance(error, ValueError) or code == "400":  # gcsfs: no name that can be
@@ -45,7 +45,7 @@ def _in_words(url: str, error: Exception) -> Exception | None:
     import requests
 
     if code == "401" or isinstance(error, google.auth.exceptions.GoogleAuthError | gcsfs.retry.NonRetryableError):
-        return StoreError(_of_credentials(url, error))
+        return StoreError(_explain_credentials(url, error))
     if words.startswith("Forbidden: "):  # gcsfs: 403
         reason = " ".join(str(error).partition("\n")[2].split())[:300]
         return PermissionError(errno.EACCES, f"no permission ({reason or 'the object store gives no reason'})", url)
@@ -61,7 +61,7 @@ def _in_words(url: str, error: Exception) -> Exception | None:
     return OSError(errno.EIO, f"refused by the object store ({words})", url) if code else None
 
 
-def _of_credentials(url: str, error: Exception) -> str:
+def _explain_credentials(url: str, error: Exception) -> str:
     given = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
     where = f"those in GOOGLE_APPLICATION_CREDENTIALS={given}" if given else "the environment's"
     cause = error.__cause__ or error

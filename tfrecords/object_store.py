@@ -32,7 +32,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any, NamedTuple
 
 from tfrecords.errors import DataError
-from tfrecords.object_faults import told
+from tfrecords.object_faults import translate_errors
 
 ANSWER_S = 30.0
 """Without a byte from an object store until a request counts as lost, and is made again."""
@@ -79,7 +79,7 @@ NO_VERSION = "0"
 """The generation of an object that is not there."""
 
 
-def canonical(url: str) -> str:
+def canonicalise(url: str) -> str:
     """A URL as its file system's own listings write it; nothing is opened for that.
 
     Raises:
@@ -95,12 +95,12 @@ def canonical(url: str) -> str:
     return f"{protocol}://{kind._strip_protocol(url)}"
 
 
-def bucket_of(url: str) -> str:
+def get_bucket(url: str) -> str:
     """The URL of the bucket that a URL lies in."""
-    return f"{url.partition('://')[0]}://{_bucket_and_key(url)[0]}"
+    return f"{url.partition('://')[0]}://{split_url(url)[0]}"
 
 
-def filesystem(url: str) -> Any:
+def open_filesystem(url: str) -> Any:
     """The fsspec file system of a URL, with credentials that are valid.
 
     Raises:
@@ -120,7 +120,7 @@ def filesystem(url: str) -> Any:
         fs = GCSFileSystem(**_gcs_options(ANSWER_S, REQUEST_S))
     except (ImportError, ValueError) as error:
         raise DataError(f"cannot use {url!r}: {error}") from error
-    with told(url):
+    with translate_errors(url):
         _refresh(fs.credentials)  # here, since gcsfs would ask again for what is refused, and block all others
     return fs
 
@@ -154,7 +154,7 @@ _failures: weakref.WeakKeyDictionary[Any, tuple[float, Exception]] = weakref.Wea
 
 
 class FileSystem:
-    """Any file system of fsspec, by a few calls that raise what it raises; told by `at`."""
+    """Any file system of fsspec, by a few calls that raise what it raises; told by `open_store`."""
 
     def __init__(self, fs: Any):
         self.fs = fs
@@ -168,7 +168,7 @@ class FileSystem:
         info = self.fs.info(url)
         if info["type"] == "directory":
             raise IsADirectoryError(url)
-        return _stored(url, info)
+        return make_stored_file(url, info)
 
     def is_file(self, url: str) -> bool:
         """Whether there is a file."""
@@ -181,7 +181,7 @@ class FileSystem:
     def files(self, folder: str) -> Iterator[StoredFile]:
         """Every file below a folder, sorted by URL."""
         for path, info in sorted(self.fs.find(folder, detail=True).items()):
-            yield _stored(self.fs.unstrip_protocol(path), info)
+            yield make_stored_file(self.fs.unstrip_protocol(path), info)
 
     def names(self, folder: str, _prefix: str) -> Iterable[str]:
         """At least those names directly inside a folder that begin so; of folders perhaps with a slash."""
@@ -240,7 +240,7 @@ class Gcs(FileSystem):
                 return content[:at_most]
             whole = headers.get("Content-Range", f"bytes 0-{len(content) - 1}/{len(content)}")
             said = [part.strip() for value in headers.getall("X-Goog-Hash", ()) for part in value.split(",")]
-            right = f"crc32c={_crc32c(content)}"
+            right = f"crc32c={compute_crc32c(content)}"
             if not whole.endswith(f"-{len(content) - 1}/{len(content)}") or right in said:
                 return content
             if not any(part.startswith("crc32c=") for part in said):
@@ -249,16 +249,16 @@ class Gcs(FileSystem):
 
     def information(self, url: str) -> StoredFile:
         """What is said of an object; raises `FileNotFoundError` or `IsADirectoryError`."""
-        bucket, key = _bucket_and_key(url)
+        bucket, key = split_url(url)
         if not key:
             raise IsADirectoryError(url)
-        return _stored(
+        return make_stored_file(
             url, self.fs.call("GET", "b/{}/o/{}", bucket, key, json_out=True, fields="name,size,timeCreated")
         )
 
     def version(self, url: str) -> Version:
         """The version of an object that is there; raises `FileNotFoundError`, also if it is replaced meanwhile."""
-        bucket, key = _bucket_and_key(url)
+        bucket, key = split_url(url)
         headers, described = self.fs.call("GET", "b/{}/o/{}", bucket, key, fields="generation,updated")
         now = email.utils.parsedate_to_datetime(headers["Date"])
         item = json.loads(described)
@@ -282,7 +282,7 @@ class Gcs(FileSystem):
             FileExistsError: if another one is there.
             FileNotFoundError: if there is none: perhaps since this was done, but the answer was lost.
         """
-        self.fs.call("DELETE", "b/{}/o/{}", *_bucket_and_key(url), ifGenerationMatch=generation)
+        self.fs.call("DELETE", "b/{}/o/{}", *split_url(url), ifGenerationMatch=generation)
 
     def files(self, folder: str) -> Iterator[StoredFile]:
         """Every object below a folder, sorted by URL; one request a thousand.
@@ -292,9 +292,9 @@ class Gcs(FileSystem):
         """
         top = next(self._pages(folder, delimiter="/"))
         folders = top.get("prefixes", ())
-        bucket, _ = _bucket_and_key(folder)
+        bucket, _ = split_url(folder)
         if len(folders) == 1 or "nextPageToken" in top:
-            yield from self._files_of(bucket, _prefix(folder))
+            yield from self._files_of(bucket, make_prefix(folder))
             return
         order = sorted([(item["name"], item) for item in top.get("items", ())] + [(name, None) for name in folders])
         pool = concurrent.futures.ThreadPoolExecutor(_THREADS)
@@ -308,7 +308,7 @@ class Gcs(FileSystem):
         try:
             for name, item in order:
                 if item is not None:
-                    yield _stored(f"gs://{bucket}/{name}", item)
+                    yield make_stored_file(f"gs://{bucket}/{name}", item)
                     continue
                 list_more()
                 yield from listing.popleft().result()
@@ -318,13 +318,13 @@ class Gcs(FileSystem):
     def _files_of(self, bucket: str, prefix: str) -> Iterator[StoredFile]:
         for page in self._pages(f"gs://{bucket}", prefix):
             for item in page.get("items", ()):
-                yield _stored(f"gs://{bucket}/{item['name']}", item)
+                yield make_stored_file(f"gs://{bucket}/{item['name']}", item)
 
     def glob(self, pattern: str) -> list[str]:
         """The URLs of objects and folders that match a pattern, sorted; only folders that may hold some are listed."""
         if "**" in pattern:
             return super().glob(pattern)
-        bucket, key = _bucket_and_key(pattern)
+        bucket, key = split_url(pattern)
         found, parts = [f"gs://{bucket}"], key.split("/")
         for number, part in enumerate(parts, 1):
             literal = re.match(r"[^*?[]*", part).group()  # type: ignore[union-attr]
@@ -342,7 +342,7 @@ class Gcs(FileSystem):
 
     def names(self, folder: str, prefix: str) -> Iterable[str]:
         """The names directly inside a folder that begin so; those of folders end with a slash."""
-        above = _prefix(folder)
+        above = make_prefix(folder)
         for page in self._pages(folder, prefix, delimiter="/"):
             for name in [*(item["name"] for item in page.get("items", ())), *page.get("prefixes", ())]:
                 yield name.removeprefix(above)
@@ -353,7 +353,7 @@ class Gcs(FileSystem):
             page = next(self._pages(url, at_most=1))
         except FileNotFoundError:  # the bucket
             return False
-        return bool(page.get("items")) or not _bucket_and_key(url)[1]
+        return bool(page.get("items")) or not split_url(url)[1]
 
     def has_bucket(self, url: str) -> bool:
         """Whether there is the bucket."""
@@ -374,7 +374,7 @@ class Gcs(FileSystem):
     def _upload(self, url: str, file: IO[bytes], **conditions: str) -> dict[str, Any]:
         import gcsfs.retry
 
-        bucket, key = _bucket_and_key(url)
+        bucket, key = split_url(url)
         digest = hashlib.file_digest(file, "md5").digest()  # type: ignore[arg-type]
         described = {"name": key, "md5Hash": base64.b64encode(digest).decode()}
         for _ in range(_TRIES):
@@ -423,14 +423,14 @@ class Gcs(FileSystem):
     ) -> Iterator[dict[str, Any]]:
         """The pages of a listing, sorted by name; raises `FileNotFoundError` if there is no such bucket."""
         asked = {
-            "prefix": f"{_prefix(folder)}{prefix}" or None,
+            "prefix": f"{make_prefix(folder)}{prefix}" or None,
             "delimiter": delimiter,
             "maxResults": at_most,
             "fields": "items(name,size,timeCreated),prefixes,nextPageToken",
         }
         token = None
         while True:
-            page = self.fs.call("GET", "b/{}/o", _bucket_and_key(folder)[0], json_out=True, pageToken=token, **asked)
+            page = self.fs.call("GET", "b/{}/o", split_url(folder)[0], json_out=True, pageToken=token, **asked)
             yield page
             token = page.get("nextPageToken")
             if token is None or at_most < 1000:
@@ -438,7 +438,7 @@ class Gcs(FileSystem):
 
 
 @contextlib.contextmanager
-def at(url: str, *, changing: bool = False) -> Iterator[FileSystem]:
+def open_store(url: str, *, changing: bool = False) -> Iterator[FileSystem]:
     """The store that a URL lies in; what that refuses or fails to do in the block is told in one sentence.
 
     Args:
@@ -448,12 +448,12 @@ def at(url: str, *, changing: bool = False) -> Iterator[FileSystem]:
         DataError: for a scheme that nothing installed serves.
         StoreError: if the store does not answer, or refuses who asks, or a change.
     """
-    fs = filesystem(url)
-    with told(url, changing=changing):
+    fs = open_filesystem(url)
+    with translate_errors(url, changing=changing):
         yield Gcs(fs) if "gs" in fs.protocol else FileSystem(fs)
 
 
-def _stored(url: str, info: Mapping[str, Any]) -> StoredFile:
+def make_stored_file(url: str, info: Mapping[str, Any]) -> StoredFile:
     modified = info.get("mtime") or info.get("timeCreated") or info.get("created")
     if isinstance(modified, str):
         modified = datetime.datetime.fromisoformat(modified)
@@ -461,18 +461,18 @@ def _stored(url: str, info: Mapping[str, Any]) -> StoredFile:
     return StoredFile(url, int(info.get("size") or 0), seconds)
 
 
-def _crc32c(content: bytes) -> str:
+def compute_crc32c(content: bytes) -> str:
     import google_crc32c
 
     return base64.b64encode(google_crc32c.Checksum(content).digest()).decode()
 
 
-def _bucket_and_key(url: str) -> tuple[str, str]:
+def split_url(url: str) -> tuple[str, str]:
     bucket, _, key = url.partition("://")[2].partition("/")
     return bucket, key
 
 
-def _prefix(folder: str) -> str:
+def make_prefix(folder: str) -> str:
     """What the names of all objects in a folder begin with."""
-    key = _bucket_and_key(folder)[1].rstrip("/")
+    key = split_url(folder)[1].rstrip("/")
     return f"{key}/" if key else ""

@@ -45,7 +45,7 @@ class SplitFractions:
             )
 
 
-def split_of(key: str, fractions: SplitFractions) -> str:
+def choose_split(key: str, fractions: SplitFractions) -> str:
     """The split of an image's key: `train`, `validation` or `test`."""
     position = _hash(_SPLIT_SALT, key) / 2**64
     if position < fractions.test:
@@ -55,12 +55,12 @@ def split_of(key: str, fractions: SplitFractions) -> str:
     return "train"
 
 
-def shard_index(key: str, shards: int) -> int:
+def choose_shard(key: str, shards: int) -> int:
     """The shard, from 0, of an image's key among `shards`."""
     return _hash(_SHARD_SALT, key) % shards
 
 
-def shard_name(prefix: str, index: int, count: int, suffix: str) -> str:
+def name_shard(prefix: str, index: int, count: int, suffix: str) -> str:
     """A shard's file name, such as `train-00000-of-00004.tfrecord.gz`."""
     return f"{prefix}-{index:05d}-of-{count:05d}.{suffix}"
 
@@ -92,7 +92,7 @@ def read_records(path: str) -> Iterator[bytes]:
     """
     number = 0
     try:
-        if not storage.size(path):
+        if not storage.get_size(path):
             raise EOFError("the file has 0 bytes")
         with storage.open_to_read(path) as file, gzip.GzipFile(fileobj=file, mode="rb") as compressed:
             while header := compressed.read(_LENGTH.size + _CHECKSUM.size):

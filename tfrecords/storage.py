@@ -22,9 +22,9 @@ from typing import IO, Any
 from tfrecords import object_store
 from tfrecords.errors import DataError
 from tfrecords.object_store import StoredFile as StoredFile
-from tfrecords.object_store import bucket_of as bucket_of
-from tfrecords.object_store import canonical as canonical
-from tfrecords.object_store import filesystem as filesystem
+from tfrecords.object_store import canonicalise as canonicalise
+from tfrecords.object_store import get_bucket as get_bucket
+from tfrecords.object_store import open_filesystem as open_filesystem
 
 _THREADS = 16  # for an object store, which is asked for each file by itself
 
@@ -44,9 +44,9 @@ def join(folder: str, *names: str) -> str:
     return "/".join([folder.rstrip("/"), *names])
 
 
-def real_path(path: str) -> str:
+def resolve_path(path: str) -> str:
     """A local path without links, or a URL in its canonical spelling."""
-    return canonical(path) if is_remote(path) else os.path.realpath(path)
+    return canonicalise(path) if is_remote(path) else os.path.realpath(path)
 
 
 def read_bytes(path: str, at_most: int | None = None) -> bytes:
@@ -57,7 +57,7 @@ def read_bytes(path: str, at_most: int | None = None) -> bytes:
     if not is_remote(path):
         with open(path, "rb") as file:
             return file.read(-1 if at_most is None else at_most)
-    with object_store.at(path) as store:
+    with object_store.open_store(path) as store:
         return store.read(path, at_most)
 
 
@@ -86,7 +86,7 @@ def is_folder(path: str) -> bool:
     """Whether there is a folder."""
     if not is_remote(path):
         return os.path.isdir(path)
-    with object_store.at(path) as store:
+    with object_store.open_store(path) as store:
         return store.is_folder(path)
 
 
@@ -94,28 +94,28 @@ def is_file(path: str) -> bool:
     """Whether there is a file."""
     if not is_remote(path):
         return os.path.isfile(path)
-    with object_store.at(path) as store:
+    with object_store.open_store(path) as store:
         return store.is_file(path)
 
 
 def has_bucket(url: str) -> bool:
     """Whether there is the bucket that a URL lies in; what has no buckets has each."""
-    with object_store.at(url) as store:
+    with object_store.open_store(url) as store:
         return store.has_bucket(url)
 
 
 @contextlib.contextmanager
-def versions(url: str) -> Iterator[object_store.Gcs | None]:
+def open_versions(url: str) -> Iterator[object_store.Gcs | None]:
     """The store that a URL lies in, if it can change an object on the condition that nobody else did; otherwise None.
 
     Raises:
         StoreError: if it does not answer, or refuses who asks, or a change.
     """
-    with object_store.at(url, changing=True) as store:
+    with object_store.open_store(url, changing=True) as store:
         yield store if isinstance(store, object_store.Gcs) else None
 
 
-def need_bucket(url: str, flag: str) -> None:
+def require_bucket(url: str, flag: str) -> None:
     """Makes sure that there is the bucket that a URL lies in.
 
     Args:
@@ -129,7 +129,7 @@ def need_bucket(url: str, flag: str) -> None:
     except OSError as error:
         raise DataError(f"{flag}={url} cannot be used: {error.strerror or error}") from None
     if not there:
-        raise DataError(f"{flag}={url}: there is no bucket {bucket_of(url)}: create it, or correct its name")
+        raise DataError(f"{flag}={url}: there is no bucket {get_bucket(url)}: create it, or correct its name")
 
 
 def list_names(folder: str, prefix: str = "") -> list[str]:
@@ -139,7 +139,7 @@ def list_names(folder: str, prefix: str = "") -> list[str]:
             return sorted(name for name in os.listdir(folder) if name.startswith(prefix))
         except FileNotFoundError:
             return []
-    with object_store.at(folder) as store:
+    with object_store.open_store(folder) as store:
         try:
             entries = [entry.strip("/") for entry in store.names(folder, prefix)]
         except FileNotFoundError:
@@ -149,7 +149,7 @@ def list_names(folder: str, prefix: str = "") -> list[str]:
 
 def glob(pattern: str) -> list[str]:
     """The URLs that match a pattern in an object store."""
-    with object_store.at(pattern) as store:
+    with object_store.open_store(pattern) as store:
         return store.glob(pattern)
 
 
@@ -158,13 +158,13 @@ def find_files(url: str) -> Iterator[StoredFile]:
 
     A folder that its maker marked by an empty object is among them, its URL ending in a slash.
     """
-    with object_store.at(url) as store:
+    with object_store.open_store(url) as store:
         yield from store.files(url)
 
 
-def information(url: str) -> StoredFile:
+def describe_file(url: str) -> StoredFile:
     """What an object store says of one file; raises `FileNotFoundError` or `IsADirectoryError`."""
-    with object_store.at(url) as store:
+    with object_store.open_store(url) as store:
         return store.information(url)
 
 
@@ -204,7 +204,7 @@ def _open_atomically(path: str, folder: str | None) -> Iterator[IO[bytes]]:
             os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, path)
         else:
-            with object_store.at(path, changing=True) as store:
+            with object_store.open_store(path, changing=True) as store:
                 store.upload(temporary, path)
     finally:
         with contextlib.suppress(FileNotFoundError):
@@ -271,10 +271,10 @@ def move_folder(source: str, destination: str) -> None:
 
 
 def _move_remote(source: str, destination: str) -> None:
-    files = _below(source)
+    files = _list_below(source)
     manifests = [name for name in files if _is_manifest(name)]
     parts = [name for name in files if not _is_manifest(name)]
-    there = _below(destination)
+    there = _list_below(destination)
     # What is older than all that is moved was there before. What is newer may be another attempt's, which removes
     # the source already: then not all of it was listed.
     oldest = min((files[name].modified for name in parts), default=0.0)
@@ -282,7 +282,7 @@ def _move_remote(source: str, destination: str) -> None:
 
     def copy(name: str) -> None:
         url = files[name].url
-        with object_store.at(url, changing=True) as store:
+        with object_store.open_store(url, changing=True) as store:
             store.copy(url, join(destination, name))
 
     try:
@@ -292,7 +292,7 @@ def _move_remote(source: str, destination: str) -> None:
         _for_each(remove_file, stale)
         _for_each(copy, manifests)
     except FileNotFoundError:
-        if not any(map(_is_manifest, _below(destination))):
+        if not any(map(_is_manifest, _list_below(destination))):
             raise FileNotFoundError(
                 errno.ENOENT, f"it cannot be moved to {destination}, since some of it is gone: run again", source
             ) from None
@@ -305,7 +305,7 @@ def remove_file(path: str) -> None:
         if not is_remote(path):
             os.unlink(path)
             return
-        with object_store.at(path, changing=True) as store:
+        with object_store.open_store(path, changing=True) as store:
             store.remove(path)
 
 
@@ -316,7 +316,7 @@ def rename(path: str, name: str) -> None:
         if not is_remote(path):
             os.replace(path, target)
             return
-        with object_store.at(path, changing=True) as store:
+        with object_store.open_store(path, changing=True) as store:
             store.copy(path, target)
         remove_file(path)
 
@@ -326,10 +326,10 @@ def remove_folder(path: str) -> None:
     if not is_remote(path):
         shutil.rmtree(path, ignore_errors=True)
         return
-    urls = [file.url for file in _below(path).values()]
+    urls = [file.url for file in _list_below(path).values()]
     _for_each(remove_file, filter(_is_manifest, urls))  # without it, what is left does not count
     _for_each(remove_file, (url for url in urls if not _is_manifest(url)))
-    with contextlib.suppress(FileNotFoundError), object_store.at(path, changing=True) as store:
+    with contextlib.suppress(FileNotFoundError), object_store.open_store(path, changing=True) as store:
         store.remove_empty_folder(path)
 
 
@@ -337,9 +337,9 @@ def _is_manifest(name: str) -> bool:
     return name.endswith("manifest.json")
 
 
-def _below(folder: str) -> dict[str, StoredFile]:
+def _list_below(folder: str) -> dict[str, StoredFile]:
     """The files of an object store below a folder, by their names in it."""
-    above = f"{canonical(folder).rstrip('/')}/"
+    above = f"{canonicalise(folder).rstrip('/')}/"
     with contextlib.suppress(FileNotFoundError):
         return {file.url.removeprefix(above): file for file in find_files(folder)}
     return {}
@@ -351,7 +351,7 @@ def _for_each(function: Callable[[str], None], urls: Iterable[str]) -> None:
             pass
 
 
-def checksum(path: str) -> str:
+def compute_checksum(path: str) -> str:
     """SHA-256 of a file's content, hexadecimal."""
     digest = hashlib.sha256()
     with open_to_read(path) as file:
@@ -360,26 +360,26 @@ def checksum(path: str) -> str:
     return digest.hexdigest()
 
 
-def missing_or_changed(folder: str, sizes: Mapping[str, int]) -> str | None:
+def find_missing_or_changed(folder: str, sizes: Mapping[str, int]) -> str | None:
     """Says which file of a folder is missing or has another size than it should; None if all are as they should be."""
-    below = {name: file.size for name, file in _below(folder).items()} if sizes and is_remote(folder) else {}
+    below = {name: file.size for name, file in _list_below(folder).items()} if sizes and is_remote(folder) else {}
     for name, expected in sizes.items():
         path = join(folder, name)
-        found = below.get(name) if is_remote(folder) else size_if_there(path)
+        found = below.get(name) if is_remote(folder) else find_size(path)
         if found != expected:
             return f"{path} should have {expected} bytes but {'is missing' if found is None else f'has {found}'}"
     return None
 
 
-def size(path: str) -> int:
+def get_size(path: str) -> int:
     """Bytes of a file."""
-    return information(path).size if is_remote(path) else os.path.getsize(path)
+    return describe_file(path).size if is_remote(path) else os.path.getsize(path)
 
 
-def size_if_there(path: str) -> int | None:
+def find_size(path: str) -> int | None:
     """Bytes of a file, or None if it does not exist."""
     try:
-        return size(path)
+        return get_size(path)
     except FileNotFoundError:
         return None
 

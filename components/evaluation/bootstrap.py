@@ -12,7 +12,7 @@ _SEED = 0
 _NUMBERS_AT_A_TIME = 2_000_000
 
 
-def rate_intervals(lines: LineCounts, groups: np.ndarray | None = None) -> dict[str, tuple[float, float]]:
+def estimate_rate_intervals(lines: LineCounts, groups: np.ndarray | None = None) -> dict[str, tuple[float, float]]:
     """Bootstrap intervals of `cer`, `wer` and `exact_match`.
 
     A rate is a ratio of sums, so its two sums are resampled together. With no error among
@@ -21,16 +21,16 @@ def rate_intervals(lines: LineCounts, groups: np.ndarray | None = None) -> dict[
     Args:
         groups: int [lines], which group each line is of; None: lines are resampled one by one.
     """
-    sums = resampled_sums(lines.counts, groups)
+    sums = resample_sums(lines.counts, groups)
     images, exact, symbols, symbol_errors, words, word_errors = sums.T
     return {
-        "cer": percentile_interval(symbol_errors / np.maximum(symbols, 1)),
-        "wer": percentile_interval(word_errors / np.maximum(words, 1)),
-        "exact_match": percentile_interval(exact / np.maximum(images, 1)),
+        "cer": compute_percentile_interval(symbol_errors / np.maximum(symbols, 1)),
+        "wer": compute_percentile_interval(word_errors / np.maximum(words, 1)),
+        "exact_match": compute_percentile_interval(exact / np.maximum(images, 1)),
     }
 
 
-def cer_difference_interval(new: LineCounts, old: LineCounts, groups: np.ndarray | None = None) -> tuple[float, float]:
+def estimate_cer_difference(new: LineCounts, old: LineCounts, groups: np.ndarray | None = None) -> tuple[float, float]:
     """Bootstrap interval of how much greater the CER of a new model is than that of an old one.
 
     Both have read the same lines, in the same order; each resample takes the same lines of both.
@@ -41,17 +41,17 @@ def cer_difference_interval(new: LineCounts, old: LineCounts, groups: np.ndarray
     if not np.array_equal(new.column("symbols"), old.column("symbols")):
         raise ValueError("two models can be compared line by line only on the same lines, in the same order")
     columns = [new.column("symbols"), new.column("symbol_errors"), old.column("symbol_errors")]
-    symbols, new_errors, old_errors = resampled_sums(np.stack(columns, axis=1), groups).T
-    return percentile_interval((new_errors - old_errors) / np.maximum(symbols, 1))
+    symbols, new_errors, old_errors = resample_sums(np.stack(columns, axis=1), groups).T
+    return compute_percentile_interval((new_errors - old_errors) / np.maximum(symbols, 1))
 
 
-def percentile_interval(values: np.ndarray) -> tuple[float, float]:
+def compute_percentile_interval(values: np.ndarray) -> tuple[float, float]:
     """The percentile interval of bootstrapped values (Efron and Tibshirani 1993, section 13.3)."""
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
     return low, high
 
 
-def resampled_sums(
+def resample_sums(
     counts: np.ndarray, groups: np.ndarray | None = None, *, resamples: int = RESAMPLES, seed: int = _SEED
 ) -> np.ndarray:
     """Sums over bootstrap samples of lines, or of groups of lines that are drawn whole.

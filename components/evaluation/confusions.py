@@ -26,7 +26,7 @@ Pair = tuple[str, str]
 """A true symbol and the one that was read; empty where a symbol was added or left out."""
 
 
-def align(truth: str, read: str) -> list[Pair]:
+def align_texts(truth: str, read: str) -> list[Pair]:
     """One alignment with the fewest edits (Levenshtein 1966), always the same one, as pairs of symbols."""
     return [
         pair
@@ -56,7 +56,7 @@ class Confusions:
         self.symbols.update(truth)
         if truth == read:
             return
-        differing = [pair for pair in align(truth, read) if pair[0] != pair[1]]
+        differing = [pair for pair in align_texts(truth, read) if pair[0] != pair[1]]
         self.pairs.update(differing)
         for pair in dict.fromkeys(differing):
             examples = self.examples.setdefault(pair, [])
@@ -78,12 +78,12 @@ class Confusions:
         )
 
 
-def spell(symbol: str) -> str:
+def spell_symbol(symbol: str) -> str:
     """A symbol as it can be told apart in print: itself, or `U+0303` for a mark, a space, or what has no shape."""
     return f"U+{ord(symbol):04X}" if unicodedata.category(symbol)[0] in "MZC" else symbol
 
 
-def describe(truth: str, read: str, spell: Callable[[str], str] = spell) -> str:
+def describe_confusions(truth: str, read: str, spell: Callable[[str], str] = spell_symbol) -> str:
     """A pair in words."""
     if not truth:
         return f"{spell(read)} added"

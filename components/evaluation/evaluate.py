@@ -16,17 +16,17 @@ import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
 
-from components.evaluation.bootstrap import LEVEL, RESAMPLES, cer_difference_interval, rate_intervals
+from components.evaluation.bootstrap import LEVEL, RESAMPLES, estimate_cer_difference, estimate_rate_intervals
 from components.evaluation.confusions import Confusions
 from components.evaluation.metrics import (
     ErrorCounts,
     LineCounts,
-    by_confidence,
-    by_length,
-    expected_calibration_error,
+    compute_expected_calibration_error,
+    rate_by_confidence,
+    rate_by_length,
 )
-from components.inference.reader import Reading
-from components.inference.scoring import read_lines
+from components.inference.reader import Recognition
+from components.inference.scoring import recognise_in_batches
 from components.work import check_files
 from tfrecords import ShardEntry, decode_png, read_record_batches, storage
 
@@ -47,7 +47,7 @@ _ENOUGH_GROUPS = 20
 _READINGS = "readings-"
 _ROWS_AT_A_TIME = 10_000
 _COUNTED = ("symbols", "symbol_errors", "words", "word_errors")
-_READINGS_SCHEMA = pyarrow.schema(
+_LINES_SCHEMA = pyarrow.schema(
     [
         pyarrow.field("uri", pyarrow.string(), nullable=False),
         pyarrow.field("truth", pyarrow.string(), nullable=False),
@@ -57,7 +57,7 @@ _READINGS_SCHEMA = pyarrow.schema(
         pyarrow.field("group", pyarrow.string()),
     ]
 )
-_WORST_SCHEMA = pyarrow.schema([*list(_READINGS_SCHEMA)[:4], _READINGS_SCHEMA.field("symbol_errors")]).append(
+_WORST_SCHEMA = pyarrow.schema([*list(_LINES_SCHEMA)[:4], _LINES_SCHEMA.field("symbol_errors")]).append(
     pyarrow.field("image", pyarrow.binary(), nullable=False)
 )
 
@@ -107,7 +107,7 @@ class EvaluatedLine:
 
 
 @dataclasses.dataclass(frozen=True)
-class ShardReadings:
+class EvaluatedShard:
     """What was read of one shard; small, so that all of them fit in one place.
 
     Attributes:
@@ -122,9 +122,9 @@ class ShardReadings:
     candidates: list[EvaluatedLine]
 
 
-def read_test_shard(
-    shard: ShardEntry, request: EvaluationRequest, read: Callable[[Sequence[np.ndarray]], Iterable[Reading]]
-) -> ShardReadings:
+def recognise_test_shard(
+    shard: ShardEntry, request: EvaluationRequest, read: Callable[[Sequence[np.ndarray]], Iterable[Recognition]]
+) -> EvaluatedShard:
     """Reads one TFRecord file of the test split, and writes what was read in the order of its records.
 
     Raises:
@@ -139,7 +139,7 @@ def read_test_shard(
         )
         lines = ((i, decode_png(image)) for i, image in enumerate(images))
         evaluated = []
-        for i, reading in sorted(read_lines(lines, read), key=lambda tagged: tagged[0]):
+        for i, reading in sorted(recognise_in_batches(lines, read), key=lambda tagged: tagged[0]):
             uri, truth = uris[i].decode(), texts[i].decode()
             counts = ErrorCounts.of(truth, reading.text)
             evaluated.append(
@@ -155,14 +155,14 @@ def read_test_shard(
                     "group": group_of(uri),
                 }
             )
-        candidates = _candidates([*candidates, *evaluated])
+        candidates = _choose_candidates([*candidates, *evaluated])
     name = f"{_READINGS}{shard.name.removeprefix('test-').partition('.')[0]}.parquet"
     path = storage.join(request.folder, name)
-    storage.write_parquet(path, pyarrow.Table.from_pylist(rows, _READINGS_SCHEMA))
-    return ShardReadings(name, len(rows), storage.size(path), candidates)
+    storage.write_parquet(path, pyarrow.Table.from_pylist(rows, _LINES_SCHEMA))
+    return EvaluatedShard(name, len(rows), storage.get_size(path), candidates)
 
 
-def commit_evaluation(shards: Iterable[ShardReadings], request: EvaluationRequest) -> None:
+def commit_evaluation(shards: Iterable[EvaluatedShard], request: EvaluationRequest) -> None:
     """Writes the figures, the confusions and the pictures beside the readings.
 
     Raises:
@@ -174,8 +174,8 @@ def commit_evaluation(shards: Iterable[ShardReadings], request: EvaluationReques
         raise RuntimeError(f"the test split has {request.examples} examples, but {total} were read")
     check_files(request.folder, {shard.name: shard.bytes for shard in shards})
     lines, names = read_line_counts(request.folder)
-    resampled, groups = _resampled(names, request)
-    calibration_error = expected_calibration_error(lines.confidences, lines.column("exact"))
+    resampled, groups = _resample(names, request)
+    calibration_error = compute_expected_calibration_error(lines.confidences, lines.column("exact"))
     confusions = _count_confusions(request.folder)
     storage.write_parquet(storage.join(request.folder, CONFUSIONS_NAME), confusions)
     figures = {
@@ -186,17 +186,19 @@ def commit_evaluation(shards: Iterable[ShardReadings], request: EvaluationReques
         "wer": lines.total.wer,
         "exact_match": lines.total.exact_match,
         "counts": dataclasses.asdict(lines.total),
-        "intervals": rate_intervals(lines, groups),
+        "intervals": estimate_rate_intervals(lines, groups),
         "resampled": resampled,
         "mean_confidence": float(lines.confidences.mean(dtype=np.float64)),
         "expected_calibration_error": calibration_error,
-        "by_length": by_length(lines),
-        "by_confidence": by_confidence(lines),
+        "by_length": rate_by_length(lines),
+        "by_confidence": rate_by_confidence(lines),
     }
-    shown = _candidates([line for shard in sorted(shards, key=lambda shard: shard.name) for line in shard.candidates])
-    worst = [{**dataclasses.asdict(line), "image": line.png} for line in _worst(shown)]
+    shown = _choose_candidates(
+        [line for shard in sorted(shards, key=lambda shard: shard.name) for line in shard.candidates]
+    )
+    worst = [{**dataclasses.asdict(line), "image": line.png} for line in _choose_worst(shown)]
     storage.write_parquet(storage.join(request.folder, WORST_NAME), pyarrow.Table.from_pylist(worst, _WORST_SCHEMA))
-    _draw(request.folder, figures, confusions.slice(0, CONFUSIONS_SHOWN).to_pylist(), shown)
+    _plot_lines(request.folder, figures, confusions.slice(0, CONFUSIONS_SHOWN).to_pylist(), shown)
     storage.write_json(storage.join(request.folder, EVALUATION_NAME), figures)
 
 
@@ -208,15 +210,15 @@ def compare_cer(folder: str, accepted_folder: str, figures: Mapping[str, Any]) -
         figures: of the new model's evaluation; it says what was resampled there, and here.
     """
     (new, names), (old, _) = read_line_counts(folder), read_line_counts(accepted_folder)
-    groups = _codes(names) if figures["resampled"]["units"] == "groups" else None
-    return {"cer": new.total.cer - old.total.cer, "interval": cer_difference_interval(new, old, groups)}
+    groups = _number_groups(names) if figures["resampled"]["units"] == "groups" else None
+    return {"cer": new.total.cer - old.total.cer, "interval": estimate_cer_difference(new, old, groups)}
 
 
 def read_line_counts(folder: str) -> tuple[LineCounts, pyarrow.ChunkedArray]:
     """The counts of every reading in a folder, in the order of its files, and the names of their groups."""
     columns = ["confidence", *_COUNTED, "group"]
     table = pyarrow.Table.from_batches(
-        _batches(folder, columns), pyarrow.schema([_READINGS_SCHEMA.field(name) for name in columns])
+        _read_batches(folder, columns), pyarrow.schema([_LINES_SCHEMA.field(name) for name in columns])
     )
     symbols, symbol_errors, words, word_errors = (table.column(name).to_numpy() for name in _COUNTED)
     # A line without an error in its symbols was read exactly, and the other way round.
@@ -225,7 +227,7 @@ def read_line_counts(folder: str) -> tuple[LineCounts, pyarrow.ChunkedArray]:
     return LineCounts(counts.astype(np.int64), table.column("confidence").to_numpy()), table.column("group")
 
 
-def _codes(names: pyarrow.ChunkedArray) -> np.ndarray:
+def _number_groups(names: pyarrow.ChunkedArray) -> np.ndarray:
     """Equal numbers for equal names."""
     return pyarrow.compute.index_in(names, pyarrow.compute.unique(names)).to_numpy()
 
@@ -249,7 +251,7 @@ class _GroupFinder:
         return self._of_folder[folder]
 
 
-def _resampled(names: pyarrow.ChunkedArray, request: EvaluationRequest) -> tuple[dict[str, Any], np.ndarray | None]:
+def _resample(names: pyarrow.ChunkedArray, request: EvaluationRequest) -> tuple[dict[str, Any], np.ndarray | None]:
     """What the bootstrap resamples, in words and as groups of lines, or None for lines one by one."""
     groups, note = None, ""
     found = {count["values"]: count["counts"] for count in names.value_counts().to_pylist()}
@@ -263,7 +265,7 @@ def _resampled(names: pyarrow.ChunkedArray, request: EvaluationRequest) -> tuple
     elif len(found) == 1:
         note = "all lines are of one group: the intervals say nothing of other groups"
     else:
-        groups = _codes(names)
+        groups = _number_groups(names)
         if len(found) < _ENOUGH_GROUPS:
             note = f"intervals over so few groups as {len(found)} are too narrow (Cameron, Gelbach and Miller 2008)"
     return {
@@ -275,7 +277,7 @@ def _resampled(names: pyarrow.ChunkedArray, request: EvaluationRequest) -> tuple
     }, groups
 
 
-def _batches(folder: str, columns: list[str]) -> Iterator[pyarrow.RecordBatch]:
+def _read_batches(folder: str, columns: list[str]) -> Iterator[pyarrow.RecordBatch]:
     for name in storage.list_names(folder):
         if name.startswith(_READINGS):
             with storage.open_to_read(storage.join(folder, name)) as file:
@@ -284,19 +286,19 @@ def _batches(folder: str, columns: list[str]) -> Iterator[pyarrow.RecordBatch]:
 
 def _count_confusions(folder: str) -> pyarrow.Table:
     confusions = Confusions()
-    for batch in _batches(folder, ["truth", "text", "uri"]):
+    for batch in _read_batches(folder, ["truth", "text", "uri"]):
         for row in zip(*(batch.column(name).to_pylist() for name in ("truth", "text", "uri")), strict=True):
             confusions.add(*row)
     return confusions.to_table()
 
 
-def _candidates(lines: Sequence[EvaluatedLine]) -> list[EvaluatedLine]:
+def _choose_candidates(lines: Sequence[EvaluatedLine]) -> list[EvaluatedLine]:
     """The lines that may be shown; those of a whole are among those of its parts."""
-    chosen = [*_worst(lines), *_drawn(lines, right=True), *_drawn(lines, right=False)]
+    chosen = [*_choose_worst(lines), *_draw_by_chance(lines, right=True), *_draw_by_chance(lines, right=False)]
     return list({line.uri: line for line in chosen}.values())
 
 
-def _worst(lines: Iterable[EvaluatedLine]) -> list[EvaluatedLine]:
+def _choose_worst(lines: Iterable[EvaluatedLine]) -> list[EvaluatedLine]:
     """The most symbol errors for their length first."""
     wrong = (line for line in lines if not line.right)
     return heapq.nsmallest(
@@ -304,23 +306,23 @@ def _worst(lines: Iterable[EvaluatedLine]) -> list[EvaluatedLine]:
     )
 
 
-def _drawn(lines: Iterable[EvaluatedLine], *, right: bool) -> list[EvaluatedLine]:
+def _draw_by_chance(lines: Iterable[EvaluatedLine], *, right: bool) -> list[EvaluatedLine]:
     """Some right or wrong lines, always the same, from all over the split."""
     matching = (line for line in lines if line.right == right)
     return heapq.nsmallest(_SHOWN, matching, key=lambda line: (zlib.crc32(line.uri.encode()), line.uri))
 
 
-def _draw(
+def _plot_lines(
     folder: str, figures: dict[str, Any], confusions: list[dict[str, Any]], candidates: list[EvaluatedLine]
 ) -> None:
     from components.evaluation import plots
 
-    right, wrong = _drawn(candidates, right=True), _drawn(candidates, right=False)
+    right, wrong = _draw_by_chance(candidates, right=True), _draw_by_chance(candidates, right=False)
     shown = wrong[: max(_SHOWN // 2, _SHOWN - len(right))]
     shown += right[: _SHOWN - len(shown)]
     with tempfile.TemporaryDirectory() as scratch:
         plots.plot_predictions(shown, os.path.join(scratch, PREDICTIONS_PICTURE))
-        plots.plot_worst_lines(_worst(candidates), os.path.join(scratch, WORST_PICTURE))
+        plots.plot_worst_lines(_choose_worst(candidates), os.path.join(scratch, WORST_PICTURE))
         plots.plot_confusions(confusions, os.path.join(scratch, CONFUSIONS_PICTURE))
         plots.plot_accuracy_by_length(figures["by_length"], os.path.join(scratch, LENGTH_PICTURE))
         plots.plot_calibration(

@@ -13,7 +13,7 @@ CALIBRATION_BINS = 10
 _LENGTH_BUCKETS = 8
 
 
-def edit_distance(truth: Sequence, read: Sequence) -> int:
+def compute_edit_distance(truth: Sequence, read: Sequence) -> int:
     """Fewest insertions, deletions and substitutions from one sequence to the other (Levenshtein 1966)."""
     return Levenshtein.distance(truth, read)
 
@@ -42,7 +42,9 @@ class ErrorCounts:
         if truth == read:
             return cls(1, 1, len(truth), 0, len(truth.split()), 0)
         words = truth.split()
-        return cls(1, 0, len(truth), edit_distance(truth, read), len(words), edit_distance(words, read.split()))
+        return cls(
+            1, 0, len(truth), compute_edit_distance(truth, read), len(words), compute_edit_distance(words, read.split())
+        )
 
     def __add__(self, other: ErrorCounts) -> ErrorCounts:
         return ErrorCounts(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
@@ -85,7 +87,7 @@ class LineCounts:
         return self.counts[:, [field.name for field in dataclasses.fields(ErrorCounts)].index(name)]
 
 
-def by_length(lines: LineCounts) -> list[dict[str, Any]]:
+def rate_by_length(lines: LineCounts) -> list[dict[str, Any]]:
     """How well labels of different lengths are read, the shortest first.
 
     Each length has a bucket of its own where there are no more than eight; otherwise there
@@ -102,26 +104,30 @@ def by_length(lines: LineCounts) -> list[dict[str, Any]]:
         ends = np.unique(np.quantile(lengths, shares, method="inverted_cdf"))
     bucket_of = np.searchsorted(ends, lengths)
     return [
-        {"from": int(lengths[inside].min()), "to": int(lengths[inside].max()), **_rates(lines, inside)}
+        {"from": int(lengths[inside].min()), "to": int(lengths[inside].max()), **_compute_rates(lines, inside)}
         for inside in (bucket_of == bucket for bucket in range(len(ends)))
     ]
 
 
-def by_confidence(lines: LineCounts) -> list[dict[str, Any]]:
+def rate_by_confidence(lines: LineCounts) -> list[dict[str, Any]]:
     """How well lines of different confidence are read, the least certain first: the points of the calibration curve.
 
     Returns:
-        For each bin of `expected_calibration_error` that holds a line, `from` and `to` (of
+        For each bin of `compute_expected_calibration_error` that holds a line, `from` and `to` (of
         the confidence), `images`, `exact_match`, `cer` and `mean_confidence`.
     """
-    bin_of = _bin_of(lines.confidences, CALIBRATION_BINS)
+    bin_of = _choose_bin(lines.confidences, CALIBRATION_BINS)
     return [
-        {"from": number / CALIBRATION_BINS, "to": (number + 1) / CALIBRATION_BINS, **_rates(lines, bin_of == number)}
+        {
+            "from": number / CALIBRATION_BINS,
+            "to": (number + 1) / CALIBRATION_BINS,
+            **_compute_rates(lines, bin_of == number),
+        }
         for number in np.unique(bin_of).tolist()
     ]
 
 
-def expected_calibration_error(
+def compute_expected_calibration_error(
     confidences: np.ndarray | Sequence[float], correct: np.ndarray | Sequence[bool], bins: int = CALIBRATION_BINS
 ) -> float:
     """How far confidence is from accuracy: the mean gap over equal-width bins, weighted by images.
@@ -129,16 +135,16 @@ def expected_calibration_error(
     Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3.
     """
     confidences, correct = np.asarray(confidences), np.asarray(correct)
-    bin_of = _bin_of(confidences, bins)
+    bin_of = _choose_bin(confidences, bins)
     gaps = np.bincount(bin_of, confidences, bins) - np.bincount(bin_of, correct, bins)
     return float(np.abs(gaps).sum() / max(len(confidences), 1))
 
 
-def _bin_of(confidences: np.ndarray, bins: int) -> np.ndarray:
+def _choose_bin(confidences: np.ndarray, bins: int) -> np.ndarray:
     return np.minimum((confidences * bins).astype(np.int64), bins - 1)
 
 
-def _rates(lines: LineCounts, inside: np.ndarray) -> dict[str, Any]:
+def _compute_rates(lines: LineCounts, inside: np.ndarray) -> dict[str, Any]:
     part = LineCounts(lines.counts[inside], lines.confidences[inside])
     return {
         "images": part.total.images,

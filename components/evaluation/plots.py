@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from components.evaluation.confusions import Pair, align, describe, spell
-from components.plots import SANS, ShownLine, drawable, plot_grid
+from components.evaluation.confusions import Pair, align_texts, describe_confusions, spell_symbol
+from components.plots import SANS, ShownLine, plot_grid, replace_undrawable
 
 if TYPE_CHECKING:
     from components.evaluation.evaluate import EvaluatedLine
@@ -107,7 +107,9 @@ def plot_confusions(rows: Sequence[dict[str, Any]], path: str) -> None:
     axes.set_title("The most frequent confusions of symbols" if rows else "No symbol was read wrongly")
     places = range(len(rows))
     axes.barh(places, [row["count"] for row in rows], color=_BAR)
-    axes.set_yticks(places, [describe(row["truth"], row["read"], _spell_in_print) for row in rows], parse_math=False)
+    axes.set_yticks(
+        places, [describe_confusions(row["truth"], row["read"], _spell_in_print) for row in rows], parse_math=False
+    )
     axes.invert_yaxis()
     axes.set_xlabel("how often")
     axes.margins(x=0.25)
@@ -124,7 +126,7 @@ def plot_accuracy_by_length(buckets: Sequence[dict[str, Any]], path: str) -> Non
     """Exact match and CER of labels of different lengths, as PNG.
 
     Args:
-        buckets: as `by_length` gives them.
+        buckets: as `rate_by_length` gives them.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
     names = [
@@ -147,7 +149,7 @@ def plot_calibration(bins: Sequence[dict[str, Any]], error: float, path: str) ->
     """The calibration curve: confidence against the lines that were read exactly, and how many lines there are, as PNG.
 
     Args:
-        bins: as `by_confidence` gives them.
+        bins: as `rate_by_confidence` gives them.
         error: the expected calibration error.
     """
     figure = Figure(figsize=(6, 6.5), layout="constrained")
@@ -182,7 +184,7 @@ def _cells(line: EvaluatedLine) -> list[tuple[Pair, bool]]:
     A mark that both have stays with the symbol before it.
     """
     cells: list[tuple[Pair, bool]] = []
-    for truth, read in align(line.truth, line.text):
+    for truth, read in align_texts(line.truth, line.text):
         if truth == read and cells and unicodedata.combining(truth) and all(cells[-1][0]):
             (before_truth, before_read), differs = cells.pop()
             cells.append(((before_truth + truth, before_read + read), differs))
@@ -196,7 +198,7 @@ def _visible(symbol: str, differs: bool) -> str:
     if symbol == " ":
         return "␣" if differs else symbol
     mark = symbol and unicodedata.category(symbol)[0] == "M"
-    return drawable(f"◌{symbol}" if mark else symbol, _MONOSPACE)
+    return replace_undrawable(f"◌{symbol}" if mark else symbol, _MONOSPACE)
 
 
 def _blocks(row: Sequence[Any]) -> int:
@@ -219,4 +221,4 @@ def _end_of(uri: str) -> str:
 
 def _spell_in_print(symbol: str) -> str:
     """A symbol, or its code point if the font of the pictures lacks it."""
-    return spell(symbol) if drawable(symbol) == symbol else f"U+{ord(symbol):04X}"
+    return spell_symbol(symbol) if replace_undrawable(symbol) == symbol else f"U+{ord(symbol):04X}"

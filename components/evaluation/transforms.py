@@ -6,9 +6,9 @@ import functools
 
 import apache_beam as beam
 
-from components.evaluation.evaluate import EvaluationRequest, commit_evaluation, read_test_shard
+from components.evaluation.evaluate import EvaluationRequest, commit_evaluation, recognise_test_shard
 from components.inference.handler import LineModelHandler
-from components.inference.transforms import ModelDoFn
+from components.inference.transforms import RecogniserDoFn
 from components.listing.transforms import GatherOnce
 from tfrecords import ShardEntry
 
@@ -29,18 +29,18 @@ class EvaluateModel(beam.PTransform):
     def expand(self, shards):
         return (
             shards
-            | "ReadTestShard" >> beam.ParDo(_ReadTestShard(self._handler, self._request))
+            | "ReadTestShard" >> beam.ParDo(_RecogniseTestShard(self._handler, self._request))
             | "CommitEvaluation" >> GatherOnce(functools.partial(commit_evaluation, request=self._request))
         )
 
 
-class _ReadTestShard(ModelDoFn):
+class _RecogniseTestShard(RecogniserDoFn):
     def __init__(self, handler: LineModelHandler, request: EvaluationRequest):
         super().__init__(handler)
         self._request = request
 
     def process(self, element: ShardEntry):
-        readings = read_test_shard(element, self._request, self.read)
+        readings = recognise_test_shard(element, self._request, self.read)
         beam.metrics.Metrics.counter("evaluate", "lines-read").inc(readings.rows)
         beam.metrics.Metrics.counter("evaluate", "bytes-written").inc(readings.bytes)
         yield readings

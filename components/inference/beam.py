@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from components.inference.decoding import Decoded, Emissions, best_texts, greedy_texts, pad_labels
+from components.inference.decoding import Decoded, Emissions, collapse_best_paths, pad_labels, rank_texts
 
 _NOTHING, _NO_PARENT = np.uint64(1), np.uint64(0)  # in the place of hashes: they equal none that is looked for
 
 
-def beam_decode(logits: np.ndarray, time_steps: np.ndarray, beam_width: int, alternatives: int = 5) -> list[Decoded]:
+def decode_with_beam_search(
+    logits: np.ndarray, time_steps: np.ndarray, beam_width: int, alternatives: int = 5
+) -> list[Decoded]:
     """The most probable text among those that a prefix beam search finds, and the next ones.
 
     After every time step the search keeps the `beam_width` beginnings of texts that are most
@@ -29,15 +31,15 @@ def beam_decode(logits: np.ndarray, time_steps: np.ndarray, beam_width: int, alt
     if beam_width < 1:
         raise ValueError(f"beam_width must be at least 1, not {beam_width}")
     emissions = Emissions.from_logits(logits, time_steps)
-    candidates = _with_greedy(emissions, *_search(emissions, beam_width))
-    return best_texts(emissions, *candidates, min(alternatives, beam_width - 1))
+    candidates = _add_greedy_texts(emissions, *_search(emissions, beam_width))
+    return rank_texts(emissions, *candidates, min(alternatives, beam_width - 1))
 
 
-def _with_greedy(
+def _add_greedy_texts(
     emissions: Emissions, labels: np.ndarray, lengths: np.ndarray, images: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Some texts of each image, and its greedy one if that is not among them."""
-    ids, _, greedy_lengths = greedy_texts(emissions)
+    ids, _, greedy_lengths = collapse_best_paths(emissions)
     greedy = pad_labels(ids, greedy_lengths)
     longest = max(labels.shape[1], greedy.shape[1])
     labels, greedy = (np.pad(texts, ((0, 0), (0, longest - texts.shape[1]))) for texts in (labels, greedy))
@@ -61,8 +63,8 @@ def _search(emissions: Emissions, width: int) -> tuple[np.ndarray, np.ndarray, n
     blank = classes - 1
     images, slots = np.arange(batch), np.arange(width)[:, None]
     ranks = min(blank, width + 1)
-    slot_of, rank_of = _worth_extending(width, ranks)
-    by_rank = _greatest_first(emissions.weights[:, :, :blank], ranks)
+    slot_of, rank_of = _find_worth_extending(width, ranks)
+    by_rank = _sort_greatest_first(emissions.weights[:, :, :blank], ranks)
     weights_by_rank = np.take_along_axis(emissions.weights, by_rank, axis=2).transpose(0, 2, 1).copy()
     rank_of_class = np.full(emissions.weights.shape, ranks, np.int32)
     np.put_along_axis(rank_of_class, by_rank, np.arange(ranks)[None, None], axis=2)
@@ -106,7 +108,7 @@ def _search(emissions: Emissions, width: int) -> tuple[np.ndarray, np.ndarray, n
         candidates[none] = 0
         np.add(stays_blank, stays_symbol, out=candidates[:width])
 
-        chosen = _greatest_first(candidates.T, width).T
+        chosen = _sort_greatest_first(candidates.T, width).T
         scores = candidates.take(chosen * batch + images)
         is_new = chosen >= width
         source = source_of[chosen]
@@ -136,7 +138,7 @@ def _search(emissions: Emissions, width: int) -> tuple[np.ndarray, np.ndarray, n
     return pad_labels(symbols[written], lengths), lengths, np.nonzero(used)[0]
 
 
-def _greatest_first(values: np.ndarray, count: int) -> np.ndarray:
+def _sort_greatest_first(values: np.ndarray, count: int) -> np.ndarray:
     """The places of the `count` greatest values along the last axis, of equal ones the first.
 
     Bits of floats that are not negative sort as integers do. The last few of them (values are
@@ -152,7 +154,7 @@ def _greatest_first(values: np.ndarray, count: int) -> np.ndarray:
     return keys & ((1 << bits) - 1)
 
 
-def _worth_extending(width: int, ranks: int) -> tuple[np.ndarray, np.ndarray]:
+def _find_worth_extending(width: int, ranks: int) -> tuple[np.ndarray, np.ndarray]:
     """The pairs of a slot of the beam and a rank among a time step's symbols, both from 0, that can survive.
 
     Slots are sorted by the total probability of their texts, symbols by their weight, the greatest

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from components.inference.decoding import greedy_decode, label_log_probability
+from components.inference.decoding import compute_label_log_probability, decode_greedily
 
 ENOUGH_LINES = 512
 _TEMPERATURES = np.geomspace(0.5, 4, 16)
@@ -44,12 +44,15 @@ def fit_temperature(batches: Iterable[tuple[np.ndarray, np.ndarray, list[list[in
 
 def _log_posteriors(logits: np.ndarray, time_steps: np.ndarray, truths: list[list[int]]) -> tuple[np.ndarray, ...]:
     """Of what is read, under each temperature, float64 [batch, temperatures]; and whether it is right, bool [batch]."""
-    read = [decoded.ids for decoded in greedy_decode(logits, time_steps)]
+    read = [decoded.ids for decoded in decode_greedily(logits, time_steps)]
     lengths = np.array([len(ids) for ids in read])
     labels = np.zeros((len(read), max(1, lengths.max())), np.int64)
     for row, ids in zip(labels, read, strict=True):
         row[: len(ids)] = ids
-    found = [label_log_probability(logits / temperature, time_steps, labels, lengths) for temperature in _TEMPERATURES]
+    found = [
+        compute_label_log_probability(logits / temperature, time_steps, labels, lengths)
+        for temperature in _TEMPERATURES
+    ]
     right = np.array([ids.tolist() == list(truth) for ids, truth in zip(read, truths, strict=True)])
     return np.stack(found, axis=1), right
 

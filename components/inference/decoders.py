@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from components.inference.beam import beam_decode
-from components.inference.decoding import Decoded, greedy_decode
-from components.inference.lexicon import Lexicon, lexicon_decode
+from components.inference.beam import decode_with_beam_search
+from components.inference.decoding import Decoded, decode_greedily
+from components.inference.lexicon import Lexicon, decode_with_lexicon
 from tfrecords import Charset, DataError, storage
 
 DECODERS = ("greedy", "beam", "lexicon")
@@ -36,7 +36,9 @@ class Decoding:
 
     def pinned(self) -> Decoding:
         """The same, with the lexicon as it is now and no other."""
-        return dataclasses.replace(self, lexicon_sha256=storage.checksum(self.lexicon)) if self.lexicon else self
+        return (
+            dataclasses.replace(self, lexicon_sha256=storage.compute_checksum(self.lexicon)) if self.lexicon else self
+        )
 
     @property
     def identity(self) -> list[Any]:
@@ -70,7 +72,9 @@ class Decoding:
     def function(self, charset: Charset) -> Callable[[np.ndarray, np.ndarray], list[Decoded]]:
         """Logits and time steps to what they say."""
         if self.decoder == "beam":
-            return functools.partial(beam_decode, beam_width=self.beam_width, alternatives=self.beam_width - 1)
+            return functools.partial(
+                decode_with_beam_search, beam_width=self.beam_width, alternatives=self.beam_width - 1
+            )
         if self.decoder == "lexicon":
-            return functools.partial(lexicon_decode, lexicon=self.read_lexicon(charset))
-        return greedy_decode
+            return functools.partial(decode_with_lexicon, lexicon=self.read_lexicon(charset))
+        return decode_greedily

@@ -1,7 +1,7 @@
 """From logits to text and confidence, vectorised over the batch in NumPy: the same on every engine.
 
 Shapes: `logits` float [batch, time, classes], unnormalised, the blank being class
-`classes - 1`; `time_steps` int [batch], the steps that each image's own width gives.
+`classes - 1`; `count_time_steps` int [batch], the steps that each image's own width gives.
 What lies beyond an image's time steps never matters.
 
 Here are the greedy decoder and what it shares with those of `beam` and `lexicon`.
@@ -28,7 +28,7 @@ class Decoded:
             steps that the most probable alignment of the text gives it. Where the text is the
             greedy one, that alignment is the greedy path.
         log_probability: natural logarithm of the posterior of the whole text over all its
-            alignments, at most 0; minus infinity if no text could be found (see `lexicon_decode`).
+            alignments, at most 0; minus infinity if no text could be found (see `decode_with_lexicon`).
         alternatives: other texts, `(ids, log_probability)`, the most probable first.
     """
 
@@ -84,7 +84,7 @@ class Emissions:
         return Emissions(self.weights[:, images], self.best[:, images], self.peaks[:, images])
 
 
-def greedy_decode(logits: np.ndarray, time_steps: np.ndarray) -> list[Decoded]:
+def decode_greedily(logits: np.ndarray, time_steps: np.ndarray) -> list[Decoded]:
     """Best class at every time step, repeats merged, blanks dropped (Graves et al. 2006, section 3.2).
 
     The probability is that of the text, over every alignment, not that of the one path.
@@ -93,9 +93,9 @@ def greedy_decode(logits: np.ndarray, time_steps: np.ndarray) -> list[Decoded]:
         ValueError: if a logit within an image's time steps is not finite.
     """
     emissions = Emissions.from_logits(logits, time_steps)
-    ids, confidences, lengths = greedy_texts(emissions)
+    ids, confidences, lengths = collapse_best_paths(emissions)
     # The greedy path is an alignment of the text, of weight 1 at every step: nothing can underflow.
-    totals = forward(emissions, pad_labels(ids, lengths), lengths, rescale_every=_STEPS_WITHOUT_OVERFLOW)
+    totals = compute_posteriors(emissions, pad_labels(ids, lengths), lengths, rescale_every=_STEPS_WITHOUT_OVERFLOW)
     bounds = itertools.pairwise([0, *np.cumsum(lengths).tolist()])
     return [
         Decoded(ids[start:end], confidences[start:end], total)
@@ -103,7 +103,7 @@ def greedy_decode(logits: np.ndarray, time_steps: np.ndarray) -> list[Decoded]:
     ]
 
 
-def greedy_texts(emissions: Emissions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def collapse_best_paths(emissions: Emissions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What the best class of every time step says.
 
     Returns:
@@ -122,7 +122,7 @@ def greedy_texts(emissions: Emissions) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return run_ids[symbol_runs], run_peaks[symbol_runs].astype(np.float32), lengths
 
 
-def label_log_probability(
+def compute_label_log_probability(
     logits: np.ndarray, time_steps: np.ndarray, labels: np.ndarray, label_lengths: np.ndarray
 ) -> np.ndarray:
     """The natural logarithm of the posterior of a label, `-ctc_loss`, over every alignment.
@@ -137,7 +137,7 @@ def label_log_probability(
     Raises:
         ValueError: if a logit within an image's time steps is not finite.
     """
-    return forward(Emissions.from_logits(logits, time_steps), labels, label_lengths)
+    return compute_posteriors(Emissions.from_logits(logits, time_steps), labels, label_lengths)
 
 
 def pad_labels(ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -147,7 +147,7 @@ def pad_labels(ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return labels
 
 
-def forward(
+def compute_posteriors(
     emissions: Emissions,
     labels: np.ndarray,
     label_lengths: np.ndarray,
@@ -208,7 +208,7 @@ def forward(
     return np.minimum(result, 0)
 
 
-def align(emissions: Emissions, labels: np.ndarray, label_lengths: np.ndarray) -> list[np.ndarray]:
+def align_symbols(emissions: Emissions, labels: np.ndarray, label_lengths: np.ndarray) -> list[np.ndarray]:
     """The greatest posterior of each symbol over the time steps of its label's most probable alignment.
 
     The alignment is Viterbi's over the states of Graves et al. 2006, section 4.1: a blank
@@ -260,7 +260,7 @@ def align(emissions: Emissions, labels: np.ndarray, label_lengths: np.ndarray) -
     return np.split(flat, np.cumsum(label_lengths))[:-1]
 
 
-def best_texts(
+def rank_texts(
     emissions: Emissions,
     labels: np.ndarray,
     label_lengths: np.ndarray,
@@ -280,7 +280,7 @@ def best_texts(
         empty, of log probability minus infinity.
     """
     batch = emissions.weights.shape[1]
-    posteriors = forward(emissions, labels, label_lengths, images)
+    posteriors = compute_posteriors(emissions, labels, label_lengths, images)
     ranked = np.lexsort((-posteriors, images))
     ranked = ranked[posteriors[ranked] > -np.inf]
     bounds = np.searchsorted(images[ranked], np.arange(batch + 1))
@@ -290,7 +290,7 @@ def best_texts(
     best_labels[found] = labels[best]
     best_lengths = np.zeros(batch, np.int64)
     best_lengths[found] = label_lengths[best]
-    confidences = align(emissions, best_labels, best_lengths)
+    confidences = align_symbols(emissions, best_labels, best_lengths)
     decoded = []
     for image in range(batch):
         texts = [

@@ -10,7 +10,7 @@ _GROUPS = 10
 _PSEUDO_COUNT = 0.5
 
 
-def population_stability_index(before: Sequence[int], now: Sequence[int]) -> float:
+def compute_population_stability_index(before: Sequence[int], now: Sequence[int]) -> float:
     """How far apart two histograms are: `sum((q - p) * ln(q / p))` over groups of bins.
 
     The index of Siddiqi, Credit Risk Scorecards (2006), chapter 10, which is the symmetric divergence of Kullback and

@@ -15,7 +15,7 @@ from types import ModuleType
 
 import numpy as np
 
-from components.devices import gpus_here
+from components.devices import find_gpus
 from components.models import ONNX_NAME, SAVED_MODEL_NAME, ModelManifest
 from tfrecords import DataError, storage
 
@@ -80,7 +80,7 @@ def choose_engine(name: str, manifest: ModelManifest) -> tuple[str, str]:
         return name, "as asked for"
     if not exported:
         return "tensorflow", f"the model has no {ONNX_NAME}"
-    if gpus_here() and (gpus := _import_tensorflow().config.list_physical_devices("GPU")):
+    if find_gpus() and (gpus := _import_tensorflow().config.list_physical_devices("GPU")):
         return "tensorflow", f"it sees {len(gpus)} GPU{'s' * (len(gpus) > 1)}"
     return "onnx", "faster on a CPU"
 

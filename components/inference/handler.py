@@ -9,10 +9,10 @@ import numpy as np
 from apache_beam.ml.inference.base import ModelHandler
 
 from components.inference.decoders import Decoding
-from components.inference.reader import LoadedModel, Reader, Reading
+from components.inference.reader import Recogniser, RecogniserSpec, Recognition
 
 
-class LineModelHandler(ModelHandler[np.ndarray, Reading, LoadedModel]):
+class LineModelHandler(ModelHandler[np.ndarray, Recognition, Recogniser]):
     """Reads grey lines, uint8 [height, width], of any widths; works in a plain `RunInference` too.
 
     Args:
@@ -24,9 +24,9 @@ class LineModelHandler(ModelHandler[np.ndarray, Reading, LoadedModel]):
 
     def __init__(self, model_folder: str, engine: str = "auto", threads: int = 1, decoding: Decoding | None = None):
         super().__init__()
-        self.reader = Reader(model_folder, engine, threads, decoding or Decoding())
+        self.reader = RecogniserSpec(model_folder, engine, threads, decoding or Decoding())
 
-    def load_model(self) -> LoadedModel:
+    def load_model(self) -> Recogniser:
         """Loads what the engine needs, its files checked against the manifest.
 
         Raises:
@@ -35,8 +35,8 @@ class LineModelHandler(ModelHandler[np.ndarray, Reading, LoadedModel]):
         return self.reader.load()
 
     def run_inference(
-        self, batch: Sequence[np.ndarray], model: LoadedModel, inference_args: dict[str, Any] | None = None
-    ) -> Iterable[Reading]:
+        self, batch: Sequence[np.ndarray], model: Recogniser, inference_args: dict[str, Any] | None = None
+    ) -> Iterable[Recognition]:
         """One reading for each line, in order.
 
         Raises:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from components.inference.decoding import Decoded, Emissions, best_texts, pad_labels
+from components.inference.decoding import Decoded, Emissions, pad_labels, rank_texts
 from tfrecords import Charset, DataError, normalise_text
 
 _MOST_BEGINNINGS = 500
@@ -28,7 +28,7 @@ class Cut(NamedTuple):
     second_half: float
 
     def lost(self, time_steps: np.ndarray, longest: int) -> np.ndarray:
-        """What posterior a word that is missed has at most: see `lexicon_decode`."""
+        """What posterior a word that is missed has at most: see `decode_with_lexicon`."""
         nodes = longest + 1
         return self.first_half**2 * time_steps**2 * nodes**3 + 4 * self.second_half * time_steps * nodes
 
@@ -166,7 +166,7 @@ class Lexicon:
         return pad_labels(self.ids[_ranges(starts[numbers], lengths)], lengths), lengths
 
 
-def lexicon_decode(
+def decode_with_lexicon(
     logits: np.ndarray, time_steps: np.ndarray, lexicon: Lexicon, alternatives: int = 5
 ) -> list[Decoded]:
     """The most probable word of a lexicon for each image, and the next ones.
@@ -233,7 +233,7 @@ def _best_words(
         axis=1,
     )
     images, words = np.unique(found, axis=1)
-    return best_texts(emissions, *lexicon.labels(words), images, alternatives)
+    return rank_texts(emissions, *lexicon.labels(words), images, alternatives)
 
 
 def _search(

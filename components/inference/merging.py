@@ -21,12 +21,12 @@ from components.inference.predictions import (
     LEAST_CONFIDENT,
     PREDICTIONS_SCHEMA,
     ROW_GROUP_ROWS,
-    what_rows_say,
+    summarise_rows,
 )
 from components.inference.runs import RUN_MANIFEST_NAME, CommittedRun, read_run, remove_merged
-from components.rejects import SCHEMA as REJECTS_SCHEMA
+from components.rejects import REJECTS_SCHEMA
 from components.work import check_files, keep_only, merge_counts
-from tfrecords import DataError, shard_name, storage
+from tfrecords import DataError, name_shard, storage
 
 ROWS_A_FILE = 1_000_000
 """A merged file has no more, unless one of the merged files had."""
@@ -92,7 +92,7 @@ class MergedSummary:
         rows, bytes, sha256: of the file.
         rejects: of a file of rejects, its rows by reason.
         confidence_sum, needs_review, confidence_histogram, least_confident: of a file of predictions, as in a
-            `ReadSummary`.
+            `RecognisedShard`.
     """
 
     kind: str
@@ -108,7 +108,7 @@ class MergedSummary:
     least_confident: list[list[Any]]
 
 
-def runs_to_merge(runs: Iterable[CommittedRun]) -> list[list[CommittedRun]]:
+def group_runs_to_merge(runs: Iterable[CommittedRun]) -> list[list[CommittedRun]]:
     """Runs that were read in the same way, together; none that is alone.
 
     What earlier versions of this program wrote, which does not say how it was read, is left as it is.
@@ -120,7 +120,7 @@ def runs_to_merge(runs: Iterable[CommittedRun]) -> list[list[CommittedRun]]:
     return [group for group in alike.values() if len(group) > 1]
 
 
-def files_to_write(runs: Sequence[CommittedRun], rows_a_file: int = ROWS_A_FILE) -> list[MergedFile]:
+def plan_merged_files(runs: Sequence[CommittedRun], rows_a_file: int = ROWS_A_FILE) -> list[MergedFile]:
     """The files that the runs become: few and large, each of whole files of theirs."""
     parts = [
         (MergedFrom(path, described["rows"], described["sha256"]), described["rows"])
@@ -133,14 +133,14 @@ def files_to_write(runs: Sequence[CommittedRun], rows_a_file: int = ROWS_A_FILE)
         rows = sum(run.manifest["rejects"].values())
         rejects += [(MergedFrom(path, None, None), rows // len(paths)) for path in paths]  # about as many in each
     return [
-        MergedFile(kind, shard_name(kind, index, len(groups), "parquet"), group)
+        MergedFile(kind, name_shard(kind, index, len(groups), "parquet"), group)
         for kind, sources in ((PREDICTIONS, parts), (REJECTS, rejects))
-        for groups in [_in_groups(sources, rows_a_file)]
+        for groups in [_group_sources(sources, rows_a_file)]
         for index, group in enumerate(groups)
     ]
 
 
-def _in_groups(sources: list[tuple[MergedFrom, int]], rows_a_file: int) -> list[tuple[MergedFrom, ...]]:
+def _group_sources(sources: list[tuple[MergedFrom, int]], rows_a_file: int) -> list[tuple[MergedFrom, ...]]:
     groups: list[list[MergedFrom]] = []
     room = 0
     for source, rows in sources:
@@ -152,7 +152,7 @@ def _in_groups(sources: list[tuple[MergedFrom, int]], rows_a_file: int) -> list[
     return [tuple(group) for group in groups]
 
 
-def write_merged(file: MergedFile, request: MergeRequest) -> MergedSummary:
+def write_merged_file(file: MergedFile, request: MergeRequest) -> MergedSummary:
     """Writes the rows of some files to one; no more than a few row groups are held in memory.
 
     Raises:
@@ -164,12 +164,12 @@ def write_merged(file: MergedFile, request: MergeRequest) -> MergedSummary:
     rejects: collections.Counter[str] = collections.Counter()
     confidence_sum, needs_review, histogram = 0.0, 0, np.zeros(CONFIDENCE_BINS, np.int64)
     least: list[list[Any]] = []
-    batches = itertools.chain.from_iterable(_batches(source, schema) for source in file.sources)
+    batches = itertools.chain.from_iterable(_read_batches(source, schema) for source in file.sources)
     with (
         storage.open_atomically(path) as target,
         pyarrow.parquet.ParquetWriter(target, schema, compression="zstd") as writer,
     ):
-        for table in _row_groups(batches):
+        for table in _make_row_groups(batches):
             writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
             read += table.num_rows
             if file.kind == REJECTS:
@@ -183,7 +183,7 @@ def write_merged(file: MergedFile, request: MergeRequest) -> MergedSummary:
             rows = zip(*(lowest[name].to_pylist() for name in ("confidence", "uri", "text")), strict=True)
             least = sorted([*least, *map(list, rows)])[:LEAST_CONFIDENT]
     with storage.open_to_read(path) as written:
-        sha256, size = _sha256(written), written.seek(0, os.SEEK_END)
+        sha256, size = _compute_sha256(written), written.seek(0, os.SEEK_END)
         rows_written = pyarrow.parquet.read_metadata(written).num_rows
     if rows_written != read:
         raise RuntimeError(f"{path} has {rows_written} rows, but {read} were written to it")
@@ -202,11 +202,11 @@ def write_merged(file: MergedFile, request: MergeRequest) -> MergedSummary:
     )
 
 
-def _batches(source: MergedFrom, schema: pyarrow.Schema) -> Iterator[pyarrow.RecordBatch]:
+def _read_batches(source: MergedFrom, schema: pyarrow.Schema) -> Iterator[pyarrow.RecordBatch]:
     """The rows of a file, which is held against its run's manifest first."""
     with storage.open_to_read(source.path) as file:
         if source.sha256 is not None:
-            digest = _sha256(file)
+            digest = _compute_sha256(file)
             if digest != source.sha256:
                 raise DataError(
                     f"{source.path} has checksum {digest}, the manifest beside it says {source.sha256}: it was damaged "
@@ -219,7 +219,7 @@ def _batches(source: MergedFrom, schema: pyarrow.Schema) -> Iterator[pyarrow.Rec
             if source.rows not in (None, parquet.metadata.num_rows):
                 raise RuntimeError(f"{source.path} has {parquet.metadata.num_rows} rows, its manifest {source.rows}")
             for batch in parquet.iter_batches(ROW_GROUP_ROWS):
-                yield _with_schema(batch, schema, source.path)
+                yield _cast_to_schema(batch, schema, source.path)
         except (pyarrow.ArrowInvalid, OSError) as error:
             what = " ".join(str(error).split())
             raise DataError(
@@ -228,11 +228,11 @@ def _batches(source: MergedFrom, schema: pyarrow.Schema) -> Iterator[pyarrow.Rec
             ) from None
 
 
-def _sha256(file: Any) -> str:
+def _compute_sha256(file: Any) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _with_schema(batch: pyarrow.RecordBatch, schema: pyarrow.Schema, path: str) -> pyarrow.RecordBatch:
+def _cast_to_schema(batch: pyarrow.RecordBatch, schema: pyarrow.Schema, path: str) -> pyarrow.RecordBatch:
     """A batch with columns that were added to the schema since it was written, all null."""
     columns = []
     for field in schema:
@@ -245,7 +245,7 @@ def _with_schema(batch: pyarrow.RecordBatch, schema: pyarrow.Schema, path: str) 
     return pyarrow.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _row_groups(batches: Iterable[pyarrow.RecordBatch]) -> Iterator[pyarrow.Table]:
+def _make_row_groups(batches: Iterable[pyarrow.RecordBatch]) -> Iterator[pyarrow.Table]:
     """Rows as they come, `ROW_GROUP_ROWS` at a time."""
     waiting: list[pyarrow.RecordBatch] = []
     rows = 0
@@ -286,7 +286,7 @@ def commit_merge(summaries: Iterable[MergedSummary], request: MergeRequest) -> N
             if not moved:
                 keep_only(request.rejects_folder, sizes)
                 storage.move_folder(request.rejects_folder, request.rejects_destination)
-        manifest = {**_merged_manifest(runs, parts), "run_id": request.run_id, "files": files}
+        manifest = {**_make_merged_manifest(runs, parts), "run_id": request.run_id, "files": files}
         storage.write_json(storage.join(request.folder, RUN_MANIFEST_NAME), manifest)
         storage.move_folder(request.folder, request.destination)
     remove_merged([read_run(request.destination)])
@@ -309,7 +309,7 @@ def _check_rows(runs: Sequence[CommittedRun], parts: Sequence[MergedSummary], re
         )
 
 
-def _merged_manifest(runs: Sequence[CommittedRun], parts: Sequence[MergedSummary]) -> dict[str, Any]:
+def _make_merged_manifest(runs: Sequence[CommittedRun], parts: Sequence[MergedSummary]) -> dict[str, Any]:
     """What a run says that holds the rows of others.
 
     How many images a night's listing matched, and how many of them were skipped or repeated, does not add up: `matched`
@@ -339,7 +339,7 @@ def _merged_manifest(runs: Sequence[CommittedRun], parts: Sequence[MergedSummary
         "rows": rows,
         **({"lost": lost} if lost else {}),
         "rejects": merge_counts(manifest["rejects"] for manifest in manifests),
-        **what_rows_say(parts),
+        **summarise_rows(parts),
         "min_confidence": common("min_confidence"),
         "merged": [run_id for run in runs for run_id in (*run.manifest.get("merged", ()), run.run_id)],
         "history": [

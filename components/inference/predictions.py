@@ -17,26 +17,26 @@ import pyarrow.parquet
 
 from components.inference.decoders import Decoding
 from components.inference.engines import choose_engine
-from components.inference.reader import LoadedModel, Reader, Reading
+from components.inference.reader import Recogniser, RecogniserSpec, Recognition
 from components.inference.runs import RUN_MANIFEST_NAME
-from components.inference.scoring import read_lines
+from components.inference.scoring import recognise_in_batches
 from components.inference.unread import RETRIED
 from components.listing import ImageReference
 from components.models import ModelManifest
-from components.processes import groups_of, map_in_processes, prepare_helpers
-from components.rejects import Reject, count_by_reason, rejects_table, too_many_rejects
+from components.processes import map_in_processes, prepare_helpers, split_into_groups
+from components.rejects import Reject, count_by_reason, explain_too_many_rejects, make_rejects_table
 from components.work import (
     REFUSED_NAME,
     check_accounted,
     check_files,
-    digest_of,
-    finished_summary,
-    in_order,
+    digest_references,
     keep_only,
+    map_in_order,
     merge_counts,
+    read_finished_summary,
     read_referenced_line,
 )
-from tfrecords import ImageLimits, LineImage, ShardEntry, decode_png, read_record_batches, shard_name, storage
+from tfrecords import ImageLimits, LineImage, ShardEntry, decode_png, name_shard, read_record_batches, storage
 
 ROW_GROUP_ROWS = 100_000
 _DECODER_VERSION = 1  # raised when images are read that were rejected before: all rejected ones are then tried again
@@ -52,7 +52,7 @@ SUMMARIES_NAME = "_summaries"
 CONFIDENCE_BINS = 100  # of equal width, from 0 to 1
 LEAST_CONFIDENT = 50  # rows of a run that its manifest names
 
-_TIME = pyarrow.timestamp("us", tz="UTC")
+TIMESTAMP = pyarrow.timestamp("us", tz="UTC")
 PREDICTIONS_SCHEMA = pyarrow.schema(
     [
         pyarrow.field("uri", pyarrow.string(), nullable=False),
@@ -67,10 +67,10 @@ PREDICTIONS_SCHEMA = pyarrow.schema(
         pyarrow.field("width", pyarrow.int32(), nullable=False),
         pyarrow.field("height", pyarrow.int32(), nullable=False),
         pyarrow.field("size_bytes", pyarrow.int64(), nullable=False),
-        pyarrow.field("modified", _TIME, nullable=False),
+        pyarrow.field("modified", TIMESTAMP, nullable=False),
         pyarrow.field("model_id", pyarrow.string(), nullable=False),
         pyarrow.field("run_id", pyarrow.string(), nullable=False),
-        pyarrow.field("scored_at", _TIME, nullable=False),
+        pyarrow.field("scored_at", TIMESTAMP, nullable=False),
         pyarrow.field("needs_review", pyarrow.bool_(), nullable=False),
         pyarrow.field("margin", pyarrow.float32()),
     ]
@@ -129,20 +129,20 @@ class InferenceRequest:
     @property
     def limits_of_lines(self) -> dict[str, int]:
         """What decides whether an image can be read at all."""
-        return limits_of_lines(self.limits, self.height)
+        return describe_limits(self.limits, self.height)
 
-    def reader(self, engine: str | None = None) -> Reader:
+    def reader(self, engine: str | None = None) -> RecogniserSpec:
         """What reads lines as asked for, or with another engine."""
-        return Reader(self.model_folder, engine or self.engine, decoding=self.decoding)
+        return RecogniserSpec(self.model_folder, engine or self.engine, decoding=self.decoding)
 
 
-def limits_of_lines(limits: ImageLimits, height: int) -> dict[str, int]:
+def describe_limits(limits: ImageLimits, height: int) -> dict[str, int]:
     """What decides whether an image can be read at all, as manifests have it."""
     return {**dataclasses.asdict(limits), "height": height, "decoder_version": _DECODER_VERSION}
 
 
 @dataclasses.dataclass(frozen=True)
-class ReadSummary:
+class RecognisedShard:
     """What became of the images of one shard.
 
     Attributes:
@@ -173,7 +173,7 @@ class ReadSummary:
     figures: dict[str, Any] = dataclasses.field(compare=False)
 
 
-class _File(NamedTuple):
+class ImageFile(NamedTuple):
     """What is known of an image before it is read."""
 
     uri: str
@@ -181,26 +181,26 @@ class _File(NamedTuple):
     modified_us: int
 
 
-class _Read(NamedTuple):
+class RecognisedLine(NamedTuple):
     """An image's own width and height, and what was read on it."""
 
     width: int
     height: int
-    reading: Reading
+    reading: Recognition
 
 
-_Outcome: TypeAlias = Reject | _Read
+_Outcome: TypeAlias = Reject | RecognisedLine
 _Lines: TypeAlias = Callable[[Any, int], Iterable[LineImage | Reject]]
 """Some images, and how many processes may decode them, to their lines, in order."""
 
 
-def read_shard(
+def recognise_shard(
     index: int,
     references: Sequence[ImageReference],
     request: InferenceRequest,
-    read: Callable[[Sequence[np.ndarray]], Iterable[Reading]],
+    read: Callable[[Sequence[np.ndarray]], Iterable[Recognition]],
     about_model: Mapping[str, Any] | None = None,
-) -> ReadSummary:
+) -> RecognisedShard:
     """Reads the images of one shard and writes its predictions and rejects.
 
     Images are decoded and scored by helper processes, or decoded ahead by them while this process scores. If the
@@ -212,22 +212,22 @@ def read_shard(
         about_model: what reads, for the figures. Where its `engine` is `onnx`, helper processes score, too, if the
             worker may occupy several: threads of this process would share one interpreter, and a core's cache.
     """
-    files = [_File(reference.uri, reference.size_bytes, reference.modified_us) for reference in references]
-    lines = functools.partial(_referenced_lines, height=request.height, limits=request.limits)
-    inputs = digest_of(references)
-    return _read(index, inputs, files, references, lines, len(references), request, read, about_model or {})
+    files = [ImageFile(reference.uri, reference.size_bytes, reference.modified_us) for reference in references]
+    lines = functools.partial(_read_referenced_lines, height=request.height, limits=request.limits)
+    inputs = digest_references(references)
+    return _recognise(index, inputs, files, references, lines, len(references), request, read, about_model or {})
 
 
-def read_record_shard(
+def recognise_record_shard(
     index: int,
     shard: ShardEntry,
     dataset_folder: str,
     modified: datetime.datetime,
     request: InferenceRequest,
-    read: Callable[[Sequence[np.ndarray]], Iterable[Reading]],
+    read: Callable[[Sequence[np.ndarray]], Iterable[Recognition]],
     about_model: Mapping[str, Any] | None = None,
-) -> ReadSummary:
-    """`read_shard` for one TFRecord file of a dataset.
+) -> RecognisedShard:
+    """`recognise_shard` for one TFRecord file of a dataset.
 
     A row has the URI of the image that the line was made from; its width, height and bytes are the line's own.
 
@@ -238,7 +238,7 @@ def read_record_shard(
         DataError: if the file is damaged.
     """
     modified_us = round(modified.timestamp() * 1e6)
-    files: list[_File] = []
+    files: list[ImageFile] = []
 
     def records() -> Iterator[bytes]:
         for batch in read_record_batches(storage.join(dataset_folder, shard.name)):
@@ -246,45 +246,45 @@ def read_record_shard(
                 batch.column(batch.schema.get_field_index(name)).flatten().to_pylist() for name in ("uri", "image")
             )
             for uri, image in zip(uris, images, strict=True):
-                files.append(_File(uri.decode(), len(image), modified_us))
+                files.append(ImageFile(uri.decode(), len(image), modified_us))
                 yield image
 
     inputs, count = shard.sha256, shard.examples
-    return _read(index, inputs, files, records(), _recorded_lines, count, request, read, about_model or {})
+    return _recognise(index, inputs, files, records(), _read_recorded_lines, count, request, read, about_model or {})
 
 
-def prepare_reading(request: InferenceRequest) -> None:
+def prepare_recognition(request: InferenceRequest) -> None:
     """Has helper processes load the model while the job is being started, if they will read with it."""
-    helpers = _helpers_for(request.images // request.shards, request.processes)
+    helpers = _choose_helpers(request.images // request.shards, request.processes)
     if helpers == 1:
         return
     engine, _ = choose_engine(request.engine, ModelManifest.read(request.model_folder))
     if engine == "onnx":
-        read_chunk = functools.partial(_read_chunk, lines=_recorded_lines, reader=request.reader(engine))
+        read_chunk = functools.partial(_recognise_chunk, lines=_read_recorded_lines, reader=request.reader(engine))
         prepare_helpers(read_chunk, [], helpers)
 
 
-def _helpers_for(images: int, processes: int) -> int:
+def _choose_helpers(images: int, processes: int) -> int:
     """How many of the helper processes are worth calling for a shard of so many images; 1 for none."""
     return max(1, min(processes, images // _LEAST_CHUNK))
 
 
-def _referenced_lines(
+def _read_referenced_lines(
     references: Sequence[ImageReference], processes: int, *, height: int, limits: ImageLimits
 ) -> Iterator[LineImage | Reject]:
     decode = functools.partial(read_referenced_line, height=height, limits=limits)
-    return in_order(decode, references, processes)
+    return map_in_order(decode, references, processes)
 
 
-def _recorded_lines(images: Iterable[bytes], processes: int) -> Iterator[LineImage]:
+def _read_recorded_lines(images: Iterable[bytes], processes: int) -> Iterator[LineImage]:
     del processes  # a line of a dataset takes no time to decode
     for pixels in map(decode_png, images):
         height, width = pixels.shape
         yield LineImage(pixels, width, height)
 
 
-def _read_lines_of(
-    lines: Iterable[LineImage | Reject], read: Callable[[Sequence[np.ndarray]], Iterable[Reading]], threads: int = 1
+def _recognise_lines(
+    lines: Iterable[LineImage | Reject], read: Callable[[Sequence[np.ndarray]], Iterable[Recognition]], threads: int = 1
 ) -> tuple[list[_Outcome], list[float]]:
     """The outcome of every line, in order, and the seconds that every batch took."""
     outcomes: list[Any] = []
@@ -298,72 +298,74 @@ def _read_lines_of(
                 outcomes.append(None)
                 yield (i, line.source_width, line.source_height), line.pixels
 
-    def timed(batch: Sequence[np.ndarray]) -> Iterable[Reading]:
+    def timed(batch: Sequence[np.ndarray]) -> Iterable[Recognition]:
         began = time.monotonic()
         readings = list(read(batch))
         batch_seconds.append(time.monotonic() - began)
         return readings
 
     try:
-        for (i, width, height), reading in read_lines(accepted(), timed, threads):
-            outcomes[i] = _Read(width, height, reading)
+        for (i, width, height), reading in recognise_in_batches(accepted(), timed, threads):
+            outcomes[i] = RecognisedLine(width, height, reading)
     finally:
         if isinstance(lines, Generator):
             lines.close()  # helper processes that decode ahead stop with what is read
     return outcomes, batch_seconds
 
 
-def _read_chunk(images: Sequence[Any], *, lines: _Lines, reader: Reader) -> tuple[list[_Outcome], list[float]]:
+def _recognise_chunk(
+    images: Sequence[Any], *, lines: _Lines, reader: RecogniserSpec
+) -> tuple[list[_Outcome], list[float]]:
     """What a helper process does: all of the work on some images."""
-    return _read_lines_of(lines(images, 1), _loaded(reader).read)
+    return _recognise_lines(lines(images, 1), _load(reader).read)
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(reader: Reader) -> LoadedModel:
+def _load(reader: RecogniserSpec) -> Recogniser:
     return reader.load()
 
 
-def _read(
+def _recognise(
     index: int,
     inputs: str,
-    image_files: Sequence[_File],
+    image_files: Sequence[ImageFile],
     images: Iterable[Any],
     lines: _Lines,
     matched: int,
     request: InferenceRequest,
-    read: Callable[[Sequence[np.ndarray]], Iterable[Reading]],
+    read: Callable[[Sequence[np.ndarray]], Iterable[Recognition]],
     about_model: Mapping[str, Any],
-) -> ReadSummary:
+) -> RecognisedShard:
     """Writes what is read on some images, unless that was done before for the same inputs.
 
     Args:
         image_files: of the images, when all of these have been taken.
         images: what `lines` takes.
     """
-    path = storage.join(request.folder, shard_name("part", index, request.shards, "parquet"))
-    rejects_path = storage.join(request.rejects_folder, shard_name("rejects", index, request.shards, "parquet"))
+    path = storage.join(request.folder, name_shard("part", index, request.shards, "parquet"))
+    rejects_path = storage.join(request.rejects_folder, name_shard("rejects", index, request.shards, "parquet"))
     summary_path = storage.join(request.folder, SUMMARIES_NAME, f"{index:05d}.json")
 
-    def files(summary: ReadSummary) -> dict[str, int | None]:
+    def files(summary: RecognisedShard) -> dict[str, int | None]:
         return {**({path: summary.bytes} if summary.rows else {}), **({rejects_path: None} if summary.rejects else {})}
 
-    if finished := finished_summary(ReadSummary, summary_path, inputs, files):
+    if finished := read_finished_summary(RecognisedShard, summary_path, inputs, files):
         return finished
 
     started = time.monotonic()
-    helpers = _helpers_for(matched, request.processes)
+    helpers = _choose_helpers(matched, request.processes)
     if about_model.get("engine") == "onnx" and helpers > 1:
-        read_chunk = functools.partial(_read_chunk, lines=lines, reader=request.reader("onnx"))
+        read_chunk = functools.partial(_recognise_chunk, lines=lines, reader=request.reader("onnx"))
         # As many chunks for each helper: none waits for another's last one.
         calls = helpers * math.ceil(matched / (helpers * _CHUNK))
-        chunks = groups_of(math.ceil(matched / calls), images)
+        chunks = split_into_groups(math.ceil(matched / calls), images)
         outcomes, batch_seconds = [], []
         for some, seconds in map_in_processes(read_chunk, chunks, helpers, items_a_call=1):
             outcomes += some
             batch_seconds += seconds
     else:
         threads = min(request.processes, _BATCHES_AT_A_TIME)
-        outcomes, batch_seconds = _read_lines_of(lines(images, request.processes), read, threads)
+        outcomes, batch_seconds = _recognise_lines(lines(images, request.processes), read, threads)
     rejected = [
         (file, outcome) for file, outcome in zip(image_files, outcomes, strict=True) if isinstance(outcome, Reject)
     ]
@@ -374,24 +376,24 @@ def _read(
     confidences = np.array([read.reading.confidence for _, read in rows], np.float32)
     needs_review = confidences < request.min_confidence
     if rows:
-        table = _table(rows, confidences, needs_review, request)
+        table = make_predictions_table(rows, confidences, needs_review, request)
         storage.write_parquet(path, table, row_group_size=ROW_GROUP_ROWS)
     if rejects:
         sizes = [(file.size_bytes, file.modified_us) for file, _ in rejected]
-        table = rejects_table(rejects, step="infer", run_id=request.run_id, at=request.scored_at, files=sizes)
+        table = make_rejects_table(rejects, step="infer", run_id=request.run_id, at=request.scored_at, files=sizes)
         storage.write_parquet(rejects_path, table)
-    summary = ReadSummary(
+    summary = RecognisedShard(
         index=index,
         inputs=inputs,
         matched=matched,
         rows=len(rows),
-        bytes=storage.size(path) if rows else 0,
-        sha256=storage.checksum(path) if rows else "",
+        bytes=storage.get_size(path) if rows else 0,
+        sha256=storage.compute_checksum(path) if rows else "",
         rejects=count_by_reason(rejects),
         confidence_sum=float(confidences.sum(dtype=np.float64)),
         needs_review=int(needs_review.sum()),
         confidence_histogram=np.histogram(confidences, CONFIDENCE_BINS, (0, 1))[0].tolist(),
-        least_confident=_least_confident(rows, confidences),
+        least_confident=_find_least_confident(rows, confidences),
         figures={
             **about_model,
             "batches": len(batch_seconds),
@@ -404,7 +406,7 @@ def _read(
     return summary
 
 
-def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> None:
+def commit_run(summaries: Iterable[RecognisedShard], request: InferenceRequest) -> None:
     """Checks that every listed image is accounted for, and makes the run's predictions exist.
 
     If too many images were left out, `refused.json` with one sentence is written instead,
@@ -420,10 +422,10 @@ def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> N
     rows = sum(summary.rows for summary in ordered)
     rejects = merge_counts(summary.rejects for summary in ordered)
     check_accounted(request.images, matched, rows, rejects, verb="read")
-    rejected = {shard_name("rejects", each.index, request.shards, "parquet") for each in ordered if each.rejects}
+    rejected = {name_shard("rejects", each.index, request.shards, "parquet") for each in ordered if each.rejects}
     keep_only(request.rejects_folder, rejected)
     listed = request.skipped + matched
-    problem = too_many_rejects(
+    problem = explain_too_many_rejects(
         rejects, listed, request.max_reject_fraction, where=f"{request.rejects_folder}/rejects-*.parquet"
     )
     if problem is not None:
@@ -433,7 +435,7 @@ def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> N
         storage.write_json(storage.join(request.folder, UNCHANGED_NAME), {"rejects": rejects})
         return
     files: dict[str, dict[str, Any]] = {
-        shard_name("part", summary.index, request.shards, "parquet"): {
+        name_shard("part", summary.index, request.shards, "parquet"): {
             "rows": summary.rows,
             "bytes": summary.bytes,
             "sha256": summary.sha256,
@@ -457,9 +459,9 @@ def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> N
         "retried": request.retried,
         "rows": rows,
         "rejects": rejects,
-        **what_rows_say(ordered),
+        **summarise_rows(ordered),
         "min_confidence": request.min_confidence,
-        "figures": _figures([summary.figures for summary in ordered]),
+        "figures": summarise_figures([summary.figures for summary in ordered]),
         "files": files,
     }
     storage.remove_folder(storage.join(request.folder, SUMMARIES_NAME))
@@ -469,8 +471,8 @@ def commit_run(summaries: Iterable[ReadSummary], request: InferenceRequest) -> N
     move_rejects(request.rejects_folder, request.rejects_destination)
 
 
-class _RowSummary(Protocol):
-    """A `ReadSummary`, or what else tells the same of some rows."""
+class RowSummary(Protocol):
+    """A `RecognisedShard`, or what else tells the same of some rows."""
 
     @property
     def rows(self) -> int: ...
@@ -484,7 +486,7 @@ class _RowSummary(Protocol):
     def least_confident(self) -> list[list[Any]]: ...
 
 
-def what_rows_say(parts: Sequence[_RowSummary]) -> dict[str, Any]:
+def summarise_rows(parts: Sequence[RowSummary]) -> dict[str, Any]:
     """What a run's manifest says of all its rows, from summaries of parts of them."""
     no_rows = [0] * CONFIDENCE_BINS
     least_confident = itertools.chain.from_iterable(part.least_confident for part in parts)
@@ -502,12 +504,12 @@ def move_rejects(folder: str, destination: str) -> None:
         storage.move_folder(folder, destination)
 
 
-def _least_confident(rows: Sequence[tuple[_File, _Read]], confidences: np.ndarray) -> list[list[Any]]:
+def _find_least_confident(rows: Sequence[tuple[ImageFile, RecognisedLine]], confidences: np.ndarray) -> list[list[Any]]:
     least = np.argsort(confidences, kind="stable")[:LEAST_CONFIDENT].tolist()
     return sorted([float(confidences[i]), rows[i][0].uri, rows[i][1].reading.text] for i in least)
 
 
-def _figures(shards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summarise_figures(shards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How a run was read, from the figures of its shards."""
     engines = sorted({(shard["engine"], shard["why"]) for shard in shards if "engine" in shard})
     return {
@@ -520,8 +522,8 @@ def _figures(shards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _table(
-    rows: Sequence[tuple[_File, _Read]],
+def make_predictions_table(
+    rows: Sequence[tuple[ImageFile, RecognisedLine]],
     confidences: np.ndarray,
     needs_review: np.ndarray,
     request: InferenceRequest,
@@ -535,15 +537,15 @@ def _table(
         "uri": uris,
         "text": [reading.text for reading in readings],
         "confidence": confidences,
-        "symbol_confidences": _lists([reading.symbol_confidences for reading in readings], _as_floats),
-        "alternatives": _lists([reading.alternatives for reading in readings], _as_alternatives),
+        "symbol_confidences": _make_lists([reading.symbol_confidences for reading in readings], _make_floats),
+        "alternatives": _make_lists([reading.alternatives for reading in readings], _make_alternatives),
         "width": widths,
         "height": heights,
         "size_bytes": sizes,
-        "modified": pyarrow.array(modified, pyarrow.int64()).cast(_TIME),
+        "modified": pyarrow.array(modified, pyarrow.int64()).cast(TIMESTAMP),
         "model_id": pyarrow.repeat(request.model_id, count),
         "run_id": pyarrow.repeat(request.run_id, count),
-        "scored_at": pyarrow.repeat(pyarrow.scalar(request.scored_at, _TIME), count),
+        "scored_at": pyarrow.repeat(pyarrow.scalar(request.scored_at, TIMESTAMP), count),
         "needs_review": needs_review,
         "margin": [reading.margin for reading in readings],
     }
@@ -553,19 +555,19 @@ def _table(
     )
 
 
-def _lists(rows: Sequence[Sequence[Any]], to_array: Callable[[list[Any]], pyarrow.Array]) -> pyarrow.Array:
+def _make_lists(rows: Sequence[Sequence[Any]], to_array: Callable[[list[Any]], pyarrow.Array]) -> pyarrow.Array:
     offsets = np.cumsum([0, *map(len, rows)])
     return pyarrow.ListArray.from_arrays(
         pyarrow.array(offsets, pyarrow.int32()), to_array(list(itertools.chain.from_iterable(rows)))
     )
 
 
-def _as_floats(values: list[float]) -> pyarrow.Array:
+def _make_floats(values: list[float]) -> pyarrow.Array:
     return pyarrow.array(np.array(values, np.float32))
 
 
-def _as_alternatives(pairs: list[tuple[str, float]]) -> pyarrow.Array:
+def _make_alternatives(pairs: list[tuple[str, float]]) -> pyarrow.Array:
     texts, log_probabilities = zip(*pairs, strict=True) if pairs else ((), ())
     fields = PREDICTIONS_SCHEMA.field("alternatives").type.value_type
-    columns = [pyarrow.array(texts, pyarrow.string()), _as_floats(list(log_probabilities))]
+    columns = [pyarrow.array(texts, pyarrow.string()), _make_floats(list(log_probabilities))]
     return pyarrow.StructArray.from_arrays(columns, fields=list(fields))

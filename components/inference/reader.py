@@ -17,7 +17,7 @@ from tfrecords import Charset, DataError, pad_lines
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
+class Recognition:
     """What was read on one line.
 
     Attributes:
@@ -37,7 +37,7 @@ class Reading:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reader:
+class RecogniserSpec:
     """Which model reads, and how.
 
     Attributes:
@@ -52,7 +52,7 @@ class Reader:
     threads: int = 1
     decoding: Decoding = dataclasses.field(default_factory=Decoding)
 
-    def load(self) -> LoadedModel:
+    def load(self) -> Recogniser:
         """Loads what the engine needs, its files checked against the manifest.
 
         Raises:
@@ -66,11 +66,11 @@ class Reader:
         charset = manifest.read_charset(self.model_folder)
         engine = load_engine(self.engine, self.model_folder, manifest, self.threads)
         decode = self.decoding.function(charset)
-        return LoadedModel(self.model_folder, engine, decode, charset, manifest, time.monotonic() - started)
+        return Recogniser(self.model_folder, engine, decode, charset, manifest, time.monotonic() - started)
 
 
 @dataclasses.dataclass(frozen=True)
-class LoadedModel:
+class Recogniser:
     """A model ready to score on this machine.
 
     Attributes:
@@ -89,7 +89,7 @@ class LoadedModel:
     manifest: ModelManifest
     load_s: float
 
-    def read(self, batch: Sequence[np.ndarray]) -> list[Reading]:
+    def read(self, batch: Sequence[np.ndarray]) -> list[Recognition]:
         """One reading for each line, uint8 [height, width], in order.
 
         Raises:
@@ -108,7 +108,7 @@ class LoadedModel:
         except ValueError as error:
             raise DataError(f"model {self.manifest.model_id} in {self.folder}: {error}") from None
         return [
-            Reading(
+            Recognition(
                 self.charset.decode(line.ids),
                 math.exp(line.log_probability),
                 line.symbol_confidences.tolist(),

@@ -89,12 +89,12 @@ def find_runs(predictions: str, date: str | None = None) -> list[CommittedRun]:
     Args:
         date: of the runs, as `YYYY-MM-DD`; None for all.
     """
-    runs = runs_with_manifest(predictions, date)
-    merged = merged_into(runs)
+    runs = find_all_runs(predictions, date)
+    merged = find_merged_ids(runs)
     return [run for run in runs if run.run_id not in merged]
 
 
-def merged_into(runs: Iterable[CommittedRun]) -> set[str]:
+def find_merged_ids(runs: Iterable[CommittedRun]) -> set[str]:
     """The IDs of the runs whose rows others of these have."""
     return {run_id for run in runs for run_id in run.manifest.get("merged", ())}
 
@@ -117,11 +117,11 @@ def remove_merged(runs: Iterable[CommittedRun]) -> None:
             storage.remove_folder(left.folder)
 
     merging = [run for run in runs if run.manifest.get("merged")]
-    for _ in each(remove, merging, remote=any(storage.is_remote(run.folder) for run in merging)):
+    for _ in map_concurrently(remove, merging, remote=any(storage.is_remote(run.folder) for run in merging)):
         pass
 
 
-def runs_with_manifest(
+def find_all_runs(
     predictions: str, date: str | None = None, on_damage: Callable[[str], None] | None = None
 ) -> list[CommittedRun]:
     """`find_runs`, and the runs that were merged into others.
@@ -151,19 +151,21 @@ def runs_with_manifest(
                 )
             return None
 
-    listed = each(folders, days, remote=remote)
-    found = each(run_in, (folder for some in listed for folder in some), remote=remote)
+    listed = map_concurrently(folders, days, remote=remote)
+    found = map_concurrently(run_in, (folder for some in listed for folder in some), remote=remote)
     return sorted(
         (run for run in found if run is not None), key=lambda run: (run.date, run.manifest["scored_at"], run.run_id)
     )
 
 
-def each(function: Callable[[_Item], _Result], items: Iterable[_Item], *, remote: bool) -> Iterator[_Result]:
+def map_concurrently(
+    function: Callable[[_Item], _Result], items: Iterable[_Item], *, remote: bool
+) -> Iterator[_Result]:
     """`map`, by threads where each item is asked of an object store."""
     return map_in_threads(function, items, _THREADS, ahead=_THREADS) if remote else map(function, items)
 
 
-def mend(run: CommittedRun, *, change: bool = True) -> tuple[CommittedRun | None, list[str]]:
+def set_aside_damaged(run: CommittedRun, *, change: bool = True) -> tuple[CommittedRun | None, list[str]]:
     """Takes files that are missing, or have another size than was committed, out of a run.
 
     Args:
@@ -174,14 +176,14 @@ def mend(run: CommittedRun, *, change: bool = True) -> tuple[CommittedRun | None
     """
     problems: list[str] = []
     kept = {name: file["bytes"] for name, file in run.manifest["files"].items()}
-    while problem := storage.missing_or_changed(run.folder, kept):
+    while problem := storage.find_missing_or_changed(run.folder, kept):
         problems.append(problem)
         del kept[next(name for name in kept if problem.startswith(f"{storage.join(run.folder, name)} "))]
     damaged = [name for name in run.manifest["files"] if name not in kept]
-    return (take_out(run, damaged, change=change) if damaged else run), problems
+    return (set_aside_files(run, damaged, change=change) if damaged else run), problems
 
 
-def take_out(run: CommittedRun, damaged: Collection[str], *, change: bool = True) -> CommittedRun | None:
+def set_aside_files(run: CommittedRun, damaged: Collection[str], *, change: bool = True) -> CommittedRun | None:
     """A run without some of its files of predictions; None if nothing is left of it.
 
     The files stay under a name that no reader takes for a table's; that is done before the manifest says so, so that

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from components.inference.reader import Reading
+from components.inference.reader import Recognition
 from components.processes import map_in_threads
 
 _Tag = TypeVar("_Tag")
@@ -20,11 +20,11 @@ BATCH_LINES = 128
 _WIDTH_RATIO = 1.15
 
 
-def read_lines(
+def recognise_in_batches(
     lines: Iterable[tuple[_Tag, np.ndarray]],
-    read: Callable[[Sequence[np.ndarray]], Iterable[Reading]],
+    read: Callable[[Sequence[np.ndarray]], Iterable[Recognition]],
     threads: int = 1,
-) -> Iterator[tuple[_Tag, Reading]]:
+) -> Iterator[tuple[_Tag, Recognition]]:
     """Scores lines as they come, collected in buckets of widths at most 15 % apart.
 
     A bucket is scored when it holds `BATCH_PIXELS` or `BATCH_LINES`; memory is bounded by
@@ -40,7 +40,7 @@ def read_lines(
         `(tag, reading)`, each line once, in another order than they came in.
     """
 
-    def score(batch: list[tuple[_Tag, np.ndarray]]) -> list[tuple[_Tag, Reading]]:
+    def score(batch: list[tuple[_Tag, np.ndarray]]) -> list[tuple[_Tag, Recognition]]:
         return list(zip((tag for tag, _ in batch), read([pixels for _, pixels in batch]), strict=True))
 
     scored = (

@@ -12,15 +12,21 @@ import apache_beam as beam
 from apache_beam.utils.shared import Shared
 
 from components.inference.handler import LineModelHandler
-from components.inference.merging import MergedFile, MergedSummary, MergeRequest, commit_merge, write_merged
-from components.inference.predictions import InferenceRequest, ReadSummary, commit_run, read_record_shard, read_shard
-from components.inference.unread import ReadAlready, UnreadSummary, identities, keep_unread, merge_unread
+from components.inference.merging import MergedFile, MergedSummary, MergeRequest, commit_merge, write_merged_file
+from components.inference.predictions import (
+    InferenceRequest,
+    RecognisedShard,
+    commit_run,
+    recognise_record_shard,
+    recognise_shard,
+)
+from components.inference.unread import SkipRule, UnreadSummary, keep_unread, list_identities, merge_unread
 from components.listing import ImageReference
 from components.listing.transforms import GatherOnce, GroupByShard
-from tfrecords import ShardEntry, SplitFractions, shard_index, storage
+from tfrecords import ShardEntry, SplitFractions, choose_shard, storage
 
 
-class ReadCollection(beam.PTransform):
+class RecogniseCollection(beam.PTransform):
     """Listing files to one committed run of predictions.
 
     Input:  paths of listing files.
@@ -35,15 +41,15 @@ class ReadCollection(beam.PTransform):
         return (
             listings
             | GroupByShard(self._shard_of)
-            | "ReadShard" >> beam.ParDo(_ReadShard(self._request))
+            | "ReadShard" >> beam.ParDo(_RecogniseShard(self._request))
             | "CommitRun" >> GatherOnce(functools.partial(commit_run, request=self._request))
         )
 
     def _shard_of(self, reference: ImageReference) -> int:
-        return shard_index(reference.key, self._request.shards)
+        return choose_shard(reference.key, self._request.shards)
 
 
-class ReadDataset(beam.PTransform):
+class RecogniseDataset(beam.PTransform):
     """TFRecord files of a dataset to one committed run of predictions.
 
     Input:  `(index, ShardEntry)` of each file.
@@ -59,7 +65,7 @@ class ReadDataset(beam.PTransform):
     def expand(self, shards):
         return (
             shards
-            | "ReadRecords" >> beam.ParDo(_ReadRecordShard(self._request, self._dataset_folder, self._made_at))
+            | "ReadRecords" >> beam.ParDo(_RecogniseRecordShard(self._request, self._dataset_folder, self._made_at))
             | "CommitRun" >> GatherOnce(functools.partial(commit_run, request=self._request))
         )
 
@@ -73,7 +79,7 @@ class FindUnread(beam.PTransform):
     Output: the merged `UnreadSummary`, once; it is also written as JSON to `summary_path`.
     """
 
-    def __init__(self, summary_path: str, destinations: list[str], read: ReadAlready, fractions: SplitFractions):
+    def __init__(self, summary_path: str, destinations: list[str], read: SkipRule, fractions: SplitFractions):
         super().__init__()
         self._summary_path = summary_path
         self._destinations = destinations
@@ -83,7 +89,7 @@ class FindUnread(beam.PTransform):
     def expand(self, sources):
         return (
             sources
-            | "ReadIdentities" >> beam.FlatMap(identities, places=len(self._destinations), read=self._read)
+            | "ReadIdentities" >> beam.FlatMap(list_identities, places=len(self._destinations), read=self._read)
             | "GroupByPlace" >> beam.GroupByKey()
             | "KeepUnread" >> beam.MapTuple(self._keep)
             | "CommitUnread" >> GatherOnce(functools.partial(_commit_unread, summary_path=self._summary_path))
@@ -118,7 +124,7 @@ class MergeRuns(beam.PTransform):
         )
 
     def _write(self, number: int, file: MergedFile) -> tuple[int, MergedSummary]:
-        return number, write_merged(file, self._requests[number])
+        return number, write_merged_file(file, self._requests[number])
 
 
 def _commit_merges(summaries: Iterable[tuple[int, MergedSummary]], requests: Sequence[MergeRequest]) -> None:
@@ -127,7 +133,7 @@ def _commit_merges(summaries: Iterable[tuple[int, MergedSummary]], requests: Seq
         commit_merge([summary for of, summary in written if of == number], request)
 
 
-class ModelDoFn(beam.DoFn):
+class RecogniserDoFn(beam.DoFn):
     """A DoFn with a model that is loaded once in each worker process, whatever the number of threads."""
 
     def __init__(self, handler: LineModelHandler):
@@ -149,12 +155,12 @@ class ModelDoFn(beam.DoFn):
         return {"engine": engine.name, "why": engine.why, "model_load_s": self._model.load_s}
 
 
-class _Reader(ModelDoFn):
+class _Recognise(RecogniserDoFn):
     def __init__(self, request: InferenceRequest):
         super().__init__(LineModelHandler(request.model_folder, request.engine, decoding=request.decoding))
         self._request = request
 
-    def count(self, summary: ReadSummary) -> ReadSummary:
+    def count(self, summary: RecognisedShard) -> RecognisedShard:
         for counter, number in (
             ("images-matched", summary.matched),
             ("images-read", summary.rows),
@@ -165,12 +171,12 @@ class _Reader(ModelDoFn):
         return summary
 
 
-class _ReadShard(_Reader):
+class _RecogniseShard(_Recognise):
     def process(self, element: tuple[int, list[ImageReference]]):
-        yield self.count(read_shard(*element, self._request, self.read, self.about_model))
+        yield self.count(recognise_shard(*element, self._request, self.read, self.about_model))
 
 
-class _ReadRecordShard(_Reader):
+class _RecogniseRecordShard(_Recognise):
     def __init__(self, request: InferenceRequest, dataset_folder: str, made_at: datetime.datetime):
         super().__init__(request)
         self._dataset_folder = dataset_folder
@@ -178,4 +184,4 @@ class _ReadRecordShard(_Reader):
 
     def process(self, element: tuple[int, ShardEntry]):
         where = (self._dataset_folder, self._made_at)
-        yield self.count(read_record_shard(*element, *where, self._request, self.read, self.about_model))
+        yield self.count(recognise_record_shard(*element, *where, self._request, self.read, self.about_model))

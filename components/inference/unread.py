@@ -41,7 +41,7 @@ class Source(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class ReadAlready:
+class SkipRule:
     """What counts as read.
 
     Attributes:
@@ -72,7 +72,7 @@ class UnreadSummary:
     damaged: list[str] = dataclasses.field(default_factory=list)
 
 
-def identities(source: Source, places: int, read: ReadAlready) -> Iterator[tuple[int, tuple[str, bytes, bytes]]]:
+def list_identities(source: Source, places: int, read: SkipRule) -> Iterator[tuple[int, tuple[str, bytes, bytes]]]:
     """The images in a file, by the place where equal ones meet.
 
     Returns:
@@ -80,13 +80,19 @@ def identities(source: Source, places: int, read: ReadAlready) -> Iterator[tuple
         an image, one after the other; the listing's rows in Arrow's format, compressed, or nothing. For a file of an
         earlier run that cannot be read, only `(0, ("damaged", b"", its path))`.
     """
-    return _identities(source, places, read) if source.kind == "listing" else _of_earlier_run(source, places, read)
+    return (
+        _read_identities(source, places, read)
+        if source.kind == "listing"
+        else _list_identities_of_run(source, places, read)
+    )
 
 
-def _of_earlier_run(source: Source, places: int, read: ReadAlready) -> Iterator[tuple[int, tuple[str, bytes, bytes]]]:
+def _list_identities_of_run(
+    source: Source, places: int, read: SkipRule
+) -> Iterator[tuple[int, tuple[str, bytes, bytes]]]:
     found: list[tuple[int, tuple[str, bytes, bytes]]] = []
     try:
-        found += _identities(source, places, read)  # all of a file or nothing; it has 16 bytes an image
+        found += _read_identities(source, places, read)  # all of a file or nothing; it has 16 bytes an image
     except FileNotFoundError:
         if source.kind != "rejects":  # these may be pruned meanwhile
             raise
@@ -97,22 +103,22 @@ def _of_earlier_run(source: Source, places: int, read: ReadAlready) -> Iterator[
     yield from found
 
 
-def _identities(source: Source, places: int, read: ReadAlready) -> Iterator[tuple[int, tuple[str, bytes, bytes]]]:
+def _read_identities(source: Source, places: int, read: SkipRule) -> Iterator[tuple[int, tuple[str, bytes, bytes]]]:
     with storage.open_to_read(source.path) as file, pyarrow.parquet.ParquetFile(file) as parquet:
-        columns = None if source.kind == "listing" else _columns(source.kind, parquet.schema_arrow.names)
+        columns = None if source.kind == "listing" else _choose_columns(source.kind, parquet.schema_arrow.names)
         if columns == []:
             return
         for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=columns):
-            digests = _digests(batch)
+            digests = _digest_rows(batch)
             place = (digests.view(np.uint64)[::2] % places).astype(np.int64)
-            kinds = _kinds(source.kind, batch, read)
+            kinds = _classify_rows(source.kind, batch, read)
             for kind in dict.fromkeys(kinds.tolist()):
                 of_kind = np.flatnonzero(kinds == kind)
                 order = of_kind[np.argsort(place[of_kind], kind="stable")]
                 bounds = np.searchsorted(place[order], np.arange(places + 1))
                 for number in np.flatnonzero(np.diff(bounds)):
                     some = order[bounds[number] : bounds[number + 1]]
-                    rows = _packed(batch.take(pyarrow.array(some))) if kind == "listing" else b""
+                    rows = _pack(batch.take(pyarrow.array(some))) if kind == "listing" else b""
                     yield int(number), (kind, digests[some].tobytes(), rows)
 
 
@@ -130,11 +136,11 @@ def keep_unread(
             listed.append((digests, rows))
         else:
             met[kind].append(digests)
-    seen = {kind: _as_array(b"".join(met[kind])) for kind in (DONE, REREAD, RETRY)}
+    seen = {kind: _make_digest_array(b"".join(met[kind])) for kind in (DONE, REREAD, RETRY)}
     counts: collections.Counter[str] = collections.Counter()
     unread: list[ImageReference] = []
     for digests, rows in listed:
-        keys = _as_array(digests)
+        keys = _make_digest_array(digests)
         is_in = {
             kind: pyarrow.compute.is_in(keys, value_set=values).to_numpy(zero_copy_only=False)
             for kind, values in seen.items()
@@ -164,13 +170,13 @@ def merge_unread(summaries: Iterable[UnreadSummary]) -> UnreadSummary:
     )
 
 
-def _columns(kind: str, present: list[str]) -> list[str]:
+def _choose_columns(kind: str, present: list[str]) -> list[str]:
     """What is needed of a file of predictions or rejects; nothing of rejects that do not say which file they are of."""
     wanted = ["uri", "size_bytes", "modified", *(("model_id", "confidence") if kind == "predictions" else ("reason",))]
     return wanted if set(wanted) <= set(present) else []
 
 
-def _digests(batch: pyarrow.RecordBatch) -> np.ndarray:
+def _digest_rows(batch: pyarrow.RecordBatch) -> np.ndarray:
     """A digest of each row's identity, S16; places, which are taken from the digests, depend on nothing else."""
     modified = batch.column("modified_us" if "modified_us" in batch.schema.names else "modified")
     if pyarrow.types.is_timestamp(modified.type):
@@ -184,7 +190,7 @@ def _digests(batch: pyarrow.RecordBatch) -> np.ndarray:
     return np.frombuffer(joined, f"S{_DIGEST_BYTES}")
 
 
-def _kinds(kind: str, batch: pyarrow.RecordBatch, read: ReadAlready) -> np.ndarray:
+def _classify_rows(kind: str, batch: pyarrow.RecordBatch, read: SkipRule) -> np.ndarray:
     if kind == "listing":
         return np.full(batch.num_rows, "listing")
     if kind == "rejects":
@@ -195,7 +201,7 @@ def _kinds(kind: str, batch: pyarrow.RecordBatch, read: ReadAlready) -> np.ndarr
     return np.where(same | confident, DONE, REREAD)
 
 
-def _packed(batch: pyarrow.RecordBatch) -> bytes:
+def _pack(batch: pyarrow.RecordBatch) -> bytes:
     sink = pyarrow.BufferOutputStream()
     options = pyarrow.ipc.IpcWriteOptions(compression="zstd")
     with pyarrow.ipc.new_stream(sink, LISTING_SCHEMA, options=options) as stream:
@@ -203,6 +209,6 @@ def _packed(batch: pyarrow.RecordBatch) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def _as_array(digests: bytes) -> Any:
+def _make_digest_array(digests: bytes) -> Any:
     buffers = [None, pyarrow.py_buffer(digests)]
     return pyarrow.Array.from_buffers(pyarrow.binary(_DIGEST_BYTES), len(digests) // _DIGEST_BYTES, buffers)

@@ -1,12 +1,12 @@
 """From labelled images to a committed dataset of TFRecord shards."""
 
 from components.ingest.dataset import IngestRequest, ShardSummary, commit_dataset, write_training_shard
-from components.ingest.fit import label_problem
+from components.ingest.fit import explain_label_misfit
 
 __all__ = [
     "IngestRequest",
     "ShardSummary",
     "commit_dataset",
-    "label_problem",
+    "explain_label_misfit",
     "write_training_shard",
 ]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from components.ingest.encode import EncodingRules, encode_reference
 from components.listing import ImageReference
 from components.rejects import Reject
-from components.work import in_order
+from components.work import map_in_order
 from tfrecords import (
     SPLITS,
     DataError,
@@ -27,7 +27,7 @@ from tfrecords import (
     read_uris,
     storage,
 )
-from tfrecords.manifest import STATISTICS_NAME, remedy
+from tfrecords.manifest import STATISTICS_NAME, suggest_remedy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +62,10 @@ class OldDataset:
         """
         manifest = DatasetManifest.read(folder)
         sizes = {**{shard.name: shard.bytes for shard in manifest.shards}, **manifest.other_files}
-        if problem := storage.missing_or_changed(folder, sizes):
-            raise DataError(f"{problem}, so that nothing can be added to that dataset: {remedy(folder, 'ingest')}")
+        if problem := storage.find_missing_or_changed(folder, sizes):
+            raise DataError(
+                f"{problem}, so that nothing can be added to that dataset: {suggest_remedy(folder, 'ingest')}"
+            )
         statistics = storage.read_json(storage.join(folder, STATISTICS_NAME))
         return cls(
             dataset_id=manifest.dataset_id,
@@ -119,7 +121,7 @@ def copy_examples(
         DataError: if the file is damaged.
     """
     encode = functools.partial(encode_reference, rules=rules)
-    outcomes = in_order(encode, references, processes)
+    outcomes = map_in_order(encode, references, processes)
     new = {each.uri: (each, outcome) for each, outcome in zip(references, outcomes, strict=True)}
     used: collections.Counter[str] = collections.Counter()
     path = storage.join(old.folder, entry.name)
@@ -137,7 +139,7 @@ def copy_examples(
                 yield None, encode_example(LineExample(image, width, label, text.decode(), name))
     if count != entry.examples:
         raise DataError(
-            f"{path} has {count} examples, the manifest says {entry.examples}: {remedy(old.folder, 'ingest')}"
+            f"{path} has {count} examples, the manifest says {entry.examples}: {suggest_remedy(old.folder, 'ingest')}"
         )
     if used != collections.Counter(new.keys()):
         raise RuntimeError(f"{path} was to get {len(new)} new labels, but got {used.total()}")

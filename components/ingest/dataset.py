@@ -19,26 +19,26 @@ from components.ingest.describe import (
     ShardDescription,
     ShardSummary,
     Twins,
-    by_search,
+    choose_search_count,
     describe_shard,
     find_twins,
     merge_descriptions,
-    searches_for,
+    split_by_search,
 )
 from components.ingest.encode import EncodingRules, encode_reference
 from components.ingest.statistics import collect_samples, collect_statistics, find_warnings
 from components.listing import ImageReference, read_unused_labels
-from components.rejects import SCHEMA as REJECTS_SCHEMA
-from components.rejects import Reject, count_by_reason, rejects_table, too_many_rejects
+from components.rejects import REJECTS_SCHEMA
+from components.rejects import Reject, count_by_reason, explain_too_many_rejects, make_rejects_table
 from components.work import (
     REFUSED_NAME,
     check_accounted,
     check_files,
-    digest_of,
-    finished_summary,
-    in_order,
+    digest_references,
     keep_only,
+    map_in_order,
     merge_counts,
+    read_finished_summary,
 )
 from tfrecords import (
     SPLITS,
@@ -46,7 +46,7 @@ from tfrecords import (
     DatasetManifest,
     ImageLimits,
     ShardEntry,
-    shard_name,
+    name_shard,
     storage,
     write_records,
 )
@@ -129,7 +129,7 @@ class IngestRequest:
 
     def shard_path(self, split: str, index: int) -> str:
         """Where a shard is written."""
-        return storage.join(self.folder, shard_name(split, index, self.shards[split], "tfrecord.gz"))
+        return storage.join(self.folder, name_shard(split, index, self.shards[split], "tfrecord.gz"))
 
 
 def write_training_shard(
@@ -146,9 +146,9 @@ def write_training_shard(
     encode = functools.partial(encode_reference, rules=request.encoding)
 
     def outcomes() -> Iterator[tuple[ImageReference | None, bytes | Reject]]:
-        return zip(references, in_order(encode, references, request.processes), strict=True)
+        return zip(references, map_in_order(encode, references, request.processes), strict=True)
 
-    return _write_shard(shard, digest_of(references), len(references), outcomes, request)
+    return _write_shard(shard, digest_references(references), len(references), outcomes, request)
 
 
 def copy_training_shard(
@@ -167,7 +167,7 @@ def copy_training_shard(
     split, index = shard
     entry = request.old.shards[split][index]
     outcomes = functools.partial(copy_examples, entry, references, request.old, request.encoding, request.processes)
-    inputs = hashlib.sha256(f"{entry.sha256}{digest_of(references)}".encode()).hexdigest()
+    inputs = hashlib.sha256(f"{entry.sha256}{digest_references(references)}".encode()).hexdigest()
     summary = _write_shard(shard, inputs, entry.examples, outcomes, request, kept=entry.examples - len(references))
     groups = request.old.groups[split] if index == 0 else {}
     return dataclasses.replace(summary, groups=merge_counts([summary.groups, dict(groups)]))
@@ -189,13 +189,13 @@ def _write_shard(
     """
     split, index = shard
     path = request.shard_path(split, index)
-    rejects_path = storage.join(request.folder, _rejects_name(split, index, request))
-    summary_path = storage.join(request.folder, _SUMMARIES, shard_name(split, index, request.shards[split], "json"))
+    rejects_path = storage.join(request.folder, _name_rejects(split, index, request))
+    summary_path = storage.join(request.folder, _SUMMARIES, name_shard(split, index, request.shards[split], "json"))
 
     def files(summary: ShardSummary) -> dict[str, int | None]:
         return {path: summary.bytes, **({rejects_path: None} if summary.rejects else {})}
 
-    if finished := finished_summary(ShardSummary, summary_path, inputs, files):
+    if finished := read_finished_summary(ShardSummary, summary_path, inputs, files):
         return finished
 
     rejects: list[Reject] = []
@@ -212,7 +212,9 @@ def _write_shard(
 
     examples, size, sha256 = write_records(path, records())
     if rejects:
-        table = rejects_table(rejects, step="ingest", run_id=request.dataset_id, at=datetime.datetime.now(datetime.UTC))
+        table = make_rejects_table(
+            rejects, step="ingest", run_id=request.dataset_id, at=datetime.datetime.now(datetime.UTC)
+        )
         storage.write_parquet(rejects_path, table)
     summary = ShardSummary(
         split=split,
@@ -245,11 +247,11 @@ def describe_written_shard(summary: ShardSummary, request: IngestRequest) -> Ite
     place = f"shards {summary.split} {summary.index // _SHARDS_A_PLACE}"
     yield place, ([dataclasses.replace(summary, groups={})], description)
     total = request.images + (request.old.examples if request.old else 0)
-    for search, block in by_search(identities, searches_for(total)):
+    for search, block in split_by_search(identities, choose_search_count(total)):
         yield f"twins {search}", block
 
 
-def settle(key: str, values: Iterable[Any], request: IngestRequest) -> Described | Twins:
+def describe_or_find_twins(key: str, values: Iterable[Any], request: IngestRequest) -> Described | Twins:
     """What `describe_written_shard` yielded under one key, for the commit: as much for many shards as for one."""
     if key.startswith("twins"):
         return find_twins(values, [SPLITS.index(split) for split in request.shard_splits])
@@ -278,7 +280,7 @@ def commit_dataset(settled: Iterable[Described | Twins], request: IngestRequest)
     rejects = merge_counts(summary.rejects for summary in ordered)
     entries = tuple(
         ShardEntry(
-            name=shard_name(summary.split, summary.index, request.shards[summary.split], "tfrecord.gz"),
+            name=name_shard(summary.split, summary.index, request.shards[summary.split], "tfrecord.gz"),
             split=summary.split,
             examples=summary.examples,
             bytes=summary.bytes,
@@ -287,12 +289,12 @@ def commit_dataset(settled: Iterable[Described | Twins], request: IngestRequest)
         for summary in ordered
         if summary.examples
     )
-    reject_files = tuple(_rejects_name(summary.split, summary.index, request) for summary in ordered if summary.rejects)
+    reject_files = tuple(_name_rejects(summary.split, summary.index, request) for summary in ordered if summary.rejects)
     kept = sum(summary.kept for summary in ordered)
     _check_old_shards(ordered, request)
     check_accounted(request.images + kept, matched, sum(entry.examples for entry in entries), rejects, verb="written")
     keep_only(request.folder, {*(entry.name for entry in entries), *reject_files, _SUMMARIES})
-    problem = too_many_rejects(
+    problem = explain_too_many_rejects(
         rejects, matched - kept, request.max_reject_fraction, where=f"{request.folder}/rejects-*.parquet"
     )
     if problem is None and not any(entry.split == "train" for entry in entries):
@@ -332,7 +334,7 @@ def commit_dataset(settled: Iterable[Described | Twins], request: IngestRequest)
         shards=entries,
         reject_files=reject_files,
         other_files={
-            name: storage.size(storage.join(request.folder, name))
+            name: storage.get_size(storage.join(request.folder, name))
             for name in (CHARSET_NAME, SAMPLES_NAME, STATISTICS_NAME)
         },
         warnings=tuple(find_warnings(statistics)),
@@ -363,11 +365,11 @@ def _write_unused_labels(request: IngestRequest) -> None:
     ):
         unused = itertools.chain.from_iterable(map(read_unused_labels, request.listings))
         while labels := list(itertools.islice(unused, _UNUSED_AT_A_TIME)):
-            writer.write_table(rejects_table(labels, step="ingest", run_id=request.dataset_id, at=at))
+            writer.write_table(make_rejects_table(labels, step="ingest", run_id=request.dataset_id, at=at))
 
 
-def _rejects_name(split: str, index: int, request: IngestRequest) -> str:
-    return shard_name(f"rejects-{split}", index, request.shards[split], "parquet")
+def _name_rejects(split: str, index: int, request: IngestRequest) -> str:
+    return name_shard(f"rejects-{split}", index, request.shards[split], "parquet")
 
 
 def _split_and_index(number: int, request: IngestRequest) -> tuple[str, int]:

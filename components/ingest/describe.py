@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow
 import pyarrow.compute
 
-from components.ingest.fit import time_steps
+from components.ingest.fit import count_time_steps
 from components.work import merge_counts
 from tfrecords import Charset, examples_to_record_batch, read_record_batches, read_records
 
@@ -116,7 +116,7 @@ class Twins:
         conflicting: how many images have twins with other labels.
         leaking: how many images have twins with the same label in another split.
         shown: some of the groups of twins, those with other labels first.
-        shown_conflicts: how many of `shown` have other labels.
+        shown_conflicts: how many of `quote_text` have other labels.
     """
 
     conflicting: int
@@ -155,31 +155,31 @@ def merge_descriptions(descriptions: Sequence[ShardDescription]) -> ShardDescrip
     def ranked(name: str) -> Iterator[tuple[float, Place]]:
         return itertools.chain.from_iterable(getattr(description, name) for description in descriptions)
 
-    different = dict(lowest(ranked("contact_sheet"), sys.maxsize))  # one of each image
+    different = dict(keep_lowest(ranked("contact_sheet"), sys.maxsize))  # one of each image
     groups = heapq.nsmallest(_GROUPS, counted("groups").items(), key=lambda item: (-item[1], item[0]))
     return ShardDescription(
         widths=counted("widths"),
         label_lengths=counted("label_lengths"),
         symbols=counted("symbols"),
         tight_labels=sum(description.tight_labels for description in descriptions),
-        contact_sheet=lowest(different.items(), CONTACT_SHEET),
-        longest=highest(ranked("longest"), CANDIDATES),
-        narrowest=lowest(ranked("narrowest"), CANDIDATES),
-        widest=highest(ranked("widest"), CANDIDATES),
+        contact_sheet=keep_lowest(different.items(), CONTACT_SHEET),
+        longest=keep_highest(ranked("longest"), CANDIDATES),
+        narrowest=keep_lowest(ranked("narrowest"), CANDIDATES),
+        widest=keep_highest(ranked("widest"), CANDIDATES),
         spacings=counted("spacings"),
-        emptiest=lowest(ranked("emptiest"), CANDIDATES),
-        fullest=highest(ranked("fullest"), CANDIDATES),
+        emptiest=keep_lowest(ranked("emptiest"), CANDIDATES),
+        fullest=keep_highest(ranked("fullest"), CANDIDATES),
         densities=counted("densities"),
         groups=dict(sorted(groups)),
     )
 
 
-def searches_for(images: int) -> int:
+def choose_search_count(images: int) -> int:
     """Over how many places the search for twins is spread."""
     return 1 + images // _IMAGES_PER_SEARCH
 
 
-def by_search(identities: np.ndarray, searches: int) -> Iterator[tuple[int, bytes]]:
+def split_by_search(identities: np.ndarray, searches: int) -> Iterator[tuple[int, bytes]]:
     """The identities for each place of the search: equal images meet in one."""
     for search in range(searches):
         mine = identities[identities["image"] % searches == search]
@@ -191,7 +191,7 @@ def find_twins(blocks: Iterable[bytes], split_of_shard: Sequence[int]) -> Twins:
     """Images whose pixels are equal though their labels differ, or which lie in different splits.
 
     Args:
-        blocks: identities, as `by_search` gave them.
+        blocks: identities, as `split_by_search` gave them.
         split_of_shard: the split's number of each shard.
     """
     rows = np.sort(np.frombuffer(b"".join(blocks), _IDENTITIES), order=("image", "text", "shard", "row"))
@@ -234,12 +234,12 @@ def fetch_examples(places: Iterable[Place], path_of: Callable[[int], str]) -> di
     return found
 
 
-def lowest(ranked: Iterable[tuple[float, Place]], count: int) -> list[tuple[float, Place]]:
+def keep_lowest(ranked: Iterable[tuple[float, Place]], count: int) -> list[tuple[float, Place]]:
     """The entries with the lowest numbers, the lowest first."""
     return sorted(ranked, key=lambda entry: (entry[0], entry[1].shard, entry[1].row))[:count]
 
 
-def highest(ranked: Iterable[tuple[float, Place]], count: int) -> list[tuple[float, Place]]:
+def keep_highest(ranked: Iterable[tuple[float, Place]], count: int) -> list[tuple[float, Place]]:
     """The entries with the highest numbers, the highest first."""
     return sorted(ranked, key=lambda entry: (-entry[0], entry[1].shard, entry[1].row))[:count]
 
@@ -284,7 +284,7 @@ class _Counts:
         sizes = np.concatenate([np.empty(0, np.int64), *self._sizes])
         spacings = widths / np.maximum(lengths, 1)
         densities = 1000 * sizes / (widths * self._height)
-        ample = time_steps(widths, self._time_stride) > 2 * lengths + 1
+        ample = count_time_steps(widths, self._time_stride) > 2 * lengths + 1
         _, different = np.unique(identities["image"], return_index=True)
         draws = np.full(len(widths), np.inf)
         draws[different] = identities["image"][different] / 2**64

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from components.ingest.fit import label_problem
+from components.ingest.fit import explain_label_misfit
 from components.listing import ImageReference
 from components.rejects import Reject
 from components.work import read_referenced_line
@@ -42,6 +42,6 @@ def encode_reference(reference: ImageReference, rules: EncodingRules) -> bytes |
         return line
     width = line.pixels.shape[1]
     label = tuple(rules.charset.encode(reference.text))
-    if problem := label_problem(uri, label, width, rules.time_stride):
+    if problem := explain_label_misfit(uri, label, width, rules.time_stride):
         return Reject(uri, "label_too_long", problem)
     return encode_example(LineExample(encode_png(line.pixels), width, label, reference.text, uri))

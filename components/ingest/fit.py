@@ -7,24 +7,24 @@ from typing import TypeVar
 
 import numpy as np
 
-from tfrecords import adjacent_repeats
+from tfrecords import count_adjacent_repeats
 
 _Width = TypeVar("_Width", int, np.ndarray)
 
 
-def time_steps(width: _Width, time_stride: int) -> _Width:
+def count_time_steps(width: _Width, time_stride: int) -> _Width:
     """Time steps of a line, or of many: one for every `time_stride` pixels begun."""
     return -(-width // time_stride)
 
 
-def label_problem(uri: str, label: Sequence[int], width: int, time_stride: int) -> str | None:
+def explain_label_misfit(uri: str, label: Sequence[int], width: int, time_stride: int) -> str | None:
     """Why a label does not fit its image, or None if it does.
 
     A label fits if `time_steps >= label_length + adjacent_repeats`: the blank is needed
     only between equal neighbours (Graves et al. 2006, section 3.1).
     """
-    steps = time_steps(width, time_stride)
-    repeats = adjacent_repeats(label)
+    steps = count_time_steps(width, time_stride)
+    repeats = count_adjacent_repeats(label)
     needed = len(label) + repeats
     if steps >= needed:
         return None

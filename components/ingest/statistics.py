@@ -21,7 +21,7 @@ from components.ingest.describe import (
     ShardSummary,
     Twins,
     fetch_examples,
-    highest,
+    keep_highest,
     merge_descriptions,
 )
 from components.work import merge_counts
@@ -155,7 +155,7 @@ def collect_samples(
             difference = abs(math.log(value / median))
             if difference > strange.get(place, (-1.0, ""))[0]:
                 strange[place] = difference, f"{value:.1f} {unit}, the median is {median}"
-    strangest = highest(((difference, place) for place, (difference, _) in strange.items()), CANDIDATES)
+    strangest = keep_highest(((difference, place) for place, (difference, _) in strange.items()), CANDIDATES)
     chosen += [("strangest", strange[place][1], place) for _, place in strangest]
     twins = list(twins)
     groups = [group for part in twins for group in part.shown[: part.shown_conflicts]]

@@ -14,15 +14,15 @@ from components.ingest.dataset import (
     ShardSummary,
     commit_dataset,
     copy_training_shard,
+    describe_or_find_twins,
     describe_written_shard,
-    settle,
     write_training_shard,
 )
 from components.listing import ImageReference, read_listing
-from components.listing.listing import in_blocks, unpacked
-from components.listing.transforms import GatherOnce, GroupByShard, in_key_order
-from components.work import shards_for
-from tfrecords import SplitFractions, shard_index, split_of
+from components.listing.listing import pack_blocks, unpack_blocks
+from components.listing.transforms import GatherOnce, GroupByShard, sort_by_key
+from components.work import choose_shard_count
+from tfrecords import SplitFractions, choose_shard, choose_split
 
 
 class WriteDataset(beam.PTransform):
@@ -62,7 +62,7 @@ class AddToDataset(beam.PTransform):
         self._request = request
         self._old = old
         self._fractions = fractions
-        self._places = shards_for((request.images + old.examples) // 8)  # larger than shards: only names meet
+        self._places = choose_shard_count((request.images + old.examples) // 8)  # larger than shards: only names meet
 
     def expand(self, sources):
         return (
@@ -77,15 +77,15 @@ class AddToDataset(beam.PTransform):
 
     def _read(self, kind: str, source: Any) -> Iterator[tuple[int, tuple[str, Any]]]:
         def place_of(image: ImageReference | OldPlace) -> int:
-            return shard_index(image.uri, self._places)
+            return choose_shard(image.uri, self._places)
 
         if kind == "listing":
-            for place, block in in_blocks(read_listing(source), place_of):
+            for place, block in pack_blocks(read_listing(source), place_of):
                 yield place, ("image", block)
             return
         split, index = source
         yield index % self._places, ("shard", (split, index))  # which is copied, whether an image replaces one of its
-        for place, block in in_blocks(read_places(self._old, split, index), place_of):
+        for place, block in pack_blocks(read_places(self._old, split, index), place_of):
             yield place, ("old", block)
 
     def _match(self, _place: int, tagged: Iterable[tuple[str, Any]]) -> Iterator[tuple[tuple[str, int], bytes]]:
@@ -93,17 +93,17 @@ class AddToDataset(beam.PTransform):
         for kind, shard in tagged:
             if kind == "shard":
                 yield shard, b""
-        images = unpacked((block for kind, block in tagged if kind == "image"), ImageReference)
-        old = unpacked((block for kind, block in tagged if kind == "old"), OldPlace)
+        images = unpack_blocks((block for kind, block in tagged if kind == "image"), ImageReference)
+        old = unpack_blocks((block for kind, block in tagged if kind == "old"), OldPlace)
         old_shards = {place.uri: (place.split, place.number) for place in old}
 
         def shard_of(image: ImageReference) -> tuple[str, int]:
             return old_shards.get(image.uri) or _new_shard(image, self._request, self._fractions)
 
-        yield from in_blocks(images, shard_of)
+        yield from pack_blocks(images, shard_of)
 
     def _write(self, shard: tuple[str, int], blocks: Iterable[bytes]) -> ShardSummary:
-        return _write(shard, in_key_order(filter(None, blocks)), self._request)
+        return _write(shard, sort_by_key(filter(None, blocks)), self._request)
 
 
 class _DescribeAndCommit(beam.PTransform):
@@ -118,16 +118,16 @@ class _DescribeAndCommit(beam.PTransform):
             summaries
             | "ReadBack" >> beam.FlatMap(functools.partial(describe_written_shard, request=self._request))
             | "GroupByPlace" >> beam.GroupByKey()
-            | "Settle" >> beam.MapTuple(functools.partial(settle, request=self._request))
+            | "Settle" >> beam.MapTuple(functools.partial(describe_or_find_twins, request=self._request))
             | "CommitDataset" >> GatherOnce(functools.partial(commit_dataset, request=self._request))
         )
 
 
 def _new_shard(reference: ImageReference, request: IngestRequest, fractions: SplitFractions) -> tuple[str, int]:
     """The shard of an image that is in no old one."""
-    split = split_of(reference.split_key, fractions)
+    split = choose_split(reference.split_key, fractions)
     old = request.old_shards(split)
-    return split, old + shard_index(reference.key, request.shards[split] - old)
+    return split, old + choose_shard(reference.key, request.shards[split] - old)
 
 
 def _write(shard: tuple[str, int], references: list[ImageReference], request: IngestRequest) -> ShardSummary:

@@ -12,7 +12,7 @@ from components.listing.listing import (
     write_references,
 )
 from components.listing.path_tables import PathTables, list_table
-from components.listing.references import ImageReference, path_of_uri, read_image, uri_of, uri_of_path
+from components.listing.references import ImageReference, location_to_uri, path_to_uri, read_image, uri_to_path
 from components.listing.tables import TABLE_SUFFIXES, TableColumns
 
 __all__ = [
@@ -31,13 +31,13 @@ __all__ = [
     "group_roots",
     "list_images",
     "list_table",
+    "location_to_uri",
     "merge_listings",
-    "path_of_uri",
+    "path_to_uri",
     "read_image",
     "read_listing",
     "read_unused_labels",
-    "uri_of",
-    "uri_of_path",
+    "uri_to_path",
     "write_listing",
     "write_references",
 ]

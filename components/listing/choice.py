@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from components.listing.collection import COMPANION_SUFFIXES, Places, Tally, list_images
 from components.listing.labels import LabelRules
 from components.listing.listing import ListingSummary, read_label_rows
-from components.listing.references import path_of_uri, uri_of
+from components.listing.references import location_to_uri, uri_to_path
 from components.listing.tables import TABLE_SUFFIXES
 from components.processes import map_in_threads
 from tfrecords import DataError, StoreError, storage
@@ -77,7 +77,7 @@ def choose_labels(rules: LabelRules, roots: Iterable[str]) -> tuple[LabelRules, 
         chosen = dataclasses.replace(rules, source="sidecar")
         return chosen, f"labels come from {chosen}: all of the first {images} have one{ignored}"
     if with_sidecar:
-        raise _several_places(with_sidecar, images, f"the first {images}")
+        raise _explain_several_places(with_sidecar, images, f"the first {images}")
     if inside:
         raise DataError(
             f"a table lies among the images, but cannot be used: {'; '.join(others)}; name it with "
@@ -101,7 +101,7 @@ def check_choice(rules: LabelRules, listing: ListingSummary) -> None:
     if rules.source != "filename" or rules.pattern != LabelRules.pattern:
         return
     if listing.with_sidecar:
-        raise _several_places(listing.with_sidecar, listing.images, f"{listing.images}")
+        raise _explain_several_places(listing.with_sidecar, listing.images, f"{listing.images}")
     tables = sum(listing.passed_over.get(suffix, 0) for suffix in TABLE_SUFFIXES)
     if tables:
         raise DataError(
@@ -111,7 +111,7 @@ def check_choice(rules: LabelRules, listing: ListingSummary) -> None:
         )
 
 
-def _several_places(with_sidecar: int, images: int, which: str) -> DataError:
+def _explain_several_places(with_sidecar: int, images: int, which: str) -> DataError:
     return DataError(
         f"{with_sidecar} of {which} images have a text file beside them and the other "
         f"{images - with_sidecar} have none: say where the labels are with --label_source=sidecar (images without "
@@ -135,7 +135,7 @@ def _search_tables(folder: str, rules: LabelRules) -> tuple[list[str], dict[str,
                 if _names_images(table, folder, rules):
                     tables.append(table)
                 elif place == folder:
-                    others[table] = f"{uri_of(table)} names no image in its folder"
+                    others[table] = f"{location_to_uri(table)} names no image in its folder"
             except StoreError:
                 raise
             except DataError as error:
@@ -159,12 +159,12 @@ def _tables_in(folder: str) -> list[str]:
 
 def _names_images(table: str, folder: str, rules: LabelRules) -> bool:
     asked = dataclasses.replace(rules, source="table", tables=(table,))
-    inside = storage.real_path(folder).rstrip("/") + "/"
+    inside = storage.resolve_path(folder).rstrip("/") + "/"
     paths = (
         path
         for row in itertools.islice(read_label_rows(0, asked), _ROWS_LOOKED_AT)
         if row.problem is None
-        and (path := path_of_uri(row.uri)).startswith(inside)
+        and (path := uri_to_path(row.uri)).startswith(inside)
         and not path.lower().endswith(COMPANION_SUFFIXES)
     )
     if not storage.is_remote(folder):

@@ -16,8 +16,8 @@ import stat
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from components.listing.labels import LabelRules, SidecarFolder, label_from_name, label_from_sidecar
-from components.listing.references import ImageReference, line_of, path_in, uri_of
+from components.listing.labels import LabelRules, SidecarFolder, read_label_from_name, read_label_from_sidecar
+from components.listing.references import ImageReference, join_path, location_to_uri, strip_variant
 from components.listing.tables import TABLE_SUFFIXES
 from components.processes import map_in_threads
 from components.rejects import Reject
@@ -132,7 +132,7 @@ def find_roots_and_tables(patterns: str, *, flag: str) -> tuple[list[str], list[
         (tables if is_table else roots).add(match)
     for table in sorted(tables):
         if not storage.is_file(table):
-            raise DataError(f"{flag}: the table {uri_of(table)} is not a file: correct its path")
+            raise DataError(f"{flag}: the table {location_to_uri(table)} is not a file: correct its path")
     return _outermost(roots), sorted(_by_real_path(tables).values())
 
 
@@ -168,7 +168,7 @@ def list_images(
     single = not places.is_folder(root)
     remote = storage.is_remote(root)
     if remote:
-        root = storage.canonical(root)
+        root = storage.canonicalise(root)
         folders = _walk_remote(root, single, tally)
     else:
         folders = _walk_local(root, places)
@@ -178,15 +178,15 @@ def list_images(
         group = None
         if labels and labels.split_by == "folder":
             below = folder.path.removeprefix(named).strip("/").partition("/")[0]
-            group = uri_of(f"{named}/{below}".rstrip("/").removeprefix(parent))
+            group = location_to_uri(f"{named}/{below}".rstrip("/").removeprefix(parent))
         if folder.error is not None:
             if folder.path == root:
                 raise DataError(
                     f"cannot list the folder {root!r} ({folder.error.strerror}): give it read access or leave it out"
                 )
             yield ImageReference(
-                f"{uri_of(folder.path)}/",
-                f"{uri_of(folder.path.removeprefix(parent))}/",
+                f"{location_to_uri(folder.path)}/",
+                f"{location_to_uri(folder.path.removeprefix(parent))}/",
                 *(0, 0, None, "unreadable_folder"),
                 f"the folder cannot be listed ({folder.error.strerror}), and whatever images are in it are unknown",
                 group,
@@ -200,7 +200,7 @@ def list_images(
         if labels is None or sidecars is None:
             yield from (reference for reference, _, _ in images)
         elif labels.source == "filename":
-            yield from (label_from_name(reference, name, labels) for reference, name, _ in images)
+            yield from (read_label_from_name(reference, name, labels) for reference, name, _ in images)
         else:
             read = functools.partial(_label_beside, labels=labels)
             yield from map_in_threads(read, images, _THREADS, ahead=_AHEAD) if remote else map(read, images)
@@ -216,8 +216,10 @@ def _images_in(
         if name.lower().endswith(COMPANION_SUFFIXES):
             tally.passed_over[os.path.splitext(name)[1].lower()] += 1
             continue
-        path = path_in(folder.path, name) if folder.path else name
-        reference = ImageReference(uri_of(path), uri_of(path.removeprefix(parent)), size, modified_us, group=group)
+        path = join_path(folder.path, name) if folder.path else name
+        reference = ImageReference(
+            location_to_uri(path), location_to_uri(path.removeprefix(parent)), size, modified_us, group=group
+        )
         sidecar = sidecars.of(name) if sidecars else None
         tally.with_sidecar += sidecar is not None
         yield reference, name, sidecar
@@ -225,7 +227,7 @@ def _images_in(
 
 def _label_beside(image: tuple[ImageReference, str, str | None], labels: LabelRules) -> ImageReference:
     reference, _, sidecar = image
-    return label_from_sidecar(reference, sidecar, labels)
+    return read_label_from_sidecar(reference, sidecar, labels)
 
 
 def _walk_local(root: str, places: Places) -> Iterator[_Folder]:
@@ -294,12 +296,12 @@ def _walk_remote(root: str, single: bool, tally: Tally) -> Iterator[_Folder]:
 
 def _remote_file(url: str) -> storage.StoredFile:
     try:
-        return storage.information(url)
+        return storage.describe_file(url)
     except FileNotFoundError:
         return storage.StoredFile(url, 0, 0)  # gone meanwhile: listed, and rejected when it is read
 
 
-def size_and_time(path: str) -> tuple[int, int]:
+def read_size_and_time(path: str) -> tuple[int, int]:
     """Bytes, and microseconds since 1970, of one file, as the listing of its folder has them.
 
     Raises:
@@ -307,7 +309,7 @@ def size_and_time(path: str) -> tuple[int, int]:
     """
     if storage.is_remote(path):
         try:
-            file = storage.information(path)
+            file = storage.describe_file(path)
         except FileNotFoundError:
             if storage.is_folder(path):
                 raise IsADirectoryError(path) from None
@@ -322,7 +324,7 @@ def size_and_time(path: str) -> tuple[int, int]:
 def _names_beside(folder: _Folder) -> list[str]:
     """The names in the folder of a single file, read once for all files in it; of a remote one those like its own."""
     if storage.is_remote(folder.path):
-        return [name for file in folder.files for name in storage.list_names(folder.path, line_of(file.name))]
+        return [name for file in folder.files for name in storage.list_names(folder.path, strip_variant(file.name))]
     return _names_in(folder.path, os.stat(folder.path).st_mtime_ns)
 
 
@@ -369,7 +371,7 @@ def _real_path(root: str) -> str:
 
 def _named_folder(root: str, is_folder: bool) -> str:
     """The folder that a root is, or that a root which is a file lies in."""
-    root = storage.canonical(root) if storage.is_remote(root) else root
+    root = storage.canonicalise(root) if storage.is_remote(root) else root
     return root.rstrip("/") if is_folder else root.rpartition("/")[0]
 
 
@@ -389,10 +391,10 @@ def _names_in(folder: str, _changed: int) -> list[str]:
 def _remote_matches(pattern: str, flag: str) -> list[str]:
     try:
         if storage.exists(pattern):
-            return [storage.canonical(pattern)]
+            return [storage.canonicalise(pattern)]
         matches = storage.glob(pattern)
         if not matches:
-            storage.need_bucket(pattern, flag)
+            storage.require_bucket(pattern, flag)
         return matches
     except OSError as error:
         raise DataError(f"{flag}: cannot list {pattern}: {error.strerror or error}") from None

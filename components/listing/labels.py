@@ -9,7 +9,14 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from components.listing.references import ImageReference, line_of, path_in, read_regular_file, stem_of, uri_of
+from components.listing.references import (
+    ImageReference,
+    join_path,
+    location_to_uri,
+    read_regular_file,
+    strip_suffix,
+    strip_variant,
+)
 from components.listing.tables import TableColumns
 from components.rejects import Reject
 from tfrecords import DataError, normalise_text
@@ -43,16 +50,16 @@ class LabelRules:
     max_label_length: int = 500
 
     def __post_init__(self) -> None:
-        _name_pattern(self.pattern)
+        _compile_name_pattern(self.pattern)
 
     def __str__(self) -> str:
         """What labels come from, for a person."""
         if self.source == "table":
-            return " and ".join(map(uri_of, self.tables))
+            return " and ".join(map(location_to_uri, self.tables))
         return {"filename": "the file names", "sidecar": "the text file beside each image"}[self.source]
 
 
-def with_text(reference: ImageReference, text: str, max_label_length: int) -> ImageReference:
+def add_label(reference: ImageReference, text: str, max_label_length: int) -> ImageReference:
     """The image with a label, or with the reason why the text is none.
 
     The rule for every source: one line of text, without control characters, in NFC, white
@@ -61,11 +68,11 @@ def with_text(reference: ImageReference, text: str, max_label_length: int) -> Im
     lines = [line for line in text.splitlines() if line.strip()]
     if len(lines) > 1:
         return reference.rejected(
-            "several_lines", f"its label has {len(lines)} lines, the image of a line has one: {shown(text)}"
+            "several_lines", f"its label has {len(lines)} lines, the image of a line has one: {quote_text(text)}"
         )
     label = normalise_text(text)
     if not label:
-        return reference.rejected("empty_label", f"its label is {shown(text)}")
+        return reference.rejected("empty_label", f"its label is {quote_text(text)}")
     if len(label) > max_label_length:
         return reference.rejected(
             "label_too_long", f"its label has {len(label)} symbols, more than --max_label_length={max_label_length}"
@@ -73,25 +80,27 @@ def with_text(reference: ImageReference, text: str, max_label_length: int) -> Im
     for symbol in label:
         if unicodedata.category(symbol) in ("Cc", "Cs"):
             return reference.rejected(
-                "label_not_text", f"its label has the control character U+{ord(symbol):04X}: {shown(text)}"
+                "label_not_text", f"its label has the control character U+{ord(symbol):04X}: {quote_text(text)}"
             )
     return reference._replace(text=label)
 
 
-def label_from_name(reference: ImageReference, name: str, rules: LabelRules) -> ImageReference:
+def read_label_from_name(reference: ImageReference, name: str, rules: LabelRules) -> ImageReference:
     """The image with the label that its file name holds."""
-    stem = stem_of(name)
+    stem = strip_suffix(name)
     try:
         stem = os.fsencode(stem).decode()
     except UnicodeDecodeError as error:
         return reference.rejected("label_not_text", f"its name is not UTF-8: {error}")
-    match = _name_pattern(rules.pattern).fullmatch(stem)
+    match = _compile_name_pattern(rules.pattern).fullmatch(stem)
     if match is None:
-        return reference.rejected("no_label", f"its name, {shown(stem)}, is not like --label_pattern={rules.pattern}")
-    return with_text(reference, match["label"], rules.max_label_length)
+        return reference.rejected(
+            "no_label", f"its name, {quote_text(stem)}, is not like --label_pattern={rules.pattern}"
+        )
+    return add_label(reference, match["label"], rules.max_label_length)
 
 
-def label_from_sidecar(reference: ImageReference, sidecar: str | None, rules: LabelRules) -> ImageReference:
+def read_label_from_sidecar(reference: ImageReference, sidecar: str | None, rules: LabelRules) -> ImageReference:
     """The image with the label that the text file beside it holds."""
     if sidecar is None:
         return reference.rejected("no_label", f"no {' or '.join(SIDECAR_SUFFIXES)} file lies beside the image")
@@ -101,12 +110,13 @@ def label_from_sidecar(reference: ImageReference, sidecar: str | None, rules: La
         return reference.rejected("no_label", f"its label cannot be read: {error}")
     if len(content) > _MAX_SIDECAR_BYTES:
         return reference.rejected(
-            "label_too_long", f"{uri_of(sidecar)} has more than {_MAX_SIDECAR_BYTES} bytes: it is no label of a line"
+            "label_too_long",
+            f"{location_to_uri(sidecar)} has more than {_MAX_SIDECAR_BYTES} bytes: it is no label of a line",
         )
     try:
-        return with_text(reference, content.decode("utf-8-sig"), rules.max_label_length)
+        return add_label(reference, content.decode("utf-8-sig"), rules.max_label_length)
     except UnicodeDecodeError as error:
-        return reference.rejected("label_not_text", f"{uri_of(sidecar)} is not UTF-8: {error}")
+        return reference.rejected("label_not_text", f"{location_to_uri(sidecar)} is not UTF-8: {error}")
 
 
 class SidecarFolder:
@@ -126,23 +136,23 @@ class SidecarFolder:
         """The path of the text file beside an image, if there is one."""
         if not self._texts:
             return None
-        stem = stem_of(name)
-        bases = list(dict.fromkeys([stem, name, line_of(name)]))
+        stem = strip_suffix(name)
+        bases = list(dict.fromkeys([stem, name, strip_variant(name)]))
         found = [base + suffix for suffix in _SIDECAR_SPELLINGS for base in bases if base + suffix in self._texts]
         self._used.update(found)
-        return path_in(self._folder, found[0]) if found else None
+        return join_path(self._folder, found[0]) if found else None
 
     def unused(self) -> list[Reject]:
         """The text files without an image."""
         unused = self._texts - self._used
         return [
-            Reject(uri_of(path_in(self._folder, name)), "no_image", "no image of its name lies beside it")
+            Reject(location_to_uri(join_path(self._folder, name)), "no_image", "no image of its name lies beside it")
             for name in sorted(unused)
         ]
 
 
 @functools.lru_cache(maxsize=8)
-def _name_pattern(pattern: str) -> re.Pattern[str]:
+def _compile_name_pattern(pattern: str) -> re.Pattern[str]:
     """The regular expression of a pattern such as `{label}_{id}`; the label takes as much as it can."""
     parts = re.split(r"\{([A-Za-z_][A-Za-z0-9_]*)\}", pattern)
     fields = parts[1::2]
@@ -156,6 +166,6 @@ def _name_pattern(pattern: str) -> re.Pattern[str]:
     return re.compile("".join(expressions), re.DOTALL)
 
 
-def shown(text: str) -> str:
+def quote_text(text: str) -> str:
     """A text as a detail of a reject shows it: quoted, escaped, and cut if it is long."""
     return repr(text if len(text) <= 80 else f"{text[:80]}…")

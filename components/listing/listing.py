@@ -17,12 +17,19 @@ import pyarrow
 import pyarrow.parquet
 
 from components.listing.collection import Places, Tally, list_images
-from components.listing.labels import LabelRules, shown, with_text
+from components.listing.labels import LabelRules, add_label, quote_text
 from components.listing.path_tables import PathTables, list_table
-from components.listing.references import ImageReference, folder_of, path_from, path_of_uri, real_folder, uri_of
+from components.listing.references import (
+    ImageReference,
+    get_folder,
+    location_to_uri,
+    resolve_folder,
+    resolve_path,
+    uri_to_path,
+)
 from components.listing.tables import is_review_table, read_label_table
 from components.rejects import Reject
-from tfrecords import DataError, SplitFractions, normalise_text, split_of, storage
+from tfrecords import DataError, SplitFractions, choose_split, normalise_text, storage
 
 LISTING_SCHEMA = pyarrow.schema(
     [
@@ -76,7 +83,7 @@ class ListingSummary:
     @property
     def unused_path(self) -> str:
         """The file of the labels that no image got."""
-        return _unused_path(self.path)
+        return _name_unused_labels(self.path)
 
 
 class LabelRow(NamedTuple):
@@ -110,7 +117,7 @@ def write_listing(
         DataError: if a root cannot be listed.
     """
     tally = Tally()
-    paths = [path_of_uri(root) for root in roots]
+    paths = [uri_to_path(root) for root in roots]
     places = Places.of(paths) if places is None else places
     tables = PathTables() if tables is None else tables
 
@@ -121,7 +128,7 @@ def write_listing(
             else:
                 yield from list_images(path, labels, tally, places)
 
-    return _write(references(), tally, destination, fractions)
+    return write_listing_file(references(), tally, destination, fractions)
 
 
 def merge_listings(summaries: Iterable[ListingSummary]) -> ListingSummary:
@@ -129,7 +136,7 @@ def merge_listings(summaries: Iterable[ListingSummary]) -> ListingSummary:
     ordered = sorted(summaries, key=lambda summary: summary.path)
 
     def total(counts: str) -> dict[str, int]:
-        return _sorted_counts(sum((collections.Counter(getattr(s, counts)) for s in ordered), collections.Counter()))
+        return _sort_counts(sum((collections.Counter(getattr(s, counts)) for s in ordered), collections.Counter()))
 
     digest = hashlib.sha256("".join(summary.digest for summary in ordered).encode())
     return ListingSummary(
@@ -156,7 +163,7 @@ def read_listing(path: str) -> Iterator[ImageReference]:
 
 def read_unused_labels(listing: str) -> Iterator[Reject]:
     """The labels that no image got, of a listing file, in its order."""
-    path = _unused_path(listing)
+    path = _name_unused_labels(listing)
     if not storage.exists(path):
         return
     with storage.open_to_read(path) as file, pyarrow.parquet.ParquetFile(file) as unused:
@@ -164,8 +171,8 @@ def read_unused_labels(listing: str) -> Iterator[Reject]:
             yield from (Reject(**row) for row in batch.to_pylist())
 
 
-def in_blocks(items: Iterable[_Row], key_of: Callable[[_Row], Any]) -> Iterator[tuple[Any, bytes]]:
-    """Rows with equal keys together, of two thousand at a time, packed for `unpacked`.
+def pack_blocks(items: Iterable[_Row], key_of: Callable[[_Row], Any]) -> Iterator[tuple[Any, bytes]]:
+    """Rows with equal keys together, of two thousand at a time, packed for `unpack_blocks`.
 
     An engine asks its price in time for every element, and in memory, where it shuffles, for
     every byte.
@@ -179,8 +186,8 @@ def in_blocks(items: Iterable[_Row], key_of: Callable[[_Row], Any]) -> Iterator[
             yield key, zlib.compress(pickle.dumps(rows, pickle.HIGHEST_PROTOCOL), 1)
 
 
-def unpacked(blocks: Iterable[bytes], kind: Callable[..., _Row]) -> Iterator[_Row]:
-    """The rows of `in_blocks`."""
+def unpack_blocks(blocks: Iterable[bytes], kind: Callable[..., _Row]) -> Iterator[_Row]:
+    """The rows of `pack_blocks`."""
     for block in blocks:
         yield from itertools.starmap(kind, pickle.loads(zlib.decompress(block)))
 
@@ -192,14 +199,14 @@ def read_label_rows(table: int, rules: LabelRules) -> Iterator[LabelRow]:
         DataError: if the table cannot be read.
     """
     path = rules.tables[table]
-    table_uri = uri_of(path)
-    folder = folder_of(path)
-    path_named = _reviewed_path if is_review_table(path) else path_from
+    table_uri = location_to_uri(path)
+    folder = get_folder(path)
+    path_named = _resolve_reviewed_path if is_review_table(path) else resolve_path
     for number, row in enumerate(read_label_table(path, rules.columns)):
         uri, problem = table_uri, row.problem
         if row.path is not None and problem is None:
             try:
-                uri = _joining_uri(path_named(folder, row.path))
+                uri = _resolve_uri(path_named(folder, row.path))
                 f"{uri}{row.group}".encode()
             except ValueError as error:  # a NUL byte, or half a surrogate pair
                 uri, problem = table_uri, f"its path or group is no text: {error}"
@@ -208,9 +215,9 @@ def read_label_rows(table: int, rules: LabelRules) -> Iterator[LabelRow]:
         yield LabelRow(uri, row.text or "", row.group, table, number, row.place, problem)
 
 
-def what_is_listed(reference: ImageReference) -> str:
+def identify_image(reference: ImageReference) -> str:
     """What two listed images have in common if they are one: the place, or the row of a table that names none."""
-    return reference.detail or "" if reference.problem == "damaged_row" else image_to_join(reference)
+    return reference.detail or "" if reference.problem == "damaged_row" else locate_for_join(reference)
 
 
 def list_once(
@@ -225,10 +232,10 @@ def list_once(
         named: from tables; those that are listed already are counted as `repeats`.
     """
     images = list(listed)
-    found = set(map(what_is_listed, images))
+    found = set(map(identify_image, images))
     repeats = 0
-    for image in sorted(named, key=_order_of_names):
-        if (place := what_is_listed(image)) in found:
+    for image in sorted(named, key=_rank_name):
+        if (place := identify_image(image)) in found:
             repeats += 1
         else:
             found.add(place)
@@ -237,25 +244,25 @@ def list_once(
     return dataclasses.replace(write_references(images, destination, fractions), repeats=repeats)
 
 
-def _order_of_names(reference: ImageReference) -> tuple[bool, str, int, str]:
+def _rank_name(reference: ImageReference) -> tuple[bool, str, int, str]:
     """The real name of an image first; of the rows that name what is not there the first, with the shortest detail."""
     detail = reference.detail or ""
-    return reference.uri != what_is_listed(reference), reference.uri, len(detail), detail
+    return reference.uri != identify_image(reference), reference.uri, len(detail), detail
 
 
 def write_references(
     references: Iterable[ImageReference], destination: str, fractions: SplitFractions
 ) -> ListingSummary:
     """References that were listed before, to a listing file of their own, in the order given."""
-    return _write(references, Tally(), destination, fractions)
+    return write_listing_file(references, Tally(), destination, fractions)
 
 
-def image_to_join(reference: ImageReference) -> str:
-    """What has to be equal, but for Unicode normalisation, to a row's `joining_key` of its `uri`."""
-    return _joining_uri(path_of_uri(reference.uri))
+def locate_for_join(reference: ImageReference) -> str:
+    """What has to be equal, but for Unicode normalisation, to a row's `normalise_for_join` of its `uri`."""
+    return _resolve_uri(uri_to_path(reference.uri))
 
 
-def joining_key(uri: str) -> str:
+def normalise_for_join(uri: str) -> str:
     """A URI without the difference of composed and decomposed letters: tables and disks write them differently."""
     return unicodedata.normalize("NFC", uri)
 
@@ -275,37 +282,39 @@ def join_labels(
     images = sorted(references, key=lambda reference: (reference.key, reference.uri))
     by_uri: dict[str, list[int]] = collections.defaultdict(list)  # several, where links lead to one image
     for position, reference in enumerate(images):
-        by_uri[image_to_join(reference)].append(position)
+        by_uri[locate_for_join(reference)].append(position)
     alike: dict[str, list[str]] = collections.defaultdict(list)
     for uri in by_uri:
-        alike[joining_key(uri)].append(uri)
+        alike[normalise_for_join(uri)].append(uri)
     found: dict[int, list[LabelRow]] = collections.defaultdict(list)
     tally = Tally()
     for row in sorted(rows, key=lambda row: (row.table, row.row)):
-        candidates = [row.uri] if row.uri in by_uri else alike.get(joining_key(row.uri), [])
+        candidates = [row.uri] if row.uri in by_uri else alike.get(normalise_for_join(row.uri), [])
         if row.problem is not None:
             tally.unused_labels.append(Reject(row.uri, "damaged_row", f"{row.place}: {row.problem}"))
         elif len(candidates) == 1:
             for position in by_uri[candidates[0]]:
                 found[position].append(row)
         else:
-            why = _why_no_image(row.uri) if not candidates else "several images have this name, composed or not"
+            why = (
+                _explain_missing_image(row.uri) if not candidates else "several images have this name, composed or not"
+            )
             tally.unused_labels.append(Reject(row.uri, "no_image", f"{row.place}: {why}"))
-    labelled = (_with_rows(reference, found[position], rules) for position, reference in enumerate(images))
-    return _write(labelled, tally, destination, fractions)
+    labelled = (_apply_rows(reference, found[position], rules) for position, reference in enumerate(images))
+    return write_listing_file(labelled, tally, destination, fractions)
 
 
-def _with_rows(reference: ImageReference, rows: Sequence[LabelRow], rules: LabelRules) -> ImageReference:
+def _apply_rows(reference: ImageReference, rows: Sequence[LabelRow], rules: LabelRules) -> ImageReference:
     if reference.problem is not None:
         return reference
     if not rows:
         return reference.rejected("no_label", f"no row of {rules} that can be read names it")
     first = rows[0]
     for row in rows[1:]:
-        if _meant(row) != _meant(first):
+        if _normalise_row(row) != _normalise_row(first):
             return reference.rejected(
                 "conflicting_labels",
-                f"{first.place} says {_said(first)}, {row.place} says {_said(row)}: leave one of them",
+                f"{first.place} says {_describe_row(first)}, {row.place} says {_describe_row(row)}: leave one of them",
             )
     if rules.columns.group is not None:
         if not (first.group or "").strip():
@@ -313,42 +322,42 @@ def _with_rows(reference: ImageReference, rows: Sequence[LabelRow], rules: Label
                 "no_group", f"{first.place} has nothing in the column of --split_by={rules.columns.group}"
             )
         reference = reference._replace(group=normalise_text(first.group or ""))
-    return with_text(reference, first.text, rules.max_label_length)
+    return add_label(reference, first.text, rules.max_label_length)
 
 
-def _meant(row: LabelRow) -> tuple[str, str]:
+def _normalise_row(row: LabelRow) -> tuple[str, str]:
     return normalise_text(row.text), normalise_text(row.group or "")
 
 
-def _said(row: LabelRow) -> str:
-    return shown(row.text) if row.group is None else f"{shown(row.text)} of group {shown(row.group)}"
+def _describe_row(row: LabelRow) -> str:
+    return quote_text(row.text) if row.group is None else f"{quote_text(row.text)} of group {quote_text(row.group)}"
 
 
-def _why_no_image(uri: str) -> str:
-    if not storage.is_remote(uri) and os.path.isfile(path_of_uri(uri)):
+def _explain_missing_image(uri: str) -> str:
+    if not storage.is_remote(uri) and os.path.isfile(uri_to_path(uri)):
         return "the image that it names is not among those of --images"
     return "there is no such image"
 
 
-def _reviewed_path(folder: str, named: str) -> str:
+def _resolve_reviewed_path(folder: str, named: str) -> str:
     """The image that a review table names: by its path, or, where there is none, as a `uri` of the predictions."""
-    path = path_from(folder, named)
+    path = resolve_path(folder, named)
     if "%" in named and not storage.is_remote(path) and not os.path.lexists(path):
-        other = path_from(folder, path_of_uri(named))
+        other = resolve_path(folder, uri_to_path(named))
         if os.path.lexists(other):
             return other
     return path
 
 
-def _joining_uri(path: str) -> str:
+def _resolve_uri(path: str) -> str:
     """The URI of a path whose folder is written without links and detours."""
     if storage.is_remote(path):
-        return storage.canonical(path)
+        return storage.canonicalise(path)
     folder, name = os.path.split(path)
-    return uri_of(os.path.join(real_folder(folder), name))
+    return location_to_uri(os.path.join(resolve_folder(folder), name))
 
 
-def _write(
+def write_listing_file(
     references: Iterable[ImageReference], tally: Tally, destination: str, fractions: SplitFractions
 ) -> ListingSummary:
     digest = hashlib.sha256()
@@ -361,7 +370,7 @@ def _write(
 
         def flush() -> None:
             digest.update(repr([tuple(row) for row in rows]).encode())
-            splits.update(split_of(row.split_key, fractions) for row in rows)
+            splits.update(choose_split(row.split_key, fractions) for row in rows)
             symbols.update("".join(row.text for row in rows if row.text))
             problems.update(row.problem for row in rows if row.problem)
             if not examples:
@@ -386,26 +395,26 @@ def _write(
     if unused:
         digest.update(repr(unused).encode())
         table = pyarrow.Table.from_pylist([dataclasses.asdict(label) for label in unused], _UNUSED_SCHEMA)
-        storage.write_parquet(_unused_path(destination), table)
+        storage.write_parquet(_name_unused_labels(destination), table)
     else:
-        storage.remove_file(_unused_path(destination))  # of an attempt before
+        storage.remove_file(_name_unused_labels(destination))  # of an attempt before
     return ListingSummary(
         path=destination,
         images=splits.total(),
-        splits=_sorted_counts(splits),
-        symbols=_sorted_counts(symbols),
+        splits=_sort_counts(splits),
+        symbols=_sort_counts(symbols),
         with_sidecar=tally.with_sidecar,
-        passed_over=_sorted_counts(tally.passed_over),
-        unused_labels=_sorted_counts(collections.Counter(label.reason for label in unused)),
-        problems=_sorted_counts(problems),
+        passed_over=_sort_counts(tally.passed_over),
+        unused_labels=_sort_counts(collections.Counter(label.reason for label in unused)),
+        problems=_sort_counts(problems),
         examples=examples,
         digest=digest.hexdigest(),
     )
 
 
-def _unused_path(listing: str) -> str:
+def _name_unused_labels(listing: str) -> str:
     return f"{listing.removesuffix('.parquet')}.unused.parquet"
 
 
-def _sorted_counts(counts: collections.Counter[str]) -> dict[str, int]:
+def _sort_counts(counts: collections.Counter[str]) -> dict[str, int]:
     return {name: count for name, count in sorted(counts.items()) if count}

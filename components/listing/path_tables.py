@@ -9,9 +9,16 @@ import os
 import unicodedata
 from collections.abc import Iterator
 
-from components.listing.collection import Places, size_and_time
-from components.listing.labels import shown
-from components.listing.references import ImageReference, folder_of, path_from, path_of_uri, real_folder, uri_of
+from components.listing.collection import Places, read_size_and_time
+from components.listing.labels import quote_text
+from components.listing.references import (
+    ImageReference,
+    get_folder,
+    location_to_uri,
+    resolve_folder,
+    resolve_path,
+    uri_to_path,
+)
 from components.listing.tables import TableColumns, TableRow, read_label_table, read_path_table
 from components.processes import map_in_threads
 from tfrecords import DataError, StoreError, storage
@@ -52,13 +59,13 @@ def list_table(
     Raises:
         DataError: if the table cannot be read.
     """
-    table = storage.canonical(table) if storage.is_remote(table) else table
-    folder = folder_of(table)
+    table = storage.canonicalise(table) if storage.is_remote(table) else table
+    folder = get_folder(table)
     places = Places.of([table]) if places is None else places
     look_up = functools.partial(_look_up, table, folder, places.parent_of(folder))
 
     def is_remote(numbered: tuple[int, TableRow]) -> bool:
-        return storage.is_remote(path_from(folder, numbered[1].path or ""))
+        return storage.is_remote(resolve_path(folder, numbered[1].path or ""))
 
     rows = enumerate(read_path_table(table, column) if labels is None else read_label_table(table, labels), 1)
     for remote, some in itertools.groupby(rows, is_remote):
@@ -77,26 +84,26 @@ def _look_up(table: str, folder: str, parent: str, numbered: tuple[int, TableRow
     number, row = numbered
 
     def key_of(path: str) -> str:
-        return uri_of(path.removeprefix(parent) if path.startswith(f"{folder}/") else path)
+        return location_to_uri(path.removeprefix(parent) if path.startswith(f"{folder}/") else path)
 
     try:
         if row.path is None:
             raise DataError(row.problem)
-        path = _path_of(folder, row.path)
+        path = _resolve_row(folder, row.path)
     except DataError as error:
         key = f"{key_of(table)}:{number}"  # of its own, so that many such rows are not all sent to one shard
-        return ImageReference(uri_of(table), key, 0, 0, None, "damaged_row", f"{row.place}: {error}")
+        return ImageReference(location_to_uri(table), key, 0, 0, None, "damaged_row", f"{row.place}: {error}")
     try:
         path, size, modified_us = _find(path, folder, row.path)
-        return ImageReference(uri_of(path), key_of(path), size, modified_us)
+        return ImageReference(location_to_uri(path), key_of(path), size, modified_us)
     except IsADirectoryError:
         problem = ", a folder: name the images in it, or give the folder itself"
     except FileNotFoundError:
         problem = ": there is no such file"
     except OSError as error:
         problem = f": {error.strerror or error}"
-    detail = f"{row.place} names {shown(row.path)}{problem}"
-    return ImageReference(uri_of(path), key_of(path), 0, 0, None, "unreadable", detail)
+    detail = f"{row.place} names {quote_text(row.path)}{problem}"
+    return ImageReference(location_to_uri(path), key_of(path), 0, 0, None, "unreadable", detail)
 
 
 def _find(path: str, folder: str, named: str) -> tuple[str, int, int]:
@@ -109,13 +116,13 @@ def _find(path: str, folder: str, named: str) -> tuple[str, int, int]:
         OSError: if there is none of these.
     """
     try:
-        return path, *size_and_time(path)
+        return path, *read_size_and_time(path)
     except FileNotFoundError:
-        others = {unicodedata.normalize("NFC", named), unicodedata.normalize("NFD", named), path_of_uri(named)}
+        others = {unicodedata.normalize("NFC", named), unicodedata.normalize("NFD", named), uri_to_path(named)}
         for other in sorted(others - {named}):
             try:
-                path = _path_of(folder, other)
-                return path, *size_and_time(path)
+                path = _resolve_row(folder, other)
+                return path, *read_size_and_time(path)
             except StoreError:
                 raise
             except (OSError, ValueError, DataError):  # a NUL byte, or another kind of URL
@@ -123,15 +130,15 @@ def _find(path: str, folder: str, named: str) -> tuple[str, int, int]:
         raise
 
 
-def _path_of(folder: str, named: str) -> str:
+def _resolve_row(folder: str, named: str) -> str:
     """What a table in a folder names, without detours, but with such links as are in the table's own path or the row.
 
     Raises:
         DataError: for a URL that nothing installed serves.
     """
-    path = path_from(folder, named)
+    path = resolve_path(folder, named)
     if storage.is_remote(path):
-        return storage.canonical(path)
+        return storage.canonicalise(path)
     above, name = os.path.split(path.rstrip("/"))
     return _plain(path) if name in ("", ".", "..") else os.path.join(_plain(above), name)
 
@@ -139,4 +146,4 @@ def _path_of(folder: str, named: str) -> str:
 @functools.lru_cache(maxsize=4096)
 def _plain(folder: str) -> str:
     plain = os.path.normpath(f"/{folder.lstrip('/')}")
-    return plain if real_folder(plain) == real_folder(folder) else real_folder(folder)
+    return plain if resolve_folder(plain) == resolve_folder(folder) else resolve_folder(folder)

@@ -22,7 +22,7 @@ class ImageReference(NamedTuple):
     """One image that was listed, and its label where labels were asked for.
 
     Attributes:
-        uri: URL, or local path as `uri_of_path` writes it.
+        uri: URL, or local path as `path_to_uri` writes it.
         key: path from the folder that was named, that folder's own name included; decides
             the shard, so that a collection can be moved as a whole.
         size_bytes, modified_us: bytes, and microseconds since 1970 UTC; with the URI, its identity.
@@ -48,54 +48,54 @@ class ImageReference(NamedTuple):
     @property
     def split_key(self) -> str:
         """What decides the split: the group where there is one, else the key of the line."""
-        return line_of(self.key) if self.group is None else self.group
+        return strip_variant(self.key) if self.group is None else self.group
 
     def rejected(self, problem: str, detail: str) -> ImageReference:
         """The same image, which cannot be used."""
         return self._replace(problem=problem, detail=detail)
 
 
-def stem_of(name: str) -> str:
+def strip_suffix(name: str) -> str:
     """A file name without its suffix: a point, a letter, and at most three more letters or digits."""
     return _SUFFIX.sub("", name)
 
 
-def line_of(name: str) -> str:
+def strip_variant(name: str) -> str:
     """The line that a file name shows, without suffix: `line` of `line.png`, `line.bin.png` and `line.nrm.png`."""
-    stem = stem_of(name)
+    stem = strip_suffix(name)
     return stem[:-4] if stem.endswith(_VARIANTS) else stem
 
 
-def uri_of_path(path: str) -> str:
+def path_to_uri(path: str) -> str:
     """A local path as text: itself, with `%` and bytes that are not UTF-8 percent-encoded."""
     if "%" not in path and path.isascii():
         return path
     return re.sub("[%\udc80-\udcff]", lambda match: "".join(f"%{byte:02X}" for byte in os.fsencode(match[0])), path)
 
 
-def path_of_uri(uri: str) -> str:
-    """The path or URL that a URI names; the inverse of `uri_of_path` for local paths."""
+def uri_to_path(uri: str) -> str:
+    """The path or URL that a URI names; the inverse of `path_to_uri` for local paths."""
     if storage.is_remote(uri) or "%" not in uri:
         return uri
     return os.fsdecode(urllib.parse.unquote_to_bytes(uri.encode("utf-8", "surrogateescape")))
 
 
-def uri_of(path: str) -> str:
+def location_to_uri(path: str) -> str:
     """The URI of a local path or a URL."""
-    return path if storage.is_remote(path) else uri_of_path(path)
+    return path if storage.is_remote(path) else path_to_uri(path)
 
 
-def folder_of(path: str) -> str:
+def get_folder(path: str) -> str:
     """The folder that a file lies in."""
     return path.rpartition("/")[0] if storage.is_remote(path) else os.path.dirname(path)
 
 
-def path_in(folder: str, name: str) -> str:
+def join_path(folder: str, name: str) -> str:
     """A file in a folder; in an object store a folder's name may end in a slash, or be one."""
     return f"{folder}/{name}" if storage.is_remote(folder) else storage.join(folder, name)
 
 
-def path_from(folder: str, named: str) -> str:
+def resolve_path(folder: str, named: str) -> str:
     """The image that a table in a folder names, relative to that folder if it is not absolute."""
     if storage.is_remote(named) or named.startswith("/"):
         return named
@@ -106,14 +106,14 @@ def path_from(folder: str, named: str) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def real_folder(folder: str) -> str:
+def resolve_folder(folder: str) -> str:
     """A local folder without links and detours."""
     return os.path.realpath(folder)
 
 
 def read_image(uri: str) -> bytes:
     """The bytes of a listed image; raises an `OSError` if it cannot be read."""
-    return read_regular_file(path_of_uri(uri))
+    return read_regular_file(uri_to_path(uri))
 
 
 def read_regular_file(path: str, at_most: int = -1) -> bytes:
@@ -124,7 +124,7 @@ def read_regular_file(path: str, at_most: int = -1) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(f"{uri_of_path(path)} is not a regular file")
+            raise OSError(f"{path_to_uri(path)} is not a regular file")
         with open(descriptor, "rb", closefd=False, buffering=0 if at_most < 0 else -1) as file:
             return file.read(at_most)
     finally:

@@ -74,7 +74,7 @@ class TableRow:
     problem: str | None
 
 
-class _Column(NamedTuple):
+class WantedColumn(NamedTuple):
     """A column that is looked for: by its name, if one is `given` with a flag, else by the usual ones."""
 
     role: str
@@ -99,11 +99,11 @@ def read_label_table(table: str, columns: TableColumns) -> Iterator[TableRow]:
         DataError: while reading, if the table is missing, unreadable, without rows or not
             UTF-8, lacks a column, or has a quotation mark that is not closed.
     """
-    wanted = [_path_column(columns.path), _Column("text", "--text_column", columns.text, TEXT_COLUMNS)]
+    wanted = [_path_column(columns.path), WantedColumn("text", "--text_column", columns.text, TEXT_COLUMNS)]
     if columns.group is not None:
-        wanted.append(_Column("group", "--split_by", columns.group, ()))
+        wanted.append(WantedColumn("group", "--split_by", columns.group, ()))
     skips = is_review_table(table)
-    for row in _read_table(table, wanted):
+    for row in read_table(table, wanted):
         if not skips or row.problem is not None or (row.text or "").strip():
             yield row
 
@@ -134,10 +134,10 @@ def read_reviewed_table(table: str, columns: TableColumns) -> ReviewedTable | No
     named = dataclasses.replace(columns, group=REVIEW_COLUMNS[0])
     wanted = [
         _path_column(named.path),
-        _Column("text", "--text_column", named.text, TEXT_COLUMNS),
-        _Column("dataset", "", named.group, ()),
+        WantedColumn("text", "--text_column", named.text, TEXT_COLUMNS),
+        WantedColumn("dataset", "", named.group, ()),
     ]
-    rows = [row for row in _read_table(table, wanted) if row.problem is None]
+    rows = [row for row in read_table(table, wanted) if row.problem is None]
     kept = [row for row in rows if (row.text or "").strip()]
     return ReviewedTable(tuple(sorted({row.group for row in kept if row.group})), len(kept), len(rows) - len(kept))
 
@@ -149,7 +149,7 @@ def is_review_table(table: str) -> bool:
         return False
     try:
         with storage.open_to_read(table) as file:
-            _find_header(table, _Lines(file, table), [_Column(name, "", name, ()) for name in REVIEW_COLUMNS])
+            find_header(table, TableLines(file, table), [WantedColumn(name, "", name, ()) for name in REVIEW_COLUMNS])
     except StoreError:
         raise
     except (OSError, DataError):
@@ -167,14 +167,14 @@ def read_path_table(table: str, path_column: str | None = None) -> Iterator[Tabl
     Raises:
         DataError: while reading, as `read_label_table` does.
     """
-    return _read_table(table, [_path_column(path_column)])
+    return read_table(table, [_path_column(path_column)])
 
 
-def _path_column(given: str | None) -> _Column:
-    return _Column("path", "--path_column", given, PATH_COLUMNS)
+def _path_column(given: str | None) -> WantedColumn:
+    return WantedColumn("path", "--path_column", given, PATH_COLUMNS)
 
 
-def _read_table(table: str, wanted: Sequence[_Column]) -> Iterator[TableRow]:
+def read_table(table: str, wanted: Sequence[WantedColumn]) -> Iterator[TableRow]:
     """The rows; the first column that is wanted is the path, the second the text, the third the group."""
     name = os.fsencode(table).decode("utf-8", "backslashreplace")
     suffix = os.path.splitext(table)[1].lower()
@@ -183,8 +183,10 @@ def _read_table(table: str, wanted: Sequence[_Column]) -> Iterator[TableRow]:
     empty = True
     try:
         with storage.open_to_read(table) as file:
-            lines = _Lines(file, name)
-            for row in _json_rows(lines, wanted) if suffix == ".jsonl" else _delimited_rows(table, lines, wanted):
+            lines = TableLines(file, name)
+            for row in (
+                read_json_rows(lines, wanted) if suffix == ".jsonl" else read_delimited_rows(table, lines, wanted)
+            ):
                 empty = False
                 yield row
     except FileNotFoundError:
@@ -199,7 +201,7 @@ class _LineTooLongError(Exception):
     """A line has more than `_MAX_LINE_BYTES` bytes; it was skipped."""
 
 
-class _Lines:
+class TableLines:
     """The lines of a file as text, with their ends; reading goes on after a line that is too long.
 
     Attributes:
@@ -240,7 +242,7 @@ class _Lines:
         self.number = 0
 
 
-def _whole_lines(lines: _Lines) -> Iterator[tuple[str, str | None]]:
+def _read_whole_lines(lines: TableLines) -> Iterator[tuple[str, str | None]]:
     """Lines that are not blank, without their ends, each with what is wrong with it."""
     while True:
         try:
@@ -278,8 +280,8 @@ class _Header(NamedTuple):
     indices: list[int]
 
 
-def _delimited_rows(table: str, lines: _Lines, wanted: Sequence[_Column]) -> Iterator[TableRow]:
-    header = _find_header(table, lines, wanted)
+def read_delimited_rows(table: str, lines: TableLines, wanted: Sequence[WantedColumn]) -> Iterator[TableRow]:
+    header = find_header(table, lines, wanted)
     last_index = max(header.indices)
     delimiter_name = _DELIMITERS.get(header.delimiter, repr(header.delimiter))
     likely = "text" if len(wanted) > 1 else "path"
@@ -296,12 +298,12 @@ def _delimited_rows(table: str, lines: _Lines, wanted: Sequence[_Column]) -> Ite
             elif cells == header.names:
                 problem = "it repeats the header"
             else:
-                yield _make_row(place, *(cells[index] for index in header.indices))
+                yield _parse_row(place, *(cells[index] for index in header.indices))
                 continue
         yield TableRow(place, None, None, None, problem)
 
 
-def _make_row(place: str, path: str, text: str | None = None, group: str | None = None) -> TableRow:
+def _parse_row(place: str, path: str, text: str | None = None, group: str | None = None) -> TableRow:
     path = path.strip()
     if not path:
         return TableRow(place, None, None, None, "no path")
@@ -312,13 +314,13 @@ def _make_row(place: str, path: str, text: str | None = None, group: str | None 
     return TableRow(place, path, text, group, None)
 
 
-def _find_header(table: str, lines: _Lines, wanted: Sequence[_Column]) -> _Header:
+def find_header(table: str, lines: TableLines, wanted: Sequence[WantedColumn]) -> _Header:
     suffix = os.path.splitext(table)[1].lower()
-    first, problem = next(_whole_lines(lines), ("", None))
+    first, problem = next(_read_whole_lines(lines), ("", None))
     if "\0" in first:
         raise lines.not_utf_8("it has a NUL byte, as UTF-16 has")
     if problem:
-        raise DataError(f"line {lines.number} of {lines.table} is no header ({problem}): {_add_header(wanted)}")
+        raise DataError(f"line {lines.number} of {lines.table} is no header ({problem}): {_suggest_header(wanted)}")
     # Excel's own mark of the delimiter, on a line before the header.
     mark = re.fullmatch(r'"?sep=([^"\s]|\t)"?', first, re.IGNORECASE) if suffix == ".csv" else None
     delimiters: Iterable[str] = [mark[1]] if mark else _DELIMITERS
@@ -329,7 +331,7 @@ def _find_header(table: str, lines: _Lines, wanted: Sequence[_Column]) -> _Heade
 
     def records_of(delimiter: str) -> Iterator[_Record]:
         lines.restart()
-        records = _quoted_records(lines, delimiter) if quoted else _tab_records(lines)
+        records = _read_quoted_records(lines, delimiter) if quoted else _read_tab_records(lines)
         return itertools.islice(records, 1 if mark else 0, None)
 
     failures: list[tuple[int, DataError]] = []
@@ -339,9 +341,9 @@ def _find_header(table: str, lines: _Lines, wanted: Sequence[_Column]) -> _Heade
         try:
             line, cells, problem = next(records, (0, [], None))
             if not line:
-                raise DataError(f"the table {lines.table} is empty: {_add_header(wanted)}")
+                raise DataError(f"the table {lines.table} is empty: {_suggest_header(wanted)}")
             if problem:
-                raise DataError(f"line {line} of {lines.table} is no header ({problem}): {_add_header(wanted)}")
+                raise DataError(f"line {line} of {lines.table} is no header ({problem}): {_suggest_header(wanted)}")
             indices = _find_columns(cells, wanted, lines.table, "first line")
             return _Header(records, delimiter, cells, len(cells), indices)
         except DataError as error:
@@ -354,7 +356,7 @@ def _find_header(table: str, lines: _Lines, wanted: Sequence[_Column]) -> _Heade
     raise max(failures, key=operator.itemgetter(0))[1]
 
 
-def _quoted_records(lines: _Lines, delimiter: str) -> Iterator[_Record]:
+def _read_quoted_records(lines: TableLines, delimiter: str) -> Iterator[_Record]:
     # A space before a quotation mark is skipped: it would make the mark a part of the text.
     reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
     while True:
@@ -380,15 +382,15 @@ def _quoted_records(lines: _Lines, delimiter: str) -> Iterator[_Record]:
                 yield line, cells, None
 
 
-def _tab_records(lines: _Lines) -> Iterator[_Record]:
-    for line, problem in _whole_lines(lines):
+def _read_tab_records(lines: TableLines) -> Iterator[_Record]:
+    for line, problem in _read_whole_lines(lines):
         if problem is None and "\r" in line:
             problem = _CARRIAGE_RETURN
         cells = line.split("\t")
-        yield lines.number, [_unquoted(cell) for cell in cells] if '"' in line else cells, problem
+        yield lines.number, [_unquote(cell) for cell in cells] if '"' in line else cells, problem
 
 
-def _unquoted(cell: str) -> str:
+def _unquote(cell: str) -> str:
     """What a writer of quoted cells meant; any other cell stays as it is."""
     if len(cell) > 1 and cell[0] == cell[-1] == '"':
         inside = cell[1:-1]
@@ -410,20 +412,20 @@ def _is_file_beside(table: str, path: str) -> bool:
 # Tables of JSON objects
 
 
-def _json_rows(lines: _Lines, wanted: Sequence[_Column]) -> Iterator[TableRow]:
+def read_json_rows(lines: TableLines, wanted: Sequence[WantedColumn]) -> Iterator[TableRow]:
     keys: list[str] | None = None
-    for line, problem in _whole_lines(lines):
+    for line, problem in _read_whole_lines(lines):
         place = f"row {lines.number} of {lines.table}"
         value: dict[str, Any] = {}
         if problem is None:
-            value, problem = _json_object(line)
+            value, problem = _parse_json_object(line)
         if problem is None:
             if keys is None:
                 names = list(value)
                 keys = [names[index] for index in _find_columns(names, wanted, lines.table, "first object")]
-            texts, problem = _json_texts(value, keys)
+            texts, problem = _pick_json_texts(value, keys)
             if problem is None:
-                yield _make_row(place, *texts)
+                yield _parse_row(place, *texts)
                 continue
         yield TableRow(place, None, None, None, problem)
     if keys is None and lines.number:
@@ -432,7 +434,7 @@ def _json_rows(lines: _Lines, wanted: Sequence[_Column]) -> Iterator[TableRow]:
         )
 
 
-def _json_object(line: str) -> tuple[dict[str, Any], str | None]:
+def _parse_json_object(line: str) -> tuple[dict[str, Any], str | None]:
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
@@ -442,7 +444,7 @@ def _json_object(line: str) -> tuple[dict[str, Any], str | None]:
     return (value, None) if isinstance(value, dict) else ({}, "it is not a JSON object")
 
 
-def _json_texts(value: dict[str, Any], keys: Sequence[str]) -> tuple[list[str], str | None]:
+def _pick_json_texts(value: dict[str, Any], keys: Sequence[str]) -> tuple[list[str], str | None]:
     """The texts under the keys of path, text and group, or what is wrong."""
     texts = []
     for index, key in enumerate(keys):
@@ -462,7 +464,7 @@ def _json_texts(value: dict[str, Any], keys: Sequence[str]) -> tuple[list[str], 
 # Columns
 
 
-def _find_columns(names: list[str], wanted: Sequence[_Column], table: str, where: str) -> list[int]:
+def _find_columns(names: list[str], wanted: Sequence[WantedColumn], table: str, where: str) -> list[int]:
     """Indices of the columns wanted among the names of all columns, which `where` in the table gives.
 
     Raises:
@@ -477,12 +479,12 @@ def _find_columns(names: list[str], wanted: Sequence[_Column], table: str, where
     return indices
 
 
-def _find_column(names: list[str], column: _Column, wanted: Sequence[_Column], table: str, where: str) -> int:
+def _find_column(names: list[str], column: WantedColumn, wanted: Sequence[WantedColumn], table: str, where: str) -> int:
     role, flag, given, usual = column
     if given is not None and names.count(given) == 1:
         return names.index(given)
-    plain_names = [_plain(name) for name in names]
-    for plain_name in usual if given is None else [_plain(given)]:
+    plain_names = [_normalise_name(name) for name in names]
+    for plain_name in usual if given is None else [_normalise_name(given)]:
         count = plain_names.count(plain_name)
         if count > 1:
             raise DataError(f"{table} has {count} columns {plain_name!r}: rename all but the one with the {role}")
@@ -491,16 +493,16 @@ def _find_column(names: list[str], column: _Column, wanted: Sequence[_Column], t
     present = (", ".join(repr(name[:40]) for name in names[:20]) or "no name") + (", …" if len(names) > 20 else "")
     if given is not None:
         raise DataError(f"{flag}={given}: {table} has no such column; its {where} has {present}")
-    advice = f"; {_add_header(wanted)}, or" if where == "first line" else ";"
+    advice = f"; {_suggest_header(wanted)}, or" if where == "first line" else ";"
     raise DataError(
         f"{table} has no {role} column: its {where} has {present} and none of {', '.join(usual)}"
         f"{advice} say with {flag} which it is"
     )
 
 
-def _add_header(wanted: Sequence[_Column]) -> str:
+def _suggest_header(wanted: Sequence[WantedColumn]) -> str:
     return f"begin the table with a header line such as {','.join(column.role for column in wanted[:2])}"
 
 
-def _plain(name: str) -> str:
+def _normalise_name(name: str) -> str:
     return re.sub("[ -]", "_", name.strip().lower())

@@ -14,21 +14,21 @@ from components.listing.labels import LabelRules
 from components.listing.listing import (
     LabelRow,
     ListingSummary,
-    image_to_join,
-    in_blocks,
+    identify_image,
     join_labels,
-    joining_key,
     list_once,
+    locate_for_join,
     merge_listings,
+    normalise_for_join,
+    pack_blocks,
     read_label_rows,
     read_listing,
-    unpacked,
-    what_is_listed,
+    unpack_blocks,
     write_listing,
 )
 from components.listing.path_tables import PathTables
 from components.listing.references import ImageReference
-from tfrecords import SplitFractions, shard_index, storage
+from tfrecords import SplitFractions, choose_shard, storage
 
 
 class ListCollection(beam.PTransform):
@@ -84,13 +84,15 @@ class ListOnce(beam.PTransform):
 
     def _read(self, kind: str, listing: str) -> Iterator[tuple[int, tuple[str, bytes]]]:
         count = len(self._destinations)
-        for place, block in in_blocks(read_listing(listing), lambda image: shard_index(what_is_listed(image), count)):
+        for place, block in pack_blocks(
+            read_listing(listing), lambda image: choose_shard(identify_image(image), count)
+        ):
             yield place, (kind, block)
 
     def _list_once(self, place: int, tagged: Iterable[tuple[str, bytes]]) -> ListingSummary:
         tagged = list(tagged)
-        listed = unpacked((block for kind, block in tagged if kind == "folders"), ImageReference)
-        named = unpacked((block for kind, block in tagged if kind == "table"), ImageReference)
+        listed = unpack_blocks((block for kind, block in tagged if kind == "folders"), ImageReference)
+        named = unpack_blocks((block for kind, block in tagged if kind == "table"), ImageReference)
         return list_once(listed, named, self._destinations[place], self._fractions)
 
 
@@ -123,19 +125,19 @@ class JoinTables(beam.PTransform):
         count = len(self._destinations)
 
         def place_of(uri: str) -> int:
-            return shard_index(joining_key(uri), count)
+            return choose_shard(normalise_for_join(uri), count)
 
         if kind == "table":
-            blocks = in_blocks(read_label_rows(source, self._rules), lambda row: place_of(row.uri))
+            blocks = pack_blocks(read_label_rows(source, self._rules), lambda row: place_of(row.uri))
         else:
-            blocks = in_blocks(read_listing(source), lambda image: place_of(image_to_join(image)))
+            blocks = pack_blocks(read_listing(source), lambda image: place_of(locate_for_join(image)))
         for place, block in blocks:
             yield place, (kind, block)
 
     def _join(self, place: int, tagged: Iterable[tuple[str, bytes]]) -> ListingSummary:
         tagged = list(tagged)
-        images = unpacked((block for kind, block in tagged if kind == "listing"), ImageReference)
-        rows = unpacked((block for kind, block in tagged if kind == "table"), LabelRow)
+        images = unpack_blocks((block for kind, block in tagged if kind == "listing"), ImageReference)
+        rows = unpack_blocks((block for kind, block in tagged if kind == "table"), LabelRow)
         return join_labels(images, rows, self._destinations[place], self._rules, self._fractions)
 
 
@@ -156,11 +158,11 @@ class GroupByShard(beam.PTransform):
             listings
             | "ReadListing" >> beam.FlatMap(self._read)
             | "GroupByShard" >> beam.GroupByKey()
-            | "References" >> beam.MapTuple(lambda shard, blocks: (shard, in_key_order(blocks)))
+            | "References" >> beam.MapTuple(lambda shard, blocks: (shard, sort_by_key(blocks)))
         )
 
     def _read(self, listing: str) -> Iterator[tuple[Any, bytes]]:
-        return in_blocks(read_listing(listing), self._shard_of)
+        return pack_blocks(read_listing(listing), self._shard_of)
 
 
 class GatherOnce(beam.PTransform):
@@ -185,6 +187,6 @@ def _commit_listing(summaries: Iterable[ListingSummary], summary_path: str) -> L
     return merged
 
 
-def in_key_order(blocks: Iterable[bytes]) -> list[ImageReference]:
-    """The references of one shard, which `in_blocks` packed, sorted by key."""
-    return sorted(unpacked(blocks, ImageReference), key=lambda reference: (reference.key, reference.uri))
+def sort_by_key(blocks: Iterable[bytes]) -> list[ImageReference]:
+    """The references of one shard, which `pack_blocks` packed, sorted by key."""
+    return sorted(unpack_blocks(blocks, ImageReference), key=lambda reference: (reference.key, reference.uri))

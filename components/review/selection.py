@@ -27,7 +27,7 @@ _DETAILS = ["symbol_confidences", "alternatives"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Doubtful:
+class DoubtfulText:
     """A reading to be looked at.
 
     Attributes:
@@ -47,9 +47,9 @@ class Doubtful:
     place: tuple[str, int, int]
 
 
-def least_confident(
+def find_least_confident(
     files: Sequence[str], datasets: Iterable[str] = (), *, at_a_time: int = AT_A_TIME
-) -> Iterator[Doubtful]:
+) -> Iterator[DoubtfulText]:
     """The newest reading of every image, the least confident first, then by URI.
 
     Each `at_a_time` rows cost two passes over the predictions: one finds them, one finds out which
@@ -62,26 +62,26 @@ def least_confident(
     after: tuple[float, str] | None = None
     datasets = list(datasets)
     while True:
-        lowest = _lowest(files, after, at_a_time)
+        lowest = _find_lowest(files, after, at_a_time)
         if not lowest.num_rows:
             return
         after = lowest["confidence"][-1].as_py(), lowest["uri"][-1].as_py()
         uris = pyarrow.compute.unique(lowest["uri"])
-        newest = dict(zip(*(column.to_pylist() for column in _newest(files, uris).columns), strict=True))
+        newest = dict(zip(*(column.to_pylist() for column in _find_newest(files, uris).columns), strict=True))
         for path in datasets:
             for batch in read_uris(path):
-                for uri in batch.filter(_among(batch, uris)).to_pylist():
+                for uri in batch.filter(_find_members(batch, uris)).to_pylist():
                     newest.pop(uri, None)
         for row in lowest.to_pylist():
             if newest.get(row["uri"]) == row["scored_at"]:
                 del newest[row["uri"]]
                 place = files[row.pop("file")], row.pop("group"), row.pop("row")
-                yield Doubtful(**row, place=place)
+                yield DoubtfulText(**row, place=place)
         if lowest.num_rows < at_a_time:
             return
 
 
-def read_details(readings: Sequence[Doubtful]) -> list[dict[str, Any]]:
+def read_details(readings: Sequence[DoubtfulText]) -> list[dict[str, Any]]:
     """`symbol_confidences` and `alternatives` of readings, in their order."""
     found: dict[tuple[str, int, int], dict[str, Any]] = {}
     for (path, group), some in itertools.groupby(
@@ -94,7 +94,7 @@ def read_details(readings: Sequence[Doubtful]) -> list[dict[str, Any]]:
     return [found[reading.place] for reading in readings]
 
 
-def _lowest(files: Sequence[str], after: tuple[float, str] | None, count: int) -> pyarrow.Table:
+def _find_lowest(files: Sequence[str], after: tuple[float, str] | None, count: int) -> pyarrow.Table:
     """The first rows by confidence and URI beyond a given one, the newest first of those that are equal in both."""
     compute = pyarrow.compute
     lowest: pyarrow.Table | None = None
@@ -117,11 +117,11 @@ def _lowest(files: Sequence[str], after: tuple[float, str] | None, count: int) -
     return pyarrow.table({}) if lowest is None else lowest
 
 
-def _newest(files: Sequence[str], uris: pyarrow.Array) -> pyarrow.Table:
+def _find_newest(files: Sequence[str], uris: pyarrow.Array) -> pyarrow.Table:
     """When each of some images was read last: `uri` and the time."""
     newest: pyarrow.Table | None = None
     for _, _, table in _row_groups(files, ["uri", "scored_at"]):
-        table = table.filter(_among(table["uri"], uris))
+        table = table.filter(_find_members(table["uri"], uris))
         if table.num_rows:
             both = table if newest is None else pyarrow.concat_tables([newest, table], promote_options="default")
             newest = both.group_by("uri").aggregate([("scored_at", "max")]).rename_columns(["uri", "scored_at"])
@@ -130,7 +130,7 @@ def _newest(files: Sequence[str], uris: pyarrow.Array) -> pyarrow.Table:
     return newest
 
 
-def _among(values: Any, some: pyarrow.Array) -> Any:
+def _find_members(values: Any, some: pyarrow.Array) -> Any:
     return pyarrow.compute.is_in(values, value_set=some)
 
 

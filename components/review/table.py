@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from components.listing import path_of_uri, uri_of_path
-from components.review.selection import Doubtful
+from components.listing import path_to_uri, uri_to_path
+from components.review.selection import DoubtfulText
 from tfrecords import storage
 
 COLUMNS = ("path", "text", "confidence", "read", "alternatives", "run_id", "model_id", "dataset")
@@ -20,40 +20,40 @@ LINE_END = "\r\n"
 _BETWEEN = " | "
 
 
-def table_text(rows: Sequence[tuple[str, str, str]]) -> str:
+def format_table(rows: Sequence[tuple[str, str, str]]) -> str:
     """The whole file, of rows as `split_row` gives them."""
-    header = ",".join(map(quoted, COLUMNS))
-    lines = [header, *(before + quoted(as_text(text)) + after for before, text, after in rows)]
+    header = ",".join(map(quote_cell, COLUMNS))
+    lines = [header, *(before + quote_cell(protect_cell(text)) + after for before, text, after in rows)]
     return BYTE_ORDER_MARK + "".join(line + LINE_END for line in lines)
 
 
-def split_row(reading: Doubtful, alternatives: Sequence[str], dataset_id: str) -> tuple[str, str, str]:
+def split_row(reading: DoubtfulText, alternatives: Sequence[str], dataset_id: str) -> tuple[str, str, str]:
     """A row as what stands before the cell of its text, the text, and what stands behind that cell."""
     after = (
         f"{reading.confidence:.4f}",
-        *map(as_text, (reading.text, _BETWEEN.join(alternatives), reading.run_id, reading.model_id, dataset_id)),
+        *map(protect_cell, (reading.text, _BETWEEN.join(alternatives), reading.run_id, reading.model_id, dataset_id)),
     )
-    return f"{quoted(named(reading.uri))},", reading.text, "".join(f",{quoted(cell)}" for cell in after)
+    return f"{quote_cell(name_image(reading.uri))},", reading.text, "".join(f",{quote_cell(cell)}" for cell in after)
 
 
-def as_text(text: str) -> str:
+def protect_cell(text: str) -> str:
     """A cell that a spreadsheet takes for text, whatever it looks like."""
     return f"\t{text}" if text else ""
 
 
-def quoted(cell: str) -> str:
+def quote_cell(cell: str) -> str:
     """A cell as CSV writes it."""
     doubled = cell.replace('"', '""')
     return f'"{doubled}"'
 
 
-def named(uri: str) -> str:
+def name_image(uri: str) -> str:
     """How a table names an image: by its path, or by its URI where the path is no plain text."""
-    path = path_of_uri(uri)
+    path = uri_to_path(uri)
     if storage.is_remote(uri) or (path.isprintable() and path == path.strip()):
         return path
     # With what a table cannot have percent-encoded; printable is what has no line breaks and no bytes that are no text.
     return "".join(
         symbol if symbol.isprintable() and symbol != " " else "".join(f"%{byte:02X}" for byte in symbol.encode())
-        for symbol in uri_of_path(path)
+        for symbol in path_to_uri(path)
     )

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from components.devices import gpus_here
+from components.devices import find_gpus
 from components.training.worker import ERROR_NAME, STATUS_LOST
 from tfrecords import DataError
 
@@ -114,7 +114,7 @@ def train_in_processes(
     request_path = os.path.join(folder, "request.json")
     with open(request_path, "w", encoding="utf-8") as file:
         json.dump(request, file)
-    shares = share_gpus(os.environ, gpus_here(), workers)
+    shares = share_gpus(os.environ, find_gpus(), workers)
     for index in range(workers):
         open(_log_path(folder, index), "wb").close()
     for restart in range(restarts + 1):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import tensorflow as tf
 
 
-def ctc_loss(logits: tf.Tensor, time_steps: tf.Tensor, labels: tf.Tensor, label_lengths: tf.Tensor) -> tf.Tensor:
+def compute_ctc_loss(
+    logits: tf.Tensor, time_steps: tf.Tensor, labels: tf.Tensor, label_lengths: tf.Tensor
+) -> tf.Tensor:
     """Negative log probability of each label given its image (Graves et al. 2006, equation 8).
 
     Args:

@@ -17,7 +17,7 @@ import tensorflow as tf
 from components.training.distort import DISTORTIONS, distort
 from components.training.recipes import TIME_STRIDE
 from tfrecords import DataError, DatasetManifest, decode_png, examples_to_record_batch, pad_lines, read_records, storage
-from tfrecords.manifest import remedy
+from tfrecords.manifest import suggest_remedy
 
 _POOL_BATCHES = 32
 _READING_COLUMNS = 64 * 2048  # pixels of width, of all lines of a batch together
@@ -75,14 +75,15 @@ def load_examples(folder: str, manifest: DatasetManifest, split: str) -> Example
     for shard in manifest.shards_of(split):
         path = storage.join(folder, shard.name)
         try:
-            digest = storage.checksum(path)
+            digest = storage.compute_checksum(path)
         except FileNotFoundError:
             raise DataError(
-                f"{path} is missing, but the manifest beside it names it: {remedy(folder, 'ingest')}"
+                f"{path} is missing, but the manifest beside it names it: {suggest_remedy(folder, 'ingest')}"
             ) from None
         if digest != shard.sha256:
             raise DataError(
-                f"{path} has checksum {digest[:12]}, the manifest says {shard.sha256[:12]}: {remedy(folder, 'ingest')}"
+                f"{path} has checksum {digest[:12]}, the manifest says {shard.sha256[:12]}: "
+                f"{suggest_remedy(folder, 'ingest')}"
             )
         batch = examples_to_record_batch(list(read_records(path)))
         column = dict(zip(batch.schema.names, batch.columns, strict=True))
@@ -102,7 +103,7 @@ def load_examples(folder: str, manifest: DatasetManifest, split: str) -> Example
     )
 
 
-def epoch_order(widths: np.ndarray, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+def shuffle_epoch(widths: np.ndarray, batch_size: int, seed: int, epoch: int) -> np.ndarray:
     """Which examples make up each global batch of an epoch.
 
     Every example comes once, and the last batch is filled up with examples of the first.
@@ -121,7 +122,7 @@ def epoch_order(widths: np.ndarray, batch_size: int, seed: int, epoch: int) -> n
     return chooser.permutation(order.reshape(-1, batch_size), axis=0)
 
 
-def training_batches(
+def make_training_batches(
     examples: Examples,
     *,
     batch_size: int,
@@ -152,7 +153,7 @@ def training_batches(
     steps_per_epoch = -(-len(examples) // batch_size)
 
     def plan(epoch: np.int64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        order = epoch_order(examples.widths, batch_size, seed, int(epoch))
+        order = shuffle_epoch(examples.widths, batch_size, seed, int(epoch))
         # All replicas pad to the same width, so that batch statistics do not depend on their number.
         widest = -(-examples.widths[order].max(axis=1) // TIME_STRIDE) * TIME_STRIDE
         distortions = np.random.default_rng([seed, int(epoch), 1]).uniform(-1, 1, (*order.shape, DISTORTIONS))
@@ -199,7 +200,7 @@ def training_batches(
     return dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(4)
 
 
-def reading_batches(
+def make_evaluation_batches(
     examples: Examples, batch_size: int, part: int = 0, parts: int = 1
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Each example once, lines of like width together, in batches of less where lines are very wide.

@@ -30,7 +30,7 @@ ONNX_OPSET = 17
 _EXTRA_ASSETS = "assets.extra"  # where a SavedModel keeps files that TensorFlow itself does not read
 
 
-def reading_signature(height: int) -> list[tf.TensorSpec]:
+def make_input_signature(height: int) -> list[tf.TensorSpec]:
     """Images uint8 [batch, height, width, 1], white beyond a line's end, and widths int32 [batch]."""
     return [
         tf.TensorSpec([None, height, None, 1], tf.uint8, name="images"),
@@ -46,8 +46,8 @@ def export_model(reader: keras.Model, charset: Charset, height: int, folder: str
     - `read`, which is the default one: `files` string [batch], whole image files as `components.training.serving`
       reads them, to `text` string [batch], UTF-8, and `confidence` float32 [batch], the posterior of the text over
       all its alignments. One file that cannot be read fails its whole batch with an InvalidArgumentError.
-    - `score`: `images` and `widths` as `reading_signature` says to `logits` float32 [batch, time, classes],
-      unnormalised, and `time_steps` int32 [batch].
+    - `score`: `images` and `widths` as `make_input_signature` says to `logits` float32 [batch, time, classes],
+      unnormalised, and `count_time_steps` int32 [batch].
 
     The ONNX model takes and gives what `score` does.
 
@@ -62,7 +62,7 @@ def export_model(reader: keras.Model, charset: Charset, height: int, folder: str
         temperature: what logits are divided by before confidences are computed.
     """
 
-    @tf.function(input_signature=reading_signature(height))
+    @tf.function(input_signature=make_input_signature(height))
     def score(images: tf.Tensor, widths: tf.Tensor) -> dict[str, tf.Tensor]:
         return reader([images, widths], training=False)
 
@@ -73,7 +73,7 @@ def export_model(reader: keras.Model, charset: Charset, height: int, folder: str
     }
     _write_keras(reader, files, os.path.join(folder, KERAS_NAME))
     _write_saved_model(reader, score, charset, height, temperature, files, os.path.join(folder, SAVED_MODEL_NAME))
-    _write_onnx(score, reading_signature(height), charset, preprocessing, os.path.join(folder, ONNX_NAME))
+    _write_onnx(score, make_input_signature(height), charset, preprocessing, os.path.join(folder, ONNX_NAME))
 
 
 def _preprocessing(reader: keras.Model, charset: Charset, height: int, temperature: float) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class EpochRecord:
     symbol_errors: int
 
 
-def best_epoch(history: Sequence[EpochRecord]) -> int:
+def choose_best_epoch(history: Sequence[EpochRecord]) -> int:
     """The number of the epoch whose weights are kept; 0 if there is none.
 
     It is the last one whose CER cannot be told from the lowest: its symbol errors are within one standard error of
@@ -62,7 +62,7 @@ def best_epoch(history: Sequence[EpochRecord]) -> int:
     return max(record.epoch for record in history if record.symbol_errors <= fewest + math.sqrt(fewest + 1))
 
 
-def finished(history: Sequence[EpochRecord], epochs: int, patience: int) -> bool:
+def is_finished(history: Sequence[EpochRecord], epochs: int, patience: int) -> bool:
     """Whether a training is at its end: all epochs done, or none with a lower CER, or loss, for `patience` epochs."""
     lowest = min(history, key=lambda record: (record.cer, record.validation_loss)).epoch if history else 0
     return len(history) >= epochs or len(history) - lowest >= patience

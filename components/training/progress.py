@@ -56,7 +56,7 @@ class Progress:
         bar = "█" * filled + "░" * (_BAR - filled)
         line = (
             f"{self._number(epoch)} {bar} {step}/{self._steps}  loss {loss:.3f}  CER {self._cer}  "
-            f"{images_per_second:.0f} images/s  {clock(left_s)} left"
+            f"{images_per_second:.0f} images/s  {format_duration(left_s)} left"
         )
         fitting = line[: shutil.get_terminal_size().columns - 1]  # one that is wrapped could not be wiped
         show(f"\r\x1b[K{fitting}", end="")
@@ -73,14 +73,14 @@ class Progress:
         self._say(
             f"{self._number(record.epoch)}  loss {record.train_loss:7.3f}  "
             f"validation loss {record.validation_loss:7.3f}  CER {record.cer:7.2%}  WER {record.wer:7.2%}  "
-            f"exact {record.exact_match:6.1%}  {record.images_per_second:5.0f} images/s  {clock(left_s)} left"
+            f"exact {record.exact_match:6.1%}  {record.images_per_second:5.0f} images/s  {format_duration(left_s)} left"
         )
 
     def _number(self, epoch: int) -> str:
         return f"epoch {epoch:>{len(str(self._epochs))}}/{self._epochs}"
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds as a person reads them: 1:05, or 2:00:00."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

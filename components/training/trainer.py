@@ -24,24 +24,24 @@ import tensorflow as tf
 from components import plots
 from components.evaluation.metrics import ErrorCounts
 from components.inference.calibration import ENOUGH_LINES, fit_temperature
-from components.inference.decoding import greedy_decode
+from components.inference.decoding import decode_greedily
 from components.models import CALIBRATION_NAME, PLOTS_NAME
 from components.training.checkpoints import Checkpoint, Checkpoints
 from components.training.cluster import ClusterPlace
-from components.training.ctc import ctc_loss
-from components.training.data import Examples, load_examples, reading_batches, training_batches
-from components.training.export import export_model, reading_signature
-from components.training.history import EpochRecord, HistoryWriter, best_epoch, finished
+from components.training.ctc import compute_ctc_loss
+from components.training.data import Examples, load_examples, make_evaluation_batches, make_training_batches
+from components.training.export import export_model, make_input_signature
+from components.training.history import EpochRecord, HistoryWriter, choose_best_epoch, is_finished
 from components.training.networks import NETWORKS
 from components.training.progress import Progress
 from components.training.recipes import RECIPES, Recipe
 from components.training.worker import TrainingLost, Watchdog
-from tfrecords import Charset, DataError, DatasetManifest, adjacent_repeats, storage
+from tfrecords import Charset, DataError, DatasetManifest, count_adjacent_repeats, storage
 
 LEFT_OUT_NAME = "left_out.json"
 
 _WARM_UP = 0.1
-_READING_BATCH = 64
+EVALUATION_BATCH = 64
 _SHOWN = 16
 _LOOK_EVERY = 5
 """Steps between looks at their results; a look waits for the devices."""
@@ -88,7 +88,7 @@ class TrainingRequest:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Cluster:
+class TrainingCluster:
     """This worker's place among all."""
 
     strategy: tf.distribute.MultiWorkerMirroredStrategy
@@ -96,7 +96,7 @@ class _Cluster:
     workers: int
 
     @classmethod
-    def join(cls) -> _Cluster:
+    def join(cls) -> TrainingCluster:
         """The cluster that `TF_CONFIG` names, once all of it is there, or one of this process alone."""
         place = ClusterPlace.of(os.environ)
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
@@ -123,7 +123,7 @@ class _Cluster:
 
 
 @dataclasses.dataclass
-class _State:
+class TrainingState:
     """How far a training is, besides what the network and the optimiser hold.
 
     Attributes:
@@ -152,12 +152,12 @@ class _State:
         return {**plain, "history": list(map(dataclasses.asdict, self.history)), "left_out": sorted(self.left_out)}
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint) -> _State:
+    def of(cls, checkpoint: Checkpoint) -> TrainingState:
         """The state that a checkpoint holds."""
         facts = dict(checkpoint.facts)
         facts["history"] = [EpochRecord(**record) for record in facts["history"]]
         facts["left_out"] = set(facts["left_out"])
-        return cls(**facts, best=_arrays_of("best", checkpoint))
+        return cls(**facts, best=pick_arrays("best", checkpoint))
 
 
 def train(
@@ -170,7 +170,7 @@ def train(
     """Trains a model and, on the chief, writes it to the output folder.
 
     Goes on from the newest checkpoint, if there is one. The weights kept are those that
-    `best_epoch` says. Progress goes to `say`, on the chief alone.
+    `choose_best_epoch` says. Progress goes to `say`, on the chief alone.
 
     Args:
         watchdog: to be told that the other workers still work with this one.
@@ -185,7 +185,7 @@ def train(
     except tf.errors.ResourceExhaustedError as error:
         raise DataError(
             f"a device has not enough memory for --batch_size={request.batch_size}: give a smaller one "
-            f"({_first_line(error)})"
+            f"({get_first_line(error)})"
         ) from None
     except _LOST as error:
         print(error, file=sys.stderr)
@@ -212,19 +212,21 @@ def _train(request: TrainingRequest, say: Callable[[str], None], watchdog: Watch
         say, live = _say_nothing, False
     checkpoints = Checkpoints(request.checkpoint_folder)
     checkpoint = checkpoints.latest(say)
-    state = _State() if checkpoint is None else _State.of(checkpoint)
-    if finished(state.history, request.epochs, request.patience):  # nobody else is needed, and the others may be gone
+    state = TrainingState() if checkpoint is None else TrainingState.of(checkpoint)
+    if is_finished(
+        state.history, request.epochs, request.patience
+    ):  # nobody else is needed, and the others may be gone
         watchdog.expect(0)
         if chief:
             say("training was finished before; only the model was not written yet")
             examples = load_examples(request.dataset_folder, manifest, "train")
             validation = load_examples(request.dataset_folder, manifest, "validation")
-            with _explained("the model", request.output_folder):
+            with explain_write_errors("the model", request.output_folder):
                 HistoryWriter(request.output_folder, state.history).close()
-                _write_model(request, charset, examples, validation, manifest.height, state, say)
+                write_model(request, charset, examples, validation, manifest.height, state, say)
         return
-    say_here(_devices_found(place))
-    cluster = _Cluster.join()  # before anything else of TensorFlow's
+    say_here(_describe_devices(place))
+    cluster = TrainingCluster.join()  # before anything else of TensorFlow's
     watchdog.expect(request.start_timeout_s)
     _agree_on_start(cluster, request, manifest, charset, state)
     if request.batch_size % cluster.replicas:
@@ -236,12 +238,12 @@ def _train(request: TrainingRequest, say: Callable[[str], None], watchdog: Watch
     validation = load_examples(request.dataset_folder, manifest, "validation")
     per_epoch = -(-len(examples) // request.batch_size)
     steps = per_epoch * request.epochs
-    learner = _Learner(cluster, request, charset, manifest.height, steps, watchdog)
+    learner = Learner(cluster, request, charset, manifest.height, steps, watchdog)
     _refuse_labels_that_never_fit(learner.reader, examples, request.model)
     say(
         f"training {request.model} ({learner.model.count_params():,} weights, {charset.classes - 1} symbols) on "
         f"{len(examples):,} images for {request.epochs} epochs of {per_epoch} steps; {cluster.workers} "
-        f"worker{'s' * (cluster.workers > 1)} with {len(cluster.replicas_here)} {_device_kind()} each"
+        f"worker{'s' * (cluster.workers > 1)} with {len(cluster.replicas_here)} {_get_device_kind()} each"
     )
     if not len(validation):
         say("the validation split is empty: the best epoch is chosen on the training images themselves")
@@ -252,12 +254,12 @@ def _train(request: TrainingRequest, say: Callable[[str], None], watchdog: Watch
 
     watchdog.expect(request.stall_timeout_s)
     progress = Progress(say, request.epochs, per_epoch, live=live)
-    with _explained("the history", request.output_folder):
+    with explain_write_errors("the history", request.output_folder):
         writer = HistoryWriter(request.output_folder, state.history) if chief else None
-    saver = _Saver(checkpoints if chief else None, learner, state, request.checkpoint_every_s)
+    saver = CheckpointSaver(checkpoints if chief else None, learner, state, request.checkpoint_every_s)
     watchdog.end_gently()
     batches = learner.batches(examples, range(state.step, steps))
-    while not finished(state.history, request.epochs, request.patience):
+    while not is_finished(state.history, request.epochs, request.patience):
         _train_epoch(request, learner, batches, per_epoch, state, progress, saver)
         _close_epoch(
             cluster,
@@ -270,44 +272,44 @@ def _train(request: TrainingRequest, say: Callable[[str], None], watchdog: Watch
         )
         progress.epoch(
             state.history[-1],
-            _seconds_left(state, steps),
-            last=finished(state.history, request.epochs, request.patience),
+            _estimate_seconds_left(state, steps),
+            last=is_finished(state.history, request.epochs, request.patience),
         )
         if writer is not None:
-            with _explained("the history", request.output_folder):
+            with explain_write_errors("the history", request.output_folder):
                 writer.add(state.history[-1])
         saver.save_if_due()
     saver.save()
     cluster.sum_over_workers([0.0])  # nobody leaves before the last checkpoint is there
     watchdog.expect(0)
-    best = state.history[best_epoch(state.history) - 1]
+    best = state.history[choose_best_epoch(state.history) - 1]
     early = f"; stopped after {len(state.history)}: none was better for {request.patience} epochs"
     say(
         f"trained for {state.seconds:.0f} s; kept are the weights of epoch {best.epoch}, with a CER of {best.cer:.2%}"
         f"{early * (len(state.history) < request.epochs)}"
     )
     if writer is not None:
-        with _explained("the model", request.output_folder):
+        with explain_write_errors("the model", request.output_folder):
             writer.close()
-            _write_model(request, charset, examples, validation, manifest.height, state, say)
+            write_model(request, charset, examples, validation, manifest.height, state, say)
 
 
 @contextlib.contextmanager
-def _explained(what: str, folder: str) -> Iterator[None]:
+def explain_write_errors(what: str, folder: str) -> Iterator[None]:
     """Says of what cannot be written why that is; TensorFlow calls a full disk an exhausted resource."""
     try:
         yield
     except (OSError, tf.errors.OpError) as error:
-        reason = getattr(error, "strerror", None) or _first_line(error)
+        reason = getattr(error, "strerror", None) or get_first_line(error)
         raise DataError(
             f"{what} cannot be written to {folder}: {reason}; mend that, and the same command goes on"
         ) from error
 
 
-class _Saver:
+class CheckpointSaver:
     """Writes checkpoints, on the chief alone; the first at once, to find out whether that can be done."""
 
-    def __init__(self, checkpoints: Checkpoints | None, learner: _Learner, state: _State, every_s: float):
+    def __init__(self, checkpoints: Checkpoints | None, learner: Learner, state: TrainingState, every_s: float):
         self._checkpoints, self._learner, self._state, self._every_s = checkpoints, learner, state, every_s
         self.save()
 
@@ -328,12 +330,12 @@ class _Saver:
 
 def _train_epoch(
     request: TrainingRequest,
-    learner: _Learner,
+    learner: Learner,
     batches: Iterator,
     per_epoch: int,
-    state: _State,
+    state: TrainingState,
     progress: Progress,
-    saver: _Saver,
+    saver: CheckpointSaver,
 ) -> None:
     """The steps of an epoch, or those that are left of it."""
     epoch = len(state.history) + 1
@@ -362,20 +364,20 @@ def _train_epoch(
             done,
             state.loss / max(state.finite, 1),
             done * request.batch_size / state.epoch_seconds,
-            _seconds_left(state, per_epoch * request.epochs),
+            _estimate_seconds_left(state, per_epoch * request.epochs),
         )
         if state.step < until:  # at the end it is first read what the epoch has brought
             saver.save_if_due()
 
 
 def _close_epoch(
-    cluster: _Cluster,
-    learner: _Learner,
+    cluster: TrainingCluster,
+    learner: Learner,
     validation: Examples,
     charset: Charset,
     images: int,
-    state: _State,
-    saver: _Saver,
+    state: TrainingState,
+    saver: CheckpointSaver,
 ) -> None:
     """Reads the validation lines and adds the epoch, with so many images trained on, to the history."""
     started = time.monotonic()
@@ -402,7 +404,7 @@ def _close_epoch(
         )
     )
     state.loss = state.finite = state.epoch_seconds = 0.0
-    if best_epoch(state.history) == len(state.history):
+    if choose_best_epoch(state.history) == len(state.history):
         state.best = learner.reader.get_weights()
 
 
@@ -410,11 +412,11 @@ def _say_nothing(_line: str) -> None:
     pass
 
 
-def _first_line(error: Exception) -> str:
+def get_first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
-def _devices_found(place: ClusterPlace | None) -> str:
+def _describe_devices(place: ClusterPlace | None) -> str:
     """What this worker can train on, and whom it waits for."""
     gpus = tf.config.list_physical_devices("GPU")
     names = [tf.config.experimental.get_device_details(gpu).get("device_name", "of unknown kind") for gpu in gpus]
@@ -425,15 +427,15 @@ def _devices_found(place: ClusterPlace | None) -> str:
     return said + (f", when {others} other worker{'s are' if others > 1 else ' is'} there" if others else "")
 
 
-def _device_kind() -> str:
+def _get_device_kind() -> str:
     return (tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU"))[0].device_type
 
 
-def _seconds_left(state: _State, steps: int) -> float:
+def _estimate_seconds_left(state: TrainingState, steps: int) -> float:
     return state.seconds / max(state.step, 1) * (steps - state.step)
 
 
-def _precision() -> str:
+def _choose_precision() -> str:
     """bfloat16 where every device multiplies it faster than float32; else float32."""
     gpus = tf.config.list_physical_devices("GPU")
     capable = [
@@ -443,11 +445,17 @@ def _precision() -> str:
     return "mixed_bfloat16" if gpus and all(capable) else "float32"
 
 
-class _Learner:
+class Learner:
     """The network on all replicas with its optimiser, and the same network for reading."""
 
     def __init__(
-        self, cluster: _Cluster, request: TrainingRequest, charset: Charset, height: int, steps: int, watchdog: Watchdog
+        self,
+        cluster: TrainingCluster,
+        request: TrainingRequest,
+        charset: Charset,
+        height: int,
+        steps: int,
+        watchdog: Watchdog,
     ):
         self.watchdog = watchdog
         self._cluster, self._request = cluster, request
@@ -455,26 +463,28 @@ class _Learner:
         keras.utils.set_random_seed(request.seed)
         with cluster.strategy.scope():
             before = keras.config.dtype_policy()
-            keras.config.set_dtype_policy(request.precision or _precision())
+            keras.config.set_dtype_policy(request.precision or _choose_precision())
             try:
                 self.model = build(charset.classes, height, cluster.replicas > 1)
             finally:
                 keras.config.set_dtype_policy(before)
-            self.optimizer = _optimizer(request, recipe, steps)
+            self.optimizer = _make_optimizer(request, recipe, steps)
             self.optimizer.build(self.model.trainable_variables)
         # What reads validation lines and is exported knows nothing of the strategy or of bfloat16.
         self.reader = build(charset.classes, height, False)
         if request.init_from is not None:
-            start_from(self.model, request.init_from, request.init_symbols, charset)
-        self.step = _training_step(cluster.strategy, self.model, self.optimizer, request.batch_size, recipe.clip_norm)
-        self.read = _reading_function(self.reader, height)
+            copy_weights(self.model, request.init_from, request.init_symbols, charset)
+        self.step = _make_training_step(
+            cluster.strategy, self.model, self.optimizer, request.batch_size, recipe.clip_norm
+        )
+        self.read = make_logits_function(self.reader, height)
 
     def batches(self, examples: Examples, steps: range) -> Iterator:
         """The global batches of some steps, this worker's slices of them."""
         request, replicas = self._request, self._cluster.replicas
         return iter(
             self._cluster.strategy.distribute_datasets_from_function(
-                lambda _context: training_batches(
+                lambda _context: make_training_batches(
                     examples,
                     batch_size=request.batch_size,
                     seed=request.seed,
@@ -502,7 +512,7 @@ class _Learner:
     def restore(self, checkpoint: Checkpoint, checkpoint_folder: str) -> None:
         """Puts everything back as it was; on every worker."""
         for group, variables in (("model", self.model.variables), ("optimizer", self.optimizer.variables)):
-            values = _arrays_of(group, checkpoint)
+            values = pick_arrays(group, checkpoint)
             if [value.shape for value in values] != [tuple(variable.shape) for variable in variables]:
                 raise DataError(
                     "the checkpoint to go on from is of another network or optimiser: delete "
@@ -512,13 +522,17 @@ class _Learner:
                 variable.assign(value)
 
 
-def _arrays_of(group: str, checkpoint: Checkpoint) -> list[np.ndarray]:
+def pick_arrays(group: str, checkpoint: Checkpoint) -> list[np.ndarray]:
     count = sum(name.startswith(f"{group}/") for name in checkpoint.arrays)
     return [checkpoint.arrays[f"{group}/{i}"] for i in range(count)]
 
 
 def _agree_on_start(
-    cluster: _Cluster, request: TrainingRequest, manifest: DatasetManifest, charset: Charset, state: _State
+    cluster: TrainingCluster,
+    request: TrainingRequest,
+    manifest: DatasetManifest,
+    charset: Charset,
+    state: TrainingState,
 ) -> None:
     """Raises an error unless all workers train the same thing from the same step."""
     what = {
@@ -542,7 +556,7 @@ def _agree_on_start(
         )
 
 
-def start_from(model: keras.Model, path: str, symbols: Sequence[str], charset: Charset) -> None:
+def copy_weights(model: keras.Model, path: str, symbols: Sequence[str], charset: Charset) -> None:
     """Copies the weights of a trained model into another of the same network, symbol by symbol.
 
     Symbols that both charsets have, and the blank, keep their weights; new ones keep their random
@@ -573,7 +587,7 @@ def start_from(model: keras.Model, path: str, symbols: Sequence[str], charset: C
         layer.set_weights(old_weights)
 
 
-def _optimizer(request: TrainingRequest, recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
+def _make_optimizer(request: TrainingRequest, recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
     rate = request.learning_rate
     if recipe.one_cycle:
         warm_up = max(1, int(steps * _WARM_UP))
@@ -591,7 +605,7 @@ def _optimizer(request: TrainingRequest, recipe: Recipe, steps: int) -> keras.op
     return keras.optimizers.Adam(rate)
 
 
-def _training_step(
+def _make_training_step(
     strategy: tf.distribute.Strategy, model: keras.Model, optimizer, batch_size: int, clip_norm: float
 ) -> Callable:
     """One step over a global batch.
@@ -610,7 +624,7 @@ def _training_step(
     def on_replica(batch):
         with tf.GradientTape() as tape:
             outputs = model([batch["images"], batch["widths"]], training=True)
-            losses = ctc_loss(outputs["logits"], outputs["time_steps"], batch["labels"], batch["label_lengths"])
+            losses = compute_ctc_loss(outputs["logits"], outputs["time_steps"], batch["labels"], batch["label_lengths"])
             finite = tf.math.is_finite(losses)
             losses = tf.where(finite, losses, 0.0)
             loss = tf.reduce_sum(losses) / batch_size
@@ -642,7 +656,7 @@ def _training_step(
 
 
 def _validate(
-    cluster: _Cluster, learner: _Learner, examples: Examples, charset: Charset, saver: _Saver
+    cluster: TrainingCluster, learner: Learner, examples: Examples, charset: Charset, saver: CheckpointSaver
 ) -> tuple[ErrorCounts, float]:
     """Error counts and mean loss over a whole split; each worker reads its share, and all get the sums.
 
@@ -652,7 +666,7 @@ def _validate(
     counts = ErrorCounts()
     all_lengths = examples.label_lengths
     loss_sum = finite = 0.0
-    for images, widths, indices in reading_batches(examples, _READING_BATCH, cluster.worker, cluster.workers):
+    for images, widths, indices in make_evaluation_batches(examples, EVALUATION_BATCH, cluster.worker, cluster.workers):
         logits, time_steps = learner.read(images, widths)
         learner.watchdog.alive()
         saver.save_if_due()
@@ -660,19 +674,19 @@ def _validate(
         labels = np.zeros((len(indices), lengths.max()), np.int32)
         for row, i in zip(labels, indices, strict=True):
             row[: len(examples.label(i))] = examples.label(i)
-        losses = ctc_loss(logits, time_steps, labels, lengths).numpy()
+        losses = compute_ctc_loss(logits, time_steps, labels, lengths).numpy()
         loss_sum += float(losses[np.isfinite(losses)].sum())
         finite += float(np.isfinite(losses).sum())
-        for decoded, i in zip(greedy_decode(logits.numpy(), time_steps.numpy()), indices, strict=True):
+        for decoded, i in zip(decode_greedily(logits.numpy(), time_steps.numpy()), indices, strict=True):
             counts += ErrorCounts.of(examples.texts[i], charset.decode(decoded.ids))
     *total, loss_sum, finite = cluster.sum_over_workers([*dataclasses.astuple(counts), loss_sum, finite])
     return ErrorCounts(*map(round, total)), float(loss_sum / finite) if finite else math.inf
 
 
-def _reading_function(reader: keras.Model, height: int) -> Callable:
+def make_logits_function(reader: keras.Model, height: int) -> Callable:
     """The network without dropout: images uint8 [batch, height, width, 1] and widths to logits and time steps."""
 
-    @tf.function(input_signature=reading_signature(height))
+    @tf.function(input_signature=make_input_signature(height))
     def read(images, widths):
         outputs = reader([images, widths], training=False)
         return outputs["logits"], outputs["time_steps"]
@@ -680,19 +694,19 @@ def _reading_function(reader: keras.Model, height: int) -> Callable:
     return read
 
 
-def _temperature(read: Callable, validation: Examples) -> float:
+def _fit_temperature(read: Callable, validation: Examples) -> float:
     """What the logits are divided by so that confidences are calibrated, found on a part of the validation split."""
     parts = max(1, len(validation) // ENOUGH_LINES)
     return fit_temperature(
         (*(output.numpy() for output in read(images, widths)), [validation.label(i).tolist() for i in indices])
-        for images, widths, indices in reading_batches(validation, _READING_BATCH, 0, parts)
+        for images, widths, indices in make_evaluation_batches(validation, EVALUATION_BATCH, 0, parts)
     )
 
 
 def _refuse_labels_that_never_fit(reader: keras.Model, examples: Examples, name: str) -> None:
     """A network of fixed width may give fewer time steps than the stride that ingest checked against."""
     steps = reader.get_layer("time_steps")(tf.constant(examples.widths)).numpy()
-    repeats = np.array([adjacent_repeats(examples.label(i).tolist()) for i in range(len(examples))])
+    repeats = np.array([count_adjacent_repeats(examples.label(i).tolist()) for i in range(len(examples))])
     needed = examples.label_lengths + repeats
     if (needed > steps).any():
         worst = int(np.argmax(needed - steps))
@@ -703,20 +717,20 @@ def _refuse_labels_that_never_fit(reader: keras.Model, examples: Examples, name:
         )
 
 
-def _write_model(
+def write_model(
     request: TrainingRequest,
     charset: Charset,
     examples: Examples,
     validation: Examples,
     height: int,
-    state: _State,
+    state: TrainingState,
     say: Callable[[str], None],
 ) -> None:
     folder = request.output_folder
     os.makedirs(os.path.join(folder, PLOTS_NAME), exist_ok=True)
     reader = NETWORKS[request.model](charset.classes, height, False)
     reader.set_weights(state.best)
-    temperature = _temperature(_reading_function(reader, height), validation)
+    temperature = _fit_temperature(make_logits_function(reader, height), validation)
     storage.write_json(os.path.join(folder, CALIBRATION_NAME), {"temperature": temperature})
     export_model(reader, charset, height, folder, temperature)
     if state.left_out:

@@ -16,11 +16,11 @@ import pytest
 
 from components.processes import (
     _ask,
-    groups_of,
     helpers_run,
     map_in_processes,
     map_in_threads,
     prepare_helpers,
+    split_into_groups,
     stop_helpers,
 )
 from tfrecords import CharsetError, DataError, ImageRejected
@@ -156,7 +156,7 @@ def test_few_items_are_held_at_a_time():
 
 @pytest.mark.parametrize(("count", "sizes"), [(0, []), (3, [3]), (4, [4]), (9, [4, 4, 1])])
 def test_groups_hold_every_item_once_in_order(count, sizes):
-    groups = list(groups_of(4, iter(range(count))))
+    groups = list(split_into_groups(4, iter(range(count))))
     assert [len(group) for group in groups] == sizes
     assert list(itertools.chain.from_iterable(groups)) == list(range(count))
 

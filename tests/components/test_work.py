@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.listing import ImageReference, uri_of_path
+from components.listing import ImageReference, path_to_uri
 from components.processes import helpers_run, stop_helpers
 from components.rejects import Reject
 from components.work import (
     check_accounted,
     check_files,
-    digest_of,
-    finished_summary,
-    in_order,
+    choose_shard_count,
+    digest_references,
+    map_in_order,
     merge_counts,
+    read_finished_summary,
     read_referenced_line,
-    shards_for,
 )
 from tfrecords import DataError, ImageLimits, storage
 
@@ -78,14 +78,14 @@ def no_helpers() -> Iterator[None]:
 )
 def test_every_reference_has_its_outcome_in_order(folder, count, processes):
     listed = references(count, folder)
-    assert list(in_order(uri_of, listed, processes)) == uris(listed)
+    assert list(map_in_order(uri_of, listed, processes)) == uris(listed)
 
 
 @pytest.mark.parametrize(("folder", "processes"), [("/lines", 1), ("/lines", 2), (REMOTE, 1)])
 def test_an_exception_in_the_work_reaches_the_caller_with_its_type(folder, processes):
     listed = references(600, folder)
     work = functools.partial(size_or_error, forbidden=listed[500].uri)
-    outcomes = in_order(work, listed, processes)
+    outcomes = map_in_order(work, listed, processes)
     assert [next(outcomes) for _ in range(400)] == [9] * 400
     with pytest.raises(DataError, match=r"00500\.png is not to be read"):
         list(outcomes)
@@ -93,7 +93,7 @@ def test_an_exception_in_the_work_reaches_the_caller_with_its_type(folder, proce
 
 def test_local_files_are_read_in_this_thread_and_no_sooner_than_asked_for():
     seen = []
-    outcomes = in_order(lambda reference: seen.append(threading.get_ident()), references(10), 1)
+    outcomes = map_in_order(lambda reference: seen.append(threading.get_ident()), references(10), 1)
     assert seen == []
     next(outcomes)
     assert seen == [threading.get_ident()]
@@ -110,7 +110,7 @@ def test_remote_files_are_read_while_others_are_on_their_way_and_stay_in_order()
         return reference.uri
 
     listed = references(200, REMOTE)
-    assert list(in_order(work, listed, 1)) == uris(listed)
+    assert list(map_in_order(work, listed, 1)) == uris(listed)
 
 
 def test_remote_files_are_read_only_so_far_ahead_of_what_is_consumed():
@@ -120,7 +120,7 @@ def test_remote_files_are_read_only_so_far_ahead_of_what_is_consumed():
     def work(reference: ImageReference) -> None:
         most[0] = next(started)
 
-    outcomes = in_order(work, references(10 * READ_AHEAD, REMOTE), 1)
+    outcomes = map_in_order(work, references(10 * READ_AHEAD, REMOTE), 1)
     for consumed in range(1, 50):
         next(outcomes)
         assert most[0] <= READ_AHEAD + consumed
@@ -128,20 +128,20 @@ def test_remote_files_are_read_only_so_far_ahead_of_what_is_consumed():
 
 
 def test_many_references_are_shared_out_to_helper_processes_and_few_are_not(no_helpers):
-    assert set(in_order(process_of, references(63), 2)) == {os.getpid()}
+    assert set(map_in_order(process_of, references(63), 2)) == {os.getpid()}
     assert not helpers_run()
-    assert os.getpid() not in set(in_order(process_of, references(64), 2))
+    assert os.getpid() not in set(map_in_order(process_of, references(64), 2))
     assert helpers_run()
 
 
 def test_remote_files_are_waited_for_by_threads_however_many_processes_there_are(no_helpers):
-    assert set(in_order(process_of, references(600, REMOTE), 2)) == {os.getpid()}
+    assert set(map_in_order(process_of, references(600, REMOTE), 2)) == {os.getpid()}
     mixed = [*references(300), *references(300, REMOTE)]
-    assert set(in_order(process_of, mixed, 2)) == {os.getpid()}
+    assert set(map_in_order(process_of, mixed, 2)) == {os.getpid()}
 
 
 def test_a_worker_that_may_occupy_one_process_starts_no_helper(no_helpers):
-    assert set(in_order(process_of, references(1000), 1)) == {os.getpid()}
+    assert set(map_in_order(process_of, references(1000), 1)) == {os.getpid()}
     assert not helpers_run()
 
 
@@ -150,7 +150,7 @@ def test_a_worker_that_may_occupy_one_process_starts_no_helper(no_helpers):
 
 def drawn(path, size: tuple[int, int] = (60, 20)) -> ImageReference:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, size[::-1], np.uint8)).save(path)
-    return ImageReference(uri_of_path(str(path)), f"lines/{path.name}", path.stat().st_size, 0, text="a")
+    return ImageReference(path_to_uri(str(path)), f"lines/{path.name}", path.stat().st_size, 0, text="a")
 
 
 def test_the_line_of_a_reference_is_scaled_to_the_height(tmp_path):
@@ -188,8 +188,8 @@ def test_a_file_that_grew_after_it_was_listed_is_too_large_nevertheless(tmp_path
 
 
 def test_equal_references_have_equal_digests():
-    assert digest_of(references(3)) == digest_of(references(3))
-    assert len(digest_of([])) == 64
+    assert digest_references(references(3)) == digest_references(references(3))
+    assert len(digest_references([])) == 64
 
 
 def test_any_change_of_the_references_changes_the_digest():
@@ -212,7 +212,7 @@ def test_any_change_of_the_references_changes_the_digest():
         [first._replace(text="a', 'b")],
         [first._replace(text="None")],
     ]
-    assert len({digest_of(variant) for variant in variants}) == len(variants)
+    assert len({digest_references(variant) for variant in variants}) == len(variants)
 
 
 # Finished shards
@@ -224,7 +224,7 @@ def finished(
     """Asks for a shard that was finished with the inputs `same` and the one file `shard`, of 0 bytes."""
     storage.write_json(str(tmp_path / "summary.json"), dataclasses.asdict(Summary("same", 3, rejects)))
     storage.write_bytes(str(tmp_path / "shard"), b"")
-    return finished_summary(
+    return read_finished_summary(
         Summary, str(tmp_path / "summary.json"), inputs, lambda _: {str(tmp_path / n): size for n in files}
     )
 
@@ -253,7 +253,7 @@ def test_a_shard_with_an_image_that_could_not_be_read_is_tried_again(tmp_path):
 def test_a_shard_without_a_summary_is_not_finished(tmp_path):
     storage.write_bytes(str(tmp_path / "shard"), b"")
     assert (
-        finished_summary(Summary, str(tmp_path / "summary.json"), "same", lambda _: {str(tmp_path / "shard"): 0})
+        read_finished_summary(Summary, str(tmp_path / "summary.json"), "same", lambda _: {str(tmp_path / "shard"): 0})
         is None
     )
 
@@ -261,14 +261,14 @@ def test_a_shard_without_a_summary_is_not_finished(tmp_path):
 def test_a_damaged_summary_is_named(tmp_path):
     (tmp_path / "summary.json").write_text("{")
     with pytest.raises(DataError, match=r"summary\.json is not valid JSON"):
-        finished_summary(Summary, str(tmp_path / "summary.json"), "same", lambda _: {})
+        read_finished_summary(Summary, str(tmp_path / "summary.json"), "same", lambda _: {})
 
 
 def test_a_summary_of_an_older_version_is_none(tmp_path):
     storage.write_json(str(tmp_path / "summary.json"), {"inputs": "same", "examples": 3, "widths": {}})
-    assert finished_summary(Summary, str(tmp_path / "summary.json"), "same", lambda _: {}) is None
+    assert read_finished_summary(Summary, str(tmp_path / "summary.json"), "same", lambda _: {}) is None
     storage.write_json(str(tmp_path / "summary.json"), {"inputs": "same"})
-    assert finished_summary(Summary, str(tmp_path / "summary.json"), "same", lambda _: {}) is None
+    assert read_finished_summary(Summary, str(tmp_path / "summary.json"), "same", lambda _: {}) is None
 
 
 # Accounts
@@ -329,13 +329,13 @@ def test_files_that_workers_wrote_have_to_be_there_in_their_size(tmp_path):
     ],
 )
 def test_the_number_of_shards_follows_from_the_number_of_images(images, shards):
-    assert shards_for(images) == shards
+    assert choose_shard_count(images) == shards
 
 
 def test_shards_hold_neither_too_many_images_nor_too_few_and_grow_by_doubling():
     before = 1
     for images in [*range(70_000), *range(70_000, 200_000_000, 999_983)]:
-        shards = shards_for(images)
+        shards = choose_shard_count(images)
         assert shards & (shards - 1) == 0
         assert shards >= before
         assert images <= 4000 * shards

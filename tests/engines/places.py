@@ -22,7 +22,7 @@ def examples(place: str) -> list[tuple]:
     folder = f"{place}/ws/datasets/{storage.read_bytes(f'{place}/ws/datasets/LATEST').decode().strip()}"
     found = []
     for shard in DatasetManifest.read(folder).shards:
-        assert storage.checksum(f"{folder}/{shard.name}") == shard.sha256
+        assert storage.compute_checksum(f"{folder}/{shard.name}") == shard.sha256
         for batch in read_record_batches(f"{folder}/{shard.name}"):
             columns = {
                 name: batch.column(batch.schema.get_field_index(name)).to_pylist() for name in batch.schema.names

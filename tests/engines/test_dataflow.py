@@ -75,7 +75,7 @@ def untouched(dataflow) -> Iterator[Dataflow]:
 def read(workspace: str) -> list[tuple]:
     """The rows of all predictions, but for when they were made."""
     rows = []
-    for path in storage.filesystem(workspace).glob(f"{workspace}/predictions/*/*/*.parquet"):
+    for path in storage.open_filesystem(workspace).glob(f"{workspace}/predictions/*/*/*.parquet"):
         table = pyarrow.parquet.read_table(io.BytesIO(storage.read_bytes(f"gs://{path}")))
         rows += table.drop_columns(["scored_at", "date"] if "date" in table.column_names else ["scored_at"]).to_pylist()
     return sorted(rows, key=lambda row: row["uri"])

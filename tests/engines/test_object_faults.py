@@ -46,7 +46,7 @@ def hurried(monkeypatch):
 def digests(place: str) -> dict[str, str]:
     dataset_id = storage.read_bytes(f"{place}/ws/datasets/LATEST").decode().strip()
     names = [name for name in storage.list_names(f"{place}/ws/datasets/{dataset_id}") if "tfrecord" in name]
-    return {name: storage.checksum(f"{place}/ws/datasets/{dataset_id}/{name}") for name in names}
+    return {name: storage.compute_checksum(f"{place}/ws/datasets/{dataset_id}/{name}") for name in names}
 
 
 def test_bursts_of_every_fault_in_every_kind_of_request_change_nothing(
@@ -143,7 +143,7 @@ def test_a_large_file_goes_up_in_parts_that_are_sent_again(bucket, object_store,
     assert object_store.get(f"{bucket}/large") == content
     assert proxy.counts()["write"] >= 6
     assert storage.read_bytes(f"{bucket}/large", at_most=5) == content[:5]
-    assert storage.checksum(f"{bucket}/large") == storage.hashlib.sha256(content).hexdigest()
+    assert storage.compute_checksum(f"{bucket}/large") == storage.hashlib.sha256(content).hexdigest()
 
 
 def test_an_outage_ends_within_the_stated_time(bucket, object_store, proxy, monkeypatch):
@@ -477,10 +477,10 @@ def test_a_bucket_that_cannot_be_used_is_one_sentence_with_the_flag(bucket, prox
     proxy.fault = lambda _: fault
     url = f"{bucket}/folder"
     if fault is None:
-        storage.need_bucket(url, "--temp_location")
+        storage.require_bucket(url, "--temp_location")
         return
     with pytest.raises(DataError, match=f"^{said.format(url=url, bucket=bucket)}$"):
-        storage.need_bucket(url, "--temp_location")
+        storage.require_bucket(url, "--temp_location")
     assert len(proxy.requests) == 1
 
 

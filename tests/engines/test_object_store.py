@@ -69,7 +69,7 @@ def test_folders_are_listed_at_the_same_time_and_in_order(bucket, object_store, 
 def test_patterns_match_what_fsspec_has_them_match(bucket, object_store, pattern):
     for name in ("scans.png", "z.png", "deep/a/b/c.png", "deep/a.png", "scans/01/1.png", "scans/02/2.png", "scans/x/1"):
         object_store.put(f"{bucket}/in/{name}", b"x")
-    fs = storage.filesystem(bucket)
+    fs = storage.open_filesystem(bucket)
     assert storage.glob(f"{bucket}/{pattern}") == sorted(f"gs://{found}" for found in fs.glob(f"{bucket}/{pattern}"))
 
 
@@ -218,7 +218,7 @@ def test_a_dataset_trains_a_model_from_the_weights_of_another(store, proxy, caps
     manifest = ModelManifest.read(f"{store}/ws/models/{model_id}")
     assert manifest.options["init_from"] == "tinymodel000"
     sizes = {name: described["bytes"] for name, described in manifest.files.items()}
-    assert storage.missing_or_changed(f"{store}/ws/models/{model_id}", sizes) is None
+    assert storage.find_missing_or_changed(f"{store}/ws/models/{model_id}", sizes) is None
     shards = [each.name for each in proxy.requests if each.kind == "read" and each.name.endswith("tfrecord.gz")]
     assert max(collections.Counter(shards).values()) <= 4  # described twice, sampled, copied to train on
     assert storage.list_names(f"{store}/ws/unfinished") == []

@@ -35,7 +35,7 @@ def workspace(tmp_path, tiny_dataset, tiny_model, monkeypatch) -> Path:
         (folder / "models" / pointer).write_text("tinymodel000\n")
     minutes = iter(range(1000))
     day = datetime.datetime.fromisoformat(f"{DAY}T01:00:00+00:00")
-    monkeypatch.setattr(steps, "_now", lambda: day + datetime.timedelta(minutes=next(minutes)))
+    monkeypatch.setattr(steps, "get_now", lambda: day + datetime.timedelta(minutes=next(minutes)))
     return folder
 
 

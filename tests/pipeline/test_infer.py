@@ -12,7 +12,7 @@ import duckdb
 import pytest
 
 from pipeline.main import EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, main
-from pipeline.progress import shards_watched
+from pipeline.progress import watch_shards
 from tfrecords import DatasetManifest, read_record_batches
 
 
@@ -203,7 +203,7 @@ def test_who_looks_on_sees_how_many_shards_are_done_how_fast_and_when_it_ends(tm
     monkeypatch.setattr("pipeline.progress._LOOK_EVERY_S", 0.05)
     shown: list[str] = []
     (tmp_path / "00000.json").write_text("{}")  # of an earlier run
-    with shards_watched(str(tmp_path), 4, 8000, pytest.fail, shown.append):
+    with watch_shards(str(tmp_path), 4, 8000, pytest.fail, shown.append):
         while not any(line.startswith("1 of 4 shards") for line in shown):
             pass
         assert shown[-1] == "1 of 4 shards"  # nothing is known yet of how fast it goes
@@ -228,7 +228,7 @@ def test_where_nobody_looks_on_a_line_is_said_now_and_then(tmp_path, monkeypatch
     monkeypatch.setattr("pipeline.progress._LOOK_EVERY_S", 0.02)
     monkeypatch.setattr("pipeline.progress._SAY_EVERY_S", 0.1)
     said: list[str] = []
-    with shards_watched(str(tmp_path / "not there yet"), 3, 100, said.append, None):
+    with watch_shards(str(tmp_path / "not there yet"), 3, 100, said.append, None):
         while len(said) < 2:
             pass
     assert said[0] == "0 of 3 shards"

@@ -14,7 +14,7 @@ import pytest
 from components.inference import predictions
 from pipeline.main import EXIT_ALARM, EXIT_DONE, EXIT_HELD, EXIT_REFUSED, main
 from pipeline.workspace import Workspace
-from tfrecords import shard_index
+from tfrecords import choose_shard
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_a_file_of_a_committed_run_that_was_damaged_is_read_again_and_nothing_el
 def test_an_interrupted_run_goes_on_though_images_came_meanwhile(tmp_path, workspace, lines, monkeypatch):
     for number in range(600):
         os.link(lines[number % 12], tmp_path / "lines" / f"more{number}.png")
-    read, read_before = predictions._read, []
+    read, read_before = predictions._recognise, []
 
     def stopping(index, *args):
         if read_before:
@@ -180,16 +180,16 @@ def test_an_interrupted_run_goes_on_though_images_came_meanwhile(tmp_path, works
         read_before.append(index)
         return read(index, *args)
 
-    monkeypatch.setattr(predictions, "_read", stopping)
+    monkeypatch.setattr(predictions, "_recognise", stopping)
     command = [f"--workspace={workspace}", "--steps=infer", f"--infer_images={tmp_path}/lines"]
     assert main(command) == EXIT_REFUSED
     (started,) = workspace.glob("unfinished/run-*/_started.json")
     run_id = json.loads(started.read_text())["run_id"]
     (finished,) = workspace.glob("unfinished/run-*/*.parquet")
     written_at = finished.stat().st_mtime_ns
-    monkeypatch.setattr(predictions, "_read", read)
+    monkeypatch.setattr(predictions, "_recognise", read)
     (shard,) = read_before
-    new = next(name for name in map("new{}.png".format, range(99)) if shard_index(f"lines/{name}", 2) != shard)
+    new = next(name for name in map("new{}.png".format, range(99)) if choose_shard(f"lines/{name}", 2) != shard)
     os.link(lines[0], tmp_path / "lines" / new)
     figures = night(workspace)
     assert figures["run_id"] == run_id

@@ -7,7 +7,7 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from components.listing import LabelRules, TableColumns
-from pipeline.options import LinePipelineOptions, UsageError, kind_of_runner, parse_options, usage
+from pipeline.options import LinePipelineOptions, UsageError, format_usage, normalise_runner, parse_options
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_a_bad_config_file_is_refused_by_its_name(tmp_path, content, sentence):
 
 
 def test_the_help_text_names_every_flag_of_ours():
-    text = usage()
+    text = format_usage()
     for name in parse_options([]).get_all_options(current_only=True):
         assert f"--{name}" in text
 
@@ -351,7 +351,7 @@ def test_a_table_whose_name_has_a_comma_is_one_table(tmp_path):
     ],
 )
 def test_runners_are_known_by_all_names_that_beam_understands(given, kind):
-    assert kind_of_runner(given) == kind
+    assert normalise_runner(given) == kind
 
 
 def test_a_runner_that_beam_does_not_know_is_refused():

@@ -17,7 +17,7 @@ from PIL import Image
 
 from pipeline.main import EXIT_DONE, main
 from pipeline.options import parse_options
-from pipeline.report import RunRecord, _marked, write
+from pipeline.report import RunRecord, _mark_differences, write_report
 from pipeline.workspace import Workspace
 from tfrecords import DatasetManifest, LineExample, encode_example, read_record_batches, write_records
 
@@ -169,7 +169,7 @@ def test_differing_symbols_are_marked_and_spaces_can_be_seen(page):
 
 
 def test_runs_of_symbols_spell_both_texts():
-    sides = _marked("ab cd", "axcd!")
+    sides = _mark_differences("ab cd", "axcd!")
     assert sides == {
         "truth": [(False, "a"), (True, "b␣"), (False, "cd")],
         "read": [(False, "a"), (True, "x"), (False, "cd"), (True, "!")],
@@ -348,7 +348,7 @@ def test_alarms_are_told_with_their_figures_and_raised_ones_come_first(tmp_path)
     unmeasured = {"name": "first", "sentence": "Nothing before.", "measured": None, "limit": 7, "raised": False}
     record = RunRecord.start(parse_options(["--steps=infer"]), str(tmp_path))
     record.add_alarms([quiet, raised, unmeasured])
-    paths = write(record, Workspace(str(tmp_path)))
+    paths = write_report(record, Workspace(str(tmp_path)))
     assert record.status == "alarm"
     written = json.loads(pathlib.Path(paths["run record"]).read_text())
     assert (written["status"], written["alarms"]) == ("alarm", [quiet, raised, unmeasured])
@@ -367,5 +367,5 @@ def test_a_run_is_an_alarm_only_if_it_is_done_and_one_was_raised(tmp_path, raise
     record.add_alarms([{"name": "rejects", "sentence": "More.", "measured": 1, "limit": 2, "raised": raised}])
     if failed:
         record.fail("it broke")
-    write(record, Workspace(str(tmp_path)))
+    write_report(record, Workspace(str(tmp_path)))
     assert record.status == status

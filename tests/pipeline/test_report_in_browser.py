@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline.main import EXIT_DONE, EXIT_REFUSED, main
 from pipeline.options import parse_options
-from pipeline.report import RunRecord, write
+from pipeline.report import RunRecord, write_report
 from pipeline.workspace import Workspace
 from tests.browser import LOW_CONTRAST, Browser, needs_browser
 
@@ -55,10 +55,10 @@ def pages(tmp_path_factory, tiny_images, tiny_model) -> dict[str, pathlib.Path]:
             {"name": "confidence", "sentence": "It fell " + "far" * 60, "measured": 0.7, "limit": 0.9, "raised": True},
         ]
     )
-    alarmed = write(record, Workspace(str(workspace)))["run report"]
+    alarmed = write_report(record, Workspace(str(workspace)))["run report"]
     failed = RunRecord.start(parse_options(["--steps=infer"]), str(workspace))
     failed.fail(f"no image in /{'nowhere' * 40}")
-    refused = write(failed, Workspace(str(workspace)))["run report"]
+    refused = write_report(failed, Workspace(str(workspace)))["run report"]
     return {
         "whole": whole.with_suffix(".html"),
         "alarm": pathlib.Path(alarmed),

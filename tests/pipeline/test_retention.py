@@ -52,7 +52,7 @@ GONE = {
 @pytest.fixture(params=["local", "store"])
 def workspace(request, tmp_path, monkeypatch) -> Workspace:
     """A workspace with files of three days, on the last of them."""
-    monkeypatch.setattr(retention, "_today", lambda: datetime.date.fromisoformat(NEW) + datetime.timedelta(days=1))
+    monkeypatch.setattr(retention, "_get_today", lambda: datetime.date.fromisoformat(NEW) + datetime.timedelta(days=1))
     place = Workspace(str(tmp_path) if request.param == "local" else f"memory://bucket-{uuid.uuid4().hex}/ws")
     for name in NAMES:
         storage.write_bytes(storage.join(place.root, name), b"content")
@@ -61,7 +61,7 @@ def workspace(request, tmp_path, monkeypatch) -> Workspace:
 
 def left(workspace: Workspace) -> list[str]:
     if storage.is_remote(workspace.root):
-        above = storage.canonical(workspace.root) + "/"
+        above = storage.canonicalise(workspace.root) + "/"
         return sorted(file.url.removeprefix(above) for file in storage.find_files(workspace.root))
     root = Path(workspace.root)
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())

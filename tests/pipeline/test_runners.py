@@ -7,7 +7,7 @@ import pytest
 
 from pipeline import dask_cluster
 from pipeline.options import parse_options
-from pipeline.runners import run_job, runner_name
+from pipeline.runners import describe_runner, run_job
 from tfrecords import DataError
 
 CLUSTER = "--dask_client_address=tcp://10.0.0.1:8786"
@@ -18,9 +18,9 @@ def _refuse(element):
 
 
 def test_direct_runner_is_run_in_this_process_and_says_so():
-    assert runner_name(parse_options(["--runner=DirectRunner"])) == runner_name(parse_options([]))
-    assert "FnApiRunner" in runner_name(parse_options([]))
-    assert runner_name(parse_options(["--runner=PortableRunner"])) == "PortableRunner"
+    assert describe_runner(parse_options(["--runner=DirectRunner"])) == describe_runner(parse_options([]))
+    assert "FnApiRunner" in describe_runner(parse_options([]))
+    assert describe_runner(parse_options(["--runner=PortableRunner"])) == "PortableRunner"
 
 
 @pytest.mark.parametrize("argv", [[], ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]])
@@ -42,13 +42,13 @@ def test_an_error_that_is_not_ours_is_not_dressed_up():
 
 @pytest.mark.parametrize("name", ["DaskRunner", "daskrunner", "dask", dask_cluster.DASK_RUNNER])
 def test_dask_has_a_short_name_and_its_own_flags(name, tmp_path):
-    assert runner_name(parse_options([f"--runner={name}", CLUSTER])) == "DaskRunner (tcp://10.0.0.1:8786)"
+    assert describe_runner(parse_options([f"--runner={name}", CLUSTER])) == "DaskRunner (tcp://10.0.0.1:8786)"
     config = tmp_path / "dask.yaml"
     config.write_text(f"runner: {name}\ndask_client_address: tcp://10.0.0.2:1\ndask_npartitions: 5\nepochs: 3\n")
     options = parse_options([f"--config={config}", "--epochs=4"])
-    assert runner_name(options) == "DaskRunner (tcp://10.0.0.2:1)"
+    assert describe_runner(options) == "DaskRunner (tcp://10.0.0.2:1)"
     assert options.epochs == 4
-    assert str(config) in runner_name(parse_options([f"--runner={name}", f"--dask_scheduler_file={config}"]))
+    assert str(config) in describe_runner(parse_options([f"--runner={name}", f"--dask_scheduler_file={config}"]))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from components.models import ModelManifest, describe_files
 from pipeline import steps
 from pipeline.main import EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, main
 from pipeline.options import parse_options
-from pipeline.steps import _refusal
+from pipeline.steps import _explain_refusal
 from pipeline.workspace import Workspace
 from tfrecords import DatasetManifest, LineExample, encode_example, read_record_batches, write_records
 
@@ -78,7 +78,7 @@ def rewrite_test_shard(dataset: pathlib.Path, label: str, uris: list[str] | None
 def test_a_model_is_refused_above_the_greatest_cer_and_when_it_is_worse_than_the_accepted_one(
     cer, accepted_cer, refused
 ):
-    found = _refusal(parse_options([]), cer, "old" if accepted_cer is not None else None, accepted_cer)
+    found = _explain_refusal(parse_options([]), cer, "old" if accepted_cer is not None else None, accepted_cer)
     assert found == refused if refused is None else found.startswith(refused)
 
 
@@ -267,7 +267,7 @@ def test_a_model_counts_as_damaged_without_what_it_reads_with_and_stays_where_it
     dataclasses.replace(manifest, files=describe_files(str(folder))).write(str(folder))
     (folder / lost).unlink()
     context = steps.Context(parse_options([]), Workspace(str(workspace)), print)
-    assert (steps._intact_model(context, str(folder)) is None) == again
+    assert (steps.find_intact_model(context, str(folder)) is None) == again
     assert ("it was damaged after it was committed, and is made again" in capsys.readouterr().out) == again
     assert (folder / "model.keras").exists()
 

@@ -17,7 +17,7 @@ import pytest
 
 from pipeline.lock import WorkspaceHeldError
 from pipeline.main import EXIT_HELD, main
-from pipeline.workspace import Workspace, short_id
+from pipeline.workspace import Workspace, make_id
 from tfrecords import DataError, storage
 
 HOLD = """
@@ -33,9 +33,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_equal_requests_have_equal_ids_and_any_difference_another():
-    assert short_id(a=1, b="x") == short_id(b="x", a=1)
-    assert short_id(a=1, b="x") != short_id(a=1, b="y")
-    assert len(short_id(a=1)) == 12
+    assert make_id(a=1, b="x") == make_id(b="x", a=1)
+    assert make_id(a=1, b="x") != make_id(a=1, b="y")
+    assert len(make_id(a=1)) == 12
 
 
 def test_a_pointer_names_what_was_written_last(tmp_path):

@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from tfrecords import Charset, CharsetError, DataError, adjacent_repeats, normalise_text
+from tfrecords import Charset, CharsetError, DataError, count_adjacent_repeats, normalise_text
 
 LATIN_EXTENDED = "\u0301\u0323\u0300\u0308aeiouyAEO \t\u00a0\u1ea1\u00ea\u0627\u064e\u05d0\ufb01\u00b2\u017f"
 
@@ -83,7 +83,7 @@ def test_normalising_twice_changes_nothing_and_every_result_can_be_a_charset():
     [([], 0), ([5], 0), ([1, 2, 1], 0), ([1, 1], 1), ([1, 1, 1], 2), ([1, 1, 2, 2], 2), ([0, 0, 1, 0, 0], 2)],
 )
 def test_adjacent_repeats_counts_equal_neighbours(label, repeats):
-    assert adjacent_repeats(label) == repeats
+    assert count_adjacent_repeats(label) == repeats
 
 
 def test_ids_follow_the_code_points_and_not_the_order_of_the_texts():

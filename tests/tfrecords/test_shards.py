@@ -7,7 +7,7 @@ import hashlib
 import pytest
 import tensorflow as tf
 
-from tfrecords import DataError, SplitFractions, read_records, shard_index, shard_name, split_of, write_records
+from tfrecords import DataError, SplitFractions, choose_shard, choose_split, name_shard, read_records, write_records
 
 KEYS = [f"lines/{number:05d}.png" for number in range(20_000)]
 RECORDS = [b"", b"x", b"hello world " * 50, bytes(range(256)) * 40]
@@ -25,19 +25,19 @@ RECORDS = [b"", b"x", b"hello world " * 50, bytes(range(256)) * 40]
     ],
 )
 def test_the_hash_never_changes_silently(key, split, of_4, of_1000):
-    assert split_of(key, SplitFractions()) == split
-    assert shard_index(key, 4) == of_4
-    assert shard_index(key, 1000) == of_1000
+    assert choose_split(key, SplitFractions()) == split
+    assert choose_shard(key, 4) == of_4
+    assert choose_shard(key, 1000) == of_1000
 
 
 def test_the_hash_is_a_salted_sha_256():
     digest = hashlib.sha256(b"shard\0lines/0001.png").digest()
-    assert shard_index("lines/0001.png", 1000) == int.from_bytes(digest[:8], "big") % 1000
+    assert choose_shard("lines/0001.png", 1000) == int.from_bytes(digest[:8], "big") % 1000
 
 
 @pytest.mark.parametrize(("validation", "test"), [(0.1, 0.1), (0.05, 0.3), (0, 0.2), (0.2, 0)])
 def test_each_split_gets_about_its_share(validation, test):
-    counts = collections.Counter(split_of(key, SplitFractions(validation, test)) for key in KEYS)
+    counts = collections.Counter(choose_split(key, SplitFractions(validation, test)) for key in KEYS)
     assert counts["validation"] / len(KEYS) == pytest.approx(validation, abs=0.01)
     assert counts["test"] / len(KEYS) == pytest.approx(test, abs=0.01)
     assert counts.total() == len(KEYS)
@@ -47,23 +47,23 @@ def test_each_split_gets_about_its_share(validation, test):
 
 def test_shards_are_about_equal_inside_every_split():
     for split in ("train", "validation", "test"):
-        mine = [key for key in KEYS if split_of(key, SplitFractions()) == split]
-        counts = collections.Counter(shard_index(key, 4) for key in mine)
+        mine = [key for key in KEYS if choose_split(key, SplitFractions()) == split]
+        counts = collections.Counter(choose_shard(key, 4) for key in mine)
         assert sorted(counts) == [0, 1, 2, 3]
         assert min(counts.values()) > 0.85 * len(mine) / 4
 
 
 def test_a_greater_test_share_takes_no_test_image_away():
     small, large = SplitFractions(0.1, 0.1), SplitFractions(0.1, 0.2)
-    tested = {key for key in KEYS if split_of(key, small) == "test"}
-    assert tested < {key for key in KEYS if split_of(key, large) == "test"}
+    tested = {key for key in KEYS if choose_split(key, small) == "test"}
+    assert tested < {key for key in KEYS if choose_split(key, large) == "test"}
 
 
 def test_a_key_alone_decides_so_that_added_images_move_none():
-    alone = [(split_of(key, SplitFractions()), shard_index(key, 7)) for key in KEYS[:50]]
+    alone = [(choose_split(key, SplitFractions()), choose_shard(key, 7)) for key in KEYS[:50]]
     for key in KEYS[50:500]:
-        split_of(key, SplitFractions())
-    assert [(split_of(key, SplitFractions()), shard_index(key, 7)) for key in KEYS[:50]] == alone
+        choose_split(key, SplitFractions())
+    assert [(choose_split(key, SplitFractions()), choose_shard(key, 7)) for key in KEYS[:50]] == alone
 
 
 @pytest.mark.parametrize(("validation", "test"), [(-0.1, 0.1), (0.1, -0.1), (1, 0), (0, 1), (0.5, 0.5), (0.9, 0.2)])
@@ -73,7 +73,7 @@ def test_shares_that_leave_nothing_to_train_on_are_refused_with_their_values(val
 
 
 def test_a_shard_name_has_its_number_and_how_many_there_are():
-    assert shard_name("train", 3, 12, "tfrecord.gz") == "train-00003-of-00012.tfrecord.gz"
+    assert name_shard("train", 3, 12, "tfrecord.gz") == "train-00003-of-00012.tfrecord.gz"
 
 
 def test_records_come_back_as_they_were_written(tmp_path):

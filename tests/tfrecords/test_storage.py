@@ -95,8 +95,8 @@ def test_bytes_are_read_as_written_and_their_size_and_checksum_known(folder):
     assert storage.read_bytes(path) == b"\x00\xff\n"
     with storage.open_to_read(path) as file:
         assert file.read() == b"\x00\xff\n"
-    assert storage.size(path) == 3
-    assert storage.checksum(path) == hashlib.sha256(b"\x00\xff\n").hexdigest()
+    assert storage.get_size(path) == 3
+    assert storage.compute_checksum(path) == hashlib.sha256(b"\x00\xff\n").hexdigest()
 
 
 def test_fsspec_itself_reads_what_was_written_to_a_url():
@@ -140,7 +140,7 @@ def test_a_file_is_copied_between_any_two_places(folder, tmp_path):
     storage.write_bytes(source, bytes(3_000_000))
     storage.copy_file(source, there)
     storage.copy_file(there, back)
-    assert storage.checksum(back) == storage.checksum(there) == storage.checksum(source)
+    assert storage.compute_checksum(back) == storage.compute_checksum(there) == storage.compute_checksum(source)
 
 
 def test_a_copied_folder_has_every_file_below_it(folder, tmp_path):
@@ -215,7 +215,7 @@ def test_a_table_is_written_as_zstd_parquet(tmp_path):
 
 def test_a_scheme_that_nothing_serves_is_named():
     with pytest.raises(DataError, match=r"cannot use 'nope://bucket/x': .*nope"):
-        storage.filesystem("nope://bucket/x")
+        storage.open_filesystem("nope://bucket/x")
 
 
 @pytest.mark.parametrize(
@@ -240,9 +240,9 @@ def test_paths_are_joined_with_one_slash():
     ],
 )
 def test_a_url_has_one_spelling_and_no_connection_is_needed_for_it(url, canonical):
-    assert storage.canonical(url) == canonical
+    assert storage.canonicalise(url) == canonical
 
 
 def test_a_scheme_that_nothing_serves_is_refused_by_name():
     with pytest.raises(DataError, match="nonsense://a"):
-        storage.canonical("nonsense://a")
+        storage.canonicalise("nonsense://a")

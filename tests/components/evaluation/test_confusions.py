@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from components.evaluation.confusions import Confusions, align, describe, spell
-from components.evaluation.metrics import edit_distance
+from components.evaluation.confusions import Confusions, align_texts, describe_confusions, spell_symbol
+from components.evaluation.metrics import compute_edit_distance
 
 
 @pytest.mark.parametrize(
@@ -26,18 +26,18 @@ from components.evaluation.metrics import edit_distance
     ],
 )
 def test_alignment_of_known_pairs(truth, read, pairs):
-    assert align(truth, read) == pairs
+    assert align_texts(truth, read) == pairs
 
 
 def test_an_alignment_spells_both_texts_with_the_fewest_edits():
     chooser = random.Random(0)
     texts = ["".join(chooser.choices("abſ\u0303 ", k=chooser.randrange(12))) for _ in range(60)]
     for truth, read in itertools.product(texts, repeat=2):
-        pairs = align(truth, read)
+        pairs = align_texts(truth, read)
         assert "".join(pair[0] for pair in pairs) == truth
         assert "".join(pair[1] for pair in pairs) == read
         assert ("", "") not in pairs
-        assert sum(a != b for a, b in pairs) == edit_distance(truth, read)
+        assert sum(a != b for a, b in pairs) == compute_edit_distance(truth, read)
 
 
 def test_the_table_counts_pairs_that_differ_the_most_frequent_first():
@@ -79,10 +79,10 @@ def test_no_errors_are_an_empty_table():
     ],
 )
 def test_a_symbol_that_cannot_be_seen_alone_is_spelt_by_its_code_point(symbol, spelt):
-    assert spell(symbol) == spelt
+    assert spell_symbol(symbol) == spelt
 
 
 def test_a_pair_in_words():
-    assert describe("ſ", "f") == "ſ read as f"
-    assert describe("\u0303", "") == "U+0303 left out"
-    assert describe("", " ") == "U+0020 added"
+    assert describe_confusions("ſ", "f") == "ſ read as f"
+    assert describe_confusions("\u0303", "") == "U+0303 left out"
+    assert describe_confusions("", " ") == "U+0020 added"

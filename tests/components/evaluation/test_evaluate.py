@@ -17,17 +17,17 @@ from apache_beam.testing.test_pipeline import TestPipeline as BeamPipeline
 
 from components.evaluation import plots
 from components.evaluation.evaluate import (
+    EvaluatedShard,
     EvaluationRequest,
-    ShardReadings,
     commit_evaluation,
     compare_cer,
     read_line_counts,
-    read_test_shard,
+    recognise_test_shard,
 )
 from components.evaluation.metrics import ErrorCounts
 from components.evaluation.transforms import EvaluateModel
 from components.inference.handler import LineModelHandler
-from components.inference.reader import Reading
+from components.inference.reader import Recognition
 from tfrecords import (
     DataError,
     DatasetManifest,
@@ -47,7 +47,7 @@ def request_of(tiny_dataset, tmp_path) -> EvaluationRequest:
     return EvaluationRequest(str(tiny_dataset), "tinydataset0", "tinymodel000", 4, str(tmp_path / "evaluation"))
 
 
-def shard_of(request: EvaluationRequest, lines: list[tuple[str, str, str, float]], index: int = 0) -> ShardReadings:
+def shard_of(request: EvaluationRequest, lines: list[tuple[str, str, str, float]], index: int = 0) -> EvaluatedShard:
     """A test shard of lines, each given as URI, truth, what is read on it, and with which confidence."""
     folder = Path(request.dataset_folder)
     name = f"test-{index:05d}-of-00002.tfrecord.gz"
@@ -57,8 +57,8 @@ def shard_of(request: EvaluationRequest, lines: list[tuple[str, str, str, float]
         for number, (uri, truth, _, _) in enumerate(lines)
     ]
     write_records(str(folder / name), records)
-    readings = [Reading(text, confidence, ()) for _, _, text, confidence in lines]
-    return read_test_shard(
+    readings = [Recognition(text, confidence, ()) for _, _, text, confidence in lines]
+    return recognise_test_shard(
         ShardEntry(name, "test", len(lines), 0, ""), request, lambda batch: [readings[pixels[0, 0]] for pixels in batch]
     )
 
@@ -78,13 +78,13 @@ def rows_of(request: EvaluationRequest, what: str = "*") -> list[tuple]:
     return duckdb.sql(f"select {what} from '{request.folder}/readings-*.parquet' order by uri").fetchall()
 
 
-def by_width(lines) -> list[Reading]:
-    return [Reading(f"w{line.shape[1]}", 0.5, ()) for line in lines]
+def by_width(lines) -> list[Recognition]:
+    return [Recognition(f"w{line.shape[1]}", 0.5, ()) for line in lines]
 
 
 def test_a_shard_gives_each_line_with_its_truth_and_its_own_reading_in_the_order_of_its_records(request_of):
     shard = DatasetManifest.read(request_of.dataset_folder).shards_of("test")[0]
-    readings = read_test_shard(shard, request_of, by_width)
+    readings = recognise_test_shard(shard, request_of, by_width)
     assert readings.name == "readings-00000-of-00001.parquet"
     path = Path(request_of.folder) / readings.name
     assert readings.bytes == path.stat().st_size
@@ -116,7 +116,7 @@ def test_a_damaged_test_shard_is_refused_by_name(request_of, tmp_path):
     content = (folder / shard.name).read_bytes()
     (folder / shard.name).write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match=r"test-00000-of-00001\.tfrecord\.gz is damaged"):
-        read_test_shard(shard, dataclasses.replace(request_of, dataset_folder=str(folder)), by_width)
+        recognise_test_shard(shard, dataclasses.replace(request_of, dataset_folder=str(folder)), by_width)
 
 
 def test_figures_rows_and_confusions_are_those_of_the_readings(own_request):
@@ -302,7 +302,7 @@ def test_evaluating_in_beam_reads_what_the_model_reads(request_of, tiny_model, t
     handler = LineModelHandler(str(tiny_model))
     model = handler.load_model()
     wanted = dataclasses.replace(request_of, folder=str(tmp_path / "wanted"))
-    read_test_shard(shards[0], wanted, lambda lines: handler.run_inference(lines, model))
+    recognise_test_shard(shards[0], wanted, lambda lines: handler.run_inference(lines, model))
     assert rows_of(request_of) == rows_of(wanted)
     assert len(rows_of(request_of)) == 4
     assert figures_of(request_of)["images"] == 4

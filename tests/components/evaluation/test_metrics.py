@@ -10,10 +10,10 @@ import pytest
 from components.evaluation.metrics import (
     ErrorCounts,
     LineCounts,
-    by_confidence,
-    by_length,
-    edit_distance,
-    expected_calibration_error,
+    compute_edit_distance,
+    compute_expected_calibration_error,
+    rate_by_confidence,
+    rate_by_length,
 )
 
 
@@ -44,17 +44,17 @@ def recursive_distance(truth: str, read: str) -> int:
     ],
 )
 def test_edit_distance_of_known_pairs(truth, read, distance):
-    assert edit_distance(truth, read) == distance
+    assert compute_edit_distance(truth, read) == distance
 
 
 def test_edit_distance_is_its_definition_for_every_short_pair():
     texts = ["".join(text) for length in range(4) for text in itertools.product("ab", repeat=length)]
     for truth, read in itertools.product(texts, repeat=2):
-        assert edit_distance(truth, read) == recursive_distance(truth, read)
+        assert compute_edit_distance(truth, read) == recursive_distance(truth, read)
 
 
 def test_edit_distance_counts_whole_words_too():
-    assert edit_distance(["the", "old", "mill"], ["the", "mill", "wheel"]) == 2
+    assert compute_edit_distance(["the", "old", "mill"], ["the", "mill", "wheel"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_no_images_have_rates_of_zero():
     ],
 )
 def test_calibration_error_of_known_cases(confidences, correct, error):
-    assert expected_calibration_error(confidences, correct) == pytest.approx(error)
+    assert compute_expected_calibration_error(confidences, correct) == pytest.approx(error)
 
 
 def test_calibration_error_is_that_of_the_equation():
@@ -120,7 +120,7 @@ def test_calibration_error_is_that_of_the_equation():
     for low in np.arange(10) / 10:
         inside = (confidences >= low) & (confidences < low + 0.1)
         wanted += inside.sum() / 500 * abs(correct[inside].mean() - confidences[inside].mean())
-    assert expected_calibration_error(confidences.tolist(), correct.tolist()) == pytest.approx(wanted)
+    assert compute_expected_calibration_error(confidences.tolist(), correct.tolist()) == pytest.approx(wanted)
 
 
 def lines_of(*lines: tuple[str, str, float]) -> LineCounts:
@@ -130,7 +130,7 @@ def lines_of(*lines: tuple[str, str, float]) -> LineCounts:
 
 def test_few_different_lengths_have_a_bucket_each():
     lines = lines_of(("ab", "ab", 0.9), ("abcd", "abxx", 0.5), ("ab", "a", 0.7), ("a", "a", 1.0))
-    one, two, four = by_length(lines)
+    one, two, four = rate_by_length(lines)
     assert one == {"from": 1, "to": 1, "images": 1, "exact_match": 1, "cer": 0, "mean_confidence": 1}
     assert two == {
         "from": 2,
@@ -145,7 +145,7 @@ def test_few_different_lengths_have_a_bucket_each():
 
 def test_many_different_lengths_have_buckets_of_about_equally_many_lines():
     lengths = np.random.default_rng(0).integers(1, 80, 4000).tolist()
-    buckets = by_length(lines_of(*[("x" * length, "x" * length, 1.0) for length in lengths]))
+    buckets = rate_by_length(lines_of(*[("x" * length, "x" * length, 1.0) for length in lengths]))
     assert sum(bucket["images"] for bucket in buckets) == 4000
     assert len(buckets) == 8
     for bucket in buckets:
@@ -157,14 +157,14 @@ def test_many_different_lengths_have_buckets_of_about_equally_many_lines():
 
 def test_a_length_that_most_lines_have_is_never_divided():
     lengths = [5] * 1000 + list(range(1, 20))
-    buckets = by_length(lines_of(*[("x" * length, "x" * length, 1.0) for length in lengths]))
+    buckets = rate_by_length(lines_of(*[("x" * length, "x" * length, 1.0) for length in lengths]))
     assert sum(bucket["images"] for bucket in buckets) == len(lengths)
     assert next(bucket for bucket in buckets if bucket["from"] <= 5 <= bucket["to"])["images"] >= 1001
 
 
 def test_confidences_are_counted_in_the_bins_of_the_calibration_error():
     lines = lines_of(("a", "a", 1.0), ("a", "b", 0.91), ("ab", "ab", 0.9), ("abc", "axc", 0.05), ("a", "a", 0.0))
-    low, high = by_confidence(lines)
+    low, high = rate_by_confidence(lines)
     assert low == {
         "from": 0.0,
         "to": 0.1,
@@ -175,4 +175,4 @@ def test_confidences_are_counted_in_the_bins_of_the_calibration_error():
     }
     assert (high["from"], high["to"], high["images"], high["cer"]) == (0.9, 1.0, 3, 0.25)
     error = sum(bin["images"] * abs(bin["mean_confidence"] - bin["exact_match"]) for bin in (low, high)) / 5
-    assert error == pytest.approx(expected_calibration_error(lines.confidences, lines.column("exact")))
+    assert error == pytest.approx(compute_expected_calibration_error(lines.confidences, lines.column("exact")))

@@ -13,7 +13,7 @@ from PIL import Image
 from components.evaluation import plots
 from components.evaluation.confusions import Confusions
 from components.evaluation.evaluate import EvaluatedLine
-from components.evaluation.metrics import edit_distance
+from components.evaluation.metrics import compute_edit_distance
 from tfrecords import encode_png
 
 GREEN, RED, MARK = (0x1B, 0x6E, 0x3C), (0xB3, 0x26, 0x1E), (0xF6, 0xC9, 0xC5)
@@ -30,7 +30,7 @@ def no_warnings() -> Iterator[None]:
 
 def line(truth: str, text: str, *, width: int = 120) -> EvaluatedLine:
     pixels = np.random.default_rng(width).integers(0, 256, (32, width), np.uint8)
-    return EvaluatedLine("/in/line.png", truth, text, 0.5, edit_distance(truth, text), encode_png(pixels))
+    return EvaluatedLine("/in/line.png", truth, text, 0.5, compute_edit_distance(truth, text), encode_png(pixels))
 
 
 def pixels_of(path: Path) -> np.ndarray:
@@ -103,8 +103,8 @@ def test_confusions_are_named_by_what_can_be_seen(tmp_path, monkeypatch):
     for truth, read in [("ſ", "f"), ("o\u0303", "o"), ("⸗", "-"), ("a b", "ab"), ("$", "\ue5dc"), ("b", "bb")]:
         confusions.add(truth, read, "x.png")
     named = []
-    monkeypatch.setattr(plots, "describe", lambda *pair: named.append(describe(*pair)) or named[-1])
-    from components.evaluation.confusions import describe
+    monkeypatch.setattr(plots, "describe", lambda *pair: named.append(describe_confusions(*pair)) or named[-1])
+    from components.evaluation.confusions import describe_confusions
 
     plots.plot_confusions(confusions.to_table().to_pylist(), str(tmp_path / "confusions.png"))
     assert sorted(named) == sorted(

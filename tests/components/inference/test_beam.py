@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from components.inference.beam import _greatest_first, _worth_extending, beam_decode
-from components.inference.decoding import Decoded, greedy_decode, label_log_probability
+from components.inference.beam import _find_worth_extending, _sort_greatest_first, decode_with_beam_search
+from components.inference.decoding import Decoded, compute_label_log_probability, decode_greedily
 from tests.alignments import Text, probability_of_every_text
 
 EVERY_TEXT = 400  # of at most 5 time steps over 3 symbols there are fewer
@@ -41,7 +41,7 @@ CASES = [
 @pytest.mark.parametrize(("seed", "steps", "classes", "scale"), CASES)
 def test_a_wide_beam_finds_every_text_with_its_true_probability_the_most_probable_first(seed, steps, classes, scale):
     logits, time_steps = random_batch(seed, steps=steps, classes=classes, scale=scale)
-    for row, line in enumerate(beam_decode(logits, time_steps, EVERY_TEXT, alternatives=EVERY_TEXT)):
+    for row, line in enumerate(decode_with_beam_search(logits, time_steps, EVERY_TEXT, alternatives=EVERY_TEXT)):
         truth = probability_of_every_text(logits[row, : time_steps[row]])
         texts = found(line)
         assert texts == pytest.approx(truth, rel=1e-9, abs=1e-300)
@@ -52,7 +52,7 @@ def test_a_wide_beam_finds_every_text_with_its_true_probability_the_most_probabl
 @pytest.mark.parametrize("scale", [0.1, 1, 3, 12])
 def test_a_narrow_beam_gives_distinct_texts_with_their_true_probabilities(width, scale):
     logits, time_steps = random_batch(width, steps=5, classes=4, scale=scale, rows=40)
-    for row, line in enumerate(beam_decode(logits, time_steps, width, alternatives=EVERY_TEXT)):
+    for row, line in enumerate(decode_with_beam_search(logits, time_steps, width, alternatives=EVERY_TEXT)):
         truth = probability_of_every_text(logits[row, : time_steps[row]])
         texts = found(line)
         assert 1 <= len(texts) <= width
@@ -64,12 +64,12 @@ def test_a_narrow_beam_gives_distinct_texts_with_their_true_probabilities(width,
 def test_the_beam_is_that_of_plain_loops_over_all_classes_and_the_greedy_text(width, scale):
     chooser = np.random.default_rng(width)
     logits = chooser.normal(0, scale, (6, 12, 7))
-    greedy = greedy_decode(logits, np.full(6, 12))
-    for row, line in enumerate(beam_decode(logits, np.full(6, 12), width, alternatives=EVERY_TEXT)):
+    greedy = decode_greedily(logits, np.full(6, 12))
+    for row, line in enumerate(decode_with_beam_search(logits, np.full(6, 12), width, alternatives=EVERY_TEXT)):
         texts = sorted(beam_of_plain_loops(logits[row], width) | {tuple(greedy[row].ids.tolist())})
         lengths = np.array([len(text) for text in texts])
         labels = np.array([text + (0,) * (12 - len(text)) for text in texts])
-        scores = label_log_probability(
+        scores = compute_label_log_probability(
             np.repeat(logits[[row]], len(texts), 0), np.full(len(texts), 12), labels, lengths
         )
         assert list(found(line)) == [texts[i] for i in np.argsort(-scores)[:width]]
@@ -98,10 +98,10 @@ def beam_of_plain_loops(logits: np.ndarray, width: int) -> set[Text]:
 
 def test_a_text_of_many_alignments_beats_the_best_path():
     logits = np.log(np.array([[[0.4, 0.6], [0.4, 0.6]]]))  # a, blank
-    greedy = greedy_decode(logits, np.array([2]))[0]
+    greedy = decode_greedily(logits, np.array([2]))[0]
     assert greedy.ids.tolist() == []
     assert np.exp(greedy.log_probability) == pytest.approx(0.36)
-    beam = beam_decode(logits, np.array([2]), 4)[0]
+    beam = decode_with_beam_search(logits, np.array([2]), 4)[0]
     assert beam.ids.tolist() == [0]
     assert np.exp(beam.log_probability) == pytest.approx(0.4 * 0.4 + 0.4 * 0.6 + 0.6 * 0.4)
     assert [(ids.tolist(), pytest.approx(np.exp(each))) for ids, each in beam.alternatives] == [([], 0.36)]
@@ -114,15 +114,15 @@ def test_a_text_that_was_dropped_and_comes_back_beside_a_longer_one_does_not_mak
     )
     logits = np.log(probabilities)[None]
     truth = probability_of_every_text(logits[0])
-    texts = found(beam_decode(logits, np.array([5]), 3, alternatives=EVERY_TEXT)[0])
+    texts = found(decode_with_beam_search(logits, np.array([5]), 3, alternatives=EVERY_TEXT)[0])
     assert set(texts) == {(1, 0, 1), (1, 0, 1, 0), (1, 0, 1, 0, 1)} == beam_of_plain_loops(logits[0], 3)
     assert texts == pytest.approx({text: truth[text] for text in texts})
 
 
 def test_confidences_are_those_of_greedy_wherever_the_text_is():
     logits, time_steps = random_batch(3, steps=15, classes=4, scale=2, rows=60)
-    greedy = greedy_decode(logits, time_steps)
-    beam = beam_decode(logits, time_steps, 30)
+    greedy = decode_greedily(logits, time_steps)
+    beam = decode_with_beam_search(logits, time_steps, 30)
     same = [(g, b) for g, b in zip(greedy, beam, strict=True) if g.ids.tolist() == b.ids.tolist()]
     assert 10 < len(same) < 60
     for left, right in same:
@@ -137,8 +137,8 @@ def test_confidences_are_those_of_greedy_wherever_the_text_is():
 @pytest.mark.parametrize("width", [1, 2, 4, 60])
 def test_the_text_is_never_less_probable_than_the_greedy_one(width):
     logits, time_steps = random_batch(4, steps=20, classes=6, scale=1.5, rows=60)
-    greedy = greedy_decode(logits, time_steps)
-    beam = beam_decode(logits, time_steps, width, alternatives=0)
+    greedy = decode_greedily(logits, time_steps)
+    beam = decode_with_beam_search(logits, time_steps, width, alternatives=0)
     assert all(b.log_probability >= g.log_probability - 1e-12 for b, g in zip(beam, greedy, strict=True))
     assert sum(b.log_probability > g.log_probability + 1e-12 for b, g in zip(beam, greedy, strict=True)) > 5
     assert all(line.alternatives == () for line in beam)
@@ -147,9 +147,9 @@ def test_the_text_is_never_less_probable_than_the_greedy_one(width):
 def test_a_line_reads_the_same_alone_and_in_a_longer_batch():
     logits, time_steps = random_batch(5, steps=15, classes=5, scale=1.5, rows=20)
     padded = np.concatenate([logits, np.full((20, 4, 5), np.nan, np.float32)], axis=1)
-    for row, line in enumerate(beam_decode(padded, time_steps, 6)):
+    for row, line in enumerate(decode_with_beam_search(padded, time_steps, 6)):
         steps = time_steps[row]
-        alone = beam_decode(logits[row : row + 1, :steps], np.array([steps]), 6)[0]
+        alone = decode_with_beam_search(logits[row : row + 1, :steps], np.array([steps]), 6)[0]
         assert list(found(line)) == list(found(alone))
         assert found(line) == pytest.approx(found(alone), rel=1e-12)
         np.testing.assert_array_equal(line.symbol_confidences, alone.symbol_confidences)
@@ -158,7 +158,7 @@ def test_a_line_reads_the_same_alone_and_in_a_longer_batch():
 def test_a_line_of_blanks_is_an_empty_text():
     logits = np.zeros((1, 3, 3))
     logits[0, :, 2] = 9
-    line = beam_decode(logits, np.array([3]), 3)[0]
+    line = decode_with_beam_search(logits, np.array([3]), 3)[0]
     assert line.ids.tolist() == []
     assert line.symbol_confidences.tolist() == []
     assert np.exp(line.log_probability) == pytest.approx(probability_of_every_text(logits[0])[()])
@@ -167,33 +167,33 @@ def test_a_line_of_blanks_is_an_empty_text():
 def test_classes_that_can_never_be_leave_only_the_texts_that_can():
     logits = np.full((1, 4, 5), -2000.0)
     logits[0, [0, 1, 2, 3], [1, 4, 1, 2]] = 0
-    line = beam_decode(logits, np.array([4]), 10)[0]
+    line = decode_with_beam_search(logits, np.array([4]), 10)[0]
     assert line.ids.tolist() == [1, 1, 2]
     assert line.log_probability == 0
     assert line.alternatives == ()
 
 
 def test_no_lines_are_no_texts():
-    assert beam_decode(np.zeros((0, 4, 3)), np.zeros(0, int), 5) == []
+    assert decode_with_beam_search(np.zeros((0, 4, 3)), np.zeros(0, int), 5) == []
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
 def test_logits_that_are_no_numbers_are_refused_within_a_line(broken):
     logits = np.zeros((2, 4, 3))
     logits[1, 3, 0] = broken
-    beam_decode(logits, np.array([4, 3]), 3)
+    decode_with_beam_search(logits, np.array([4, 3]), 3)
     with pytest.raises(ValueError, match="not finite"):
-        beam_decode(logits, np.array([4, 4]), 3)
+        decode_with_beam_search(logits, np.array([4, 4]), 3)
 
 
 def test_a_beam_of_no_width_is_refused():
     with pytest.raises(ValueError, match="beam_width must be at least 1, not 0"):
-        beam_decode(np.zeros((1, 4, 3)), np.array([4]), 0)
+        decode_with_beam_search(np.zeros((1, 4, 3)), np.array([4]), 0)
 
 
 @pytest.mark.parametrize("width", [1, 4, 16, 64])
 def test_few_of_the_extensions_are_looked_at(width):
-    slots, ranks = _worth_extending(width, 300)
+    slots, ranks = _find_worth_extending(width, 300)
     assert len(slots) <= 2 * width + width * np.log(width)
     assert (slots[ranks == 0] == np.arange(width)).all()
 
@@ -204,13 +204,13 @@ def test_the_greatest_come_first_and_of_equal_ones_the_first(size, count):
     values = chooser.random((30, size)) ** 30
     values[10:] = chooser.choice([0, 1e-200, 0.3, 1], (20, size))
     wanted = np.argsort(-values, axis=1, kind="stable")[:, :count]
-    np.testing.assert_array_equal(_greatest_first(values, count), wanted)
+    np.testing.assert_array_equal(_sort_greatest_first(values, count), wanted)
 
 
 def test_long_lines_do_not_underflow():
     chooser = np.random.default_rng(6)
     logits = chooser.normal(0, 4, (1, 600, 6))
-    line = beam_decode(logits, np.array([600]), 4)[0]
-    wanted = label_log_probability(logits, np.array([600]), line.ids[None], np.array([len(line.ids)]))[0]
+    line = decode_with_beam_search(logits, np.array([600]), 4)[0]
+    wanted = compute_label_log_probability(logits, np.array([600]), line.ids[None], np.array([len(line.ids)]))[0]
     assert line.log_probability == pytest.approx(wanted, abs=1e-9)
     assert line.log_probability < -100

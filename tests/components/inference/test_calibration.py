@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from components.inference.calibration import fit_temperature
-from components.inference.decoding import greedy_decode
+from components.inference.decoding import decode_greedily
 
 CLASSES, STEPS = 5, 8
 
@@ -39,7 +39,7 @@ def test_confidences_under_the_temperature_say_how_often_they_are_right():
     def mean_gap(temperature: float) -> float:
         confidence = right = 0.0
         for logits, time_steps, truths in batches:
-            for decoded, truth in zip(greedy_decode(logits / temperature, time_steps), truths, strict=True):
+            for decoded, truth in zip(decode_greedily(logits / temperature, time_steps), truths, strict=True):
                 confidence += np.exp(decoded.log_probability)
                 right += decoded.ids.tolist() == truth
         return abs(confidence - right) / 4000
@@ -52,7 +52,7 @@ def test_a_few_lines_without_an_error_do_not_make_a_model_sure_of_everything():
     logits = np.full((20, 1, 2), 0.0, np.float32)
     logits[:, :, 0] = np.log(9999)
     temperature = fit_temperature([(logits, np.ones(20, np.int32), [[0]] * 20)])
-    (decoded,) = greedy_decode(logits[:1] / temperature, np.ones(1, np.int32))
+    (decoded,) = decode_greedily(logits[:1] / temperature, np.ones(1, np.int32))
     assert np.exp(decoded.log_probability) == pytest.approx(21 / 22, abs=0.01)
 
 

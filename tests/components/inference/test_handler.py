@@ -17,9 +17,9 @@ from apache_beam.testing.test_pipeline import TestPipeline as BeamPipeline
 from apache_beam.testing.util import assert_that, equal_to
 
 from components.inference.handler import LineModelHandler
-from components.inference.reader import LoadedModel, Reading
+from components.inference.reader import Recogniser, Recognition
 from components.models import ModelManifest, describe_files
-from components.training.export import reading_signature
+from components.training.export import make_input_signature
 from tfrecords import DataError, read_line
 from tfrecords.image import ImageLimits
 
@@ -30,7 +30,7 @@ def handler(tiny_model) -> LineModelHandler:
 
 
 @pytest.fixture(scope="module")
-def loaded(handler) -> LoadedModel:
+def loaded(handler) -> Recogniser:
     return handler.load_model()
 
 
@@ -52,7 +52,7 @@ def test_readings_come_in_order_and_do_not_depend_on_the_batch(handler, loaded, 
 
 def test_confidences_are_probabilities_one_for_each_symbol(handler, loaded, lines):
     for reading in handler.run_inference(lines, loaded):
-        assert isinstance(reading, Reading)
+        assert isinstance(reading, Recognition)
         assert 0 < reading.confidence <= 1
         assert len(reading.symbol_confidences) == len(reading.text)
         assert all(0 < each <= 1 for each in reading.symbol_confidences)
@@ -152,7 +152,7 @@ def model_of_version_1(tiny_model, tmp_path) -> str:
     archive.add_endpoint(
         "score",
         lambda images, widths: model([images, widths], training=False),
-        input_signature=reading_signature(32),
+        input_signature=make_input_signature(32),
     )
     archive.write_out(str(folder / "saved_model"), verbose=False)
     manifest = dataclasses.asdict(ModelManifest.read(str(tiny_model)))

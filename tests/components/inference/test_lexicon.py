@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from components.inference import lexicon as module
-from components.inference.beam import beam_decode
+from components.inference.beam import decode_with_beam_search
 from components.inference.decoders import Decoding
-from components.inference.decoding import Decoded, Emissions, align, label_log_probability
-from components.inference.lexicon import Lexicon, lexicon_decode
+from components.inference.decoding import Decoded, Emissions, align_symbols, compute_label_log_probability
+from components.inference.lexicon import Lexicon, decode_with_lexicon
 from tests.alignments import probability_of_every_text
 from tfrecords import Charset, DataError
 
@@ -51,7 +51,7 @@ def test_words_have_their_true_posterior_and_none_is_missed_that_is_not_negligib
     words = random_words(chooser, int(chooser.integers(1, 25)), "abc", 7)  # prefixes, repeats, some too long
     logits, time_steps = random_batch(chooser, 12, 5, ABC.classes, scale)
     lexicon = Lexicon.from_words(words, ABC)
-    for row, line in enumerate(lexicon_decode(logits, time_steps, lexicon, EVERY_WORD)):
+    for row, line in enumerate(decode_with_lexicon(logits, time_steps, lexicon, EVERY_WORD)):
         truth = true_words(logits[row, : time_steps[row]], words, ABC)
         if not truth:
             assert (line.ids.tolist(), line.log_probability, line.alternatives) == ([], -np.inf, ())
@@ -69,9 +69,9 @@ def test_a_lexicon_of_every_text_reads_what_a_beam_without_one_reads():
     logits, time_steps = random_batch(chooser, 60, 5, ABC.classes, 2)
     words = ["".join(each) for length in range(1, 6) for each in itertools.product("abc", repeat=length)]
     lexicon = Lexicon.from_words(words, ABC)
-    unrestricted = beam_decode(logits, time_steps, 400, alternatives=1)
+    unrestricted = decode_with_beam_search(logits, time_steps, 400, alternatives=1)
     compared = 0
-    for line, free in zip(lexicon_decode(logits, time_steps, lexicon), unrestricted, strict=True):
+    for line, free in zip(decode_with_lexicon(logits, time_steps, lexicon), unrestricted, strict=True):
         if len(free.ids):
             assert line.ids.tolist() == free.ids.tolist()
             assert line.log_probability == pytest.approx(free.log_probability, abs=1e-12)
@@ -86,10 +86,10 @@ def test_the_best_of_many_words_is_that_of_scoring_each(scale):
     words = sorted(set(random_words(chooser, 300, "abcdefgh", 9)))
     logits, time_steps = random_batch(chooser, 10, 30, charset.classes, scale)
     ids, lengths = Lexicon.from_words(words, charset).labels(np.arange(len(words)))
-    decoded = lexicon_decode(logits, time_steps, Lexicon.from_words(words, charset), alternatives=3)
+    decoded = decode_with_lexicon(logits, time_steps, Lexicon.from_words(words, charset), alternatives=3)
     for row, line in enumerate(decoded):
         many = np.repeat(logits[row : row + 1], len(words), axis=0)
-        truth = label_log_probability(many, np.full(len(words), time_steps[row]), ids, lengths)
+        truth = compute_label_log_probability(many, np.full(len(words), time_steps[row]), ids, lengths)
         best = np.argsort(-truth)[:4]
         assert list(found(line, charset)) == [words[i] for i in best]
         assert list(found(line, charset).values()) == pytest.approx(truth[best].tolist(), abs=1e-9)
@@ -98,7 +98,7 @@ def test_the_best_of_many_words_is_that_of_scoring_each(scale):
 def test_a_word_is_read_whole_though_a_beginning_that_cannot_become_one_looks_much_better():
     logits = np.zeros((1, 6, 4))
     logits[0, 0, 0] = logits[0, 1:, 3] = 40  # the best path spells "a"
-    line = lexicon_decode(logits, np.array([6]), Lexicon.from_words(["abcab", "aaab"], ABC))[0]
+    line = decode_with_lexicon(logits, np.array([6]), Lexicon.from_words(["abcab", "aaab"], ABC))[0]
     assert found(line, ABC)["aaab"] == pytest.approx(true_words(logits[0], ["aaab"], ABC)["aaab"])
     assert ABC.decode(line.ids) == "aaab"
     assert line.log_probability < -100
@@ -107,7 +107,7 @@ def test_a_word_is_read_whole_though_a_beginning_that_cannot_become_one_looks_mu
 def test_time_steps_are_kept_for_the_blank_between_repeats():
     logits = np.zeros((1, 4, 4))
     logits[0, :3, 0] = logits[0, 3, 1] = 70  # the best path is "aaab", which spells "ab"
-    line = lexicon_decode(logits, np.array([4]), Lexicon.from_words(["aab"], ABC))[0]
+    line = decode_with_lexicon(logits, np.array([4]), Lexicon.from_words(["aab"], ABC))[0]
     assert ABC.decode(line.ids) == "aab"
     assert line.log_probability == pytest.approx(-70)
 
@@ -117,7 +117,7 @@ def test_one_long_symbol_is_not_taken_for_repeats():
     logits[0, :, 0] = 0
     logits[0, 10:, 1] = -3
     repeats = ["a" * count for count in range(2, 12)]
-    line = lexicon_decode(logits, np.array([12]), Lexicon.from_words([*repeats, "ab"], ABC), alternatives=0)[0]
+    line = decode_with_lexicon(logits, np.array([12]), Lexicon.from_words([*repeats, "ab"], ABC), alternatives=0)[0]
     assert ABC.decode(line.ids) == "ab"
 
 
@@ -135,28 +135,28 @@ def test_the_nearest_word_is_found_though_the_network_is_sure_of_other_symbols(m
         seen = ids[chooser.integers(len(words))][:7].copy()
         seen[chooser.choice(len(seen), misread, replace=False)] = chooser.integers(0, 8, misread)
         logits[row, 1 + 2 * np.arange(len(seen)), seen] += 30
-    for row, line in enumerate(lexicon_decode(logits, np.full(rows, steps), lexicon)):
+    for row, line in enumerate(decode_with_lexicon(logits, np.full(rows, steps), lexicon)):
         many = np.repeat(logits[row : row + 1], len(words), axis=0)
-        truth = label_log_probability(many, np.full(len(words), steps), ids, lengths)
+        truth = compute_label_log_probability(many, np.full(len(words), steps), ids, lengths)
         assert charset.decode(line.ids) == words[truth.argmax()]
 
 
 def test_what_no_word_fits_is_an_empty_text_of_probability_zero_beside_lines_that_read():
     logits = np.zeros((3, 4, 4))
-    lines = lexicon_decode(logits, np.array([4, 2, 3]), Lexicon.from_words(["aab", "abcab"], ABC))
+    lines = decode_with_lexicon(logits, np.array([4, 2, 3]), Lexicon.from_words(["aab", "abcab"], ABC))
     assert [ABC.decode(line.ids) for line in lines] == ["aab", "", ""]
     assert [np.isfinite(line.log_probability) for line in lines] == [True, False, False]
     assert lines[1].log_probability == -np.inf
     assert lines[1].symbol_confidences.shape == (0,)
     assert lines[1].alternatives == ()
-    alone = lexicon_decode(logits[:1], np.array([2]), Lexicon.from_words(["aab"], ABC))[0]
+    alone = decode_with_lexicon(logits[:1], np.array([2]), Lexicon.from_words(["aab"], ABC))[0]
     assert (alone.ids.tolist(), alone.log_probability) == ([], -np.inf)
 
 
 def test_words_of_probability_zero_are_no_reading():
     logits = np.full((1, 3, 4), -2000.0)
     logits[0, :, 0] = 0
-    line = lexicon_decode(logits, np.array([3]), Lexicon.from_words(["b", "ab"], ABC))[0]
+    line = decode_with_lexicon(logits, np.array([3]), Lexicon.from_words(["b", "ab"], ABC))[0]
     assert (line.ids.tolist(), line.log_probability) == ([], -np.inf)
 
 
@@ -164,9 +164,9 @@ def test_confidences_are_those_of_the_most_probable_alignment():
     chooser = np.random.default_rng(22)
     logits, _ = random_batch(chooser, 5, 8, ABC.classes, 2)
     steps = np.full(5, 8)
-    for row, line in enumerate(lexicon_decode(logits, steps, Lexicon.from_words(["ab", "cab", "bb"], ABC))):
+    for row, line in enumerate(decode_with_lexicon(logits, steps, Lexicon.from_words(["ab", "cab", "bb"], ABC))):
         emissions = Emissions.from_logits(logits[row : row + 1], steps[:1])
-        wanted = align(emissions, line.ids[None], np.array([len(line.ids)]))[0]
+        wanted = align_symbols(emissions, line.ids[None], np.array([len(line.ids)]))[0]
         np.testing.assert_array_equal(line.symbol_confidences, wanted)
         assert line.symbol_confidences.dtype == np.float32
 
@@ -176,9 +176,9 @@ def test_a_line_reads_the_same_alone_and_in_a_longer_batch():
     logits, time_steps = random_batch(chooser, 20, 15, ABC.classes, 1.5)
     lexicon = Lexicon.from_words(random_words(chooser, 60, "abc", 8), ABC)
     padded = np.concatenate([logits, np.full((20, 3, 4), np.nan, np.float32)], axis=1)
-    for row, line in enumerate(lexicon_decode(padded, time_steps, lexicon)):
+    for row, line in enumerate(decode_with_lexicon(padded, time_steps, lexicon)):
         steps = time_steps[row]
-        alone = lexicon_decode(logits[row : row + 1, :steps], np.array([steps]), lexicon)[0]
+        alone = decode_with_lexicon(logits[row : row + 1, :steps], np.array([steps]), lexicon)[0]
         assert list(found(line, ABC)) == list(found(alone, ABC))
         assert found(line, ABC) == pytest.approx(found(alone, ABC), abs=1e-12)
         np.testing.assert_array_equal(line.symbol_confidences, alone.symbol_confidences)
@@ -189,15 +189,17 @@ def test_of_too_many_beginnings_the_best_go_on(monkeypatch):
     words = ["".join(each) for length in range(1, 6) for each in itertools.product("abc", repeat=length)]
     logits, time_steps = random_batch(chooser, 20, 12, ABC.classes, 3)
     lexicon = Lexicon.from_words(words, ABC)
-    wanted = [ABC.decode(line.ids) for line in lexicon_decode(logits, time_steps, lexicon)]
+    wanted = [ABC.decode(line.ids) for line in decode_with_lexicon(logits, time_steps, lexicon)]
     monkeypatch.setattr(module, "_MOST_BEGINNINGS", 40)
-    narrow = lexicon_decode(logits, time_steps, lexicon)
+    narrow = decode_with_lexicon(logits, time_steps, lexicon)
     assert [ABC.decode(line.ids) for line in narrow] == wanted
     monkeypatch.setattr(module, "_MOST_BEGINNINGS", 1)
-    for row, line in enumerate(lexicon_decode(logits, time_steps, lexicon)):
+    for row, line in enumerate(decode_with_lexicon(logits, time_steps, lexicon)):
         steps = time_steps[row : row + 1]
         if len(line.ids):
-            truth = label_log_probability(logits[row : row + 1], steps, line.ids[None], np.array([len(line.ids)]))
+            truth = compute_label_log_probability(
+                logits[row : row + 1], steps, line.ids[None], np.array([len(line.ids)])
+            )
             assert line.log_probability == pytest.approx(truth[0], abs=1e-9)
 
 
@@ -211,7 +213,7 @@ def test_the_best_of_each_image_are_those_of_sorting_by_both():
 
 
 def test_no_lines_are_no_words():
-    assert lexicon_decode(np.zeros((0, 4, 4)), np.zeros(0, int), Lexicon.from_words(["a"], ABC)) == []
+    assert decode_with_lexicon(np.zeros((0, 4, 4)), np.zeros(0, int), Lexicon.from_words(["a"], ABC)) == []
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
@@ -219,14 +221,14 @@ def test_logits_that_are_no_numbers_are_refused_within_a_line(broken):
     logits = np.zeros((2, 4, 4))
     logits[1, 3, 0] = broken
     lexicon = Lexicon.from_words(["ab"], ABC)
-    lexicon_decode(logits, np.array([4, 3]), lexicon)
+    decode_with_lexicon(logits, np.array([4, 3]), lexicon)
     with pytest.raises(ValueError, match="not finite"):
-        lexicon_decode(logits, np.array([4, 4]), lexicon)
+        decode_with_lexicon(logits, np.array([4, 4]), lexicon)
 
 
 def test_a_lexicon_of_another_charset_is_refused():
     with pytest.raises(ValueError, match="the lexicon is of 4 classes, the logits have 7"):
-        lexicon_decode(np.zeros((1, 4, 7)), np.array([4]), Lexicon.from_words(["ab"], ABC))
+        decode_with_lexicon(np.zeros((1, 4, 7)), np.array([4]), Lexicon.from_words(["ab"], ABC))
 
 
 def test_words_are_normalised_and_distinct_and_the_unreadable_ones_named():

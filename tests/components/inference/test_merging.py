@@ -19,15 +19,15 @@ from components.inference import merging
 from components.inference.merging import (
     MergeRequest,
     commit_merge,
-    files_to_write,
-    runs_to_merge,
-    write_merged,
+    group_runs_to_merge,
+    plan_merged_files,
+    write_merged_file,
 )
 from components.inference.predictions import PREDICTIONS_SCHEMA
 from components.inference.runs import CommittedRun, find_runs, read_run, remove_merged
 from components.inference.transforms import MergeRuns
-from components.rejects import SCHEMA as REJECTS_SCHEMA
-from components.rejects import Reject, rejects_table
+from components.rejects import REJECTS_SCHEMA
+from components.rejects import Reject, make_rejects_table
 from tfrecords import DataError, storage
 
 DAY = "2026-03-04"
@@ -69,10 +69,10 @@ def write_run(root: Path, run_id: str, files: list[int], rejects: list[str] = ()
         described[name] = {
             "rows": count,
             "bytes": (folder / name).stat().st_size,
-            "sha256": storage.checksum(str(folder / name)),
+            "sha256": storage.compute_checksum(str(folder / name)),
         }
     for number, reason in enumerate(rejects):
-        table = rejects_table(
+        table = make_rejects_table(
             [Reject(f"/in/{run_id}-{reason}.png", reason, "")],
             step="infer",
             run_id=run_id,
@@ -125,7 +125,7 @@ def request_for(root: Path, runs: list[CommittedRun], run_id: str = "mabc") -> M
 def merge(root: Path, run_id: str = "mabc", rows_a_file: int = 1_000_000) -> CommittedRun:
     runs = runs_of(root)
     request = request_for(root, runs, run_id)
-    commit_merge([write_merged(file, request) for file in files_to_write(runs, rows_a_file)], request)
+    commit_merge([write_merged_file(file, request) for file in plan_merged_files(runs, rows_a_file)], request)
     return read_run(request.destination)
 
 
@@ -171,7 +171,7 @@ def test_a_merged_run_has_the_rows_and_rejects_of_all_unchanged_and_in_their_ord
         assert pyarrow.parquet.read_schema(path).equals(schema)
     (described,) = merged.files.values()
     (path,) = merged.files
-    assert described == {"rows": 55, "bytes": storage.size(path), "sha256": storage.checksum(path)}
+    assert described == {"rows": 55, "bytes": storage.get_size(path), "sha256": storage.compute_checksum(path)}
     assert not (tmp_path / "unfinished").exists()
 
 
@@ -230,12 +230,15 @@ def test_only_what_was_read_in_the_same_way_is_merged(tmp_path):
     for name in ("decoding", "limits"):
         del manifest[name]
     old.write_text(json.dumps(manifest))
-    assert [[run.run_id for run in group] for group in runs_to_merge(runs_of(tmp_path))] == [["ra", "rc"], ["rb", "rd"]]
+    assert [[run.run_id for run in group] for group in group_runs_to_merge(runs_of(tmp_path))] == [
+        ["ra", "rc"],
+        ["rb", "rd"],
+    ]
 
 
 def test_files_are_filled_up_to_a_number_of_rows_and_a_greater_one_stays_alone(tmp_path):
     write_run(tmp_path, "ra", [4, 5, 6, 25, 1, 9], ["truncated"] * 3)
-    files = files_to_write(runs_of(tmp_path), 10)
+    files = plan_merged_files(runs_of(tmp_path), 10)
     assert [[source.rows for source in file.sources] for file in files[:4]] == [[4, 5], [6], [25], [1, 9]]
     assert [(file.kind, len(file.sources)) for file in files[4:]] == [("rejects", 3)]
     assert [file.name for file in files][:2] == ["part-00000-of-00004.parquet", "part-00001-of-00004.parquet"]
@@ -300,7 +303,7 @@ def test_rows_of_an_older_schema_get_the_columns_that_were_added_since(tmp_path)
     (part,) = folder.glob("*.parquet")
     pyarrow.parquet.write_table(pyarrow.parquet.read_table(part, partitioning=None).drop_columns(["text"]), part)
     manifest = json.loads((folder / "_manifest.json").read_text())
-    manifest["files"][part.name] |= {"sha256": storage.checksum(str(part)), "bytes": part.stat().st_size}
+    manifest["files"][part.name] |= {"sha256": storage.compute_checksum(str(part)), "bytes": part.stat().st_size}
     (folder / "_manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(DataError, match=f"{part} has no column text: another version"):
         merge(tmp_path, "mtwo")
@@ -311,12 +314,12 @@ def test_a_row_that_is_lost_or_doubled_is_not_committed(tmp_path, wrong):
     three_runs(tmp_path)
     runs = runs_of(tmp_path)
     request = request_for(tmp_path, runs)
-    files = files_to_write(runs, 20)
+    files = plan_merged_files(runs, 20)
     assert [file.kind for file in files] == ["part", "part", "part", "rejects"]
     taken = {"lost": files[1:], "double": [files[0], *files], "rejects": files[:-1]}[wrong]
     before = everything(tmp_path)
     with pytest.raises(RuntimeError, match="something was lost or doubled"):
-        commit_merge([write_merged(file, request) for file in taken], request)
+        commit_merge([write_merged_file(file, request) for file in taken], request)
     assert everything(tmp_path) == before
 
 
@@ -352,7 +355,7 @@ def test_a_commit_that_is_stopped_anywhere_ends_as_one_that_was_not(tmp_path, mo
 
             return stopped
 
-        summaries = [write_merged(file, request) for file in files_to_write(runs, 20)]
+        summaries = [write_merged_file(file, request) for file in plan_merged_files(runs, 20)]
         with monkeypatch.context() as patch:
             for name in _CHANGES:
                 patch.setattr(storage, name, stopping(getattr(storage, name)))
@@ -368,7 +371,7 @@ def test_a_commit_that_is_stopped_anywhere_ends_as_one_that_was_not(tmp_path, mo
         if again == "the commit":  # as an engine does, which knows only the summaries
             commit_merge(summaries, request)
         elif len(runs_of(root)) == 3:  # the whole step again
-            commit_merge([write_merged(file, request) for file in files_to_write(runs, 20)], request)
+            commit_merge([write_merged_file(file, request) for file in plan_merged_files(runs, 20)], request)
         else:  # what every later step does
             remove_merged(runs_of(root))
         assert everything(root) == expected
@@ -379,13 +382,13 @@ def test_the_job_merges_several_groups_of_runs_at_once(tmp_path):
     three_runs(tmp_path)
     for run_id in ("rx", "ry"):
         write_run(tmp_path, run_id, [3], decoding=["beam", 10])
-    groups = runs_to_merge(runs_of(tmp_path))
+    groups = group_runs_to_merge(runs_of(tmp_path))
     requests = []
     for number, group in enumerate(groups):
         request = request_for(tmp_path, group, f"m{number}")
         folders = {"folder": f"{request.folder}-{number}", "rejects_folder": f"{request.rejects_folder}-{number}"}
         requests.append(MergeRequest(**{**vars(request), **folders}))
-    files = [(number, file) for number, group in enumerate(groups) for file in files_to_write(group)]
+    files = [(number, file) for number, group in enumerate(groups) for file in plan_merged_files(group)]
     with BeamPipeline() as pipeline:
         pipeline | beam.Create(files) | MergeRuns(requests)
     assert {run.run_id: run.manifest["rows"] for run in runs_of(tmp_path)} == {"m0": 55, "m1": 6}

@@ -29,15 +29,15 @@ from components.inference.predictions import (
     PREDICTIONS_SCHEMA,
     InferenceRequest,
     commit_run,
-    prepare_reading,
-    read_record_shard,
-    read_shard,
+    prepare_recognition,
+    recognise_record_shard,
+    recognise_shard,
 )
-from components.inference.reader import Reading
-from components.inference.transforms import ReadCollection
+from components.inference.reader import Recognition
+from components.inference.transforms import RecogniseCollection
 from components.listing import ImageReference, list_images, write_listing
 from components.processes import helpers_run, stop_helpers
-from components.rejects import SCHEMA as REJECTS_SCHEMA
+from components.rejects import REJECTS_SCHEMA
 from tfrecords import DataError, DatasetManifest, ImageLimits, SplitFractions
 
 AT = datetime.datetime(2026, 3, 4, 5, 6, 7, 89, tzinfo=datetime.UTC)
@@ -82,7 +82,7 @@ class WidthReader:
 
     def __call__(self, lines):
         self.batches.append(len(lines))
-        return [Reading(f"w{line.shape[1]}", 0.5, (0.25, 0.75)) for line in lines]
+        return [Recognition(f"w{line.shape[1]}", 0.5, (0.25, 0.75)) for line in lines]
 
 
 def references_in(folder: Path) -> list[ImageReference]:
@@ -92,7 +92,7 @@ def references_in(folder: Path) -> list[ImageReference]:
 def read_all(collection: Path, request: InferenceRequest, read=None):
     references = references_in(collection)
     read = read or WidthReader()
-    return [read_shard(0, references[:10], request, read), read_shard(1, references[10:], request, read)]
+    return [recognise_shard(0, references[:10], request, read), recognise_shard(1, references[10:], request, read)]
 
 
 def rows_of(*paths: Path) -> list[dict]:
@@ -141,13 +141,13 @@ def test_a_broken_image_is_rejected_with_its_reason_and_never_fails_its_batch(co
 def test_an_image_that_vanished_after_it_was_listed_is_a_reject(collection, request_of):
     references = references_in(collection)[:3]
     Path(references[1].uri).unlink()
-    summary = read_shard(0, references, request_of, WidthReader())
+    summary = recognise_shard(0, references, request_of, WidthReader())
     assert (summary.rows, summary.rejects) == (2, {"unreadable": 1})
 
 
 def test_a_shard_of_rejects_alone_writes_no_empty_file_of_predictions(collection, request_of, tmp_path):
     broken = [reference for reference in references_in(collection) if "broken" in reference.uri]
-    summary = read_shard(0, broken, request_of, WidthReader())
+    summary = recognise_shard(0, broken, request_of, WidthReader())
     assert (summary.rows, summary.bytes, summary.sha256) == (0, 0, "")
     assert not list((tmp_path / "unfinished").glob("part-*"))
 
@@ -290,7 +290,9 @@ def test_files_of_an_older_attempt_are_not_committed(collection, request_of, tmp
 
 
 def test_a_commit_that_an_engine_repeats_leaves_the_run_whole_and_finishes_the_rejects(collection, request_of):
-    summaries = [read_shard(0, references_in(collection), dataclasses.replace(request_of, shards=1), WidthReader())]
+    summaries = [
+        recognise_shard(0, references_in(collection), dataclasses.replace(request_of, shards=1), WidthReader())
+    ]
     request = dataclasses.replace(request_of, shards=1)
     commit_run(summaries, request)
     wanted = sorted(path.name for path in Path(request.destination).iterdir())
@@ -310,7 +312,7 @@ def test_a_collection_read_in_beam_gives_what_the_model_reads_and_counts_every_i
     listing = str(tmp_path / "listing.parquet")
     write_listing([str(collection)], listing, None, SplitFractions())
     pipeline = BeamPipeline(runner=FnApiRunner())
-    _ = pipeline | beam.Create([listing]) | ReadCollection(request_of)
+    _ = pipeline | beam.Create([listing]) | RecogniseCollection(request_of)
     result = pipeline.run()
     result.wait_until_finish()
     counters = {
@@ -339,7 +341,7 @@ def test_a_row_does_not_depend_on_the_other_images_of_its_shard(collection, requ
 
     def texts(chosen) -> dict[str, str]:
         shutil.rmtree(tmp_path / "unfinished", ignore_errors=True)
-        read_shard(0, chosen, request_of, lambda lines: handler.run_inference(lines, model))
+        recognise_shard(0, chosen, request_of, lambda lines: handler.run_inference(lines, model))
         return {row["uri"]: row["text"] for row in rows_of(tmp_path / "unfinished" / "part-00000-of-00002.parquet")}
 
     assert texts(references[::2]).items() < texts(references).items()
@@ -366,7 +368,7 @@ ONNX = {"engine": "onnx", "why": "faster on a CPU", "model_load_s": 0.1}
 def test_helper_processes_read_what_this_process_reads(collection, request_of, tmp_path, small_chunks, prepared):
     references = references_in(collection)
     part, rejected = "part-00000-of-00002.parquet", "rejects-00000-of-00002.parquet"
-    alone = read_shard(0, references, request_of, request_of.reader("onnx").load().read)
+    alone = recognise_shard(0, references, request_of, request_of.reader("onnx").load().read)
     wanted = rows_of(tmp_path / "unfinished" / part), rows_of(tmp_path / "unfinished-rejects" / rejected)
     for folder in ("unfinished", "unfinished-rejects"):
         shutil.rmtree(tmp_path / folder)
@@ -374,11 +376,11 @@ def test_helper_processes_read_what_this_process_reads(collection, request_of, t
     folder = shutil.copytree(request_of.model_folder, tmp_path / "model")
     helped = dataclasses.replace(request_of, processes=2, model_folder=str(folder))
     if prepared:
-        prepare_reading(helped)
+        prepare_recognition(helped)
         for helper in processes._prepared:
             assert select.select([helper.stdout], [], [], 60)[0]
         shutil.rmtree(folder)  # it is loaded, once for all chunks
-    summary = read_shard(0, references, helped, nobody, ONNX)
+    summary = recognise_shard(0, references, helped, nobody, ONNX)
     assert helpers_run()
     found = rows_of(tmp_path / "unfinished" / part), rows_of(tmp_path / "unfinished-rejects" / rejected)
     assert [(row["uri"], row["text"]) for row in found[0]] == [(row["uri"], row["text"]) for row in wanted[0]]
@@ -397,10 +399,10 @@ def test_helper_processes_read_the_records_of_a_dataset_too(request_of, tmp_path
     assert shard.examples > 5
     part = tmp_path / "unfinished" / "part-00000-of-00002.parquet"
     where = (0, shard, str(tiny_dataset), AT)
-    read_record_shard(*where, request_of, request_of.reader("onnx").load().read)
+    recognise_record_shard(*where, request_of, request_of.reader("onnx").load().read)
     wanted = rows_of(part)
     shutil.rmtree(tmp_path / "unfinished")
-    summary = read_record_shard(*where, dataclasses.replace(request_of, processes=2), nobody, ONNX)
+    summary = recognise_record_shard(*where, dataclasses.replace(request_of, processes=2), nobody, ONNX)
     assert summary.rows == shard.examples == len(wanted)
     assert [(row["uri"], row["text"]) for row in rows_of(part)] == [(row["uri"], row["text"]) for row in wanted]
 
@@ -409,14 +411,14 @@ def test_helper_processes_read_the_records_of_a_dataset_too(request_of, tmp_path
     ("images", "available", "helpers"), [(31, 2, 1), (63, 2, 1), (64, 2, 2), (96, 4, 3), (250, 32, 7), (9000, 1, 1)]
 )
 def test_few_images_are_read_by_few_helpers_or_none(images, available, helpers):
-    assert predictions._helpers_for(images, available) == helpers
+    assert predictions._choose_helpers(images, available) == helpers
 
 
 def test_a_small_shard_is_read_by_this_process_and_no_helper_is_prepared_for_it(collection, request_of):
     stop_helpers()
     read, helped = WidthReader(), dataclasses.replace(request_of, processes=2)
-    prepare_reading(helped)
-    summary = read_shard(0, references_in(collection), helped, read, ONNX)
+    prepare_recognition(helped)
+    summary = recognise_shard(0, references_in(collection), helped, read, ONNX)
     assert summary.rows == sum(read.batches) == 24
     assert not helpers_run()
 
@@ -429,7 +431,7 @@ def test_an_error_of_this_process_stops_the_helpers_that_decode_ahead(request_of
     for number in (0, 1, 2):
         Image.fromarray(np.full((32, 60), 255, np.uint8)).save(folder / f"000{number}a.png")
     with pytest.raises(AssertionError, match="scores nothing") as error:
-        read_shard(0, references_in(folder), dataclasses.replace(request_of, processes=2), nobody)
+        recognise_shard(0, references_in(folder), dataclasses.replace(request_of, processes=2), nobody)
     stop_helpers()
     time.sleep(0.5)
     assert error.value is not None  # and with it all that its traceback holds
@@ -442,12 +444,12 @@ def test_what_an_attempt_rejected_that_was_stopped_is_not_among_the_rejects(coll
     victim = Path(good[3].uri)
     away = victim.rename(tmp_path / "away.png")
     request = dataclasses.replace(request_of, shards=1, images=len(good))
-    first = read_shard(0, good, request, WidthReader())
+    first = recognise_shard(0, good, request, WidthReader())
     assert first.rejects == {"unreadable": 1}
     Path(request.folder, "_summaries", "00000.json").unlink()
     (Path(request.rejects_folder) / "rejects-00007-of-00009.parquet").write_bytes(b"of a worker that was killed")
     away.rename(victim)
-    commit_run([read_shard(0, good, request, WidthReader())], request)
+    commit_run([recognise_shard(0, good, request, WidthReader())], request)
     assert not list(Path(request.rejects_destination).glob("*"))
     assert json.loads(Path(request.destination, "_manifest.json").read_text())["rejects"] == {}
 
@@ -455,7 +457,7 @@ def test_what_an_attempt_rejected_that_was_stopped_is_not_among_the_rejects(coll
 def test_tensorflow_is_left_to_this_process(collection, request_of, small_chunks):
     read = WidthReader()
     helped = dataclasses.replace(request_of, processes=2)
-    summary = read_shard(0, references_in(collection), helped, read, {**ONNX, "engine": "tensorflow"})
+    summary = recognise_shard(0, references_in(collection), helped, read, {**ONNX, "engine": "tensorflow"})
     assert summary.rows == sum(read.batches) == 24
 
 
@@ -463,9 +465,9 @@ def test_a_model_that_was_damaged_is_named_by_a_helper_too(collection, request_o
     folder = shutil.copytree(tiny_model, tmp_path / "model")
     (folder / "model.onnx").write_bytes(b"not what it was")
     damaged = dataclasses.replace(request_of, model_folder=str(folder), processes=2)
-    prepare_reading(damaged)
+    prepare_recognition(damaged)
     with pytest.raises(DataError, match=r"model\.onnx"):
-        read_shard(0, references_in(collection), damaged, nobody, ONNX)
+        recognise_shard(0, references_in(collection), damaged, nobody, ONNX)
 
 
 def test_threads_keep_the_order_of_many_images(request_of, tmp_path):
@@ -473,7 +475,7 @@ def test_threads_keep_the_order_of_many_images(request_of, tmp_path):
     folder.mkdir()
     for number in range(300):
         Image.fromarray(np.full((32, 4 + number), 255, np.uint8)).save(folder / f"{number:03d}.png")
-    summary = read_shard(0, references_in(folder), request_of, WidthReader())
+    summary = recognise_shard(0, references_in(folder), request_of, WidthReader())
     assert summary.rows == 300
     rows = rows_of(tmp_path / "unfinished" / "part-00000-of-00002.parquet")
     assert [row["text"] for row in rows] == [f"w{4 + number}" for number in range(300)]

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from components.inference import runs
-from components.inference.runs import find_runs, mend, read_predictions, remove_merged
+from components.inference.runs import find_runs, read_predictions, remove_merged, set_aside_damaged
 
 
 def commit(root: Path, date: str, run_id: str, parts: dict[str, int], **manifest) -> Path:
@@ -82,7 +82,7 @@ def test_a_damaged_file_is_taken_out_of_its_run_and_the_others_stay(tmp_path, da
     else:
         (folder / "b.parquet").write_bytes((folder / "b.parquet").read_bytes()[:-5])
     (run,) = find_runs(str(tmp_path / "predictions"))
-    mended, problems = mend(run)
+    mended, problems = set_aside_damaged(run)
     assert len(problems) == 1
     assert f"{folder}/b.parquet should have" in problems[0]
     assert mended is not None
@@ -92,7 +92,7 @@ def test_a_damaged_file_is_taken_out_of_its_run_and_the_others_stay(tmp_path, da
     assert names == sorted(["_manifest.json", "a.parquet", "c.parquet", *kept_aside])
     assert find_runs(str(tmp_path / "predictions")) == [mended]
     assert len(read_predictions(str(folder), ["uri"])) == 5
-    assert mend(mended) == (mended, [])
+    assert set_aside_damaged(mended) == (mended, [])
 
 
 def test_a_run_that_lost_all_its_files_is_no_run_any_more(tmp_path):
@@ -100,7 +100,7 @@ def test_a_run_that_lost_all_its_files_is_no_run_any_more(tmp_path):
     for path in folder.glob("*.parquet"):
         path.unlink()
     (run,) = find_runs(str(tmp_path / "predictions"))
-    mended, problems = mend(run)
+    mended, problems = set_aside_damaged(run)
     assert (mended, len(problems)) == (None, 2)
     assert not folder.exists()
 
@@ -112,7 +112,7 @@ def test_a_run_that_lost_all_its_files_still_says_what_was_rejected(tmp_path):
     rejects.touch()
     (folder / "a.parquet").unlink()
     (run,) = find_runs(str(tmp_path / "predictions"))
-    mended, problems = mend(run)
+    mended, problems = set_aside_damaged(run)
     assert len(problems) == 1
     assert (mended.manifest["rows"], mended.manifest["lost"], mended.files) == (0, 3, {})
     assert mended.reject_files == [str(rejects)]
@@ -122,7 +122,7 @@ def test_a_run_that_lost_all_its_files_still_says_what_was_rejected(tmp_path):
 def test_a_run_without_rows_is_whole(tmp_path):
     commit(tmp_path, "2026-01-31", "ra", {}, rejects={"truncated": 1})
     (run,) = find_runs(str(tmp_path / "predictions"))
-    assert mend(run) == (run, [])
+    assert set_aside_damaged(run) == (run, [])
     assert run.reject_files == []  # pruned
 
 
@@ -131,7 +131,7 @@ def test_a_damage_that_is_only_looked_for_changes_nothing(tmp_path):
     (folder / "b.parquet").unlink()
     before = {path: path.read_bytes() for path in folder.iterdir()}
     (run,) = find_runs(str(tmp_path / "predictions"))
-    mended, problems = mend(run, change=False)
+    mended, problems = set_aside_damaged(run, change=False)
     assert mended is not None
     assert (mended.manifest["rows"], len(problems)) == (1, 1)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
@@ -144,8 +144,8 @@ def test_a_mend_that_is_stopped_is_gone_on_with(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(runs.storage, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            mend(run)
-    mended, problems = mend(find_runs(str(tmp_path / "predictions"))[0])
+            set_aside_damaged(run)
+    mended, problems = set_aside_damaged(find_runs(str(tmp_path / "predictions"))[0])
     assert mended is not None
     assert (mended.manifest["rows"], len(problems)) == (1, 1)
     assert list(folder.glob("*.parquet")) == [folder / "a.parquet"]
@@ -156,9 +156,7 @@ def test_a_damaged_manifest_is_told_and_its_run_does_not_count(tmp_path):
     commit(tmp_path, "2026-01-31", "rb", {"a.parquet": 1})
     (folder / "_manifest.json").write_text("{")
     told: list[str] = []
-    assert [run.run_id for run in runs.runs_with_manifest(str(tmp_path / "predictions"), on_damage=told.append)] == [
-        "rb"
-    ]
+    assert [run.run_id for run in runs.find_all_runs(str(tmp_path / "predictions"), on_damage=told.append)] == ["rb"]
     assert len(told) == 1
     assert f"the manifest of {folder} is damaged" in told[0]
     assert (folder / "a.parquet").exists()

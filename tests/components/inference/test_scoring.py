@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from components.inference import scoring
-from components.inference.reader import Reading
-from components.inference.scoring import BATCH_LINES, BATCH_PIXELS, read_lines
+from components.inference.reader import Recognition
+from components.inference.scoring import BATCH_LINES, BATCH_PIXELS, recognise_in_batches
 
 
 class Recorder:
@@ -18,7 +18,7 @@ class Recorder:
 
     def __call__(self, lines):
         self.batches.append([line.shape[1] for line in lines])
-        return [Reading(str(line.shape[1]), 1.0, ()) for line in lines]
+        return [Recognition(str(line.shape[1]), 1.0, ()) for line in lines]
 
 
 def lines_of(widths, height: int = 8):
@@ -28,15 +28,15 @@ def lines_of(widths, height: int = 8):
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("widths", [[], [1], [1, 2, 3, 20_000], [50] * 300, list(range(1, 700))])
 def test_each_line_comes_out_once_with_its_own_reading(widths, threads):
-    found = dict(read_lines(lines_of(widths), Recorder(), threads))
+    found = dict(recognise_in_batches(lines_of(widths), Recorder(), threads))
     assert {tag: reading.text for tag, reading in found.items()} == {f"tag {i}": str(w) for i, w in enumerate(widths)}
-    assert len(list(read_lines(lines_of(widths), Recorder(), threads))) == len(widths)
+    assert len(list(recognise_in_batches(lines_of(widths), Recorder(), threads))) == len(widths)
 
 
 def test_batches_hold_like_widths_and_respect_the_budget():
     widths = np.random.default_rng(0).integers(8, 6000, 1500).tolist()
     read = Recorder()
-    assert len(list(read_lines(lines_of(widths, height=48), read))) == 1500
+    assert len(list(recognise_in_batches(lines_of(widths, height=48), read))) == 1500
     for batch in read.batches:
         assert max(batch) <= 1.15 * min(batch) * (1 + 1e-9)
         assert len(batch) <= BATCH_LINES
@@ -46,14 +46,14 @@ def test_batches_hold_like_widths_and_respect_the_budget():
 
 def test_lines_of_one_width_fill_batches_to_the_last_place():
     read = Recorder()
-    list(read_lines(lines_of([10] * (2 * BATCH_LINES + 5)), read))
+    list(recognise_in_batches(lines_of([10] * (2 * BATCH_LINES + 5)), read))
     assert [len(batch) for batch in read.batches] == [BATCH_LINES, BATCH_LINES, 5]
 
 
 def test_a_line_above_the_budget_is_a_batch_of_its_own():
     read = Recorder()
     wide = BATCH_PIXELS // 8 + 1
-    assert len(list(read_lines(lines_of([wide, wide]), read))) == 2
+    assert len(list(recognise_in_batches(lines_of([wide, wide]), read))) == 2
     assert [len(batch) for batch in read.batches] == [1, 1]
 
 
@@ -67,7 +67,7 @@ def test_lines_are_scored_as_soon_as_a_batch_is_full():
             taken += 1
             yield tagged
 
-    next(read_lines(source(), Recorder()))
+    next(recognise_in_batches(source(), Recorder()))
     assert taken == BATCH_LINES
 
 
@@ -88,18 +88,18 @@ def test_threads_score_batches_at_one_time_while_a_bounded_number_of_lines_is_ah
         scored += len(lines)
         return Recorder()(lines)
 
-    assert len(list(read_lines(source(), read, 2))) == 20 * BATCH_LINES
+    assert len(list(recognise_in_batches(source(), read, 2))) == 20 * BATCH_LINES
     assert most_ahead <= 6 * BATCH_LINES
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_reader_that_loses_a_line_is_an_error(threads):
     with pytest.raises(ValueError, match="shorter"):
-        list(read_lines(lines_of([5, 5]), lambda lines: [Reading("x", 1.0, ())], threads))
+        list(recognise_in_batches(lines_of([5, 5]), lambda lines: [Recognition("x", 1.0, ())], threads))
 
 
 def test_the_budget_is_what_decides(monkeypatch):
     monkeypatch.setattr(scoring, "BATCH_PIXELS", 3 * 8 * 10)
     read = Recorder()
-    list(read_lines(lines_of([10] * 7), read))
+    list(recognise_in_batches(lines_of([10] * 7), read))
     assert [len(batch) for batch in read.batches] == [3, 3, 1]

@@ -13,13 +13,13 @@ import pytest
 
 from components.inference import unread as module
 from components.inference.predictions import PREDICTIONS_SCHEMA
-from components.inference.unread import ReadAlready, Source, identities, keep_unread, merge_unread
+from components.inference.unread import SkipRule, Source, keep_unread, list_identities, merge_unread
 from components.listing import ImageReference, read_listing, write_references
-from components.rejects import Reject, rejects_table
+from components.rejects import Reject, make_rejects_table
 from tfrecords import DataError, SplitFractions
 
 AT = datetime.datetime(2026, 3, 4, 5, 6, 7, 89, tzinfo=datetime.UTC)
-OURS = ReadAlready("ours", 0.5)
+OURS = SkipRule("ours", 0.5)
 PLACES = 4
 
 
@@ -56,7 +56,7 @@ def predictions(tmp_path, rows: list[tuple[ImageReference, str, float]], name="p
 
 
 def rejected(tmp_path, rows: list[tuple[ImageReference, str]], name="rejects") -> Source:
-    table = rejects_table(
+    table = make_rejects_table(
         [Reject(reference.uri, reason, "") for reference, reason in rows],
         step="infer",
         run_id="r",
@@ -67,11 +67,11 @@ def rejected(tmp_path, rows: list[tuple[ImageReference, str]], name="rejects") -
     return Source("rejects", str(tmp_path / f"{name}.parquet"))
 
 
-def unread(tmp_path, *sources: Source, read: ReadAlready = OURS, places: int = PLACES):
+def unread(tmp_path, *sources: Source, read: SkipRule = OURS, places: int = PLACES):
     """The summary of all places, and the references that are left, sorted by URI."""
     met = collections.defaultdict(list)
     for source in sources:
-        for place, block in identities(source, places, read):
+        for place, block in list_identities(source, places, read):
             met[place].append(block)
     paths = {place: str(tmp_path / f"unread-{place}.parquet") for place in met}
     summaries = [keep_unread(blocks, paths[place], SplitFractions()) for place, blocks in met.items()]
@@ -114,8 +114,8 @@ def test_a_row_of_another_model_counts_if_its_confidence_is_not_below_the_one_as
     summary, left = unread(tmp_path, *sources)
     assert left == [images[1], images[4], images[5]]
     assert (summary.skipped, summary.reread, summary.retried) == (3, 2, 0)
-    assert unread(tmp_path, *sources, read=ReadAlready("ours", 0))[1] == [images[5]]
-    assert unread(tmp_path, *sources, read=ReadAlready("new", 1))[1] == images
+    assert unread(tmp_path, *sources, read=SkipRule("ours", 0))[1] == [images[5]]
+    assert unread(tmp_path, *sources, read=SkipRule("new", 1))[1] == images
 
 
 def test_a_rejected_image_is_left_out_unless_what_was_wrong_may_have_passed(tmp_path):
@@ -186,8 +186,8 @@ def test_a_disk_that_does_not_answer_is_no_damage(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module.storage, "open_to_read", failing)
     with pytest.raises(DataError, match=r"part.parquet cannot be read: Input/output error: run the same command again"):
-        list(identities(source, 4, OURS))
+        list(list_identities(source, 4, OURS))
 
 
 def test_rejects_that_were_pruned_meanwhile_count_for_nothing(tmp_path):
-    assert list(identities(Source("rejects", str(tmp_path / "gone.parquet")), 4, OURS)) == []
+    assert list(list_identities(Source("rejects", str(tmp_path / "gone.parquet")), 4, OURS)) == []

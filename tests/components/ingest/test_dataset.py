@@ -15,21 +15,21 @@ import tensorflow as tf
 from PIL import Image
 
 from components.ingest import IngestRequest, ShardSummary, commit_dataset, write_training_shard
-from components.ingest.dataset import describe_written_shard, settle
+from components.ingest.dataset import describe_or_find_twins, describe_written_shard
 from components.ingest.describe import SAMPLES_SCHEMA
 from components.listing import ImageReference, LabelRules, list_images, write_listing
 from components.processes import helpers_run, stop_helpers
-from components.rejects import SCHEMA
+from components.rejects import REJECTS_SCHEMA
 from tests.components.ingest.written import parse_shard
 from tfrecords import (
     Charset,
     DatasetManifest,
     ImageLimits,
     SplitFractions,
+    choose_shard,
+    choose_split,
     decode_png,
     read_records,
-    shard_index,
-    split_of,
 )
 
 CHARSET = Charset((" ", "a", "b", "c"))
@@ -383,8 +383,8 @@ def test_a_written_shard_is_read_back_under_keys_that_bring_its_parts_together(i
     assert description.symbols == {"a": 4, "b": 3, "c": 2}
     assert {place.shard for _, place in description.contact_sheet} == {6}
     assert [key for key, _ in blocks] == ["twins 0"]
-    assert settle(key, [(described, description)], asked) == (described, description)
-    twins = settle("twins 0", [block for _, block in blocks], asked)
+    assert describe_or_find_twins(key, [(described, description)], asked) == (described, description)
+    twins = describe_or_find_twins("twins 0", [block for _, block in blocks], asked)
     assert (twins.conflicting, twins.leaking, twins.shown) == (0, 0, [])
 
 
@@ -405,7 +405,7 @@ def read_back(summaries: list[ShardSummary], asked: IngestRequest) -> list[Any]:
     for summary in summaries:
         for key, value in describe_written_shard(summary, asked):
             together[key].append(value)
-    return [settle(key, values, asked) for key, values in together.items()]
+    return [describe_or_find_twins(key, values, asked) for key, values in together.items()]
 
 
 def commit(summaries: list[ShardSummary], asked: IngestRequest) -> None:
@@ -419,8 +419,8 @@ def write_all(images: pathlib.Path, **changes) -> tuple[list[ShardSummary], Inge
     asked = request(images, len(listed), **changes)
     shards: dict[tuple[str, int], list[ImageReference]] = collections.defaultdict(list)
     for reference in listed:
-        split = split_of(reference.split_key, FRACTIONS)
-        shards[split, shard_index(reference.key, asked.shards[split])].append(reference)
+        split = choose_split(reference.split_key, FRACTIONS)
+        shards[split, choose_shard(reference.key, asked.shards[split])].append(reference)
     return [write_training_shard(shard, mine, asked) for shard, mine in shards.items()], asked
 
 
@@ -558,7 +558,7 @@ def test_labels_that_no_image_got_are_kept_with_the_dataset(images):
     asked = request(images, 2, listings=tuple(listings), unused_labels={"no_image": 2})
     commit([write_training_shard(("train", 0), listed, asked)], asked)
     table = pyarrow.parquet.read_table(committed(images) / "unused_labels.parquet")
-    assert table.schema.equals(SCHEMA)
+    assert table.schema.equals(REJECTS_SCHEMA)
     assert [(row["uri"], row["reason"]) for row in table.to_pylist()] == [
         (str(folder / "lost.gt.txt"), "no_image") for folder in folders
     ]
@@ -716,8 +716,8 @@ def test_added_images_change_only_the_shards_that_they_fall_into(images):
     after = contents(larger)
     fallen = set()
     for key in added:
-        split = split_of(key.removesuffix(".png"), FRACTIONS)
-        fallen.add(f"{split}-{shard_index(key, shards[split]):05d}-of-{shards[split]:05d}.tfrecord.gz")
+        split = choose_split(key.removesuffix(".png"), FRACTIONS)
+        fallen.add(f"{split}-{choose_shard(key, shards[split]):05d}-of-{shards[split]:05d}.tfrecord.gz")
     assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == fallen
     assert len(fallen) < len(before)
     assert sum(DatasetManifest.read(str(larger)).counts.values()) == 30

@@ -15,13 +15,13 @@ from components.ingest.describe import (
     Place,
     ShardDescription,
     Twins,
-    by_search,
+    choose_search_count,
     describe_shard,
     fetch_examples,
     find_twins,
-    highest,
-    lowest,
-    searches_for,
+    keep_highest,
+    keep_lowest,
+    split_by_search,
 )
 from tests.components.ingest.written import HEIGHT, TIME_STRIDE, Line, parse_shard, write_lines
 from tfrecords import SPLITS, Charset, DataError, decode_png
@@ -109,7 +109,7 @@ def test_an_empty_shard_is_described_by_nothing(tmp_path):
     description, identities = describe(tmp_path, [], number=3)
     assert not any(dataclasses.asdict(description).values())
     assert len(identities) == 0
-    assert list(by_search(identities, 2)) == []
+    assert list(split_by_search(identities, 2)) == []
 
 
 def test_a_shard_of_few_lines_shows_them_all(tmp_path):
@@ -156,7 +156,7 @@ def test_a_damaged_shard_is_named(tmp_path):
 def drawn(described: list[tuple[ShardDescription, list[Line]]]) -> list[str]:
     """The images of the contact sheet of several shards, in its order."""
     sheets = itertools.chain.from_iterable(description.contact_sheet for description, _ in described)
-    return [described[place.shard][1][place.row].uri for _, place in lowest(sheets, CONTACT_SHEET)]
+    return [described[place.shard][1][place.row].uri for _, place in keep_lowest(sheets, CONTACT_SHEET)]
 
 
 def test_the_contact_sheet_is_drawn_from_everywhere(tmp_path):
@@ -183,9 +183,9 @@ def test_the_contact_sheet_is_the_same_however_the_images_are_spread_and_labelle
 
 def test_entries_of_one_rank_are_in_the_order_of_their_places():
     ranked = [(2.0, Place(1, 5)), (1.0, Place(1, 2)), (2.0, Place(0, 9)), (1.0, Place(1, 1)), (3.0, Place(0, 0))]
-    assert lowest(ranked, 3) == [(1.0, Place(1, 1)), (1.0, Place(1, 2)), (2.0, Place(0, 9))]
-    assert highest(ranked, 3) == [(3.0, Place(0, 0)), (2.0, Place(0, 9)), (2.0, Place(1, 5))]
-    assert lowest(iter([]), 3) == highest([], 3) == []
+    assert keep_lowest(ranked, 3) == [(1.0, Place(1, 1)), (1.0, Place(1, 2)), (2.0, Place(0, 9))]
+    assert keep_highest(ranked, 3) == [(3.0, Place(0, 0)), (2.0, Place(0, 9)), (2.0, Place(1, 5))]
+    assert keep_lowest(iter([]), 3) == keep_highest([], 3) == []
 
 
 # Identical images
@@ -198,7 +198,7 @@ def twins_of(
     blocks: dict[int, list[bytes]] = collections.defaultdict(list)
     for number, (_, lines) in enumerate(shards):
         _, identities = describe(tmp_path, lines, number)
-        for search, block in by_search(identities, searches):
+        for search, block in split_by_search(identities, searches):
             assert 0 <= search < searches
             blocks[search].append(block)
     splits = [SPLITS.index(split) for split, _ in shards]
@@ -307,7 +307,7 @@ def test_several_searches_find_together_what_one_finds(tmp_path, searches):
 def test_every_identity_goes_to_one_search_and_equal_images_to_the_same(tmp_path):
     lines = [Line(text, picture=picture) for picture in range(40) for text in "abc"]
     _, identities = describe(tmp_path, lines)
-    blocks = {search: np.frombuffer(block, identities.dtype) for search, block in by_search(identities, 5)}
+    blocks = {search: np.frombuffer(block, identities.dtype) for search, block in split_by_search(identities, 5)}
     assert set(blocks) == set(range(5))
     assert sorted(row for block in blocks.values() for row in block["row"]) == list(range(120))
     homes = collections.defaultdict(set)
@@ -319,8 +319,8 @@ def test_every_identity_goes_to_one_search_and_equal_images_to_the_same(tmp_path
 
 
 def test_the_search_is_spread_only_when_there_are_very_many_images():
-    assert searches_for(0) == searches_for(499_999) == 1
-    assert searches_for(10_000_000) == 21
+    assert choose_search_count(0) == choose_search_count(499_999) == 1
+    assert choose_search_count(10_000_000) == 21
 
 
 # Single examples

@@ -11,7 +11,7 @@ import tensorflow as tf
 from PIL import Image
 
 from components.ingest.encode import EncodingRules, encode_reference
-from components.listing import ImageReference, uri_of_path
+from components.listing import ImageReference, path_to_uri
 from components.rejects import REASONS, Reject
 from tfrecords import Charset, ImageLimits, decode_png
 
@@ -46,7 +46,7 @@ def file_of(image: Image.Image, file_format: str = "PNG", **options) -> bytes:
 
 def reference_to(path: pathlib.Path, text: str | None = "abc") -> ImageReference:
     size = os.lstat(path).st_size if os.path.lexists(path) else 0
-    return ImageReference(uri_of_path(str(path)), f"lines/{path.name}", size, 0, text=text)
+    return ImageReference(path_to_uri(str(path)), f"lines/{path.name}", size, 0, text=text)
 
 
 def outcome_of(tmp_path: pathlib.Path, content: bytes, text: str | None = "abc") -> bytes | Reject:

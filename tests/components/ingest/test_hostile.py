@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from components.ingest import IngestRequest, write_training_shard
-from components.listing import LabelRules, list_images, path_of_uri
+from components.listing import LabelRules, list_images, uri_to_path
 from pipeline.main import EXIT_DONE, main
 from tests.hostile import (
     INK,
@@ -39,7 +39,7 @@ class Corpus:
     inputs: list[HostileInput]
 
     def name_of(self, uri: str) -> str:
-        return os.path.relpath(path_of_uri(uri), self.folder)
+        return os.path.relpath(uri_to_path(uri), self.folder)
 
 
 @dataclasses.dataclass(frozen=True)

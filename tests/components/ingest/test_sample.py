@@ -5,10 +5,10 @@ import pathlib
 
 import pytest
 
-from components.ingest import label_problem, sample
+from components.ingest import explain_label_misfit, sample
 from components.ingest.sample import read_truth, render_sample
 from components.listing import LabelRules, choose_labels, list_images
-from tfrecords import Charset, ImageLimits, adjacent_repeats, read_line
+from tfrecords import Charset, ImageLimits, count_adjacent_repeats, read_line
 
 NAMES = LabelRules("filename")
 
@@ -35,7 +35,7 @@ def test_the_labelled_part_has_its_labels_in_the_file_names(tmp_path):
 
 def test_many_labels_have_adjacent_repeats_so_that_ctc_is_really_tried(tmp_path):
     labelled, _ = render_sample(str(tmp_path))
-    repeated = [ref.text for ref in list_images(labelled, NAMES) if adjacent_repeats([*map(ord, ref.text)])]
+    repeated = [ref.text for ref in list_images(labelled, NAMES) if count_adjacent_repeats([*map(ord, ref.text)])]
     assert len(repeated) >= 10
 
 
@@ -44,7 +44,7 @@ def test_every_image_is_a_line_that_its_label_fits(tmp_path):
     charset = Charset.from_texts(reference.text for reference in list_images(labelled, NAMES))
     for reference in list_images(labelled, NAMES):
         line = read_line(pathlib.Path(reference.uri).read_bytes(), 32, ImageLimits())
-        assert label_problem(reference.uri, charset.encode(reference.text), line.pixels.shape[1], 4) is None
+        assert explain_label_misfit(reference.uri, charset.encode(reference.text), line.pixels.shape[1], 4) is None
         assert int(line.pixels.max()) - int(line.pixels.min()) > 60  # there is something to read
 
 

@@ -15,9 +15,9 @@ from components.ingest.describe import (
     SAMPLES_SCHEMA,
     ShardDescription,
     Twins,
-    by_search,
     describe_shard,
     find_twins,
+    split_by_search,
 )
 from components.ingest.statistics import RARE, collect_samples, collect_statistics, find_warnings
 from tests.components.ingest.written import HEIGHT, TIME_STRIDE, Line, parse_shard, write_lines
@@ -67,7 +67,7 @@ class Dataset:
             )
             description = dataclasses.replace(description, groups=groups[number] if groups else {})
             self.described.append(([summary], description))
-            for search, block in by_search(identities, searches):
+            for search, block in split_by_search(identities, searches):
                 blocks[search].append(block)
         by_number = [SPLITS.index(split) for split in self.splits]
         self.twins: list[Twins] = [find_twins(blocks[search], by_number) for search in sorted(blocks)]

@@ -21,7 +21,7 @@ from components.listing import LabelRules, ListingSummary, list_images, write_li
 from components.listing.transforms import GatherOnce, GroupByShard, ListCollection
 from components.processes import helpers_run, stop_helpers
 from tests.components.ingest.written import parse_shard
-from tfrecords import Charset, DatasetManifest, ImageLimits, SplitFractions, shard_index, split_of, storage
+from tfrecords import Charset, DatasetManifest, ImageLimits, SplitFractions, choose_shard, choose_split, storage
 
 FRACTIONS = SplitFractions(0.2, 0.2)
 SHARDS = {"train": 3, "validation": 1, "test": 2}
@@ -107,8 +107,8 @@ def test_images_become_a_dataset_that_tf_data_reads_back(tmp_path, roots):
             seen.add(reference.uri)
             assert feature["text"].bytes_list.value[0].decode() == reference.text
             assert charset.decode(feature["label"].int64_list.value) == reference.text
-            split = split_of(reference.split_key, FRACTIONS)
-            index = shard_index(reference.key, SHARDS[split])
+            split = choose_split(reference.split_key, FRACTIONS)
+            index = choose_shard(reference.key, SHARDS[split])
             assert shard.name == f"{split}-{index:05d}-of-{SHARDS[split]:05d}.tfrecord.gz"
             image = tf.io.decode_png(feature["image"].bytes_list.value[0])
             assert image.shape == (20, feature["width"].int64_list.value[0], 1)
@@ -220,8 +220,8 @@ def test_images_that_are_added_change_only_the_shards_that_they_fall_into(tmp_pa
     assert listing.images == 43
     ingest(files, request(tmp_path, listing, "after"))
     before, after = (contents(tmp_path / "datasets" / name) for name in ("before", "after"))
-    split = split_of("first/99", FRACTIONS)
-    fallen = f"{split}-{shard_index('first/99.png', SHARDS[split]):05d}-of-{SHARDS[split]:05d}.tfrecord.gz"
+    split = choose_split("first/99", FRACTIONS)
+    fallen = f"{split}-{choose_shard('first/99.png', SHARDS[split]):05d}-of-{SHARDS[split]:05d}.tfrecord.gz"
     assert before.keys() == after.keys()
     assert [name for name in before if before[name] != after[name]] == [fallen]
 

@@ -16,8 +16,8 @@ from components.listing import (
     find_roots,
     group_roots,
     list_images,
-    path_of_uri,
     read_image,
+    uri_to_path,
 )
 from components.listing.collection import Tally
 from tests.components.listing.files import put
@@ -507,7 +507,7 @@ def test_what_is_passed_over_and_unused_is_counted_in_object_stores_too(bucket):
     tally = tally_of(f"{bucket}/lines", LabelRules("sidecar"))
     assert tally.passed_over == {".txt": 2, ".xml": 1, "hidden": 2}
     assert tally.with_sidecar == 1
-    assert [path_of_uri(label.uri).rpartition("/")[2] for label in tally.unused_labels] == ["x.txt"]
+    assert [uri_to_path(label.uri).rpartition("/")[2] for label in tally.unused_labels] == ["x.txt"]
 
 
 def test_a_remote_key_and_group_start_at_the_named_folder_as_local_ones_do(bucket):

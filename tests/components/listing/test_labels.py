@@ -8,7 +8,7 @@ import pytest
 
 from components.listing import ImageReference, LabelRules, find_roots, list_images
 from components.listing.collection import Tally
-from components.listing.labels import stem_of, with_text
+from components.listing.labels import add_label, stem_of
 from tests.components.listing.files import put
 from tfrecords import DataError, storage
 
@@ -420,7 +420,7 @@ def test_an_image_that_was_named_itself_does_not_make_the_other_text_files_unuse
 
 
 def ruled(text: str, max_label_length: int = 500) -> ImageReference:
-    return with_text(ImageReference("/a.png", "a.png", 1, 2), text, max_label_length)
+    return add_label(ImageReference("/a.png", "a.png", 1, 2), text, max_label_length)
 
 
 @pytest.mark.parametrize(

@@ -20,23 +20,23 @@ from components.listing import (
     TableColumns,
     list_images,
     merge_listings,
+    path_to_uri,
     read_listing,
     read_unused_labels,
-    uri_of_path,
     write_listing,
 )
 from components.listing.listing import (
     LabelRow,
-    image_to_join,
-    in_blocks,
     join_labels,
-    joining_key,
+    locate_for_join,
+    normalise_for_join,
+    pack_blocks,
     read_label_rows,
-    unpacked,
+    unpack_blocks,
 )
 from components.rejects import Reject
 from tests.components.listing.files import put, put_remote
-from tfrecords import DataError, SplitFractions, shard_index, storage
+from tfrecords import DataError, SplitFractions, choose_shard, storage
 
 FRACTIONS = SplitFractions()
 NFC, NFD = "Zeile é", "Zeile e\u0301"
@@ -304,19 +304,21 @@ def numbered(count: int) -> list[LabelRow]:
 
 def test_rows_come_in_blocks_of_equal_keys_in_their_order():
     rows = numbered(10)
-    blocks = [(key, list(unpacked([block], LabelRow))) for key, block in in_blocks(rows, lambda row: row.row % 3)]
+    blocks = [
+        (key, list(unpack_blocks([block], LabelRow))) for key, block in pack_blocks(rows, lambda row: row.row % 3)
+    ]
     assert blocks == [(0, rows[0::3]), (1, rows[1::3]), (2, rows[2::3])]
-    assert list(in_blocks([], lambda row: row.row)) == []
+    assert list(pack_blocks([], lambda row: row.row)) == []
 
 
 @pytest.mark.parametrize("count", [1, 1_999, 2_000, 2_001, 25_000])
 def test_no_block_has_more_than_two_thousand_rows_and_no_row_is_lost(count):
     rows = numbered(count)
-    blocks = list(in_blocks(iter(rows), lambda row: row.row % 2))
-    assert max(sum(1 for _ in unpacked([block], LabelRow)) for _, block in blocks) <= 2_000
+    blocks = list(pack_blocks(iter(rows), lambda row: row.row % 2))
+    assert max(sum(1 for _ in unpack_blocks([block], LabelRow)) for _, block in blocks) <= 2_000
     assert len(blocks) <= 2 * -(-count // 2_000)  # an engine asks its price for every block
     for key in (0, 1):
-        assert list(unpacked((block for found, block in blocks if found == key), LabelRow)) == rows[key::2]
+        assert list(unpack_blocks((block for found, block in blocks if found == key), LabelRow)) == rows[key::2]
 
 
 def test_references_of_every_kind_come_out_of_blocks_as_they_went_in():
@@ -324,9 +326,9 @@ def test_references_of_every_kind_come_out_of_blocks_as_they_went_in():
         ImageReference("/a%25.png", "a%25.png", 1, -2, text="é \U0001f600", group="Blatt 7"),
         ImageReference("gs://b/a.png", "b/a.png", 2**40, 2**60, problem="no_label", detail="why"),
     ]
-    blocks = [block for _, block in in_blocks(references, lambda reference: reference.key)]
-    assert list(unpacked(blocks, ImageReference)) == references
-    assert all(type(reference) is ImageReference for reference in unpacked(blocks, ImageReference))
+    blocks = [block for _, block in pack_blocks(references, lambda reference: reference.key)]
+    assert list(unpack_blocks(blocks, ImageReference)) == references
+    assert all(type(reference) is ImageReference for reference in unpack_blocks(blocks, ImageReference))
 
 
 # Tables
@@ -471,7 +473,7 @@ def test_any_name_that_is_text_can_stand_in_a_table(images, name):
     put(images, name)
     table = put_table(images / "labels.jsonl", (name, "x"))
     joined = join(images, table)
-    assert joined.texts == {f"lines/{uri_of_path(name)}": "x"}
+    assert joined.texts == {f"lines/{path_to_uri(name)}": "x"}
     assert joined.unused == []
 
 
@@ -531,10 +533,10 @@ def test_the_place_where_images_and_rows_meet_does_not_depend_on_composition_or_
     put(images, f"{NFD}/100%.png")
     (tmp_path / "link").symlink_to(images)
     table = put_table(tmp_path / "labels.jsonl", (f"link/{NFC}/100%.png", "x"), (f"lines/{NFD}/../{NFD}/100%.png", "x"))
-    places = {joining_key(row.uri) for row in read_label_rows(0, table_rules(table))}
+    places = {normalise_for_join(row.uri) for row in read_label_rows(0, table_rules(table))}
     for root in (images, tmp_path / "link"):
         (reference,) = list_images(str(root))
-        places.add(joining_key(image_to_join(reference)))
+        places.add(normalise_for_join(locate_for_join(reference)))
     assert len(places) == 1
 
 
@@ -854,8 +856,8 @@ def test_the_number_of_places_at_which_images_and_rows_meet_does_not_matter(tmp_
     destinations = [f"{tmp_path}/{number}.parquet" for number in range(count)]
     for place, destination in enumerate(destinations):
         join_labels(
-            [image for image in references if shard_index(joining_key(image_to_join(image)), count) == place],
-            [row for row in rows if shard_index(joining_key(row.uri), count) == place],
+            [image for image in references if choose_shard(normalise_for_join(locate_for_join(image)), count) == place],
+            [row for row in rows if choose_shard(normalise_for_join(row.uri), count) == place],
             destination,
             rules,
             FRACTIONS,

@@ -7,8 +7,8 @@ import uuid
 
 import pytest
 
-from components.listing import ImageReference, list_images, path_of_uri, read_image, uri_of_path
-from components.listing.references import read_regular_file, uri_of
+from components.listing import ImageReference, list_images, path_to_uri, read_image, uri_to_path
+from components.listing.references import location_to_uri, read_regular_file
 from tfrecords import storage
 
 ODD_NAMES = [
@@ -43,34 +43,34 @@ def test_any_name_becomes_text_and_is_found_again(tmp_path, name):
     (reference,) = list_images(str(tmp_path))
     reference.uri.encode()  # UTF-8, as Beam and Parquet want it
     reference.key.encode()
-    assert os.fsencode(path_of_uri(reference.uri)) == path
+    assert os.fsencode(uri_to_path(reference.uri)) == path
     assert read_image(reference.uri) == name
 
 
 def test_different_names_have_different_uris():
-    uris = {uri_of_path(os.fsdecode(name)) for name in ODD_NAMES}
+    uris = {path_to_uri(os.fsdecode(name)) for name in ODD_NAMES}
     assert len(uris) == len(ODD_NAMES)
 
 
 def test_an_ordinary_path_is_its_own_uri():
-    assert uri_of_path("/scans/a b[1]é.png") == "/scans/a b[1]é.png"
+    assert path_to_uri("/scans/a b[1]é.png") == "/scans/a b[1]é.png"
 
 
 @pytest.mark.parametrize("name", ["é", "e\u0301"])
 def test_a_uri_keeps_the_normal_form_of_the_name(name):
-    assert uri_of_path(name) == name
-    assert path_of_uri(name) == name
+    assert path_to_uri(name) == name
+    assert uri_to_path(name) == name
 
 
 @pytest.mark.parametrize(("name", "uri"), [(b"100%.png", "100%25.png"), (b"\xe9%", "%E9%25"), (b"%E9", "%25E9")])
 def test_percent_signs_and_bytes_that_are_not_utf_8_are_percent_encoded(name, uri):
-    assert uri_of_path(os.fsdecode(name)) == uri
+    assert path_to_uri(os.fsdecode(name)) == uri
 
 
 def test_a_url_is_neither_encoded_nor_decoded():
-    assert path_of_uri("gs://bucket/a%20b.png") == "gs://bucket/a%20b.png"
-    assert uri_of("gs://bucket/100%.png") == "gs://bucket/100%.png"
-    assert uri_of("/bucket/100%.png") == "/bucket/100%25.png"
+    assert uri_to_path("gs://bucket/a%20b.png") == "gs://bucket/a%20b.png"
+    assert location_to_uri("gs://bucket/100%.png") == "gs://bucket/100%.png"
+    assert location_to_uri("/bucket/100%.png") == "/bucket/100%25.png"
 
 
 # References

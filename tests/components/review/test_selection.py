@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 
 from components.inference.predictions import PREDICTIONS_SCHEMA
-from components.review.selection import least_confident, read_details
+from components.review.selection import find_least_confident, read_details
 from tfrecords import LineExample, encode_example, write_records
 
 NIGHT = datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC)
@@ -42,7 +42,7 @@ def put(path: pathlib.Path, rows: list[tuple[str, float]], night: int = 0, *, gr
 
 
 def found(files, *datasets: str, **how) -> list[tuple[str, str]]:
-    return [(reading.uri, reading.run_id) for reading in least_confident(files, datasets, **how)]
+    return [(reading.uri, reading.run_id) for reading in find_least_confident(files, datasets, **how)]
 
 
 def test_the_least_confident_come_first_then_the_first_uri(tmp_path):
@@ -82,7 +82,7 @@ def test_details_come_in_the_order_of_the_readings(tmp_path):
         put(tmp_path / str(n), [(f"{n}{letter}", random.Random(f"{n}{letter}").random()) for letter in "abcdefgh"])
         for n in "12"
     ]
-    readings = list(least_confident(files))
+    readings = list(find_least_confident(files))
     assert len(readings) == 16
     for reading, detail in zip(readings, read_details(readings), strict=True):
         assert detail["symbol_confidences"] == [reading.confidence, 1.0]
@@ -112,7 +112,7 @@ def test_memory_does_not_grow_with_the_predictions(tmp_path):
         pool = pyarrow.proxy_memory_pool(before)
         pyarrow.set_memory_pool(pool)
         try:
-            readings = least_confident(some, at_a_time=2_000)
+            readings = find_least_confident(some, at_a_time=2_000)
             first = [next(readings).confidence for _ in range(100)]
             readings.close()
         finally:

@@ -7,11 +7,11 @@ import pathlib
 
 import pytest
 
-from components.listing import LabelRules, PathTables, list_table, uri_of_path, write_listing
+from components.listing import LabelRules, PathTables, list_table, path_to_uri, write_listing
 from components.listing.listing import join_labels, read_label_rows, read_listing
 from components.listing.tables import TableColumns, read_label_table, read_reviewed_table
-from components.review.selection import Doubtful
-from components.review.table import split_row, table_text
+from components.review.selection import DoubtfulText
+from components.review.table import format_table, split_row
 from tfrecords import SplitFractions, normalise_text
 
 TEXTS = (
@@ -23,8 +23,8 @@ TEXTS = (
 def put(path: pathlib.Path, rows: list[tuple[str, str]], dataset_id: str = "0123456789ab") -> str:
     """A review table of `(uri, text)`."""
     at = datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC)
-    readings = [Doubtful(uri, text, 0.5, "123e45678901", "r1", at, ("", 0, 0)) for uri, text in rows]
-    path.write_bytes(table_text([split_row(reading, ["other"], dataset_id) for reading in readings]).encode())
+    readings = [DoubtfulText(uri, text, 0.5, "123e45678901", "r1", at, ("", 0, 0)) for uri, text in rows]
+    path.write_bytes(format_table([split_row(reading, ["other"], dataset_id) for reading in readings]).encode())
     return str(path)
 
 
@@ -86,7 +86,7 @@ def test_any_local_name_leads_back_to_its_image(tmp_path):
     paths = [str(folder / name) for name in NAMES]
     for path in paths:
         pathlib.Path(path).write_bytes(b"image")
-    uris = [uri_of_path(path) for path in paths]
+    uris = [path_to_uri(path) for path in paths]
     table = put(tmp_path / "review.csv", [(uri, f"text {n}") for n, uri in enumerate(uris)])
     assert [reference.uri for reference in list_table(table, labels=TableColumns())] == uris
 

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from components.devices import gpus_here
+from components.devices import find_gpus
 from components.training import cluster
 from components.training.cluster import ClusterPlace, share_gpus, train_in_processes
 from tfrecords import DataError
@@ -340,7 +340,7 @@ def test_more_workers_than_gpus_are_refused_with_the_way_out(gpus, workers, sent
 )
 def test_the_gpus_here_are_those_that_cuda_would_see(visible, gpus, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert gpus_here() == gpus
+    assert find_gpus() == gpus
 
 
 @pytest.mark.parametrize(
@@ -354,14 +354,14 @@ def test_the_gpus_here_are_those_that_cuda_would_see(visible, gpus, monkeypatch)
 def test_gpus_of_a_container_are_numbered_from_zero_whatever_their_host_calls_them(devices, gpus, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(os, "listdir", lambda folder: devices)
-    assert gpus_here() == gpus
+    assert find_gpus() == gpus
 
 
 def test_without_a_limit_the_gpus_here_are_those_of_the_system(monkeypatch):
     import tensorflow as tf
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert len(gpus_here()) == len(tf.config.list_physical_devices("GPU"))
+    assert len(find_gpus()) == len(tf.config.list_physical_devices("GPU"))
 
 
 def test_more_workers_than_gpus_are_refused_before_any_starts(tmp_path, started, request_for, monkeypatch):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.training.ctc import ctc_loss
+from components.training.ctc import compute_ctc_loss
 
 
 def padded(labels: list[list[int]], filler: int = 0, width: int | None = None) -> np.ndarray:
@@ -21,7 +21,7 @@ def losses_and_gradients(logits, time_steps, labels, label_lengths) -> tuple[np.
     logits = tf.constant(logits, tf.float32)
     with tf.GradientTape() as tape:
         tape.watch(logits)
-        losses = ctc_loss(logits, tf.constant(time_steps), tf.constant(labels), tf.constant(label_lengths))
+        losses = compute_ctc_loss(logits, tf.constant(time_steps), tf.constant(labels), tf.constant(label_lengths))
     return losses.numpy(), tf.convert_to_tensor(tape.gradient(losses, logits)).numpy()
 
 
@@ -64,7 +64,7 @@ def test_tutorial_case_is_keras_legacy_cost_with_true_lengths_and_not_with_padde
         lengths = np.full((2, 1), label_length)
         return tf.keras.backend.ctc_batch_cost(y_true, y_pred, input_length, lengths).numpy()[:, 0]
 
-    ours = ctc_loss(logits, input_length[:, 0], y_true, [4, 4]).numpy()
+    ours = compute_ctc_loss(logits, input_length[:, 0], y_true, [4, 4]).numpy()
     true_lengths, padded_lengths = legacy(4), legacy(tf.shape(y_true)[1])
     np.testing.assert_allclose(ours, true_lengths, rtol=1e-4)
     assert np.all(np.abs(padded_lengths - true_lengths) > 1)
@@ -96,7 +96,7 @@ def test_logits_beyond_the_time_steps_never_matter_and_get_no_gradient(filler):
 
 def test_blank_is_the_last_class():
     certain = 50 * np.eye(3, dtype=np.float32)[[0, 2, 0]]
-    losses = ctc_loss(np.stack([certain] * 3), [3, 3, 3], padded([[0, 0], [0], [1]]), [2, 1, 1]).numpy()
+    losses = compute_ctc_loss(np.stack([certain] * 3), [3, 3, 3], padded([[0, 0], [0], [1]]), [2, 1, 1]).numpy()
     assert losses[0] == pytest.approx(0, abs=1e-4)
     assert losses[1] > 40
     assert losses[2] > 40
@@ -113,7 +113,7 @@ def test_empty_label_costs_the_blanks_of_its_own_time_steps_only():
 
 
 def test_a_batch_of_empty_labels_without_any_column_has_finite_losses():
-    losses = ctc_loss(np.zeros((2, 3, 4), np.float32), [3, 1], np.zeros((2, 0), np.int32), [0, 0]).numpy()
+    losses = compute_ctc_loss(np.zeros((2, 3, 4), np.float32), [3, 1], np.zeros((2, 0), np.int32), [0, 0]).numpy()
     np.testing.assert_allclose(losses, [3 * np.log(4), np.log(4)], rtol=1e-5)
 
 
@@ -139,7 +139,7 @@ def test_infinite_losses_masked_as_in_training_leave_a_finite_gradient():
     logits = tf.constant(np.random.default_rng(7).normal(0, 1, (2, 4, 3)), tf.float32)
     with tf.GradientTape() as tape:
         tape.watch(logits)
-        losses = ctc_loss(logits, [4, 2], padded([[0, 1], [1, 1]]), [2, 2])
+        losses = compute_ctc_loss(logits, [4, 2], padded([[0, 1], [1, 1]]), [2, 2])
         total = tf.reduce_sum(tf.where(tf.math.is_finite(losses), losses, 0.0))
     gradient = tape.gradient(total, logits).numpy()
     assert np.isfinite(gradient).all()
@@ -191,6 +191,6 @@ def test_runs_in_a_graph_whose_shapes_are_not_known():
         tf.TensorSpec([None, None], tf.int64),
         tf.TensorSpec([None], tf.int64),
     ]
-    graph = tf.function(ctc_loss, input_signature=signature)
+    graph = tf.function(compute_ctc_loss, input_signature=signature)
     inputs = logits.astype(np.float32), time_steps.astype(np.int32), padded(labels).astype(np.int64), lengths
-    np.testing.assert_allclose(graph(*inputs), ctc_loss(*inputs), rtol=1e-6)
+    np.testing.assert_allclose(graph(*inputs), compute_ctc_loss(*inputs), rtol=1e-6)

@@ -8,7 +8,13 @@ import shutil
 import numpy as np
 import pytest
 
-from components.training.data import Examples, epoch_order, load_examples, reading_batches, training_batches
+from components.training.data import (
+    Examples,
+    load_examples,
+    make_evaluation_batches,
+    make_training_batches,
+    shuffle_epoch,
+)
 from tfrecords import DataError, DatasetManifest, encode_png
 
 
@@ -19,7 +25,7 @@ def examples(tiny_dataset) -> Examples:
 
 
 def batches_of(examples: Examples, *, steps=None, replicas=range(1), parts=1, augment=False, batch_size=8):
-    dataset = training_batches(
+    dataset = make_training_batches(
         examples,
         batch_size=batch_size,
         seed=5,
@@ -71,7 +77,7 @@ def test_a_damaged_shard_is_refused_by_name_and_checksum(tiny_dataset, tmp_path)
 
 @pytest.mark.parametrize(("count", "batch_size"), [(64, 8), (61, 8), (5, 8), (1000, 8)])
 def test_an_epoch_has_every_example_once_and_fills_the_last_batch(count, batch_size):
-    order = epoch_order(np.random.default_rng(0).integers(10, 500, count), batch_size, seed=1, epoch=0)
+    order = shuffle_epoch(np.random.default_rng(0).integers(10, 500, count), batch_size, seed=1, epoch=0)
     assert order.shape == (-(-count // batch_size), batch_size)
     assert order.dtype == np.int32
     times = np.bincount(order.ravel(), minlength=count)
@@ -82,15 +88,15 @@ def test_an_epoch_has_every_example_once_and_fills_the_last_batch(count, batch_s
 
 def test_order_follows_from_seed_and_epoch_alone():
     widths = np.random.default_rng(0).integers(10, 500, 100)
-    order = epoch_order(widths, 8, seed=1, epoch=3)
-    np.testing.assert_array_equal(order, epoch_order(widths, 8, seed=1, epoch=3))
-    assert (order != epoch_order(widths, 8, seed=1, epoch=4)).any()
-    assert (order != epoch_order(widths, 8, seed=2, epoch=3)).any()
+    order = shuffle_epoch(widths, 8, seed=1, epoch=3)
+    np.testing.assert_array_equal(order, shuffle_epoch(widths, 8, seed=1, epoch=3))
+    assert (order != shuffle_epoch(widths, 8, seed=1, epoch=4)).any()
+    assert (order != shuffle_epoch(widths, 8, seed=2, epoch=3)).any()
 
 
 def test_lines_of_like_width_go_together_and_batches_come_in_no_order_of_width():
     widths = np.random.default_rng(0).integers(10, 500, 256)
-    in_batches = widths[epoch_order(widths, 8, seed=1, epoch=0)]
+    in_batches = widths[shuffle_epoch(widths, 8, seed=1, epoch=0)]
     assert np.ptp(in_batches, axis=1).mean() < 0.1 * np.ptp(widths)
     means = in_batches.mean(axis=1)
     assert (np.diff(means) > 0).any()
@@ -115,7 +121,7 @@ def test_batches_hold_the_true_pixels_labels_and_lengths_padded_with_white(examp
 
 def test_epochs_come_one_after_the_other_each_in_its_own_order(examples):
     both = [batch["indices"].tolist() for batch in batches_of(examples, steps=range(4))]
-    assert both == epoch_order(examples.widths, 8, 5, 0).tolist() + epoch_order(examples.widths, 8, 5, 1).tolist()
+    assert both == shuffle_epoch(examples.widths, 8, 5, 0).tolist() + shuffle_epoch(examples.widths, 8, 5, 1).tolist()
 
 
 @pytest.mark.parametrize("first", range(6))
@@ -165,7 +171,7 @@ def test_the_same_seed_gives_the_same_distorted_pixels_and_another_epoch_others(
     plain = batches_of(examples)[0]
     np.testing.assert_array_equal(first["indices"], plain["indices"])
     assert (first["images"] != plain["images"]).any(axis=(1, 2, 3)).all()
-    order = epoch_order(examples.widths, 8, 5, 0).ravel().tolist()
+    order = shuffle_epoch(examples.widths, 8, 5, 0).ravel().tolist()
     later = batches_of(examples, augment=True, steps=range(2, 4))[0]
     row, i = 0, later["indices"][0]
     place = order.index(i)
@@ -178,7 +184,7 @@ def test_the_same_seed_gives_the_same_distorted_pixels_and_another_epoch_others(
 def test_reading_batches_cover_each_example_once_over_all_parts(examples, parts):
     seen = []
     for part in range(parts):
-        for images, widths, indices in reading_batches(examples, 3, part, parts):
+        for images, widths, indices in make_evaluation_batches(examples, 3, part, parts):
             assert len(indices) <= 3
             for image, width, i in zip(images, widths, indices, strict=True):
                 assert width == examples.widths[i]
@@ -208,7 +214,7 @@ def test_lines_that_are_very_wide_are_read_in_smaller_batches(parts):
     )
     seen = []
     for part in range(parts):
-        for images, own_widths, indices in reading_batches(examples, 64, part, parts):
+        for images, own_widths, indices in make_evaluation_batches(examples, 64, part, parts):
             assert images.shape[0] == 1 or images.shape[0] * own_widths.max() <= 64 * 2048
             seen.append(indices.tolist())
     assert sorted(i for batch in seen for i in batch) == list(range(count))

@@ -18,7 +18,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from components.inference.decoding import greedy_decode
+from components.inference.decoding import decode_greedily
 from components.inference.handler import LineModelHandler
 from components.training.export import ONNX_OPSET, export_model
 from components.training.networks import NETWORKS
@@ -108,7 +108,7 @@ def test_every_format_agrees_on_real_images(name, one_in, shared_data, tmp_path)
         images, widths = pad_lines([read_line(data, 48, ImageLimits()).pixels for data in files], 4)
         assert_all_agree(scores, images, widths)
         outputs = scores["network"](images, widths)
-        wanted = greedy_decode(outputs["logits"].numpy(), outputs["time_steps"].numpy())
+        wanted = decode_greedily(outputs["logits"].numpy(), outputs["time_steps"].numpy())
         found = saved.signatures["read"](files=tf.constant(files))
         texts = [text.decode() for text in found["text"].numpy()]
         assert texts == [CHARSET.decode(line.ids) for line in wanted]

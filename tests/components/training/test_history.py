@@ -15,8 +15,8 @@ from components.training.history import (
     TENSORBOARD_NAME,
     EpochRecord,
     HistoryWriter,
-    best_epoch,
-    finished,
+    choose_best_epoch,
+    is_finished,
 )
 
 TAGS = [field.name for field in dataclasses.fields(EpochRecord) if field.name not in ("epoch", "step")]
@@ -58,7 +58,7 @@ def history(*qualities: tuple[float, float]) -> list[EpochRecord]:
     ],
 )
 def test_the_last_epoch_is_kept_that_cannot_be_told_from_the_one_with_the_fewest_errors(errors, best):
-    assert best_epoch([record(epoch, symbol_errors=each) for epoch, each in enumerate(errors, 1)]) == best
+    assert choose_best_epoch([record(epoch, symbol_errors=each) for epoch, each in enumerate(errors, 1)]) == best
 
 
 def test_what_would_be_kept_is_always_the_newest_epoch_or_what_was_kept_before():
@@ -67,7 +67,7 @@ def test_what_would_be_kept_is_always_the_newest_epoch_or_what_was_kept_before()
     for _ in range(200):
         errors = chooser.integers(0, 40, 12).tolist()
         history = [record(epoch, symbol_errors=each) for epoch, each in enumerate(errors, 1)]
-        kept = [best_epoch(history[:length]) for length in range(1, 13)]
+        kept = [choose_best_epoch(history[:length]) for length in range(1, 13)]
         for epoch, (before, now) in enumerate(itertools.pairwise([0, *kept]), 1):
             assert now in (before, epoch)
 
@@ -90,12 +90,12 @@ def test_what_would_be_kept_is_always_the_newest_epoch_or_what_was_kept_before()
 def test_a_training_ends_after_its_epochs_or_when_none_was_better_for_as_long_as_its_patience(
     qualities, epochs, patience, ended
 ):
-    assert finished(history(*qualities), epochs, patience) is ended
+    assert is_finished(history(*qualities), epochs, patience) is ended
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 50])
 def test_a_training_that_has_not_begun_is_not_finished_whatever_its_patience(epochs):
-    assert not finished([], epochs, 1)
+    assert not is_finished([], epochs, 1)
 
 
 def rows(folder: Path) -> list[dict[str, str]]:

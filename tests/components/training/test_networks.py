@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from components.training.export import reading_signature
+from components.training.export import make_input_signature
 from components.training.networks import (
     NETWORKS,
     ResizeLines,
@@ -47,7 +47,7 @@ def batch() -> tuple[np.ndarray, np.ndarray]:
 def compiled(model: keras.Model):
     """A function of images and widths to logits and time steps: one graph for every shape."""
 
-    @tf.function(input_signature=reading_signature(HEIGHT))
+    @tf.function(input_signature=make_input_signature(HEIGHT))
     def score(images, widths):
         outputs = model([images, widths], training=False)
         return outputs["logits"], outputs["time_steps"]

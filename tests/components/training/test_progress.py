@@ -8,7 +8,7 @@ import time
 import pytest
 
 from components.training.history import EpochRecord
-from components.training.progress import Progress, clock
+from components.training.progress import Progress, format_duration
 
 
 def record(epoch: int, cer: float = 0.5) -> EpochRecord:
@@ -126,4 +126,4 @@ def test_no_bar_is_wider_than_the_terminal(columns, capsys, monkeypatch):
     ],
 )
 def test_a_time_is_written_as_a_clock_does(seconds, text):
-    assert clock(seconds) == text
+    assert format_duration(seconds) == text

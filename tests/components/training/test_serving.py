@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from components.inference.decoding import greedy_decode
+from components.inference.decoding import decode_greedily
 from components.training.serving import decode_text, read_lines
 from tfrecords import ImageLimits, ImageRejected, pad_lines, read_line
 
@@ -152,7 +152,7 @@ def some_logits() -> tuple[np.ndarray, np.ndarray]:
 def test_texts_and_confidences_are_those_of_the_pipeline():
     logits, time_steps = some_logits()
     texts, confidences = decode(logits, time_steps)
-    wanted = greedy_decode(logits, time_steps)
+    wanted = decode_greedily(logits, time_steps)
     assert [text.decode() for text in texts.numpy()] == ["".join(SYMBOLS[i] for i in line.ids) for line in wanted]
     np.testing.assert_allclose(confidences, np.exp([line.log_probability for line in wanted]), rtol=1e-6)
     assert texts.numpy()[:2].tolist() == [b"", b""]

@@ -19,9 +19,9 @@ from components.ingest.dataset import IngestRequest, commit_dataset, describe_wr
 from components.listing import LabelRules, list_images
 from components.training import cluster, trainer
 from components.training.checkpoints import Checkpoints
-from components.training.data import epoch_order
+from components.training.data import shuffle_epoch
 from components.training.history import EpochRecord
-from components.training.trainer import LEFT_OUT_NAME, TrainingRequest, start_from, train
+from components.training.trainer import LEFT_OUT_NAME, TrainingRequest, copy_weights, train
 from components.training.worker import TrainingLost, Watchdog
 from tfrecords import Charset, DataError, DatasetManifest, ImageLimits, decode_png
 
@@ -284,7 +284,7 @@ def test_a_start_from_another_model_keeps_what_it_knows_of_each_symbol(before, a
     old, model = network(old_charset, seed=1), network(charset, seed=2)
     fresh = logits_columns(model, charset)
     old.save(tmp_path / "old.keras")
-    start_from(model, str(tmp_path / "old.keras"), old_charset.symbols, charset)
+    copy_weights(model, str(tmp_path / "old.keras"), old_charset.symbols, charset)
 
     known = logits_columns(old, old_charset)
     for symbol, column in logits_columns(model, charset).items():
@@ -301,7 +301,7 @@ def test_a_network_that_started_from_another_gives_the_logits_that_it_gave(tmp_p
     old_charset, charset = Charset(("a", "c", "x")), Charset(("a", "b", "c"))
     old, model = network(old_charset, seed=1), network(charset, seed=2)
     old.save(tmp_path / "old.keras")
-    start_from(model, str(tmp_path / "old.keras"), old_charset.symbols, charset)
+    copy_weights(model, str(tmp_path / "old.keras"), old_charset.symbols, charset)
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 60, 1), np.uint8)
     inputs = [images, np.array([60, 33], np.int32)]
     wanted, found = (np.asarray(each(inputs, training=False)["logits"]) for each in (old, model))
@@ -320,7 +320,7 @@ def test_a_start_from_another_network_is_refused(old_name, old_height, sentence,
     charset = Charset(("a", "b"))
     network(charset, old_height, old_name).save(tmp_path / "old.keras")
     with pytest.raises(DataError, match=sentence):
-        start_from(network(charset), str(tmp_path / "old.keras"), charset.symbols, charset)
+        copy_weights(network(charset), str(tmp_path / "old.keras"), charset.symbols, charset)
 
 
 # Losses that are not finite
@@ -349,8 +349,8 @@ def step_of_descent(black_pixel: bool, clip_norm: float):
     import keras
     import tensorflow as tf
 
-    from components.training.ctc import ctc_loss
-    from components.training.trainer import _training_step
+    from components.training.ctc import compute_ctc_loss
+    from components.training.trainer import _make_training_step
 
     keras.utils.set_random_seed(3)
     images, widths = keras.Input((8, None, 1)), keras.Input((), dtype="int32")
@@ -371,11 +371,11 @@ def step_of_descent(black_pixel: bool, clip_norm: float):
     others = {name: values[[0, 2]] for name, values in batch.items()}
     with tf.GradientTape() as tape:
         outputs = model([others["images"], others["widths"]])
-        losses = ctc_loss(outputs["logits"], outputs["time_steps"], others["labels"], others["label_lengths"])
+        losses = compute_ctc_loss(outputs["logits"], outputs["time_steps"], others["labels"], others["label_lengths"])
         loss = tf.reduce_sum(losses)
     gradients = [gradient.numpy() / 3 for gradient in tape.gradient(loss, model.trainable_variables)]
     before = model.get_weights()
-    step = _training_step(tf.distribute.get_strategy(), model, optimizer, 3, clip_norm)
+    step = _make_training_step(tf.distribute.get_strategy(), model, optimizer, 3, clip_norm)
     returned = [value.numpy() for value in step(iter(tf.data.Dataset.from_tensors(batch)))]
     changes = [after - weights for after, weights in zip(model.get_weights(), before, strict=True)]
     return changes, returned, gradients, loss.numpy()
@@ -466,7 +466,7 @@ def test_the_chief_names_the_examples_that_any_worker_left_out(tmp_path, request
     dataset = make_dataset(tmp_path / "noise", texts, [64] * 16)
     start = model_that_never_reads("c", dataset, tmp_path / "start.keras", "crnn")
     request = request_for(dataset, **start, batch_size=8, epochs=1)
-    shares = np.split(epoch_order(np.full(16, 64, np.int32), 8, request["seed"], 0), 2, axis=1)
+    shares = np.split(shuffle_epoch(np.full(16, 64, np.int32), 8, request["seed"], 0), 2, axis=1)
     left_out_by_worker = [sorted(i for i in share.flat if i < 8) for share in shares]
     assert all(left_out_by_worker)  # each worker meets some, and no two the same
     cluster.train_in_processes(request, str(tmp_path / "work"), workers=2)
