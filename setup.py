@@ -13,7 +13,7 @@ setup(
     packages=find_packages(
         include=["pipeline", "pipeline.*", "components", "components.*", "tfrecords", "tfrecords.*"]
     ),
-    package_data={"pipeline": ["report.html.j2", "review.html.j2"]},
+    package_data={"pipeline": ["report/report.html.j2"], "components": ["review/review.html.j2"]},
     entry_points={"console_scripts": ["line-reader = pipeline.main:command"]},
     install_requires=[
         "apache-beam[gcp]>=2.77,<2.78",

@@ -58,20 +58,17 @@ from benchmarks.common import (
     row,
     run_command,
 )
-from components.inference.engines import load_engine
-from components.inference.predictions import (
-    ROW_GROUP_ROWS,
-    ImageFile,
-    InferenceRequest,
-    RecognisedLine,
-    make_predictions_table,
-)
-from components.inference.scoring import recognise_in_batches
+from components.inference.request import InferenceRequest
+from components.inference.rows import ImageFile, RecognisedLine, make_predictions_table
+from components.jobs import pack_blocks, unpack_blocks
+from components.lines import read_referenced_line
 from components.listing import ImageReference, read_listing, write_listing
-from components.listing.listing import pack_blocks, unpack_blocks
-from components.models import ModelManifest
-from components.work import choose_shard_count, read_referenced_line
+from components.predictions.schema import ROW_GROUP_ROWS
+from components.recogniser.batches import recognise_in_batches
+from components.recogniser.engines import load_engine
+from components.recogniser.manifest import ModelManifest
 from tfrecords import ImageLimits, SplitFractions, choose_shard, pad_lines, read_line, storage
+from tfrecords.shards import choose_shard_count
 
 LIMITS = ImageLimits()  # the command's default
 GOAL_ENGINE, GOAL_SHARE, GOAL_START = 3000, 0.85, 8.0

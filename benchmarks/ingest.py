@@ -46,14 +46,15 @@ from benchmarks.common import (
 )
 from components.ingest.dataset import IngestRequest, describe_written_shard, write_training_shard
 from components.ingest.encode import EncodingRules, encode_reference
+from components.jobs import pack_blocks, unpack_blocks
 from components.listing.collection import list_images
 from components.listing.labels import LabelRules
-from components.listing.listing import pack_blocks, read_listing, unpack_blocks, write_listing
+from components.listing.listing import read_listing, write_listing
 from components.listing.references import ImageReference, uri_to_path
 from components.processes import map_in_processes
 from components.training.recipes import TIME_STRIDE
-from components.work import choose_shard_count
 from tfrecords import SPLITS, Charset, ImageLimits, SplitFractions, choose_shard, choose_split, read_line
+from tfrecords.shards import choose_shard_count
 
 HEIGHT, LIMITS, FRACTIONS = 48, ImageLimits(), SplitFractions()  # the command's defaults
 LABELS = LabelRules("filename", "{label}_{id}")

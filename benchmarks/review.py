@@ -113,7 +113,7 @@ def measure(images: Path, folder: Path, seed: int, about: argparse.Namespace) ->
 
 def share_read_exactly(workspace: Path, run_id: str) -> float:
     """Of the images of a run, whose names are their texts."""
-    from components.inference.runs import read_predictions
+    from components.predictions.runs import read_predictions
 
     (folder,) = workspace.glob(f"predictions/*/run={run_id}")
     rows = read_predictions(str(folder), ["uri", "text"])

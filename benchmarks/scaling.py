@@ -53,11 +53,13 @@ from benchmarks.common import (
 )
 from benchmarks.inference import in_own_process, prepare_workspace, run_infer, write_labelled
 from benchmarks.ingest import LABEL_FLAGS, run_product
-from components.inference.predictions import RUN_MANIFEST_NAME, InferenceRequest, RecognisedShard, commit_run
+from components.inference.commit import commit_run
+from components.inference.request import InferenceRequest, RecognisedShard
+from components.inference.shards import RUN_MANIFEST_NAME
+from components.jobs import GatherOnce, pack_blocks
+from components.lines import map_in_order, read_referenced_line
 from components.listing import ImageReference, read_listing
-from components.listing.listing import pack_blocks
-from components.listing.transforms import GatherOnce, GroupByShard, ListCollection
-from components.work import choose_shard_count, map_in_order, read_referenced_line
+from components.listing.transforms import GroupByShard, ListCollection
 from tests.engines.services import (
     Answering,
     dask_cluster,
@@ -68,6 +70,7 @@ from tests.engines.services import (
     write_credentials,
 )
 from tfrecords import ImageLimits, SplitFractions, choose_shard, name_shard, storage
+from tfrecords.shards import choose_shard_count
 
 FEW = 24  # images, of which a step takes as long as its engine costs whatever their number
 GOAL_LEVEL = 1.1  # of the figure at the count before: as much as two equal runs may differ

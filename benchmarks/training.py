@@ -38,7 +38,7 @@ def measure_speed(workspace: Path) -> None:
     import numpy as np
     import tensorflow as tf
 
-    from components.training.ctc import compute_ctc_loss
+    from components.ctc.loss import compute_ctc_loss
     from components.training.data import load_examples, make_training_batches, shuffle_epoch
     from components.training.networks import NETWORKS
     from components.training.recipes import DEFAULT_MODEL, RECIPES

@@ -12,13 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
 if TYPE_CHECKING:
-    from components.training.data import Examples
-    from components.training.history import EpochRecord
-
+    pass
 SANS = ("DejaVu Sans",)
 """The font of the pictures, which comes with matplotlib."""
 _LONG = 12  # times as wide as high
-_LEAST_LOSS = 1e-4  # a loss of 0 has no place on a logarithmic axis
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,32 +25,6 @@ class ShownLine:
     pixels: np.ndarray
     caption: str
     colour: str = "black"
-
-
-def plot_training_samples(examples: Examples, chosen: Sequence[int], path: str) -> None:
-    """A grid of training lines with their labels, as PNG."""
-    plot_grid(
-        "Training samples and their labels",
-        [ShownLine(examples.pixels(i), examples.texts[i]) for i in chosen],
-        path,
-    )
-
-
-def plot_history(history: Sequence[EpochRecord], path: str) -> None:
-    """Loss and CER by epoch, as PNG."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    losses, errors = figure.subplots(1, 2)
-    epochs = [record.epoch for record in history]
-    losses.plot(epochs, [max(record.train_loss, _LEAST_LOSS) for record in history], label="training")
-    losses.plot(epochs, [max(record.validation_loss, _LEAST_LOSS) for record in history], label="validation")
-    losses.set(title="CTC loss", xlabel="epoch", ylabel="nats per line", yscale="log")
-    errors.plot(epochs, [100 * record.cer for record in history], label="CER")
-    errors.plot(epochs, [100 * (1 - record.exact_match) for record in history], label="lines not exactly right")
-    errors.set(title="Errors on the validation split", xlabel="epoch", ylabel="%", ylim=(0, None))
-    for axes in (losses, errors):
-        axes.grid(alpha=0.3)
-        axes.legend()
-    figure.savefig(path, dpi=110)
 
 
 def plot_grid(title: str, lines: Sequence[ShownLine], path: str) -> None:

@@ -26,7 +26,10 @@ _Outcome = TypeVar("_Outcome")
 
 _CALLS_AHEAD = 3  # for each helper: no helper waits for the slowest
 # An interrupt from the terminal goes to all; the first process decides.
-_SERVE = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); from components.processes import serve; serve()"
+_SERVE = (
+    "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+    "from components.processes import serve_calls; serve_calls()"
+)
 
 
 def map_in_processes(

@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from tfrecords import DataError, storage
-from tfrecords.object_store import NO_VERSION, Gcs, Version
+from tfrecords.storage.filesystem import NO_VERSION, Version
+from tfrecords.storage.gcs import Gcs
 
 LEASE_S = 600.0
 """Without a renewal until a lock in an object store counts as a crashed run's."""

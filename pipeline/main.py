@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import gc
 import logging
 import os
 import shlex
-import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from components.training.cluster import ClusterPlace, TrainingLostError
-from pipeline.dask_cluster import ClusterLostError
-from pipeline.notify import notify
-from pipeline.options import LinePipelineOptions, UsageError, format_usage, parse_options
-from pipeline.submission import check_submission
-from tfrecords import DataError, StoreError, StoreLostError, storage
+from components.training.place import ClusterPlace
+from pipeline.command_line import format_usage, parse_options
+from pipeline.console import make_printable, say, say_error, show
+from pipeline.engines.submission import check_submission
+from pipeline.exits import (
+    EXIT_ALARM,
+    EXIT_DONE,
+    EXIT_HELD,
+    EXIT_INTERRUPTED,
+    EXIT_LOST,
+    EXIT_REFUSED,
+    EXIT_USAGE,
+    choose_status,
+    describe_error,
+)
+from pipeline.options import LinePipelineOptions, UsageError
+from pipeline.report.notify import notify
+from pipeline.signals import Interruption, end_at_once, handle_signals
+from tfrecords import DataError, StoreError, storage
 
 if TYPE_CHECKING:
-    from pipeline.report import RunRecord
-    from pipeline.steps import StepResult
+    from pipeline.report.record import RunRecord
+    from pipeline.steps.step import StepResult
     from pipeline.workspace import Workspace
-
-EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, EXIT_HELD, EXIT_ALARM = 0, 1, 2, 3, 4
-EXIT_AGAIN, EXIT_INTERRUPTED, EXIT_LOST = 75, 130, 138
-
 _FIRST_ROWS = 5
 _LOCK_OF_A_LOST_NODE_S = 660  # until a file server gives up on it, or it counts for nothing in an object store
 _PLACES = {
@@ -114,7 +121,7 @@ def command() -> NoReturn:
 
 def run(options: LinePipelineOptions, workspace: Workspace) -> int:
     """Runs the steps in their order, writes the run report, and returns the exit status."""
-    from pipeline import report
+    from pipeline.report import page as report
 
     record = report.RunRecord.start(options, workspace.root)
     results: list[StepResult] = []
@@ -151,7 +158,7 @@ def run(options: LinePipelineOptions, workspace: Workspace) -> int:
 
 def _conclude(options: LinePipelineOptions, workspace: Workspace, record: RunRecord, status: int) -> dict[str, str]:
     """What comes after the steps: clearing up, and the run report, whose paths are returned."""
-    from pipeline import report
+    from pipeline.report import page as report
     from pipeline.retention import prune
 
     if status in (EXIT_DONE, EXIT_ALARM):
@@ -211,7 +218,8 @@ def _find_place(options: LinePipelineOptions) -> ClusterPlace | None:
 
 def _train_beside_the_chief(options: LinePipelineOptions, workspace: Workspace, place: ClusterPlace) -> int:
     """What a node does that only helps to train: the first one holds the workspace, commits and reports."""
-    from pipeline.steps import Context, train
+    from pipeline.steps.step import Context
+    from pipeline.steps.train import train
 
     say(f"workspace {workspace.root}, worker {place.worker} of {len(place.addresses)}")
     with handle_signals() as interruption:
@@ -223,17 +231,6 @@ def _train_beside_the_chief(options: LinePipelineOptions, workspace: Workspace, 
     if problem is not None:
         say_error(problem)
     return status
-
-
-@contextlib.contextmanager
-def handle_signals() -> Iterator[Interruption]:
-    interruption = Interruption()
-    before = {number: signal.signal(number, interruption) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield interruption
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _guarded(work: Callable[[], object], log: str, interruption: Interruption) -> tuple[int, str | None, bool]:
@@ -252,7 +249,7 @@ def _guarded(work: Callable[[], object], log: str, interruption: Interruption) -
         if isinstance(error, StoreError) and storage.is_remote(log):
             return choose_status(error), str(error), True
         if isinstance(error, DataError):
-            from pipeline.runners import JobLostError
+            from pipeline.engines.jobs import JobLostError
 
             problem = str(error)
             if isinstance(error, JobLostError):
@@ -273,29 +270,12 @@ def _guarded(work: Callable[[], object], log: str, interruption: Interruption) -
         return EXIT_REFUSED, f"{failure}; the whole story is in {log}", False
 
 
-def choose_status(error: DataError) -> int:
-    """The exit status for what went wrong: whether the same command may well succeed later."""
-    from pipeline.runners import JobLostError
-
-    if isinstance(error, UsageError):
-        return EXIT_USAGE
-    if isinstance(error, TrainingLostError):
-        return EXIT_LOST
-    lost = isinstance(error, JobLostError | ClusterLostError | StoreLostError)
-    return EXIT_AGAIN if lost else EXIT_REFUSED
-
-
-def describe_error(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
-
-
 def _run_steps(
     options: LinePipelineOptions, workspace: Workspace, record: RunRecord, results: list[StepResult]
 ) -> None:
-    from pipeline.runners import describe_runner
-    from pipeline.steps import STEP_FUNCTIONS, Context, RefusedError
+    from pipeline.engines.jobs import describe_runner
+    from pipeline.steps import STEP_FUNCTIONS
+    from pipeline.steps.step import Context, RefusedError
 
     context = Context(options, workspace, say, show if sys.stdout.isatty() else None)
     say(f"workspace {workspace.root}, runner {describe_runner(options)}")
@@ -317,7 +297,7 @@ def _run_steps(
 
 
 def _print_end(results: list[StepResult], record: RunRecord, paths: dict[str, str]) -> None:
-    from components.inference.runs import read_predictions
+    from components.predictions.runs import read_predictions
 
     say("")
     for result in results:
@@ -351,63 +331,6 @@ def _refuse(error: DataError, status: int, options: LinePipelineOptions | None =
         _tell(options, record)
         say(f"summary: status={name} exit={status} workspace={shlex.quote(options.workspace)}")
     return status
-
-
-def say(line: str) -> None:
-    try:
-        print(make_printable(line), flush=True)
-    except BrokenPipeError:  # nobody reads any more; the run goes on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def show(line: str) -> None:
-    """Prints over the line that it printed before."""
-    print(f"\r\x1b[K{make_printable(line)}", end="", flush=True)
-
-
-def say_error(sentence: str) -> None:
-    print(make_printable(f"error: {sentence}"), file=sys.stderr, flush=True)
-
-
-def make_printable(line: str) -> str:
-    """A line without what a terminal cannot show of names that are not UTF-8."""
-    return line.encode(errors="backslashreplace").decode()
-
-
-class Interruption:
-    """A scheduler's stop, handled as a person's Ctrl-C.
-
-    Attributes:
-        came: whether it did: an engine may pass it on as an error of its own.
-        ending: whether the process is about to end by itself, so that nothing is to be interrupted.
-    """
-
-    came = False
-    ending = False
-
-    def __call__(self, _signal: int, _frame: Any) -> None:
-        if self.came:  # and the first could not end the process
-            end_at_once(EXIT_INTERRUPTED)
-        self.came = True
-        if not self.ending:
-            raise KeyboardInterrupt
-
-
-def end_at_once(status: int) -> NoReturn:
-    """Ends this process and the workers that an engine started, whatever threads still wait for or are busy with.
-
-    Left alone, an engine's thread may wait for ever for a worker that is gone; and a thread that is within C++ when the
-    interpreter is taken apart ends the process with a signal, after all the work was done.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # nobody reads it
-            stream.flush()
-    for task in os.listdir("/proc/self/task"):
-        with contextlib.suppress(OSError), open(f"/proc/self/task/{task}/children", encoding="ascii") as children:
-            for child in children.read().split():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(child), signal.SIGKILL)
-    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import datetime
-import difflib
 import os
-from collections.abc import Sequence
-from typing import Any, NoReturn
 
-import yaml
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, StandardOptions
 
-from components.inference.decoders import DECODERS, Decoding
-from components.inference.engines import ENGINES
-from components.listing import LABEL_SOURCES, TABLE_SUFFIXES, LabelRules, TableColumns
+from components.ctc.decoders import DECODERS, Decoding
+from components.listing import LABEL_SOURCES, LabelRules, TableColumns
+from components.recogniser.engines import ENGINES
 from components.training.recipes import RECIPES
-from pipeline import dask_cluster
 from tfrecords import DataError, ImageLimits, SplitFractions, storage
 
-_PILLOW_LIMIT = 178_956_970
 DEFAULT_STEPS = ("ingest", "train", "evaluate", "infer")
 STEPS = (*DEFAULT_STEPS, "review", "compact")
 
@@ -339,218 +332,11 @@ class LinePipelineOptions(PipelineOptions):
         return SplitFractions(self.validation_fraction, self.test_fraction)
 
 
-def parse_options(argv: Sequence[str]) -> LinePipelineOptions:
-    """The options of a command line, and of the file that its `--config` names.
-
-    Raises:
-        UsageError: for an unknown flag, naming the nearest known one, or a value that cannot be.
-    """
-    found = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
-    found.add_argument("--config")
-    found.add_argument("--runner")
-    given = found.parse_known_args(list(argv))[0]
-    config = _read_config(given.config) if given.config else {}
-    on_dask = normalise_runner(given.runner or config.get("runner")) == "daskrunner"
-    if on_dask:
-        dask_cluster.register_flags()
-    parser = _Parser(prog="run_pipeline.py", allow_abbrev=False, add_help=False)
-    for options_class in _find_option_classes():
-        options_class._add_argparse_args(parser)
-    flags = {flag for action in parser._actions for flag in action.option_strings}
-    argv = [*_make_flags(config, given.config, flags), *argv]
-    _, unknown = parser.parse_known_args(argv)
-    if unknown:
-        raise UsageError(_explain_unknown_flag(unknown[0], flags))
-    options = PipelineOptions(argv).view_as(LinePipelineOptions)
-    check_options(options)
-    if on_dask:
-        dask_cluster.check_flags(options)
-    return options
-
-
 def normalise_runner(name: str | None) -> str:
     """A runner's name in lower case, without module, and ending in `runner`, as Beam understands short names."""
     short = (name or "DirectRunner").rpartition(".")[2].lower()
     return short if short.endswith("runner") else f"{short}runner"
 
 
-def format_usage() -> str:
-    """The help text: this project's flags."""
-    parser = argparse.ArgumentParser(
-        prog="run_pipeline.py",
-        description="Train a CTC line recogniser on labelled images, and read a collection with it.",
-        epilog="Beam's own flags pass through, --runner first of all: DirectRunner runs everything on this machine.",
-        add_help=False,
-    )
-    LinePipelineOptions._add_argparse_args(parser)
-    return parser.format_help()
-
-
 def make_absolute(path: str) -> str:
     return path.strip() if storage.is_remote(path) else os.path.abspath(os.path.expanduser(path.strip()))
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see --help")
-
-
-def _find_option_classes() -> list[Any]:
-    """Ours and Beam's own."""
-    return [cls for cls in PipelineOptions.__subclasses__() if "_add_argparse_args" in cls.__dict__]
-
-
-def _explain_unknown_flag(flag: str, flags: set[str]) -> str:
-    name = flag.partition("=")[0]
-    near = difflib.get_close_matches(name, flags, 1)
-    if not name.startswith("--"):
-        return f"{flag!r} is not a flag: flags are written --name=value; see --help"
-    if name.startswith("--dask_") and not near:
-        return f"{name} is a flag for --runner=DaskRunner alone"
-    return f"unknown flag {name}" + (f": did you mean {near[0]}?" if near else "; see --help")
-
-
-def _read_config(path: str) -> dict[str, Any]:
-    try:
-        content: Any = yaml.safe_load(storage.read_bytes(path).decode())
-    except OSError as error:
-        raise UsageError(f"--config={path} cannot be read: {error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config={path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"--config={path} must hold flags by name, such as 'epochs: 20'")
-    return content
-
-
-def _make_flags(config: dict[str, Any], path: str, flags: set[str]) -> list[str]:
-    argv = []
-    for name, value in config.items():
-        if f"--{name}" not in flags or name == "config":
-            raise UsageError(f"--config={path}: {_explain_unknown_flag(f'--{name}', flags - {'--config'})}")
-        if value is None:
-            raise UsageError(f"--config={path}: {name} has no value; leave it out to get the default")
-        if isinstance(value, bool):
-            argv += [f"--{name}"] if value else []
-        elif isinstance(value, list):
-            argv.append(f"--{name}={','.join(map(str, value))}")
-        else:
-            argv.append(f"--{name}={value}")
-    return argv
-
-
-def check_options(options: LinePipelineOptions) -> None:
-    runner, names = options.view_as(StandardOptions).runner, [*StandardOptions.KNOWN_RUNNER_NAMES, "DaskRunner"]
-    if runner and "." not in runner and options.runner_kind not in map(str.lower, names):
-        near = difflib.get_close_matches(runner, names, 1)
-        hint = f"did you mean {near[0]}?" if near else f"runners are {', '.join(names)}"
-        raise UsageError(f"--runner={runner} is none that Beam knows; {hint}")
-    unknown = sorted({step.strip() for step in options.steps.split(",")} - set(STEPS))
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], STEPS, 1)
-        hint = f"did you mean {near[0]}?" if near else f"steps are {', '.join(STEPS)}"
-        raise UsageError(f"--steps={options.steps}: there is no step {unknown[0]!r}; {hint}")
-    for name in (
-        *("epochs", "batch_size", "patience", "train_workers", "beam_width", "drift_nights", "review_count"),
-        *("retention_days", "prediction_retention_days"),
-        *("max_pixels", "max_bytes", "max_line_width", "max_label_length"),
-    ):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UsageError(f"--{name}={value} must be at least 1")
-    _check_date(options)
-    if options.train_restarts < 0:
-        raise UsageError(f"--train_restarts={options.train_restarts} must be at least 0")
-    if options.max_pixels > _PILLOW_LIMIT:
-        raise UsageError(f"--max_pixels={options.max_pixels} must be at most {_PILLOW_LIMIT}, Pillow's own limit")
-    if not 16 <= options.height <= 512:
-        raise UsageError(f"--height={options.height} must be from 16 to 512 pixels")
-    if not 0 <= options.seed < 2**32:
-        raise UsageError(f"--seed={options.seed} must be from 0 to {2**32 - 1}")
-    if options.batch_size is not None and options.batch_size % options.train_workers:
-        raise UsageError(
-            f"--batch_size={options.batch_size} cannot be shared equally by --train_workers={options.train_workers}"
-        )
-    if options.learning_rate is not None and not 0 < options.learning_rate < 10:
-        raise UsageError(f"--learning_rate={options.learning_rate:g} must be above 0 and below 10")
-    if options.notify_url and not options.notify_url.startswith(("http://", "https://")):
-        raise UsageError("--notify_url must begin with http:// or https://")
-    for name in ("alarm_images_per_s", "alarm_drift"):
-        value = getattr(options, name)
-        if value is not None and value <= 0:
-            raise UsageError(f"--{name}={value:g} must be above 0")
-    for name in (
-        "alarm_reject_fraction",
-        "alarm_needs_review_fraction",
-        "max_reject_fraction",
-        "max_cer",
-        "max_cer_regression",
-        "min_confidence",
-        "reread_below",
-    ):
-        value = getattr(options, name)
-        if value is not None and not 0 <= value <= 1:
-            raise UsageError(f"--{name}={value:g} must be from 0 to 1")
-    try:
-        options.split_fractions  # noqa: B018 (raises for shares that leave nothing)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    _check_labels(options)
-    if (options.decoder == "lexicon") != (options.lexicon is not None):
-        raise UsageError("--decoder=lexicon and --lexicon=FILE go together: give both, or neither")
-    if options.lexicon and not storage.is_remote(options.lexicon) and not os.path.isfile(options.lexicon):
-        raise UsageError(f"--lexicon={options.lexicon} is not a file")
-    if options.images and not options.infer_images and {"ingest", "infer"} <= set(options.step_names):
-        raise UsageError(
-            "--images is given, but not what to read with the model: add --infer_images=DIR, "
-            "or leave inference out with --steps=ingest,train,evaluate"
-        )
-    if options.charset and not storage.is_remote(options.charset) and not os.path.isfile(options.charset):
-        raise UsageError(f"--charset={options.charset} is not a file")
-
-
-def _check_date(options: LinePipelineOptions) -> None:
-    if options.date is None:
-        if "compact" in options.step_names:
-            raise UsageError("--steps=compact merges the runs of one day: say which, as --date=YYYY-MM-DD")
-        return
-    try:
-        right = datetime.date.fromisoformat(options.date).isoformat() == options.date
-    except ValueError:
-        right = False
-    if not right:
-        raise UsageError(f"--date={options.date} is not a day, written YYYY-MM-DD")
-    if "compact" not in options.step_names:
-        raise UsageError(f"--date={options.date} is for the compact step, which --steps={options.steps} leaves out")
-
-
-def _check_labels(options: LinePipelineOptions) -> None:
-    """What can be said of the flags for labels before any file is opened."""
-    source = options.label_source
-    try:
-        rules = options.label_rules
-    except DataError as error:
-        raise UsageError(str(error)) from None
-    for table in rules.tables:
-        if not table.lower().endswith(TABLE_SUFFIXES):
-            near = difflib.get_close_matches(source, LABEL_SOURCES, 1)
-            raise UsageError(
-                f"--label_source={source} is none of {', '.join(LABEL_SOURCES)}, "
-                f"and no {', '.join(TABLE_SUFFIXES)} file" + (f": did you mean {near[0]}?" if near else "")
-            )
-        if not storage.is_remote(table) and not os.path.isfile(table):
-            raise UsageError(f"--label_source={source}: there is no file {table}")
-    if source in ("filename", "sidecar"):
-        named_in_tables = any(
-            pattern.strip().lower().endswith(TABLE_SUFFIXES) for pattern in (options.infer_images or "").split(",")
-        )
-        path_column = None if named_in_tables else options.path_column
-        for flag, value in (("path_column", path_column), ("text_column", options.text_column)):
-            if value is not None:
-                raise UsageError(f"--{flag}={value} is for label tables, but --label_source={source}")
-        if rules.columns.group is not None:
-            raise UsageError(
-                f"--split_by={options.split_by} is a column of a label table, but --label_source={source}: "
-                "use image or folder, or a table as --label_source"
-            )
-    if source not in ("auto", "filename") and options.label_pattern != "{label}":
-        raise UsageError(f"--label_pattern={options.label_pattern} is for file names, but --label_source={source}")

@@ -11,16 +11,19 @@ from typing import Any
 
 from apache_beam.options.pipeline_options import GoogleCloudOptions, StandardOptions
 
-from components.inference.runs import CommittedRun, find_runs, set_aside_damaged
 from components.ingest.sample import LABELLED
 from components.listing import choose_labels, find_roots
+from components.predictions.runs import CommittedRun, find_runs, set_aside_damaged
 from components.training.progress import format_duration
-from pipeline import steps
+from pipeline.engines.jobs import describe_runner
 from pipeline.options import LinePipelineOptions
-from pipeline.review import find_image_tables, find_old_dataset
-from pipeline.runners import describe_runner
-from pipeline.steps import Context
-from pipeline.workspace import Workspace
+from pipeline.steps.collection import select_collection
+from pipeline.steps.corrections import find_image_tables, find_old_dataset
+from pipeline.steps.infer import describe_recognition
+from pipeline.steps.listing import choose_images, find_sample, list_collection
+from pipeline.steps.step import Context
+from pipeline.steps.train import plan_training
+from pipeline.workspace import Workspace, read_latest_dataset, read_model
 from tfrecords import DataError, SplitFractions, storage
 
 _RECORDS_READ = 50
@@ -70,8 +73,8 @@ class _Plan:
         else:
             old = find_old_dataset(options, workspace, self.context.say)
             named = find_image_tables(options, self.context.say)
-            roots = [] if named.paths else find_roots(steps.choose_images(self.context), flag="--images")
-            listed = steps.list_collection(
+            roots = [] if named.paths else find_roots(choose_images(self.context), flag="--images")
+            listed = list_collection(
                 self.context, roots, None, SplitFractions(), flag="--images", tables=named, place=self.scratch
             )
             with listed as (listing, _):
@@ -91,8 +94,8 @@ class _Plan:
             yield "on the dataset that the ingest step makes"
             yield f"write a model to {workspace.model('ID')}"
             return
-        latest, _, dataset = steps.read_latest_dataset(workspace)
-        plan = steps.plan_training(options, workspace, latest, dataset)
+        latest, _, dataset = read_latest_dataset(workspace)
+        plan = plan_training(options, workspace, latest, dataset)
         named = ", ".join(f"{name} {value}" for name, value in plan.request.items() if value is not None)
         images, validation = dataset.examples("train"), dataset.examples("validation")
         yield f"on dataset {latest}, {images:,} images, and {validation:,} to validate"
@@ -112,7 +115,7 @@ class _Plan:
             model = workspace.read_pointer("models", "LATEST")
             if model is None:
                 raise DataError(f"no model is committed in {workspace.root}: run the train step first (--steps=train)")
-            dataset_id, _, dataset = steps.read_latest_dataset(workspace)
+            dataset_id, _, dataset = read_latest_dataset(workspace)
             images = dataset.examples("test")
             yield f"model {model} on {images:,} held-out images of dataset {dataset_id}"
             yield self._time("evaluate", "images", images)
@@ -131,14 +134,14 @@ class _Plan:
         if not options.infer_images and not storage.exists(workspace.sample):
             yield "the sample's unlabelled images, once it is rendered"
             return
-        images = options.infer_images or steps.find_sample(workspace)
+        images = options.infer_images or find_sample(workspace)
         if accepted is None:
             yield f"read what is in {images}"
             return
-        model = steps.read_model(workspace, accepted)
-        reading = steps.describe_recognition(options, model, options.decoding.pinned())
+        model = read_model(workspace, accepted)
+        reading = describe_recognition(options, model, options.decoding.pinned())
         runs = list(self._sound_runs())
-        with steps.select_collection(self.context, images, runs, reading, self.scratch) as collection:
+        with select_collection(self.context, images, runs, reading, self.scratch) as collection:
             yield (
                 f"{collection.images + collection.skipped:,} images matched by {images}: {collection.skipped:,} were "
                 f"read before, {collection.images:,} are to be read"

@@ -1,4 +1,4 @@
-"""Where everything lies: the folders of a workspace, and the names that point into it."""
+"""The workspace: its folders, the names that point into it, and its lock."""
 
 from __future__ import annotations
 
@@ -11,8 +11,34 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from components.recogniser.manifest import ModelManifest
 from pipeline.lock import StoreLock, WorkspaceHeldError, describe_holder
-from tfrecords import DataError, storage
+from tfrecords import DataError, DatasetManifest, storage
+
+LATEST, ACCEPTED = "LATEST", "ACCEPTED"
+
+
+def read_latest_dataset(workspace: Workspace) -> tuple[str, str, DatasetManifest]:
+    """The ID, folder and manifest of the dataset that was made last; raises a `DataError` if there is none."""
+    dataset_id = workspace.read_pointer("datasets", LATEST)
+    if dataset_id is None:
+        raise DataError(f"no dataset is committed in {workspace.root}: run the ingest step first (--steps=ingest)")
+    folder = workspace.dataset(dataset_id)
+    try:
+        return dataset_id, folder, DatasetManifest.read(folder)
+    except FileNotFoundError:
+        raise DataError(f"dataset {dataset_id} is gone from {folder}: run the ingest step again") from None
+
+
+def read_model(workspace: Workspace, model_id: str) -> ModelManifest:
+    """The manifest of a committed model; raises a `DataError` if it is gone."""
+    try:
+        return ModelManifest.read(workspace.model(model_id))
+    except FileNotFoundError:
+        raise DataError(
+            f"model {model_id} is gone from {workspace.model(model_id)}: run the train and evaluate steps again"
+        ) from None
+
 
 _ID_LENGTH = 12
 _WEEK_S, _MONTH_S = 7 * 24 * 3600, 30 * 24 * 3600

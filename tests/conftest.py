@@ -124,7 +124,7 @@ def tiny_model(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """
     import keras
 
-    from components.models import ModelManifest, describe_files
+    from components.recogniser.manifest import ModelManifest, describe_files
     from components.training.export import export_model
     from components.training.networks import build_crnn
     from tfrecords import DatasetManifest

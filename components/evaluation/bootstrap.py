@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from components.evaluation.metrics import LineCounts
+from components.metrics import LineCounts
 
 LEVEL = 0.95
 RESAMPLES = 2000

@@ -16,18 +16,19 @@ import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
 
+from components.commit import check_files
 from components.evaluation.bootstrap import LEVEL, RESAMPLES, estimate_cer_difference, estimate_rate_intervals
 from components.evaluation.confusions import Confusions
-from components.evaluation.metrics import (
+from components.evaluation.lines import EvaluatedLine
+from components.metrics import (
     ErrorCounts,
     LineCounts,
     compute_expected_calibration_error,
     rate_by_confidence,
     rate_by_length,
 )
-from components.inference.reader import Recognition
-from components.inference.scoring import recognise_in_batches
-from components.work import check_files
+from components.recogniser.batches import recognise_in_batches
+from components.recogniser.model import Recognition
 from tfrecords import ShardEntry, decode_png, read_record_batches, storage
 
 EVALUATION_NAME = "evaluation.json"
@@ -41,7 +42,6 @@ CONFUSIONS_PICTURE = "confusions.png"
 LENGTH_PICTURE = "accuracy_by_length.png"
 CALIBRATION_PICTURE = "calibration.png"
 CONFUSIONS_SHOWN = 20
-
 _SHOWN, _WORST = 16, 12
 _ENOUGH_GROUPS = 20
 _READINGS = "readings-"
@@ -82,28 +82,6 @@ class EvaluationRequest:
     folder: str
     split_by: str = "image"
     groups: Mapping[str, int] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluatedLine:
-    """One test line: what it says, what was read, and its pixels as PNG."""
-
-    uri: str
-    truth: str
-    text: str
-    confidence: float
-    symbol_errors: int
-    png: bytes
-
-    @property
-    def right(self) -> bool:
-        """Whether it was read without any error."""
-        return self.truth == self.text
-
-    @property
-    def pixels(self) -> np.ndarray:
-        """Grey, uint8 [height, width]."""
-        return decode_png(self.png)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from components.evaluation.confusions import Pair, align_texts, describe_confusi
 from components.plots import SANS, ShownLine, plot_grid, replace_undrawable
 
 if TYPE_CHECKING:
-    from components.evaluation.evaluate import EvaluatedLine
+    from components.evaluation.lines import EvaluatedLine
 
 _RIGHT, _WRONG, _MARK = "#1b6e3c", "#b3261e", "#f6c9c5"
 _INK, _QUIET, _BAR = "#1d2126", "#59626d", "#3d6c99"

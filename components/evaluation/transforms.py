@@ -7,9 +7,8 @@ import functools
 import apache_beam as beam
 
 from components.evaluation.evaluate import EvaluationRequest, commit_evaluation, recognise_test_shard
-from components.inference.handler import LineModelHandler
-from components.inference.transforms import RecogniserDoFn
-from components.listing.transforms import GatherOnce
+from components.jobs import GatherOnce
+from components.recogniser.handler import LineModelHandler, RecogniserDoFn
 from tfrecords import ShardEntry
 
 

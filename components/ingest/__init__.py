@@ -1,7 +1,7 @@
 """From labelled images to a committed dataset of TFRecord shards."""
 
+from components.ctc.fit import explain_label_misfit
 from components.ingest.dataset import IngestRequest, ShardSummary, commit_dataset, write_training_shard
-from components.ingest.fit import explain_label_misfit
 
 __all__ = [
     "IngestRequest",

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from components.ingest.encode import EncodingRules, encode_reference
+from components.lines import map_in_order
 from components.listing import ImageReference
 from components.rejects import Reject
-from components.work import map_in_order
 from tfrecords import (
     SPLITS,
     DataError,

@@ -13,6 +13,8 @@ from typing import Any
 
 import pyarrow.parquet
 
+from components.commit import REFUSED_NAME, check_files, keep_only, read_finished_summary
+from components.counts import check_accounted, merge_counts
 from components.ingest.addition import OldDataset, copy_examples
 from components.ingest.describe import (
     SAMPLES_NAME,
@@ -27,19 +29,9 @@ from components.ingest.describe import (
 )
 from components.ingest.encode import EncodingRules, encode_reference
 from components.ingest.statistics import collect_samples, collect_statistics, find_warnings
+from components.lines import digest_references, map_in_order
 from components.listing import ImageReference, read_unused_labels
-from components.rejects import REJECTS_SCHEMA
-from components.rejects import Reject, count_by_reason, explain_too_many_rejects, make_rejects_table
-from components.work import (
-    REFUSED_NAME,
-    check_accounted,
-    check_files,
-    digest_references,
-    keep_only,
-    map_in_order,
-    merge_counts,
-    read_finished_summary,
-)
+from components.rejects import REJECTS_SCHEMA, Reject, count_by_reason, explain_too_many_rejects, make_rejects_table
 from tfrecords import (
     SPLITS,
     Charset,

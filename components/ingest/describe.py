@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow
 import pyarrow.compute
 
-from components.ingest.fit import count_time_steps
-from components.work import merge_counts
+from components.counts import merge_counts
+from components.ctc.fit import count_time_steps
 from tfrecords import Charset, examples_to_record_batch, read_record_batches, read_records
 
 SAMPLES_NAME = "samples.parquet"

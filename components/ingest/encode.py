@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from components.ingest.fit import explain_label_misfit
+from components.ctc.fit import explain_label_misfit
+from components.lines import read_referenced_line
 from components.listing import ImageReference
 from components.rejects import Reject
-from components.work import read_referenced_line
 from tfrecords import Charset, ImageLimits, LineExample, encode_example, encode_png
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow
 
+from components.counts import merge_counts
 from components.ingest.describe import (
     CANDIDATES,
     CONTACT_SHEET,
@@ -24,7 +25,6 @@ from components.ingest.describe import (
     keep_highest,
     merge_descriptions,
 )
-from components.work import merge_counts
 from tfrecords import SPLITS, Charset
 
 RARE = 10

@@ -18,11 +18,11 @@ from components.ingest.dataset import (
     describe_written_shard,
     write_training_shard,
 )
+from components.jobs import GatherOnce, pack_blocks, unpack_blocks
 from components.listing import ImageReference, read_listing
-from components.listing.listing import pack_blocks, unpack_blocks
-from components.listing.transforms import GatherOnce, GroupByShard, sort_by_key
-from components.work import choose_shard_count
+from components.listing.transforms import GroupByShard, sort_by_key
 from tfrecords import SplitFractions, choose_shard, choose_split
+from tfrecords.shards import choose_shard_count
 
 
 class WriteDataset(beam.PTransform):

@@ -13,7 +13,8 @@ from components.listing.listing import (
 )
 from components.listing.path_tables import PathTables, list_table
 from components.listing.references import ImageReference, location_to_uri, path_to_uri, read_image, uri_to_path
-from components.listing.tables import TABLE_SUFFIXES, TableColumns
+from components.listing.table_formats import TABLE_SUFFIXES
+from components.listing.tables import TableColumns
 
 __all__ = [
     "LABEL_SOURCES",

@@ -9,10 +9,11 @@ import os
 from collections.abc import Iterable
 
 from components.listing.collection import COMPANION_SUFFIXES, Places, Tally, list_images
+from components.listing.joining import read_label_rows
 from components.listing.labels import LabelRules
-from components.listing.listing import ListingSummary, read_label_rows
+from components.listing.listing import ListingSummary
 from components.listing.references import location_to_uri, uri_to_path
-from components.listing.tables import TABLE_SUFFIXES
+from components.listing.table_formats import TABLE_SUFFIXES
 from components.processes import map_in_threads
 from tfrecords import DataError, StoreError, storage
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from components.listing.labels import LabelRules, SidecarFolder, read_label_from_name, read_label_from_sidecar
 from components.listing.references import ImageReference, join_path, location_to_uri, strip_variant
-from components.listing.tables import TABLE_SUFFIXES
+from components.listing.table_formats import TABLE_SUFFIXES
 from components.processes import map_in_threads
 from components.rejects import Reject
 from tfrecords import DataError, storage

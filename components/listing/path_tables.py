@@ -19,7 +19,8 @@ from components.listing.references import (
     resolve_path,
     uri_to_path,
 )
-from components.listing.tables import TableColumns, TableRow, read_label_table, read_path_table
+from components.listing.table_formats import TableRow
+from components.listing.tables import TableColumns, read_label_table, read_path_table
 from components.processes import map_in_threads
 from tfrecords import DataError, StoreError, storage
 

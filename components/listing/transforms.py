@@ -9,23 +9,19 @@ from typing import Any
 
 import apache_beam as beam
 
+from components.jobs import GatherOnce, pack_blocks, unpack_blocks
 from components.listing.collection import Places
-from components.listing.labels import LabelRules
-from components.listing.listing import (
+from components.listing.joining import (
     LabelRow,
-    ListingSummary,
     identify_image,
     join_labels,
     list_once,
     locate_for_join,
-    merge_listings,
     normalise_for_join,
-    pack_blocks,
     read_label_rows,
-    read_listing,
-    unpack_blocks,
-    write_listing,
 )
+from components.listing.labels import LabelRules
+from components.listing.listing import ListingSummary, merge_listings, read_listing, write_listing
 from components.listing.path_tables import PathTables
 from components.listing.references import ImageReference
 from tfrecords import SplitFractions, choose_shard, storage
@@ -163,22 +159,6 @@ class GroupByShard(beam.PTransform):
 
     def _read(self, listing: str) -> Iterator[tuple[Any, bytes]]:
         return pack_blocks(read_listing(listing), self._shard_of)
-
-
-class GatherOnce(beam.PTransform):
-    """Every element at one place: the last step of a job, which commits what the job did."""
-
-    def __init__(self, commit: Callable[[Iterable[Any]], Any]):
-        super().__init__()
-        self._commit = commit
-
-    def expand(self, summaries):
-        return (
-            summaries
-            | "Together" >> beam.Map(lambda summary: (None, summary))
-            | "Gather" >> beam.GroupByKey()
-            | "Commit" >> beam.MapTuple(lambda _, gathered: self._commit(gathered))
-        )
 
 
 def _commit_listing(summaries: Iterable[ListingSummary], summary_path: str) -> ListingSummary:

@@ -1,9 +1,4 @@
-"""The review table: doubtful readings as CSV, which a person corrects and ingest takes as a label table.
-
-Spreadsheets take `=1+2` for a formula, `007` for a number and `3-4` for a date, and write back
-what they make of it. Every cell that comes from a text therefore begins with a tab: then it is
-text to them. Whoever reads labels here strips white space at both ends, so that the tab is gone.
-"""
+"""The review table: doubtful readings as CSV, which a person corrects and ingest takes as a label table."""
 
 from __future__ import annotations
 
@@ -57,3 +52,6 @@ def name_image(uri: str) -> str:
         symbol if symbol.isprintable() and symbol != " " else "".join(f"%{byte:02X}" for byte in symbol.encode())
         for symbol in path_to_uri(path)
     )
+
+
+TABLE_NAME, PAGE_NAME, MANIFEST_NAME = "review.csv", "review.html", "manifest.json"

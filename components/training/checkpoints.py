@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from components.training.worker import TrainingLost
+from components.training.lost import TrainingLost
 from tfrecords import DataError, StoreError, storage
 
 _NAME = re.compile(r"checkpoint-(\d{9})\.npz")

@@ -18,7 +18,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from components.models import KERAS_NAME, ONNX_NAME, SAVED_MODEL_NAME
+from components.recogniser.manifest import KERAS_NAME, ONNX_NAME, SAVED_MODEL_NAME
 from components.training.recipes import TIME_STRIDE
 from components.training.serving import decode_text, read_lines
 from tfrecords import Charset

@@ -1,6 +1,6 @@
 """Image files to text inside a TensorFlow graph: what a SavedModel reads with where this project is not installed.
 
-It follows `tfrecords.read_line`, `pad_lines` and `components.inference.decoding.greedy_decode`, the pixels to the
+It follows `tfrecords.read_line`, `pad_lines` and `components.ctc.decoding.decode_greedily`, the pixels to the
 bit. What TensorFlow's operations would read otherwise is refused, or said here:
 
 - Read: PNG, JPEG, WebP, and BMP of 24 bits. Refused: everything else, GIF (its transparency gets lost) and other

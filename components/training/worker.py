@@ -9,20 +9,13 @@ else after a failure of its own. The last line on standard error says why.
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import sys
 import threading
 import time
 
-ERROR_NAME = "error.txt"
-STATUS_LOST = 138
-"""What Kubernetes' training operator takes for "start it again": 128 + SIGUSR1."""
-
-
-class TrainingLost(Exception):  # noqa: N818 (no error of the data or the program)
-    """The other workers, a device or an object store failed; training can go on from its last checkpoint."""
+from components.training.lost import ERROR_NAME, STATUS_LOST, TrainingLost, Watchdog
 
 
 def main(request_path: str) -> int:
@@ -30,9 +23,10 @@ def main(request_path: str) -> int:
     _end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a person's Ctrl-C reaches the launcher too, which ends its workers
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    from components.training.cluster import ClusterPlace
+    from components.training.place import ClusterPlace
     from components.training.progress import show
-    from components.training.trainer import TrainingRequest, train
+    from components.training.request import TrainingRequest
+    from components.training.trainer import train
     from tfrecords import DataError, storage
 
     with open(request_path, encoding="utf-8") as file:
@@ -52,47 +46,6 @@ def main(request_path: str) -> int:
     return 0
 
 
-class Watchdog:
-    """Ends this process, by SIGALRM, when it waits too long for the others of its cluster.
-
-    The system does it: TensorFlow waits for ever for a worker that never comes, and no other
-    Python thread runs meanwhile. Its own time limit for what workers do together costs a
-    sleeping thread for each operation, thousands of them a minute.
-
-    Args:
-        workers: in the cluster; with less than two there is nothing to watch.
-        own_process: whether this process is there for training alone.
-
-    Attributes:
-        asked_to_end: whether SIGTERM came, after `end_gently`.
-    """
-
-    def __init__(self, workers: int, *, own_process: bool = False):
-        self.asked_to_end = False
-        self._limit_s = 0
-        self._alone = workers < 2
-        self._own_process = own_process
-
-    def end_gently(self) -> None:
-        """From now on, SIGTERM is a wish: a worker on its own can save its state first."""
-
-        def ask(_signal: int, _frame: object) -> None:
-            self.asked_to_end = True
-
-        if self._alone and self._own_process:
-            signal.signal(signal.SIGTERM, ask)
-
-    def expect(self, limit_s: float) -> None:
-        """From now on, no more than `limit_s` seconds may pass between two signs of life; 0 ends the watch."""
-        self._limit_s = math.ceil(limit_s)
-        self.alive()
-
-    def alive(self) -> None:
-        """A sign of life: something is done that needed the other workers."""
-        if not self._alone:
-            signal.alarm(self._limit_s)
-
-
 def _end_with_parent() -> None:
     """A worker whose launcher was killed must not train on alone."""
     parent = os.getppid()
@@ -106,6 +59,4 @@ def _end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    from components.training import worker  # not this module a second time: its exceptions would be others
-
-    sys.exit(worker.main(sys.argv[1]))
+    sys.exit(main(sys.argv[1]))

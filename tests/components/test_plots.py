@@ -13,9 +13,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from components.plots import ShownLine, plot_grid, plot_history, plot_training_samples, replace_undrawable
+from components.plots import ShownLine, plot_grid, replace_undrawable
 from components.training.data import Examples
 from components.training.history import EpochRecord
+from components.training.plots import plot_history, plot_training_samples
 from tfrecords import encode_png
 
 TEXTS = ["plain", "costs $5 and $6", r"$\frac{1}$", "ſchloß", "a_b^c", "\\", "", "\ue5dc⸗\u0364", "漢字"]

@@ -21,17 +21,17 @@ from google.cloud.dataflow_v1beta3 import FlexTemplatesServiceClient
 from google.cloud.dataflow_v1beta3.types import LaunchFlexTemplateRequest
 from google.protobuf import json_format
 
-import pipeline.main
-from pipeline.options import parse_options
+import pipeline.exits
+from pipeline.command_line import parse_options
 from tests.engines.services import Answering, serving
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 COMMAND = ["run_pipeline.py", "--config=nightly.yaml"]
 PROJECT = "/srv/line-reader"
-DONE, ALARM = pipeline.main.EXIT_DONE, pipeline.main.EXIT_ALARM
-AGAIN = {pipeline.main.EXIT_HELD, pipeline.main.EXIT_AGAIN, pipeline.main.EXIT_INTERRUPTED, pipeline.main.EXIT_LOST}
-FINAL = {pipeline.main.EXIT_REFUSED, pipeline.main.EXIT_USAGE}
+DONE, ALARM = pipeline.exits.EXIT_DONE, pipeline.exits.EXIT_ALARM
+AGAIN = {pipeline.exits.EXIT_HELD, pipeline.exits.EXIT_AGAIN, pipeline.exits.EXIT_INTERRUPTED, pipeline.exits.EXIT_LOST}
+FINAL = {pipeline.exits.EXIT_REFUSED, pipeline.exits.EXIT_USAGE}
 AIRFLOW = shutil.which("airflow")  # in an environment of its own: put its bin/ at the end of the path
 
 EXECUTE_READ = """
@@ -112,7 +112,7 @@ def project_that_ends(folder: Path, script: str) -> Path:
 
 
 def test_every_exit_status_is_repeated_or_final():
-    statuses = {value for name, value in vars(pipeline.main).items() if name.startswith("EXIT_")}
+    statuses = {value for name, value in vars(pipeline.exits).items() if name.startswith("EXIT_")}
     assert statuses | {ALARM} == {DONE, ALARM} | AGAIN | FINAL
     table = re.findall(r"^\| (\d+) \|[^|]+\| ([^|]+) \|", (ROOT / "docs" / "nightly.md").read_text(), re.MULTILINE)
     repeated = {int(status): not re.match("no|never", repeat) for status, repeat in table}
@@ -176,7 +176,7 @@ def test_the_service_repeats_what_a_repeat_can_help():
     assert again == {str(status) for status in AGAIN} | {"SIGTERM"}
     # Signals and time limits beside them, and no exit status.
     assert service["Restart"] == "on-abnormal"
-    assert service["SuccessExitStatus"] == str(pipeline.main.EXIT_INTERRUPTED), "what `systemctl stop` ends with"
+    assert service["SuccessExitStatus"] == str(pipeline.exits.EXIT_INTERRUPTED), "what `systemctl stop` ends with"
 
 
 def test_the_service_runs_the_command_and_may_write_its_workspace():

@@ -19,8 +19,9 @@ from google.cloud.dataflow_v1beta3.types import TemplateMetadata
 from google.cloud.scheduler_v1.types import Job
 from google.protobuf import json_format
 
-from pipeline.main import EXIT_DONE, EXIT_LOST, EXIT_REFUSED, EXIT_USAGE
-from pipeline.options import LinePipelineOptions, UsageError, parse_options
+from pipeline.command_line import parse_options
+from pipeline.exits import EXIT_DONE, EXIT_LOST, EXIT_REFUSED, EXIT_USAGE
+from pipeline.options import LinePipelineOptions, UsageError
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from pipeline import workspace as workspaces
-from pipeline.main import EXIT_DONE, EXIT_REFUSED
+from pipeline.exits import EXIT_DONE, EXIT_REFUSED
 from pipeline.workspace import Workspace
 from tests.engines.places import run
 from tfrecords import storage

@@ -21,8 +21,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.dask.dask_runner import DaskRunnerResult
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from pipeline import dask_cluster as on_dask
-from pipeline.main import EXIT_AGAIN, EXIT_DONE, EXIT_REFUSED, main
+from pipeline.engines import dask_cluster as on_dask
+from pipeline.exits import EXIT_AGAIN, EXIT_DONE, EXIT_REFUSED
+from pipeline.main import main
 from tests.engines.services import DaskCluster, dask_cluster
 
 pytestmark = pytest.mark.slow

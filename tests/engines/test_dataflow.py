@@ -18,7 +18,8 @@ import pytest
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.runners.pipeline_utils import validate_pipeline_graph
 
-from pipeline.main import EXIT_AGAIN, EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, main
+from pipeline.exits import EXIT_AGAIN, EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED
+from pipeline.main import main
 from tests.engines.dataflow import Dataflow
 from tests.engines.services import wait_until
 from tfrecords import storage

@@ -16,7 +16,7 @@ import time
 
 import pytest
 
-from pipeline.main import EXIT_DONE, EXIT_HELD, EXIT_INTERRUPTED, EXIT_LOST, EXIT_REFUSED
+from pipeline.exits import EXIT_DONE, EXIT_HELD, EXIT_INTERRUPTED, EXIT_LOST, EXIT_REFUSED
 from tests.engines.places import errors, run
 from tests.engines.services import PATIENCE, ROOT
 from tfrecords import storage

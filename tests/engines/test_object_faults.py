@@ -23,12 +23,13 @@ import gcsfs.retry
 import pyarrow.parquet
 import pytest
 
-from pipeline.main import EXIT_AGAIN, EXIT_DONE, EXIT_REFUSED, main
+from pipeline.exits import EXIT_AGAIN, EXIT_DONE, EXIT_REFUSED
+from pipeline.main import main
 from tests.engines.conftest import put_model
 from tests.engines.places import errors, examples, predictions, run
 from tests.engines.services import ROOT, forget_file_systems, free_port, token_server, write_credentials
 from tfrecords import DataError, StoreError, storage
-from tfrecords import object_store as objects
+from tfrecords.storage import object_store as objects
 
 pytestmark = pytest.mark.slow
 

@@ -13,8 +13,9 @@ import pytest
 from components.listing import choice
 from components.listing.choice import choose_labels
 from components.listing.labels import LabelRules
-from components.models import ModelManifest
-from pipeline.main import EXIT_DONE, EXIT_REFUSED, main
+from components.recogniser.manifest import ModelManifest
+from pipeline.exits import EXIT_DONE, EXIT_REFUSED
+from pipeline.main import main
 from tests.conftest import LABELS
 from tests.engines.places import errors, examples, predictions, run
 from tfrecords import DataError, DatasetManifest, storage

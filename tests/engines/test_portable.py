@@ -17,7 +17,8 @@ import grpc
 import pytest
 from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 
-from pipeline.main import EXIT_AGAIN, EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, main
+from pipeline.exits import EXIT_AGAIN, EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED
+from pipeline.main import main
 from tests.engines.services import portable_service, wait_until
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline import notify
+from pipeline.report import notify
 
 
 class Service(http.server.HTTPServer):

@@ -10,7 +10,8 @@ import pandas
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.main import EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, main
+from pipeline.exits import EXIT_DONE, EXIT_REFUSED, EXIT_USAGE
+from pipeline.main import main
 
 RUN_PIPELINE = pathlib.Path(__file__).parents[2] / "run_pipeline.py"
 

@@ -7,7 +7,8 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from components.listing import LabelRules, TableColumns
-from pipeline.options import LinePipelineOptions, UsageError, format_usage, normalise_runner, parse_options
+from pipeline.command_line import format_usage, parse_options
+from pipeline.options import LinePipelineOptions, UsageError, normalise_runner
 
 
 @pytest.fixture

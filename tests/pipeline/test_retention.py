@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from pipeline import retention
-from pipeline.main import EXIT_DONE, EXIT_REFUSED, main
-from pipeline.options import parse_options
+from pipeline.command_line import parse_options
+from pipeline.exits import EXIT_DONE, EXIT_REFUSED
+from pipeline.main import main
 from pipeline.workspace import Workspace
 from tfrecords import StoreError, storage
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from pipeline.exits import EXIT_HELD
 from pipeline.lock import WorkspaceHeldError
-from pipeline.main import EXIT_HELD, main
+from pipeline.main import main
 from pipeline.workspace import Workspace, make_id
 from tfrecords import DataError, storage
 

@@ -12,7 +12,7 @@ from components.evaluation.bootstrap import (
     estimate_rate_intervals,
     resample_sums,
 )
-from components.evaluation.metrics import LineCounts
+from components.metrics import LineCounts
 
 
 def lines_of(*rows: tuple[int, int]) -> LineCounts:

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from components.evaluation.confusions import Confusions, align_texts, describe_confusions, spell_symbol
-from components.evaluation.metrics import compute_edit_distance
+from components.metrics import compute_edit_distance
 
 
 @pytest.mark.parametrize(

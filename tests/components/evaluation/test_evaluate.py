@@ -24,10 +24,10 @@ from components.evaluation.evaluate import (
     read_line_counts,
     recognise_test_shard,
 )
-from components.evaluation.metrics import ErrorCounts
 from components.evaluation.transforms import EvaluateModel
-from components.inference.handler import LineModelHandler
-from components.inference.reader import Recognition
+from components.metrics import ErrorCounts
+from components.recogniser.handler import LineModelHandler
+from components.recogniser.model import Recognition
 from tfrecords import (
     DataError,
     DatasetManifest,

@@ -12,8 +12,8 @@ from PIL import Image
 
 from components.evaluation import plots
 from components.evaluation.confusions import Confusions
-from components.evaluation.evaluate import EvaluatedLine
-from components.evaluation.metrics import compute_edit_distance
+from components.evaluation.lines import EvaluatedLine
+from components.metrics import compute_edit_distance
 from tfrecords import encode_png
 
 GREEN, RED, MARK = (0x1B, 0x6E, 0x3C), (0xB3, 0x26, 0x1E), (0xF6, 0xC9, 0xC5)
@@ -103,7 +103,9 @@ def test_confusions_are_named_by_what_can_be_seen(tmp_path, monkeypatch):
     for truth, read in [("ſ", "f"), ("o\u0303", "o"), ("⸗", "-"), ("a b", "ab"), ("$", "\ue5dc"), ("b", "bb")]:
         confusions.add(truth, read, "x.png")
     named = []
-    monkeypatch.setattr(plots, "describe", lambda *pair: named.append(describe_confusions(*pair)) or named[-1])
+    monkeypatch.setattr(
+        plots, "describe_confusions", lambda *pair: named.append(describe_confusions(*pair)) or named[-1]
+    )
     from components.evaluation.confusions import describe_confusions
 
     plots.plot_confusions(confusions.to_table().to_pylist(), str(tmp_path / "confusions.png"))

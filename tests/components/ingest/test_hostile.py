@@ -13,7 +13,8 @@ import pytest
 
 from components.ingest import IngestRequest, write_training_shard
 from components.listing import LabelRules, list_images, uri_to_path
-from pipeline.main import EXIT_DONE, main
+from pipeline.exits import EXIT_DONE
+from pipeline.main import main
 from tests.hostile import (
     INK,
     LINE_SIZE,

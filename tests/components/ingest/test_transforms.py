@@ -17,8 +17,9 @@ from PIL import Image
 
 from components.ingest import IngestRequest
 from components.ingest.transforms import WriteDataset
+from components.jobs import GatherOnce
 from components.listing import LabelRules, ListingSummary, list_images, write_listing
-from components.listing.transforms import GatherOnce, GroupByShard, ListCollection
+from components.listing.transforms import GroupByShard, ListCollection
 from components.processes import helpers_run, stop_helpers
 from tests.components.ingest.written import parse_shard
 from tfrecords import Charset, DatasetManifest, ImageLimits, SplitFractions, choose_shard, choose_split, storage

@@ -8,7 +8,8 @@ import pytest
 
 from components.listing import ImageReference, LabelRules, find_roots, list_images
 from components.listing.collection import Tally
-from components.listing.labels import add_label, stem_of
+from components.listing.labels import add_label
+from components.listing.references import strip_suffix
 from tests.components.listing.files import put
 from tfrecords import DataError, storage
 
@@ -70,7 +71,7 @@ def unused_labels(folder: pathlib.Path | str) -> list[str]:
     ],
 )
 def test_a_suffix_is_a_point_a_letter_and_at_most_three_more_letters_or_digits(name, stem):
-    assert stem_of(name) == stem
+    assert strip_suffix(name) == stem
 
 
 # File names
@@ -141,7 +142,7 @@ def test_a_pattern_says_which_part_of_the_name_is_the_label(images, pattern, nam
 def test_a_name_that_is_not_like_the_pattern_has_no_label_and_shows_both(images, pattern, name):
     reference = label_in_name(images, name, pattern=pattern)
     assert (reference.text, reference.problem) == (None, "no_label")
-    assert reference.detail == f"its name, {stem_of(name)!r}, is not like --label_pattern={pattern}"
+    assert reference.detail == f"its name, {strip_suffix(name)!r}, is not like --label_pattern={pattern}"
 
 
 @pytest.mark.parametrize(
@@ -526,7 +527,7 @@ def test_the_detail_of_a_long_text_is_short(text):
     ],
 )
 def test_the_same_rule_holds_for_file_names_and_for_text_files(images, name, problem):
-    text = stem_of(name)
+    text = strip_suffix(name)
     assert label_in_name(images, name, max_label_length=10).problem == problem
     (images / name).unlink()
     assert label_beside(images, text.encode(), max_label_length=10).problem == problem

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import pyarrow.parquet
 import pytest
 
+from components.jobs import pack_blocks, unpack_blocks
 from components.listing import (
     ImageReference,
     LabelRules,
@@ -25,15 +26,7 @@ from components.listing import (
     read_unused_labels,
     write_listing,
 )
-from components.listing.listing import (
-    LabelRow,
-    join_labels,
-    locate_for_join,
-    normalise_for_join,
-    pack_blocks,
-    read_label_rows,
-    unpack_blocks,
-)
+from components.listing.joining import LabelRow, join_labels, locate_for_join, normalise_for_join, read_label_rows
 from components.rejects import Reject
 from tests.components.listing.files import put, put_remote
 from tfrecords import DataError, SplitFractions, choose_shard, storage

@@ -11,7 +11,8 @@ import uuid
 import pandas
 import pytest
 
-from components.listing.tables import PATH_COLUMNS, TEXT_COLUMNS, TableColumns, TableRow, read_label_table
+from components.listing.table_formats import TableRow
+from components.listing.tables import PATH_COLUMNS, TEXT_COLUMNS, TableColumns, read_label_table
 from tfrecords import DataError, storage
 
 HARD_TEXTS = [

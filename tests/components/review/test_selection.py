@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from components.inference.predictions import PREDICTIONS_SCHEMA
+from components.predictions.schema import PREDICTIONS_SCHEMA
 from components.review.selection import find_least_confident, read_details
 from tfrecords import LineExample, encode_example, write_records
 

@@ -8,7 +8,8 @@ import pathlib
 import pytest
 
 from components.listing import LabelRules, PathTables, list_table, path_to_uri, write_listing
-from components.listing.listing import join_labels, read_label_rows, read_listing
+from components.listing.joining import join_labels, read_label_rows
+from components.listing.listing import read_listing
 from components.listing.tables import TableColumns, read_label_table, read_reviewed_table
 from components.review.selection import DoubtfulText
 from components.review.table import format_table, split_row

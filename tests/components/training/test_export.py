@@ -18,8 +18,8 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from components.inference.decoding import decode_greedily
-from components.inference.handler import LineModelHandler
+from components.ctc.decoding import decode_greedily
+from components.recogniser.handler import LineModelHandler
 from components.training.export import ONNX_OPSET, export_model
 from components.training.networks import NETWORKS
 from tfrecords import Charset, ImageLimits, pad_lines, read_line
@@ -213,7 +213,7 @@ print(found["text"].numpy()[0].decode(), float(found["confidence"][0]))
     assert math.isclose(float(confidence), readings[3].confidence, rel_tol=1e-4)
 
 
-@pytest.mark.parametrize("module", ["pipeline.main", "components.inference.handler"])
+@pytest.mark.parametrize("module", ["pipeline.main", "components.recogniser.handler"])
 def test_neither_pipeline_nor_workers_import_what_only_the_export_needs(module):
     program = f"import sys, {module}; print(sorted({{'onnx', 'tf2onnx', 'onnxruntime'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[]\n"

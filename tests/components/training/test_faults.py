@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.training import cluster
+from components.training import launcher as cluster
 from components.training.checkpoints import Checkpoints
-from components.training.cluster import TrainingLostError, train_in_processes
+from components.training.launcher import TrainingLostError, train_in_processes
 from tfrecords import DataError
 
 pytestmark = [
@@ -155,7 +155,8 @@ def test_a_worker_that_never_comes_is_named_by_its_address(tiny_dataset, tmp_pat
     config = {"cluster": {"worker": [first, second]}, "task": {"type": "worker", "index": 0}}
     program = (
         "import json, os, sys\n"
-        "from components.training.cluster import ClusterPlace, train_in_processes\n"
+        "from components.training.launcher import train_in_processes\n"
+        "from components.training.place import ClusterPlace\n"
         "train_in_processes(json.loads(sys.argv[1]), sys.argv[2], 1, place=ClusterPlace.of(os.environ))\n"
     )
     done = subprocess.run(
@@ -201,7 +202,7 @@ def test_checkpoints_that_cannot_be_written_end_training_at_once_with_the_reason
 ):
     program = (
         "import json, resource, signal, sys\n"
-        "from components.training.cluster import train_in_processes\n"
+        "from components.training.launcher import train_in_processes\n"
         "if sys.argv[3] == 'disk':\n"
         "    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n"

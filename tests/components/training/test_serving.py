@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from components.inference.decoding import decode_greedily
+from components.ctc.decoding import decode_greedily
 from components.training.serving import decode_text, read_lines
 from tfrecords import ImageLimits, ImageRejected, pad_lines, read_line
 

@@ -17,12 +17,16 @@ import pytest
 
 from components.ingest.dataset import IngestRequest, commit_dataset, describe_written_shard, write_training_shard
 from components.listing import LabelRules, list_images
-from components.training import cluster, trainer
+from components.training import launcher as cluster
+from components.training import trainer
 from components.training.checkpoints import Checkpoints
 from components.training.data import shuffle_epoch
 from components.training.history import EpochRecord
-from components.training.trainer import LEFT_OUT_NAME, TrainingRequest, copy_weights, train
-from components.training.worker import TrainingLost, Watchdog
+from components.training.learner import copy_weights
+from components.training.lost import TrainingLost, Watchdog
+from components.training.request import TrainingRequest
+from components.training.result import LEFT_OUT_NAME
+from components.training.trainer import train
 from tfrecords import Charset, DataError, DatasetManifest, ImageLimits, decode_png
 
 # What `python -m components.training.worker` does, but with settings under which any number
@@ -349,8 +353,8 @@ def step_of_descent(black_pixel: bool, clip_norm: float):
     import keras
     import tensorflow as tf
 
-    from components.training.ctc import compute_ctc_loss
-    from components.training.trainer import _make_training_step
+    from components.ctc.loss import compute_ctc_loss
+    from components.training.learner import _make_training_step
 
     keras.utils.set_random_seed(3)
     images, widths = keras.Input((8, None, 1)), keras.Input((), dtype="int32")
@@ -521,7 +525,9 @@ def test_a_training_that_ends_early_keeps_the_weights_of_the_epoch_that_was_best
     """Those are what a training of just so many epochs ends with, as `crnn_v1` learns at a constant rate."""
     import keras
 
-    monkeypatch.setattr(trainer, "best_epoch", lambda history: min(2, len(history)))  # as if the others were worse
+    monkeypatch.setattr(
+        trainer, "choose_best_epoch", lambda history: min(2, len(history))
+    )  # as if the others were worse
     changes = {"model": "crnn_v1", "learning_rate": 0.02, "batch_size": 4}
     patient = request_for(tiny_dataset, **changes, epochs=200, patience=1)
     said: list[str] = []

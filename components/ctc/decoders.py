@@ -1,0 +1,80 @@
+"""The decoders that `--decoder` names."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from components.ctc.beam_search import decode_with_beam_search
+from components.ctc.decoding import Decoded, decode_greedily
+from components.ctc.lexicon import Lexicon, decode_with_lexicon
+from tfrecords import Charset, DataError, storage
+
+DECODERS = ("greedy", "beam", "lexicon")
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """How logits become text.
+
+    Attributes:
+        decoder: one of `DECODERS`.
+        beam_width: how many beginnings of texts the beam search keeps.
+        lexicon: file of words, one a line in UTF-8, local or remote, for the decoder of that name.
+        lexicon_sha256: of that file, hexadecimal, if it must not be another one.
+    """
+
+    decoder: str = "greedy"
+    beam_width: int = 10
+    lexicon: str | None = None
+    lexicon_sha256: str | None = None
+
+    def pinned(self) -> Decoding:
+        """The same, with the lexicon as it is now and no other."""
+        return (
+            dataclasses.replace(self, lexicon_sha256=storage.compute_checksum(self.lexicon)) if self.lexicon else self
+        )
+
+    @property
+    def identity(self) -> list[Any]:
+        """What decides which text is made of the same logits."""
+        identity: list[Any] = [self.decoder]
+        if self.decoder == "beam":
+            identity.append(self.beam_width)
+        if self.lexicon_sha256:
+            identity.append(self.lexicon_sha256)
+        return identity
+
+    def read_lexicon(self, charset: Charset) -> Lexicon:
+        """The words of the lexicon's file.
+
+        Raises:
+            DataError: if the file cannot be read, or has no word that the charset can write.
+        """
+        assert self.lexicon is not None
+        try:
+            content = storage.read_bytes(self.lexicon)
+            text = content.decode("utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"--lexicon={self.lexicon} has to hold one word a line, in UTF-8: {error}") from None
+        if self.lexicon_sha256 not in (None, hashlib.sha256(content).hexdigest()):
+            raise DataError(f"--lexicon={self.lexicon} was changed while the job ran: run it again")
+        try:
+            return Lexicon.from_words(text.splitlines(), charset)
+        except DataError as error:
+            raise DataError(f"--lexicon={self.lexicon}: {error}") from None
+
+    def function(self, charset: Charset) -> Callable[[np.ndarray, np.ndarray], list[Decoded]]:
+        """Logits and time steps to what they say."""
+        if self.decoder == "beam":
+            return functools.partial(
+                decode_with_beam_search, beam_width=self.beam_width, alternatives=self.beam_width - 1
+            )
+        if self.decoder == "lexicon":
+            return functools.partial(decode_with_lexicon, lexicon=self.read_lexicon(charset))
+        return decode_greedily

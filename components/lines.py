@@ -1,0 +1,50 @@
+"""Lines of listed images: read and decoded in order, by threads or helper processes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from components.listing import ImageReference, read_image
+from components.processes import map_in_processes, map_in_threads
+from components.rejects import Reject
+from tfrecords import ImageLimits, ImageRejected, LineImage, read_line, storage
+
+_Outcome = TypeVar("_Outcome")
+_READ_AHEAD, _THREADS = 64, 16
+_WORTH_CALLING = 64  # references; with fewer, helper processes cost more than they save
+
+
+def map_in_order(
+    function: Callable[[ImageReference], _Outcome], references: Sequence[ImageReference], processes: int
+) -> Iterator[_Outcome]:
+    """`map` in the order of the references, which are read and decoded as fast as the machine allows.
+
+    Args:
+        function: to be pickled; reads the file that a reference names.
+        processes: how many processes this one may occupy.
+    """
+    if any(storage.is_remote(reference.uri) for reference in references):  # a table may name both
+        return map_in_threads(function, references, _THREADS, ahead=_READ_AHEAD)
+    if processes > 1 and len(references) >= _WORTH_CALLING:
+        return map_in_processes(function, references, processes)
+    return map(function, references)  # threads would take turns at decoding, and lose time at each
+
+
+def read_referenced_line(reference: ImageReference, height: int, limits: ImageLimits) -> LineImage | Reject:
+    """The grey line of a listed image, or why it is none."""
+    if reference.problem is not None:
+        return Reject(reference.uri, reference.problem, reference.detail or "")
+    try:
+        limits.check_bytes(reference.size_bytes)
+        return read_line(read_image(reference.uri), height, limits)
+    except OSError as error:
+        return Reject(reference.uri, "unreadable", str(error))
+    except ImageRejected as error:
+        return Reject(reference.uri, error.reason, error.detail)
+
+
+def digest_references(references: Sequence[ImageReference]) -> str:
+    """SHA-256 over references, hexadecimal: equal inputs in equal order, equal digest."""
+    return hashlib.sha256(repr([tuple(reference) for reference in references]).encode()).hexdigest()

@@ -1,0 +1,369 @@
+"""Tables as files write them: CSV, TSV and JSON lines, with their delimiters, quotes and headers."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import itertools
+import json
+import operator
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from tfrecords import DataError, storage
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
+_MAX_LINE_BYTES = 1_000_000
+_DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
+_BYTE_ORDER_MARK = "\ufeff"
+_CARRIAGE_RETURN = "a carriage return stands inside the line: lines must end with a line feed"
+_JSON_KINDS = {
+    bool: "true or false",
+    dict: "an object",
+    float: "a floating-point number",
+    int: "an integer",
+    list: "a list",
+    type(None): "null",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TableRow:
+    """One row of a table; of a damaged one only `place` and `problem` are given.
+
+    Attributes:
+        place: table and line at which the row begins, counted from 1 as in an editor.
+        path: as the table writes it, without white space around it.
+        text: the label, not normalised; empty if the cell is; None if no text is read.
+        group: without white space around it, or None if no group is read.
+        problem: why the row cannot be used, or None.
+    """
+
+    place: str
+    path: str | None
+    text: str | None
+    group: str | None
+    problem: str | None
+
+
+class WantedColumn(NamedTuple):
+    """A column that is looked for: by its name, if one is `given` with a flag, else by the usual ones."""
+
+    role: str
+    flag: str
+    given: str | None
+    usual: Sequence[str]
+
+
+class _LineTooLongError(Exception):
+    """A line has more than `_MAX_LINE_BYTES` bytes; it was skipped."""
+
+
+class TableLines:
+    """The lines of a file as text, with their ends; reading goes on after a line that is too long.
+
+    Attributes:
+        number: of the line that was read last, from 1.
+        table: the file's name, for messages.
+    """
+
+    def __init__(self, file: Any, table: str) -> None:
+        self._file = io.BufferedReader(file, 1 << 20)
+        self.table = table
+        self.number = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._file.readline(_MAX_LINE_BYTES + 2)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        if len(line) > _MAX_LINE_BYTES and len(line.rstrip(b"\r\n")) > _MAX_LINE_BYTES:
+            while line and not line.endswith(b"\n"):
+                line = self._file.readline(_MAX_LINE_BYTES)
+            raise _LineTooLongError(f"the line has more than {_MAX_LINE_BYTES:,} bytes")
+        try:
+            return line.decode().removeprefix(_BYTE_ORDER_MARK)  # joined files have one at each file's start
+        except UnicodeDecodeError as error:
+            raise self.not_utf_8(f"byte 0x{line[error.start]:02X}") from None
+
+    def not_utf_8(self, what: str) -> DataError:
+        return DataError(
+            f"line {self.number} of {self.table} is not UTF-8 ({what}): save the table as UTF-8, "
+            "which Excel calls 'CSV UTF-8'"
+        )
+
+    def restart(self) -> None:
+        self._file.seek(0)
+        self.number = 0
+
+
+def _read_whole_lines(lines: TableLines) -> Iterator[tuple[str, str | None]]:
+    """Lines that are not blank, without their ends, each with what is wrong with it."""
+    while True:
+        try:
+            line = next(lines)
+        except StopIteration:
+            return
+        except _LineTooLongError as error:
+            yield "", str(error)
+        else:
+            if line.strip():
+                yield line.rstrip("\r\n"), None
+
+
+# Tables with delimiters
+
+_Record = tuple[int, list[str], str | None]
+"""Number of the first line, cells, and what is wrong."""
+
+
+class _Header(NamedTuple):
+    """How a table is written.
+
+    Attributes:
+        records: those after the header.
+        delimiter: between cells.
+        names: of all columns, or None if there is no header.
+        width: how many cells a row has.
+        indices: of the columns wanted.
+    """
+
+    records: Iterator[_Record]
+    delimiter: str
+    names: list[str] | None
+    width: int
+    indices: list[int]
+
+
+def read_delimited_rows(table: str, lines: TableLines, wanted: Sequence[WantedColumn]) -> Iterator[TableRow]:
+    header = find_header(table, lines, wanted)
+    last_index = max(header.indices)
+    delimiter_name = _DELIMITERS.get(header.delimiter, repr(header.delimiter))
+    likely = "text" if len(wanted) > 1 else "path"
+    for line, cells, problem in header.records:
+        place = f"row {line} of {lines.table}"
+        if problem is None:
+            if len(cells) > header.width:
+                problem = (
+                    f"it has {len(cells)} cells instead of {header.width}: perhaps a {likely} has a {delimiter_name} "
+                    "and is not quoted"
+                )
+            elif len(cells) <= last_index:
+                problem = f"it has only {len(cells)} of {header.width} cells"
+            elif cells == header.names:
+                problem = "it repeats the header"
+            else:
+                yield _parse_row(place, *(cells[index] for index in header.indices))
+                continue
+        yield TableRow(place, None, None, None, problem)
+
+
+def _parse_row(place: str, path: str, text: str | None = None, group: str | None = None) -> TableRow:
+    path = path.strip()
+    if not path:
+        return TableRow(place, None, None, None, "no path")
+    if group is not None:
+        group = group.strip()
+    if "\0" in path or "\0" in (text or ""):
+        return TableRow(place, None, None, None, "it has a NUL byte")
+    return TableRow(place, path, text, group, None)
+
+
+def find_header(table: str, lines: TableLines, wanted: Sequence[WantedColumn]) -> _Header:
+    suffix = os.path.splitext(table)[1].lower()
+    first, problem = next(_read_whole_lines(lines), ("", None))
+    if "\0" in first:
+        raise lines.not_utf_8("it has a NUL byte, as UTF-16 has")
+    if problem:
+        raise DataError(f"line {lines.number} of {lines.table} is no header ({problem}): {_suggest_header(wanted)}")
+    # Excel's own mark of the delimiter, on a line before the header.
+    mark = re.fullmatch(r'"?sep=([^"\s]|\t)"?', first, re.IGNORECASE) if suffix == ".csv" else None
+    delimiters: Iterable[str] = [mark[1]] if mark else _DELIMITERS
+    quoted = True
+    if suffix == ".tsv":
+        delimiters = ["\t"]
+        quoted = all(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in first.split("\t"))
+
+    def records_of(delimiter: str) -> Iterator[_Record]:
+        lines.restart()
+        records = _read_quoted_records(lines, delimiter) if quoted else _read_tab_records(lines)
+        return itertools.islice(records, 1 if mark else 0, None)
+
+    failures: list[tuple[int, DataError]] = []
+    for delimiter in delimiters:
+        records = records_of(delimiter)
+        cells: list[str] = []
+        try:
+            line, cells, problem = next(records, (0, [], None))
+            if not line:
+                raise DataError(f"the table {lines.table} is empty: {_suggest_header(wanted)}")
+            if problem:
+                raise DataError(f"line {line} of {lines.table} is no header ({problem}): {_suggest_header(wanted)}")
+            indices = _find_columns(cells, wanted, lines.table, "first line")
+            return _Header(records, delimiter, cells, len(cells), indices)
+        except DataError as error:
+            failures.append((-1 if len(cells) == 1 else len(cells), error))  # one cell: certainly another delimiter
+        if all(column.given is None for column in wanted) and len(wanted) <= len(cells) <= 2:
+            files = [index for index, cell in enumerate(cells) if _is_file_beside(table, cell.strip())]
+            if len(files) == 1:
+                indices = [files[0], 1 - files[0]][: len(wanted)]
+                return _Header(records_of(delimiter), delimiter, None, len(cells), indices)
+    raise max(failures, key=operator.itemgetter(0))[1]
+
+
+def _read_quoted_records(lines: TableLines, delimiter: str) -> Iterator[_Record]:
+    # A space before a quotation mark is skipped: it would make the mark a part of the text.
+    reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
+    while True:
+        line = lines.number + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except (_LineTooLongError, csv.Error) as error:
+            if "new-line character" in str(error):
+                yield line, [], _CARRIAGE_RETURN
+            elif lines.number == line and isinstance(error, _LineTooLongError):
+                yield line, [], str(error)
+            elif lines.number == line and "field larger" in str(error):
+                yield line, [], f"a cell has more than {csv.field_size_limit():,} symbols"
+            else:
+                raise DataError(
+                    f"row {line} of {lines.table} has a quotation mark that is not closed, or not doubled inside a "
+                    f"quoted cell ({error}): correct that row"
+                ) from None
+        else:
+            if "".join(cells).strip():
+                yield line, cells, None
+
+
+def _read_tab_records(lines: TableLines) -> Iterator[_Record]:
+    for line, problem in _read_whole_lines(lines):
+        if problem is None and "\r" in line:
+            problem = _CARRIAGE_RETURN
+        cells = line.split("\t")
+        yield lines.number, [_unquote(cell) for cell in cells] if '"' in line else cells, problem
+
+
+def _unquote(cell: str) -> str:
+    """What a writer of quoted cells meant; any other cell stays as it is."""
+    if len(cell) > 1 and cell[0] == cell[-1] == '"':
+        inside = cell[1:-1]
+        if '"' in inside and '"' not in inside.replace('""', ""):
+            return inside.replace('""', '"')
+    return cell
+
+
+def _is_file_beside(table: str, path: str) -> bool:
+    """Whether a path, relative to the table's folder, or a URL is a file."""
+    if not storage.is_remote(path):
+        path = os.path.join(os.path.dirname(table), path)
+    try:
+        return storage.is_file(path)
+    except DataError:
+        return False
+
+
+# Tables of JSON objects
+
+
+def read_json_rows(lines: TableLines, wanted: Sequence[WantedColumn]) -> Iterator[TableRow]:
+    keys: list[str] | None = None
+    for line, problem in _read_whole_lines(lines):
+        place = f"row {lines.number} of {lines.table}"
+        value: dict[str, Any] = {}
+        if problem is None:
+            value, problem = _parse_json_object(line)
+        if problem is None:
+            if keys is None:
+                names = list(value)
+                keys = [names[index] for index in _find_columns(names, wanted, lines.table, "first object")]
+            texts, problem = _pick_json_texts(value, keys)
+            if problem is None:
+                yield _parse_row(place, *texts)
+                continue
+        yield TableRow(place, None, None, None, problem)
+    if keys is None and lines.number:
+        raise DataError(
+            f"no line of {lines.table} is a JSON object: write one object a line, without line breaks in it"
+        )
+
+
+def _parse_json_object(line: str) -> tuple[dict[str, Any], str | None]:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        return {}, f"it is not valid JSON ({error.msg} at symbol {error.colno})"
+    except (ValueError, RecursionError) as error:
+        return {}, f"it is not valid JSON ({error})"
+    return (value, None) if isinstance(value, dict) else ({}, "it is not a JSON object")
+
+
+def _pick_json_texts(value: dict[str, Any], keys: Sequence[str]) -> tuple[list[str], str | None]:
+    """The texts under the keys of path, text and group, or what is wrong."""
+    texts = []
+    for index, key in enumerate(keys):
+        if key not in value:
+            return [], f"it has no {key!r}"
+        text = value[key]
+        if type(text) is int and index:
+            text = str(text)
+        if not isinstance(text, str):
+            return [], f"{key!r} is {_JSON_KINDS[type(text)]}: write it as a string"
+        if re.search("[\ud800-\udfff]", text):
+            return [], f"{key!r} has half a surrogate pair"
+        texts.append(text)
+    return texts, None
+
+
+# Columns
+
+
+def _find_columns(names: list[str], wanted: Sequence[WantedColumn], table: str, where: str) -> list[int]:
+    """Indices of the columns wanted among the names of all columns, which `where` in the table gives.
+
+    Raises:
+        DataError: if one is missing, or if it is not clear which is meant.
+    """
+    indices = [_find_column(names, column, wanted, table, where) for column in wanted]
+    if len(indices) > 1 and indices[0] == indices[1]:
+        raise DataError(
+            f"{table}: the path and the text would both be column {names[indices[0]]!r}; "
+            "name two columns with --path_column and --text_column"
+        )
+    return indices
+
+
+def _find_column(names: list[str], column: WantedColumn, wanted: Sequence[WantedColumn], table: str, where: str) -> int:
+    role, flag, given, usual = column
+    if given is not None and names.count(given) == 1:
+        return names.index(given)
+    plain_names = [_normalise_name(name) for name in names]
+    for plain_name in usual if given is None else [_normalise_name(given)]:
+        count = plain_names.count(plain_name)
+        if count > 1:
+            raise DataError(f"{table} has {count} columns {plain_name!r}: rename all but the one with the {role}")
+        if count:
+            return plain_names.index(plain_name)
+    present = (", ".join(repr(name[:40]) for name in names[:20]) or "no name") + (", …" if len(names) > 20 else "")
+    if given is not None:
+        raise DataError(f"{flag}={given}: {table} has no such column; its {where} has {present}")
+    advice = f"; {_suggest_header(wanted)}, or" if where == "first line" else ";"
+    raise DataError(
+        f"{table} has no {role} column: its {where} has {present} and none of {', '.join(usual)}"
+        f"{advice} say with {flag} which it is"
+    )
+
+
+def _suggest_header(wanted: Sequence[WantedColumn]) -> str:
+    return f"begin the table with a header line such as {','.join(column.role for column in wanted[:2])}"
+
+
+def _normalise_name(name: str) -> str:
+    return re.sub("[ -]", "_", name.strip().lower())

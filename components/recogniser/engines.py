@@ -1,0 +1,134 @@
+"""What scores batches of lines: TensorFlow or ONNX Runtime, with one face.
+
+Neither is imported before a model is loaded: a job that reads with one does not pay for the other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from types import ModuleType
+
+import numpy as np
+
+from components.devices import find_gpus
+from components.recogniser.manifest import ONNX_NAME, SAVED_MODEL_NAME, ModelManifest
+from tfrecords import DataError, storage
+
+ENGINES = ("auto", "tensorflow", "onnx")
+# What the layers make of so many pixels fits a core's second-level cache: larger batches are a quarter slower.
+_CACHED_PIXELS = 150_000
+_IMPORT_LOCK = threading.Lock()
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """A model that is ready to score.
+
+    Attributes:
+        name: `tensorflow` or `onnx`.
+        why: it was chosen, for a person.
+        score: images uint8 [batch, height, width, 1] and widths int32 [batch] to logits float32
+            [batch, time, classes] and time steps int32 [batch].
+    """
+
+    name: str
+    why: str
+    score: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def load_engine(name: str, folder: str, manifest: ModelManifest, threads: int) -> Engine:
+    """Loads a committed model, its files checked against the manifest.
+
+    Args:
+        name: one of `ENGINES`; `auto` takes the one that is faster on this machine: TensorFlow where it sees a
+            GPU, ONNX Runtime where there is none.
+        folder: of the model, local or remote.
+        threads: processor cores to use at once.
+
+    Raises:
+        DataError: if the model has no file for this engine, or it was damaged.
+    """
+    name, why = choose_engine(name, manifest)
+    path = manifest.fetch(folder, ONNX_NAME if name == "onnx" else SAVED_MODEL_NAME)
+    try:
+        return Engine(name, why, _load_onnx(path, threads) if name == "onnx" else _load_tensorflow(path))
+    finally:
+        if storage.is_remote(folder):  # what was copied is in memory now
+            storage.remove_folder(os.path.dirname(path))
+
+
+def choose_engine(name: str, manifest: ModelManifest) -> tuple[str, str]:
+    """The engine that one of `ENGINES` means for a model on this machine, and why.
+
+    Raises:
+        DataError: if the model has no file for the engine that was asked for.
+    """
+    exported = ONNX_NAME in manifest.files
+    if name == "onnx" and not exported:
+        raise DataError(
+            f"model {manifest.model_id} has no {ONNX_NAME}, because an older version wrote it: "
+            "read with --engine=tensorflow, or train it again"
+        )
+    if name != "auto":
+        return name, "as asked for"
+    if not exported:
+        return "tensorflow", f"the model has no {ONNX_NAME}"
+    if find_gpus() and (gpus := _import_tensorflow().config.list_physical_devices("GPU")):
+        return "tensorflow", f"it sees {len(gpus)} GPU{'s' * (len(gpus) > 1)}"
+    return "onnx", "faster on a CPU"
+
+
+def _load_onnx(path: str, threads: int) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Threads that wait in a loop would take the cores from those that decode images.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3  # errors
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def score(images: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        lines = max(1, _CACHED_PIXELS // images[0].size)
+        parts = [
+            session.run(["logits", "time_steps"], {"images": images[i : i + lines], "widths": widths[i : i + lines]})
+            for i in range(0, len(images), lines)
+        ]
+        logits, time_steps = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return logits, time_steps
+
+    return score
+
+
+def _load_tensorflow(folder: str) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    tf = _import_tensorflow()
+    loaded = tf.saved_model.load(folder)
+
+    def score(images: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        outputs = loaded.score(tf.constant(images), tf.constant(widths))
+        return outputs["logits"].numpy(), outputs["time_steps"].numpy()
+
+    return score
+
+
+def _import_tensorflow() -> ModuleType:
+    """TensorFlow, without what its libraries print to standard error as they start: on a machine without a GPU
+    that is a screenful, and it cannot be turned off before they are loaded."""
+    with _IMPORT_LOCK:
+        if "tensorflow" not in sys.modules:
+            standard_error = os.dup(2)
+            try:
+                with tempfile.TemporaryFile() as hidden:
+                    os.dup2(hidden.fileno(), 2)
+                    import tensorflow
+
+                    tensorflow.config.list_physical_devices()
+            finally:
+                os.dup2(standard_error, 2)
+                os.close(standard_error)
+    return sys.modules["tensorflow"]

@@ -1,0 +1,126 @@
+"""The manifest of a trained model: a model's folder without one does not exist for any reader."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from typing import Any
+
+from tfrecords import Charset, DataError, storage
+from tfrecords.manifest import MANIFEST_NAME, read_charset, read_manifest, suggest_remedy
+
+SCHEMA_VERSION = 3
+CALIBRATION_NAME = "calibration.json"
+KERAS_NAME = "model.keras"
+ONNX_NAME = "model.onnx"
+SAVED_MODEL_NAME = "saved_model"
+PLOTS_NAME = "plots"
+_OLDEST_VERSION = 1
+_ADDED = {"time_stride": 4, "temperature": 1.0}  # in versions 2 and 3; with the values that version 1 implied
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelManifest:
+    """What a committed model is.
+
+    Attributes:
+        model_id: short digest of the dataset and the options that it was trained with.
+        dataset_id: what it was trained on.
+        model: name of the network.
+        height: pixels of the lines that it reads.
+        time_stride: the width of a batch is a multiple of this many pixels.
+        temperature: what its logits are divided by so that confidences are calibrated.
+        charset_sha256: digest of `charset.txt`.
+        options: the training options, by flag.
+        files: `{path inside the folder: {"bytes": …, "sha256": …}}`.
+        created_at: ISO 8601, UTC.
+        schema_version: of this manifest and of the files. Version 1 had no `model.onnx`, and a SavedModel that
+            could only score ready batches; version 2 had no temperature.
+    """
+
+    model_id: str
+    dataset_id: str
+    model: str
+    height: int
+    time_stride: int
+    temperature: float
+    charset_sha256: str
+    options: dict[str, Any]
+    files: dict[str, dict[str, Any]]
+    created_at: str
+    schema_version: int = SCHEMA_VERSION
+
+    def write(self, folder: str) -> None:
+        """Commits the model in `folder`."""
+        storage.write_json(storage.join(folder, MANIFEST_NAME), dataclasses.asdict(self))
+
+    @classmethod
+    def read(cls, folder: str) -> ModelManifest:
+        """The manifest of the model in `folder`.
+
+        Raises:
+            FileNotFoundError: if nothing was committed there.
+            DataError: if it was written by a version that this one does not know.
+        """
+        content = read_manifest(folder, SCHEMA_VERSION, step="train", oldest=_OLDEST_VERSION)
+        manifest = cls(**{**_ADDED, **content})
+        if outside := [name for name in manifest.files if not {"", ".", ".."}.isdisjoint(name.split("/"))]:
+            raise DataError(f"the manifest in {folder} names a file that is not in its folder: {outside[0]}")
+        return manifest
+
+    def read_charset(self, folder: str) -> Charset:
+        """The model's charset, checked against the manifest.
+
+        Raises:
+            DataError: if `charset.txt` is not the one that the model was trained with.
+        """
+        return read_charset(folder, self.charset_sha256, step="train")
+
+    def fetch(self, folder: str, prefix: str) -> str:
+        """A local folder with the committed files whose path starts with `prefix`, each checked.
+
+        Local files are checked where they are; others are copied first.
+
+        Raises:
+            DataError: for a file that is missing or not what the manifest says.
+        """
+        local = tempfile.mkdtemp(prefix="model-") if storage.is_remote(folder) else folder
+        try:
+            self._fetch(folder, prefix, local)
+        except BaseException:
+            if local != folder:
+                storage.remove_folder(local)
+            raise
+        return os.path.join(local, prefix)
+
+    def _fetch(self, folder: str, prefix: str, local: str) -> None:
+        for name, expected in self.files.items():
+            if not name.startswith(prefix):
+                continue
+            path = os.path.join(local, *name.split("/"))
+            try:
+                if local != folder:
+                    storage.copy_file(storage.join(folder, name), path)
+                digest = storage.compute_checksum(path)
+            except FileNotFoundError:
+                raise DataError(
+                    f"{folder}/{name} is missing, but the manifest beside it names it: "
+                    f"{suggest_remedy(folder, 'train')}"
+                ) from None
+            if digest != expected["sha256"]:
+                raise DataError(
+                    f"{folder}/{name} has checksum {digest[:12]}, the manifest says {expected['sha256'][:12]}: "
+                    f"it was damaged or replaced; {suggest_remedy(folder, 'train')}"
+                )
+
+
+def describe_files(folder: str) -> dict[str, dict[str, Any]]:
+    """Bytes and SHA-256 of every file below a local folder, by path inside it."""
+    described = {}
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(parent, name)
+            inside = os.path.relpath(path, folder).replace(os.sep, "/")
+            described[inside] = {"bytes": storage.get_size(path), "sha256": storage.compute_checksum(path)}
+    return dict(sorted(described.items()))

@@ -1,0 +1,264 @@
+"""The network on all replicas with its optimiser, and one training step over a global batch."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from components.ctc.loss import compute_ctc_loss
+from components.training.checkpoints import Checkpoint
+from components.training.data import Examples, make_training_batches
+from components.training.export import make_input_signature
+from components.training.lost import Watchdog
+from components.training.networks import NETWORKS
+from components.training.place import ClusterPlace
+from components.training.recipes import RECIPES, Recipe
+from components.training.request import TrainingRequest
+from tfrecords import Charset, DataError
+
+_WARM_UP = 0.1
+_BFLOAT16_FROM = (8, 0)
+"""Compute capability from which NVIDIA GPUs multiply bfloat16 faster than float32."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingCluster:
+    """This worker's place among all."""
+
+    strategy: tf.distribute.MultiWorkerMirroredStrategy
+    worker: int
+    workers: int
+
+    @classmethod
+    def join(cls) -> TrainingCluster:
+        """The cluster that `TF_CONFIG` names, once all of it is there, or one of this process alone."""
+        place = ClusterPlace.of(os.environ)
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        return cls(strategy, place.worker if place else 0, len(place.addresses) if place else 1)
+
+    @property
+    def replicas(self) -> int:
+        return self.strategy.num_replicas_in_sync
+
+    @property
+    def replicas_here(self) -> range:
+        """Which of all replicas this worker runs."""
+        each = self.replicas // self.workers
+        return range(self.worker * each, (self.worker + 1) * each)
+
+    def sum_over_workers(self, values: Sequence[float]) -> np.ndarray:
+        """The sums of every worker's values, float64, on all of them."""
+        mine = tf.constant(values, tf.float64)
+        first = self.replicas_here.start
+        shares = self.strategy.experimental_distribute_values_from_function(
+            lambda context: mine if context.replica_id_in_sync_group == first else tf.zeros_like(mine)
+        )
+        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, shares, axis=None).numpy()
+
+
+def _choose_precision() -> str:
+    """bfloat16 where every device multiplies it faster than float32; else float32."""
+    gpus = tf.config.list_physical_devices("GPU")
+    capable = [
+        tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) >= _BFLOAT16_FROM
+        for gpu in gpus
+    ]
+    return "mixed_bfloat16" if gpus and all(capable) else "float32"
+
+
+class Learner:
+    """The network on all replicas with its optimiser, and the same network for reading."""
+
+    def __init__(
+        self,
+        cluster: TrainingCluster,
+        request: TrainingRequest,
+        charset: Charset,
+        height: int,
+        steps: int,
+        watchdog: Watchdog,
+    ):
+        self.watchdog = watchdog
+        self._cluster, self._request = cluster, request
+        build, recipe = NETWORKS[request.model], RECIPES[request.model]
+        keras.utils.set_random_seed(request.seed)
+        with cluster.strategy.scope():
+            before = keras.config.dtype_policy()
+            keras.config.set_dtype_policy(request.precision or _choose_precision())
+            try:
+                self.model = build(charset.classes, height, cluster.replicas > 1)
+            finally:
+                keras.config.set_dtype_policy(before)
+            self.optimizer = _make_optimizer(request, recipe, steps)
+            self.optimizer.build(self.model.trainable_variables)
+        # What reads validation lines and is exported knows nothing of the strategy or of bfloat16.
+        self.reader = build(charset.classes, height, False)
+        if request.init_from is not None:
+            copy_weights(self.model, request.init_from, request.init_symbols, charset)
+        self.step = _make_training_step(
+            cluster.strategy, self.model, self.optimizer, request.batch_size, recipe.clip_norm
+        )
+        self.read = make_logits_function(self.reader, height)
+
+    def batches(self, examples: Examples, steps: range) -> Iterator:
+        """The global batches of some steps, this worker's slices of them."""
+        request, replicas = self._request, self._cluster.replicas
+        return iter(
+            self._cluster.strategy.distribute_datasets_from_function(
+                lambda _context: make_training_batches(
+                    examples,
+                    batch_size=request.batch_size,
+                    seed=request.seed,
+                    steps=steps,
+                    replicas=self._cluster.replicas_here,
+                    replica_batch_size=request.batch_size // replicas,
+                    augment=RECIPES[request.model].augment,
+                )
+            )
+        )
+
+    def gather(self, values: Any) -> np.ndarray:
+        """Every replica's values, one after the other."""
+        return self._cluster.strategy.gather(values, axis=0).numpy()
+
+    def arrays(self, best: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Weights, optimiser and random state, and the best weights so far, by name."""
+        groups = {"model": self.model.variables, "optimizer": self.optimizer.variables, "best": best}
+        return {
+            f"{group}/{i}": keras.ops.convert_to_numpy(value)
+            for group, values in groups.items()
+            for i, value in enumerate(values)
+        }
+
+    def restore(self, checkpoint: Checkpoint, checkpoint_folder: str) -> None:
+        """Puts everything back as it was; on every worker."""
+        for group, variables in (("model", self.model.variables), ("optimizer", self.optimizer.variables)):
+            values = pick_arrays(group, checkpoint)
+            if [value.shape for value in values] != [tuple(variable.shape) for variable in variables]:
+                raise DataError(
+                    "the checkpoint to go on from is of another network or optimiser: delete "
+                    f"{checkpoint_folder} to start anew"
+                )
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value)
+
+
+def pick_arrays(group: str, checkpoint: Checkpoint) -> list[np.ndarray]:
+    count = sum(name.startswith(f"{group}/") for name in checkpoint.arrays)
+    return [checkpoint.arrays[f"{group}/{i}"] for i in range(count)]
+
+
+def copy_weights(model: keras.Model, path: str, symbols: Sequence[str], charset: Charset) -> None:
+    """Copies the weights of a trained model into another of the same network, symbol by symbol.
+
+    Symbols that both charsets have, and the blank, keep their weights; new ones keep their random
+    start; symbols that only the old model knows are dropped.
+
+    Args:
+        path: of the trained model's `.keras` file.
+        symbols: that the trained model knows, in its order.
+        charset: of `model`.
+
+    Raises:
+        DataError: if it is another network, or one for lines of another height.
+    """
+    old = keras.saving.load_model(path, compile=False, safe_mode=True)
+    places = {symbol: i for i, symbol in enumerate((*symbols, None))}  # None stands for the blank, the last class
+    classes = [(new, places[symbol]) for new, symbol in enumerate((*charset.symbols, None)) if symbol in places]
+    new_classes, old_classes = map(list, zip(*classes, strict=True))
+    if len(model.layers) != len(old.layers):
+        raise DataError(f"the model in {path} is of another network than {model.name}")
+    for layer, old_layer in zip(model.layers, old.layers, strict=True):
+        weights, old_weights = layer.get_weights(), old_layer.get_weights()
+        if layer.name == "logits":
+            for mine, its in zip(weights, old_weights, strict=True):
+                mine[..., new_classes] = its[..., old_classes]
+            old_weights = weights
+        if [mine.shape for mine in weights] != [its.shape for its in old_weights]:
+            raise DataError(f"the model in {path} is {old.name} of another size than {model.name} here")
+        layer.set_weights(old_weights)
+
+
+def _make_optimizer(request: TrainingRequest, recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
+    rate = request.learning_rate
+    if recipe.one_cycle:
+        warm_up = max(1, int(steps * _WARM_UP))
+        rate = keras.optimizers.schedules.CosineDecay(
+            initial_learning_rate=rate / 25,
+            decay_steps=max(1, steps - warm_up),
+            alpha=0.01,
+            warmup_target=rate,
+            warmup_steps=warm_up,
+        )
+    if recipe.weight_decay:
+        optimizer = keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay)
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        return optimizer
+    return keras.optimizers.Adam(rate)
+
+
+def _make_training_step(
+    strategy: tf.distribute.Strategy, model: keras.Model, optimizer, batch_size: int, clip_norm: float
+) -> Callable:
+    """One step over a global batch.
+
+    The gradient is that of the sum of all finite losses divided by the global batch size,
+    whatever the number of replicas; it is summed over replicas before it is clipped.
+
+    Returns:
+        A function of the iterator to the summed loss, the number of examples with a finite
+        loss, both of the global batch, and, on each replica, int32 [n], the indices of its
+        examples without one, -1 in the place of the others.
+    """
+    replicas = strategy.num_replicas_in_sync
+    shapes = [*(variable.shape for variable in model.trainable_variables), tf.TensorShape([]), tf.TensorShape([])]
+
+    def on_replica(batch):
+        with tf.GradientTape() as tape:
+            outputs = model([batch["images"], batch["widths"]], training=True)
+            losses = compute_ctc_loss(outputs["logits"], outputs["time_steps"], batch["labels"], batch["label_lengths"])
+            finite = tf.math.is_finite(losses)
+            losses = tf.where(finite, losses, 0.0)
+            loss = tf.reduce_sum(losses) / batch_size
+        gradients = tape.gradient(loss, model.trainable_variables)
+        # Summed before they are clipped, in one piece; the optimiser sums what it is given once more.
+        parts = [*gradients, tf.reduce_sum(losses), tf.reduce_sum(tf.cast(finite, tf.float32))]
+        flat = tf.concat([tf.reshape(part, [-1]) for part in parts], 0)
+        flat = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, flat)
+        split = tf.split(flat, [shape.num_elements() for shape in shapes])
+        *gradients, loss, count = (tf.reshape(piece, shape) for piece, shape in zip(split, shapes, strict=True))
+        norm = tf.linalg.global_norm(gradients)
+        scale = tf.where(norm > clip_norm, clip_norm / norm, 1.0) / replicas
+        usable = tf.math.is_finite(norm)  # else the whole batch is left out
+        gradients = [tf.where(usable, gradient * scale, 0.0) for gradient in gradients]
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+        return (
+            tf.where(usable, loss, 0.0),
+            tf.where(usable, count, 0.0),
+            tf.where(finite & usable, -1, batch["indices"]),
+        )
+
+    @tf.function
+    def step(iterator):
+        loss, finite, left_out = strategy.run(on_replica, args=(next(iterator),))
+        loss, finite = (strategy.experimental_local_results(each)[0] for each in (loss, finite))
+        return loss, finite, left_out
+
+    return step
+
+
+def make_logits_function(reader: keras.Model, height: int) -> Callable:
+    """The network without dropout: images uint8 [batch, height, width, 1] and widths to logits and time steps."""
+
+    @tf.function(input_signature=make_input_signature(height))
+    def read(images, widths):
+        outputs = reader([images, widths], training=False)
+        return outputs["logits"], outputs["time_steps"]
+
+    return read

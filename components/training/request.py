@@ -1,0 +1,44 @@
+"""What a model is trained from and with."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingRequest:
+    """What a model is trained from and with; the same on every worker.
+
+    Attributes:
+        dataset_folder: of a committed dataset, local.
+        output_folder: local; the chief writes the model here.
+        checkpoint_folder: local or remote, the same for all workers.
+        model: a name in `NETWORKS`.
+        epochs, batch_size, learning_rate: `batch_size` is that of all replicas together.
+        patience: epochs without a better one after which training ends.
+        seed: of the weights' start, the order of examples and the distortions.
+        init_from: the `.keras` file, local, of a model of the same network, whose weights are the
+            start; or None.
+        init_symbols: that model's charset.
+        checkpoint_every_s: seconds between checkpoints, which come at the next look or epoch's end.
+        start_timeout_s: seconds that a worker waits for the others to come.
+        stall_timeout_s: seconds that it waits for them later, such as for one that hangs.
+        precision: of the network's arithmetic, a Keras dtype policy; None for what suits the devices.
+    """
+
+    dataset_folder: str
+    output_folder: str
+    checkpoint_folder: str
+    model: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    patience: int
+    seed: int
+    init_from: str | None = None
+    init_symbols: Sequence[str] = ()
+    checkpoint_every_s: float = 60.0
+    start_timeout_s: float = 600.0
+    stall_timeout_s: float = 300.0
+    precision: str | None = None

@@ -1,0 +1,29 @@
+"""Exit statuses, and which of them an error means."""
+
+from __future__ import annotations
+
+from components.training.launcher import TrainingLostError
+from pipeline.engines.dask_cluster import ClusterLostError
+from pipeline.options import UsageError
+from tfrecords import DataError, StoreLostError
+
+EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, EXIT_HELD, EXIT_ALARM = 0, 1, 2, 3, 4
+EXIT_AGAIN, EXIT_INTERRUPTED, EXIT_LOST = 75, 130, 138
+
+
+def choose_status(error: DataError) -> int:
+    """The exit status for what went wrong: whether the same command may well succeed later."""
+    from pipeline.engines.jobs import JobLostError
+
+    if isinstance(error, UsageError):
+        return EXIT_USAGE
+    if isinstance(error, TrainingLostError):
+        return EXIT_LOST
+    lost = isinstance(error, JobLostError | ClusterLostError | StoreLostError)
+    return EXIT_AGAIN if lost else EXIT_REFUSED
+
+
+def describe_error(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

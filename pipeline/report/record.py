@@ -1,0 +1,124 @@
+"""The record of one command: what was asked and what happened."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import re
+from typing import Any
+
+from pipeline.engines.jobs import describe_runner
+from pipeline.options import LinePipelineOptions
+from pipeline.workspace import make_id
+
+# Beam's flags for object stores, and an address that may be a password itself.
+_SECRET = re.compile("secret|token|password|access_key|connection_string|notify_url")
+_PACKAGES = (
+    "ctc-line-reader",
+    "apache-beam",
+    "keras",
+    "numpy",
+    "onnxruntime",
+    "pillow",
+    "pyarrow",
+    "tensorflow",
+    "tfx-bsl",
+)
+
+
+@dataclasses.dataclass
+class RunRecord:
+    """What `runs/ID.json` holds.
+
+    Attributes:
+        run: the ID of this run of the command.
+        status: `done`, `alarm` (done, but an alarm was raised), `refused` (a check said no) or `failed` (the input
+            cannot be used).
+        workspace: where it ran.
+        options: every flag of ours, and Beam's that were given, without what only their owner may know.
+        started_at, finished_at: ISO 8601, UTC.
+        seconds: from start to finish.
+        steps: each step's result, how long it took, and the images that it took a second.
+        problems: one sentence each, as printed.
+        alarms: every check of the night's figures: `name`, `sentence`, `measured`, `limit`, and whether it was
+            `raised`.
+        used: what ran: `runner`, `open_versions` of packages, and of the model that read, if one did, `model_id`,
+            `network`, `dataset_id`, `trained_at` and the `height` of its lines.
+        rejects: how many images were left out, by step and reason.
+        reject_folders: where these are listed, by step.
+        nights: the last runs of the infer step, the oldest first, each with its figures, whether it is `tonight`'s,
+            and whether tonight's is `compared` with it: runs of the same model and decoding. `confidence_shares` is
+            the share of its rows in each of `CONFIDENCE_BARS` bars of equal width from 0 to 1.
+    """
+
+    run: str
+    status: str
+    workspace: str
+    options: dict[str, Any]
+    started_at: str
+    finished_at: str = ""
+    seconds: float = 0.0
+    steps: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    problems: list[str] = dataclasses.field(default_factory=list)
+    alarms: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    used: dict[str, Any] = dataclasses.field(default_factory=dict)
+    rejects: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
+    reject_folders: dict[str, str] = dataclasses.field(default_factory=dict)
+    nights: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    @classmethod
+    def start(cls, options: LinePipelineOptions, workspace: str) -> RunRecord:
+        """A run that starts now."""
+        now = datetime.datetime.now(datetime.UTC)
+        ours = options.get_all_options(current_only=True)
+        given = {**options.get_all_options(drop_default=True), **ours}
+        given = {name: "(not told)" if _SECRET.search(name) else given[name] for name in sorted(given)}
+        run = f"{now:%Y%m%dT%H%M%SZ}-{make_id(at=now.isoformat(), pid=os.getpid())[:6]}"
+        used = {"runner": describe_runner(options), "versions": _find_versions()}
+        return cls(run, "done", workspace, json.loads(json.dumps(given, default=str)), now.isoformat(), used=used)
+
+    def add(self, result: dict[str, Any], seconds: float) -> None:
+        """A step that came to its end."""
+        self.add_alarms(result.pop("alarms"))
+        figures = result["figures"]
+        images = {
+            "ingest": figures.get("matched", 0),
+            "evaluate": figures.get("images", 0),
+            "infer": figures.get("matched", 0) - figures.get("skipped", 0),
+        }.get(result["name"], 0)
+        speed = round(images / seconds, 1) if images and seconds and not result["reused"] else None
+        self.steps.append({**result, "seconds": round(seconds, 3), "images_per_s": speed})
+        if result["refused"] is not None:
+            self.status = "refused"
+            self.problems.append(f"{result['name']}: the new model is not used, because {result['refused']}")
+
+    def add_alarms(self, alarms: list[dict[str, Any]]) -> None:
+        """What was asked for with flags, and whether it was raised."""
+        self.alarms += alarms
+        if self.status == "done" and any(alarm["raised"] for alarm in alarms):
+            self.status = "alarm"
+
+    def add_rejects(self, step: str, counts: dict[str, int], folder: str) -> None:
+        """What a step left out, whether it came to its end or not."""
+        self.rejects[step] = counts
+        self.reject_folders[step] = folder
+
+    def fail(self, problem: str) -> None:
+        """A step that could not come to its end."""
+        self.status = "failed"
+        self.problems.append(problem)
+
+
+def _find_versions() -> dict[str, str]:
+    """Of Python, and of those of the main packages that are installed as such."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # this program, when it is run from its sources
+    return versions

@@ -1,0 +1,137 @@
+"""The collection that the infer step recognises: what is listed, less what was recognised before."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import apache_beam as beam
+
+from components.inference.request import InferenceRequest
+from components.inference.transforms import RecogniseCollection, RecogniseDataset
+from components.listing import PathTables, find_roots_and_tables
+from components.predictions.runs import CommittedRun
+from pipeline.steps.listing import list_collection
+from pipeline.steps.runs import set_aside_unreadable
+from pipeline.steps.step import Context
+from pipeline.steps.unread import find_unread
+from pipeline.workspace import LATEST, Workspace, make_id, read_latest_dataset
+from tfrecords import SPLITS, DataError, DatasetManifest, SplitFractions
+from tfrecords.shards import choose_shard_count
+
+_DATASET = "dataset:"
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectedCollection:
+    """What is read: how many images, in how many shards, their digest, and the job that reads them.
+
+    Attributes:
+        repeats, skipped, reread, retried: as in an `InferenceRequest`.
+        listing_s, unread_s: seconds that it took to list all images, and to find out which of them were read.
+        found: a run that has read the very same, if it is to be taken instead.
+    """
+
+    images: int
+    shards: int
+    digest: str
+    build: Callable[[InferenceRequest, beam.Pipeline], object]
+    repeats: int = 0
+    skipped: int = 0
+    reread: int = 0
+    retried: int = 0
+    listing_s: float = 0.0
+    unread_s: float = 0.0
+    found: CommittedRun | None = None
+
+
+@contextlib.contextmanager
+def select_collection(
+    context: Context, images: str, runs: list[CommittedRun], reading: dict[str, Any], place: Workspace
+) -> Iterator[SelectedCollection]:
+    """What `--infer_images` says, less what earlier runs have read; it can be read inside the block.
+
+    Args:
+        reading: what `describe_recognition` says of this run.
+        place: the workspace in which the listing is written; if it is another one than the context's, nothing is
+            changed there.
+    """
+    if images.startswith(_DATASET):
+        split = _select_split(context.workspace, images)
+        readings = (each for run in runs for each in run.readings)
+        same = [run for run in readings if run.manifest.get("inputs") == split.digest and _matches(run, reading)]
+        yield dataclasses.replace(split, found=same[-1] if same and not context.options.reread else None)
+        return
+    roots, paths = find_roots_and_tables(images, flag="--infer_images")
+    tables = PathTables(tuple(paths), context.options.path_column)
+    began = time.monotonic()
+    listed_here = list_collection(
+        context, roots, None, SplitFractions(), flag="--infer_images", tables=tables, place=place
+    )
+    with listed_here as (listing, files):
+        listed = time.monotonic()
+        folder = os.path.dirname(files[0])
+        unread, files = find_unread(context.options, listing, files, runs, **reading, folder=folder, say=context.say)
+        if place is context.workspace:
+            set_aside_unreadable(runs, unread.damaged, context.say)
+
+        def build(request: InferenceRequest, pipeline: beam.Pipeline) -> object:
+            return pipeline | "Listings" >> beam.Create(files) | "Infer" >> RecogniseCollection(request)
+
+        left = unread.listing
+        yield SelectedCollection(
+            left.images,
+            choose_shard_count(left.images),
+            left.digest,
+            build,
+            repeats=listing.repeats,
+            skipped=unread.skipped,
+            reread=unread.reread,
+            retried=unread.retried,
+            listing_s=listed - began,
+            unread_s=time.monotonic() - listed,
+        )
+
+
+def _matches(run: CommittedRun, reading: dict[str, Any]) -> bool:
+    """Whether a run has read with the same model, limits and decoding, and lost nothing of it since."""
+    return not run.manifest.get("lost") and all(run.manifest.get(name) == value for name, value in reading.items())
+
+
+def _select_split(workspace: Workspace, images: str) -> SelectedCollection:
+    """The collection that `dataset:ID:SPLIT` names; the ID may be LATEST."""
+    dataset_id, _, split = images.removeprefix(_DATASET).partition(":")
+    if split not in SPLITS:
+        raise DataError(
+            f"--infer_images={images}: a split of a dataset is given as dataset:ID:SPLIT, such as dataset:LATEST:test; "
+            f"splits are {', '.join(SPLITS)}"
+        )
+    if dataset_id == LATEST:
+        dataset_id, folder, dataset = read_latest_dataset(workspace)
+    else:
+        folder = workspace.dataset(dataset_id)
+        try:
+            dataset = DatasetManifest.read(folder)
+        except FileNotFoundError:
+            raise DataError(f"--infer_images={images}: there is no dataset {dataset_id} in {workspace.root}") from None
+    shards = dataset.shards_of(split)
+    if not shards:
+        raise DataError(f"--infer_images={images}: the {split} split of dataset {dataset_id} is empty")
+    made_at = datetime.datetime.fromisoformat(dataset.created_at)
+
+    def build(request: InferenceRequest, pipeline: beam.Pipeline) -> object:
+        if request.height != dataset.height:
+            raise DataError(
+                f"--infer_images={images}: its lines are {dataset.height} pixels high, but model {request.model_id} "
+                f"reads lines of {request.height}"
+            )
+        numbered = beam.Create(list(enumerate(shards)))
+        return pipeline | "Shards" >> numbered | "Infer" >> RecogniseDataset(request, folder, made_at)
+
+    digest = make_id(shards=[shard.sha256 for shard in shards])
+    return SelectedCollection(dataset.examples(split), len(shards), digest, build)

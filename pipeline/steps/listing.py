@@ -1,0 +1,171 @@
+"""Listing a collection, for the ingest and infer steps."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
+import apache_beam as beam
+
+from components.ingest.sample import render_sample
+from components.listing import LabelRules, ListingSummary, PathTables, Places, group_roots, location_to_uri
+from components.listing.transforms import JoinTables, ListCollection, ListOnce
+from pipeline.engines.jobs import run_job
+from pipeline.steps.step import Context
+from pipeline.workspace import Workspace, make_id
+from tfrecords import DataError, SplitFractions, StoreError, storage
+from tfrecords.shards import choose_shard_count
+
+_BYTES_A_ROW = 64  # of a label table, as a guess
+
+
+def choose_images(context: Context) -> str:
+    """What `--images` says, or else the folder of the label table, or else the rendered sample."""
+    options = context.options
+    if options.images:
+        return options.images
+    if tables := options.label_rules.tables:
+        folders = dict.fromkeys(table.rpartition("/")[0] for table in tables)
+        context.say(f"no --images given: using the images beside the label table, in {', '.join(folders)}")
+        return ",".join(folders)
+    folder = render_sample(_require_sample_folder(context.workspace, "--images"))[0]
+    context.say(f"no --images given: using the rendered sample collection in {folder}")
+    return folder
+
+
+@contextlib.contextmanager
+def list_collection(
+    context: Context,
+    roots: list[str],
+    labels: LabelRules | None,
+    fractions: SplitFractions,
+    *,
+    flag: str,
+    tables: PathTables | None = None,
+    place: Workspace | None = None,
+) -> Iterator[tuple[ListingSummary, list[str]]]:
+    """Lists the images below some roots, and those that tables name; the listing files are there inside the block.
+
+    The job of a template needs them later.
+    """
+    tables = tables or PathTables()
+    workspace = storage.resolve_path(context.workspace.root)
+    inside = [root for root in roots if f"{workspace}/".startswith(f"{storage.resolve_path(root).rstrip('/')}/")]
+    if inside:
+        raise DataError(
+            f"{flag}: the workspace {context.workspace.root} lies inside {inside[0]}, so that its own pictures "
+            "would be read as images: put it elsewhere with --workspace"
+        )
+    # The listing of a template is needed for longer: it is no other command's.
+    name = make_id(roots=roots, tables=tables, labels=labels, template=context.options.template)
+    folder = (place or context.workspace).unfinished(f"listing-{name}")
+    places = Places.of([*roots, *tables.paths])
+    grouped = [*group_roots(roots, places), *([path] for path in tables.paths)]
+    groups = [[location_to_uri(root) for root in group] for group in grouped]
+    files = [storage.join(folder, f"{number:05d}.parquet") for number in range(len(groups))]
+    summary_path = storage.join(folder, "summary.json")
+    storage.remove_folder(folder)
+    work = ListCollection(summary_path, labels, fractions, places, tables)
+    try:
+        run_job(
+            context.options,
+            lambda pipeline: pipeline | "Roots" >> beam.Create(list(zip(groups, files, strict=True))) | "List" >> work,
+            say=context.say,
+            before_template=True,
+        )
+        summary = ListingSummary(**storage.read_json(summary_path))
+        if not summary.images:
+            raise DataError(
+                f"{flag}: there is not one image in {', '.join([*roots, *tables.paths])}; is it the right folder?"
+            )
+        if tables.paths:
+            summary, files = _list_once(context, fractions, summary, files, len(tables.paths), folder)
+        if labels is not None and labels.source == "table":
+            summary, files = _join_tables(context, labels, fractions, summary, files, folder)
+        yield summary, files
+    except StoreError:
+        raise  # nor could anything be removed
+    except BaseException:
+        storage.remove_folder(folder)
+        raise
+    if not context.options.template:
+        storage.remove_folder(folder)
+
+
+def _join_tables(
+    context: Context,
+    rules: LabelRules,
+    fractions: SplitFractions,
+    listed: ListingSummary,
+    files: list[str],
+    folder: str,
+) -> tuple[ListingSummary, list[str]]:
+    """Listing files with the labels of the tables, from listing files without."""
+    context.say(f"joining {listed.images:,} images and the rows of {rules}")
+    rows = sum(map(storage.get_size, rules.tables)) // _BYTES_A_ROW
+    count = choose_shard_count(max(listed.images, rows))
+    joined = [storage.join(folder, f"labelled-{number:05d}.parquet") for number in range(count)]
+    summary_path = storage.join(folder, "labelled.json")
+    sources = [*(("listing", path) for path in files), *(("table", number) for number in range(len(rules.tables)))]
+    work = JoinTables(summary_path, joined, rules, fractions)
+    run_job(
+        context.options,
+        lambda pipeline: pipeline | "Sources" >> beam.Create(sources) | "Join" >> work,
+        say=context.say,
+    )
+    summary = ListingSummary(**storage.read_json(summary_path))
+    if summary.images != listed.images:
+        raise RuntimeError(f"{listed.images} images were listed, but {summary.images} were joined with their labels")
+    summary = dataclasses.replace(summary, passed_over=listed.passed_over)
+    return summary, [path for path in joined if storage.exists(path)]
+
+
+def _list_once(
+    context: Context,
+    fractions: SplitFractions,
+    listed: ListingSummary,
+    files: list[str],
+    tables: int,
+    folder: str,
+) -> tuple[ListingSummary, list[str]]:
+    """Listing files in which each image is once, from those of folders and, at the end, of some tables of paths."""
+    count = choose_shard_count(
+        listed.images // 8
+    )  # larger than shards, since only names meet: many small blocks cost memory
+    once = [storage.join(folder, f"once-{number:05d}.parquet") for number in range(count)]
+    summary_path = storage.join(folder, "once.json")
+    kinds = ["folders"] * (len(files) - tables) + ["table"] * tables
+    work = ListOnce(summary_path, once, fractions)
+    run_job(
+        context.options,
+        lambda pipeline: pipeline | "Listings" >> beam.Create(list(zip(kinds, files, strict=True))) | "Once" >> work,
+        say=context.say,
+        before_template=True,
+    )
+    summary = ListingSummary(**storage.read_json(summary_path))
+    if summary.images + summary.repeats != listed.images:
+        raise RuntimeError(
+            f"{listed.images} files and rows were listed, but {summary.images} images and {summary.repeats} repeats "
+            "are left of them"
+        )
+    if summary.repeats:
+        rows = "row names an image" if summary.repeats == 1 else "rows name images"
+        context.say(f"{summary.repeats:,} {rows} that another row or a folder has too; each image is read once")
+    summary = dataclasses.replace(summary, passed_over=listed.passed_over)
+    return summary, [path for path in once if storage.exists(path)]
+
+
+def _require_sample_folder(workspace: Workspace, flag: str) -> str:
+    if storage.is_remote(workspace.root):
+        raise DataError(
+            f"{flag} is needed with --workspace={workspace.root}: the sample is rendered into local folders"
+        )
+    return workspace.sample
+
+
+def find_sample(workspace: Workspace) -> str:
+    folder = storage.join(_require_sample_folder(workspace, "--infer_images"), "unlabelled")
+    if not storage.exists(folder):
+        raise DataError(f"--infer_images says what to read: there is no sample collection in {workspace.root}")
+    return folder

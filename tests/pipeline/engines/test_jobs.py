@@ -1,0 +1,96 @@
+"""What a worker says reaches the person as the one sentence that it was."""
+
+import sys
+
+import apache_beam as beam
+import pytest
+
+from pipeline.command_line import parse_options
+from pipeline.engines import dask_cluster
+from pipeline.engines.jobs import describe_runner, run_job
+from tfrecords import DataError
+
+CLUSTER = "--dask_client_address=tcp://10.0.0.1:8786"
+
+
+def _refuse(element):
+    raise DataError(f'element "{element}" is wrong: leave it out')
+
+
+def test_direct_runner_is_run_in_this_process_and_says_so():
+    assert describe_runner(parse_options(["--runner=DirectRunner"])) == describe_runner(parse_options([]))
+    assert "FnApiRunner" in describe_runner(parse_options([]))
+    assert describe_runner(parse_options(["--runner=PortableRunner"])) == "PortableRunner"
+
+
+@pytest.mark.parametrize("argv", [[], ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]])
+def test_a_sentence_of_ours_arrives_without_beams_additions(argv, caplog, capfd):
+    with pytest.raises(DataError) as refusal:
+        run_job(parse_options(argv), lambda pipeline: pipeline | beam.Create([7]) | beam.Map(_refuse), say=print)
+    assert str(refusal.value) == 'element "7" is wrong: leave it out'
+    assert "Traceback" not in caplog.text
+
+
+def test_an_error_that_is_not_ours_is_not_dressed_up():
+    with pytest.raises(ZeroDivisionError):
+        run_job(
+            parse_options([]),
+            lambda pipeline: pipeline | beam.Create([0]) | beam.Map(lambda element: 1 / element),
+            say=print,
+        )
+
+
+@pytest.mark.parametrize("name", ["DaskRunner", "daskrunner", "dask", dask_cluster.DASK_RUNNER])
+def test_dask_has_a_short_name_and_its_own_flags(name, tmp_path):
+    assert describe_runner(parse_options([f"--runner={name}", CLUSTER])) == "DaskRunner (tcp://10.0.0.1:8786)"
+    config = tmp_path / "dask.yaml"
+    config.write_text(f"runner: {name}\ndask_client_address: tcp://10.0.0.2:1\ndask_npartitions: 5\nepochs: 3\n")
+    options = parse_options([f"--config={config}", "--epochs=4"])
+    assert describe_runner(options) == "DaskRunner (tcp://10.0.0.2:1)"
+    assert options.epochs == 4
+    assert str(config) in describe_runner(parse_options([f"--runner={name}", f"--dask_scheduler_file={config}"]))
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--runner=DaskRunner"], "needs the address of a Dask scheduler, as --dask_client_address=tcp://HOST:8786"),
+        (["--runner=DaskRunner", CLUSTER, "--dask_connection_timeout=5s"], "a whole number of seconds"),
+        (["--runner=DaskRunner", "--dask_scheduler_file=nowhere.json"], "--dask_scheduler_file=nowhere.json is not a"),
+        (["--runner=DaskRunner", CLUSTER, "--setup_file=./setup.py"], "--setup_file has no effect with --runner=Dask"),
+        (["--runner=DaskRunner", CLUSTER, "--extra_package=x.tar.gz"], "--extra_package has no effect"),
+        (["--runner=DaskRunner", "--dask_client_adress=x"], "did you mean --dask_client_address"),
+        (["--runner=DaskRunner", CLUSTER, "--dask_npartitions=2", "--dask_partition_size=2"], "not allowed with"),
+    ],
+)
+def test_flags_that_cannot_be_for_dask_are_refused(flags, sentence):
+    with pytest.raises(DataError, match=sentence):
+        parse_options(flags)
+
+
+def test_without_dask_its_runner_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(DataError, match=r"needs Dask .*pip install -c constraints.txt '.\[dask\]'"):
+        parse_options(["--runner=DaskRunner", CLUSTER])
+
+
+@pytest.mark.parametrize(
+    ("flags", "threads", "expected", "spread"),
+    [
+        ([], 1, (8, None), True),
+        ([], 20, (40, None), True),
+        ([], 1000, (128, None), True),
+        (["--dask_npartitions=3"], 20, (3, None), True),
+        (["--dask_partition_size=2"], 20, (None, 2), False),
+    ],
+)
+def test_dask_gets_as_many_partitions_as_its_workers_need_or_as_the_user_says(flags, threads, expected, spread):
+    from apache_beam.runners.dask.dask_runner import DaskOptions
+
+    options = parse_options(["--runner=DaskRunner", CLUSTER, *flags])
+    pipeline = beam.Pipeline(runner=dask_cluster.DASK_RUNNER, options=options)
+    pipeline | beam.Create([(0, 0)]) | "Group" >> beam.GroupByKey()
+    dask_cluster._choose_partitions(pipeline, threads)
+    chosen = pipeline.options.view_as(DaskOptions)
+    assert (chosen.npartitions, chosen.partition_size) == expected
+    assert ("Group/Spread" in pipeline.applied_labels) == spread

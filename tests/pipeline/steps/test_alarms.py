@@ -1,0 +1,142 @@
+"""Alarms: what each measures, and when it is raised."""
+
+from __future__ import annotations
+
+import pytest
+
+from components.predictions.runs import CommittedRun
+from pipeline.command_line import parse_options
+from pipeline.options import UsageError
+from pipeline.steps.alarms import Alarm, check_alarms
+
+CONFIDENT = [0] * 99 + [1000]
+DOUBTFUL = [0] * 30 + [1000] + [0] * 69
+
+
+def figures(**changes) -> dict:
+    return {
+        "run_id": "rnow",
+        "model_id": "model",
+        "decoding": ["greedy"],
+        "matched": 5000,
+        "rows": 1000,
+        "rejects": {"truncated": 60, "unreadable": 40},
+        "reread": 0,
+        "retried": 0,
+        "needs_review": 100,
+        "confidence_histogram": CONFIDENT,
+        "figures": {"shard_s": 10.0},
+        **changes,
+    }
+
+
+def run(number: int, histogram: list[int] | None, **changes) -> CommittedRun:
+    manifest = {"run_id": f"r{number}", "model_id": "model", "decoding": ["greedy"], **changes}
+    return CommittedRun("", {**manifest, **({"confidence_histogram": histogram} if histogram else {})})
+
+
+def alarm(flags: list[str], now: dict, earlier: list[CommittedRun] | None = None) -> Alarm:
+    (found,) = check_alarms(parse_options(flags), now, earlier or [])
+    return found
+
+
+def test_without_flags_there_are_no_alarms():
+    assert check_alarms(parse_options([]), figures(rows=0, rejects={}), []) == []
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "measured", "raised"),
+    [
+        ("alarm_reject_fraction", "0.1", 100 / 1100, False),
+        ("alarm_reject_fraction", "0.09", 100 / 1100, True),
+        ("alarm_needs_review_fraction", "0.1", 0.1, False),
+        ("alarm_needs_review_fraction", "0.0999", 0.1, True),
+        ("alarm_images_per_s", "110", 110, False),
+        ("alarm_images_per_s", "110.1", 110, True),
+    ],
+)
+def test_a_threshold_is_passed_or_not(flag, value, measured, raised):
+    found = alarm([f"--{flag}={value}"], figures())
+    assert (found.name, found.limit, found.raised) == (flag, float(value), raised)
+    assert found.measured == pytest.approx(measured)
+
+
+@pytest.mark.parametrize("flag", ["alarm_reject_fraction", "alarm_needs_review_fraction", "alarm_images_per_s"])
+def test_nothing_that_was_read_raises_no_alarm(flag):
+    found = alarm([f"--{flag}=0.5"], figures(rows=0, rejects={}, needs_review=0))
+    assert (found.measured, found.raised) == (None, False)
+    assert found.sentence.startswith("not measured: ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "new"),
+    [({}, 1100), ({"reread": 1000, "retried": 99}, 1), ({"rows": 0, "rejects": {"unreadable": 3}, "retried": 3}, 0)],
+)
+def test_no_new_images_are_those_that_are_neither_read_again_nor_tried_again(changes, new):
+    found = alarm(["--alarm_no_new_images"], figures(**changes))
+    assert (found.measured, found.raised) == (new, not new)
+
+
+def test_drift_is_held_against_the_last_runs_of_the_same_model_and_decoder():
+    confident = [run(number, CONFIDENT) for number in range(10)]
+    flags = ["--alarm_drift=0.25"]
+    assert not alarm(flags, figures(), confident).raised
+    drifted = alarm(flags, figures(confidence_histogram=DOUBTFUL), confident)
+    assert drifted.raised
+    assert "the last 7 runs" in drifted.sentence
+    assert "(allowed 0.25)" in drifted.sentence
+    # Only the last ones count, and of these only such as can be compared.
+    older = [*confident, *(run(10 + number, DOUBTFUL) for number in range(7))]
+    others = [run(20, DOUBTFUL, model_id="other"), run(21, DOUBTFUL, decoding=["beam", 10]), run(22, None)]
+    assert alarm(flags, figures(), older).raised
+    assert not alarm(flags, figures(), [*confident, *others]).raised
+    assert not alarm([*flags, "--drift_nights=1"], figures(), [*older, run(30, CONFIDENT)]).raised
+
+
+@pytest.mark.parametrize(
+    ("changes", "earlier", "why"),
+    [
+        ({"rows": 499}, [run(1, CONFIDENT)], "only 499 images were read"),
+        ({}, [], "earlier runs of this model hold 0 reads"),
+        ({}, [run(1, [0] * 99 + [499])], "earlier runs of this model hold 499 reads"),
+        ({}, [run(1, CONFIDENT, run_id="rnow")], "earlier runs of this model hold 0 reads"),
+    ],
+)
+def test_a_drift_of_few_images_is_not_measured(changes, earlier, why):
+    found = alarm(["--alarm_drift=0.25"], figures(**changes), earlier)
+    assert (found.measured, found.raised) == (None, False)
+    assert why in found.sentence
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        *("--alarm_reject_fraction=1.1", "--alarm_needs_review_fraction=-1", "--alarm_images_per_s=0"),
+        *("--alarm_drift=0", "--drift_nights=0", "--reread_below=2"),
+    ],
+)
+def test_a_limit_that_cannot_be_is_refused(flag):
+    with pytest.raises(UsageError, match=flag):
+        parse_options([flag])
+
+
+def test_an_address_is_not_told_when_it_is_refused():
+    with pytest.raises(UsageError, match=r"--notify_url must begin with http:// or https://$"):
+        parse_options(["--notify_url=example.org/SECRET"])
+
+
+def test_what_could_not_be_read_before_and_cannot_be_still_is_no_reject_of_tonight():
+    now = figures(rows=99, rejects={"unreadable": 3, "truncated": 1}, retried=3)
+    assert alarm(["--alarm_reject_fraction=0.01"], now).measured == pytest.approx(0.01)
+    now = figures(rows=0, rejects={"unreadable": 1}, retried=1)
+    assert alarm(["--alarm_reject_fraction=0.01"], now).measured is None
+
+
+def test_a_merged_day_counts_as_the_runs_that_it_had():
+    apart = [run(1, CONFIDENT), run(2, DOUBTFUL, model_id="other")]
+    merged = run(3, [each + more for each, more in zip(CONFIDENT, DOUBTFUL, strict=True)], model_id=None)
+    merged.manifest.update(limits={}, files={}, history=[each.manifest for each in apart])
+    nothing = [run(10 + number, [0] * 100) for number in range(7)]
+    flags = ["--alarm_drift=0.25"]
+    assert not alarm(flags, figures(), [merged, *nothing]).raised
+    assert alarm(flags, figures(confidence_histogram=DOUBTFUL), [merged, *nothing]).raised
