@@ -83,7 +83,7 @@ def test_reading_with_onnx_does_not_import_tensorflow(tiny_model):
         "import sys\n"
         "import numpy as np\n"
         "from components.inference.transforms import RecogniseCollection\n"
-        "from components.inference.handler import LineModelHandler\n"
+        "from components.recogniser.handler import LineModelHandler\n"
         f"handler = LineModelHandler({str(tiny_model)!r})\n"
         "assert handler.run_inference([np.zeros((32, 40), np.uint8)], handler.load_model())\n"
         "print(sorted({'tensorflow', 'keras', 'tf2onnx', 'matplotlib', 'onnxruntime'} & set(sys.modules)))\n"
