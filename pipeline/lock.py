@@ -12,6 +12,7 @@ import contextlib
 import datetime
 import getpass
 import json
+import logging
 import os
 import signal
 import socket
@@ -24,6 +25,8 @@ from typing import Any, TypeVar
 from tfrecords import DataError, storage
 from tfrecords.storage.filesystem import NO_VERSION, Version
 from tfrecords.storage.gcs import Gcs
+
+log = logging.getLogger(__name__)
 
 LEASE_S = 600.0
 """Without a renewal until a lock in an object store counts as a crashed run's."""
@@ -57,13 +60,12 @@ class StoreLock:
 
     Args:
         root: URL of the workspace.
-        say: told what is no error.
         end: ends the process, with one sentence; called in a thread, if the process lost the lock and does not come
             to its end by itself.
     """
 
-    def __init__(self, root: str, say: Callable[[str], None], end: Callable[[str], None]):
-        self._root, self._say, self._end = root, say, end
+    def __init__(self, root: str, end: Callable[[str], None]):
+        self._root, self._end = root, end
         self._url = storage.join(root, ".lock")
         self._token = uuid.uuid4().hex
         self._content = json.dumps({"holder": describe_holder(), "token": self._token}).encode()
@@ -89,8 +91,8 @@ class StoreLock:
         with storage.open_versions(self._url) as store:
             can_lock = store is not None
         if not can_lock:
-            self._say(
-                f"warning: {self._root} is not locked, which only gs:// and local folders can be: see to it that no "
+            log.warning(
+                f"{self._root} is not locked, which only gs:// and local folders can be: see to it that no "
                 "other run works in it"
             )
             yield
@@ -109,8 +111,8 @@ class StoreLock:
                 if self._lost is None:
                     renewing.join(_GIVE_BACK_S)
                     if self._kept:
-                        self._say(
-                            f"warning: the lock {self._url} could not be given back ({self._problem}): other runs "
+                        log.warning(
+                            f"the lock {self._url} could not be given back ({self._problem}): other runs "
                             f"have to wait until {LEASE_S:g} s after its last renewal"
                         )
         except KeyboardInterrupt:
@@ -131,7 +133,7 @@ class StoreLock:
             who, age = _get_holder(found), found.age_s
             if age > LEASE_S:
                 if self._write(found.generation):
-                    self._say(
+                    log.info(
                         f"the lock of {self._root} is taken over from {who}, which did not renew it for {age:.0f} s"
                     )
                     return

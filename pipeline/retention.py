@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import logging
 import re
 from collections.abc import Callable, Iterator
 
@@ -12,12 +13,14 @@ from pipeline.options import LinePipelineOptions
 from pipeline.workspace import Workspace
 from tfrecords import DataError, storage
 
+log = logging.getLogger(__name__)
+
 _DAY = re.compile(r"date=(\d{4})-(\d{2})-(\d{2})")
-# What `RunRecord` names them by; the logs of training's workers have no day, and are written anew each time.
+# What `CommandRecord` names them by; the logs of training's workers have no day, and are written anew each time.
 _RUN_RECORD = re.compile(r"(\d{4})(\d{2})(\d{2})T\d{6}Z-[0-9a-f]+\.(html|json|log)")
 
 
-def prune(options: LinePipelineOptions, workspace: Workspace, say: Callable[[str], None]) -> None:
+def prune(options: LinePipelineOptions, workspace: Workspace) -> None:
     """Removes what is older than `--retention_days` and `--prediction_retention_days`, by the day in its name.
 
     Says in one line what that was. What cannot be removed is a warning, and is tried again after the next run.
@@ -38,10 +41,10 @@ def prune(options: LinePipelineOptions, workspace: Workspace, say: Callable[[str
     except (DataError, OSError) as error:  # a store that does not answer is not asked for each file
         problems.append(str(error))
     if pruned:
-        say(f"pruned {', '.join(pruned)}")
+        log.info(f"pruned {', '.join(pruned)}")
     if problems:
         more = f", and {len(problems) - 1:,} more" if len(problems) > 1 else ""
-        say(f"warning: what is older than it is to be kept could not all be removed: {problems[0]}{more}")
+        log.warning(f"what is older than it is to be kept could not all be removed: {problems[0]}{more}")
 
 
 def _find_older(folder: str, names: re.Pattern[str], days: int) -> Iterator[str]:

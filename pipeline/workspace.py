@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import fcntl
 import hashlib
 import json
@@ -14,6 +15,7 @@ from typing import Any
 from components.recogniser.manifest import ModelManifest
 from pipeline.lock import StoreLock, WorkspaceHeldError, describe_holder
 from tfrecords import DataError, DatasetManifest, storage
+from tfrecords.manifest import MANIFEST_NAME
 
 LATEST, ACCEPTED = "LATEST", "ACCEPTED"
 
@@ -55,11 +57,34 @@ def _find_last_change(folder: str) -> float:
     return max((os.path.getmtime(parent) for parent, _, _ in os.walk(folder)), default=0.0)
 
 
-def _kept_s(name: str, otherwise: float) -> float:
-    """For how many seconds unfinished work is kept."""
-    if name.startswith("training-"):
-        return _MONTH_S
-    return _WEEK_S if name.startswith(("run-", "rejects-")) else otherwise
+class Unfinished(enum.Enum):
+    """A kind of unfinished work: how the names of its folders begin, and for how many seconds they are kept.
+
+    A training, and what the infer step has read and rejected, may have taken hours, and another step may come between
+    a stop and the same command again. All else is made again within minutes.
+    """
+
+    LISTING = "listing", 0
+    DATASET = "dataset", 0
+    TRAINING = "training", _MONTH_S
+    MODEL = "model", 0
+    EVALUATION = "evaluation", 0
+    RUN = "run", _WEEK_S
+    REJECTS = "rejects", _WEEK_S
+    MERGED = "merged", 0
+    MERGED_REJECTS = "merged-rejects", 0
+    REVIEW = "review", 0
+
+    def __init__(self, prefix: str, kept_s: float):
+        self.prefix = f"{prefix}-"
+        self.kept_s = kept_s
+
+    @classmethod
+    def of(cls, name: str) -> Unfinished | None:
+        """Returns the kind of a folder by its name; None for what is no work of a step."""
+        return max(
+            (kind for kind in cls if name.startswith(kind.prefix)), key=lambda kind: len(kind.prefix), default=None
+        )
 
 
 class Workspace:
@@ -77,9 +102,7 @@ class Workspace:
         self._store_lock: StoreLock | None = None
 
     @contextlib.contextmanager
-    def lock(
-        self, wait_s: float = 0, *, say: Callable[[str], None] = print, end: Callable[[str], None] = print
-    ) -> Iterator[None]:
+    def lock(self, wait_s: float = 0, *, end: Callable[[str], None] = print) -> Iterator[None]:
         """Makes a local workspace's folder and holds it for this process alone; one in a bucket, which has to be there.
 
         The operating system gives a local lock back when its holder ends, however it ends. For
@@ -87,7 +110,6 @@ class Workspace:
 
         Args:
             wait_s: for another run's end.
-            say: told what is no error.
             end: told in a thread that the lock was lost, and that this process does not come to its end; it should.
 
         Raises:
@@ -97,7 +119,7 @@ class Workspace:
         """
         if storage.is_remote(self.root):
             storage.require_bucket(self.root, "--workspace")
-            self._store_lock = StoreLock(self.root, say, end)
+            self._store_lock = StoreLock(self.root, end)
             with self._store_lock.held(wait_s):
                 yield
             return
@@ -136,41 +158,47 @@ class Workspace:
             self._store_lock.check()
 
     def clear_unfinished(self) -> None:
-        """Deletes what stopped runs left, but for what hours may have gone into.
+        """Deletes what stopped commands left, once it is older than its kind is kept.
 
-        Trainings stay for a month, and what the infer step has read, and rejected, for a week: another step, or another
-        collection, may come between a stop and the same command again. In an object store all stays for a week: a job
-        that was handed over may need it.
+        In an object store all stays for a week at least: a job that was handed over may need it.
         """
         if storage.is_remote(self.root):
-            with contextlib.suppress(OSError, DataError):  # the run was good; the next one comes here again
+            with contextlib.suppress(OSError, DataError):  # the command did well; the next one comes here again
                 self._clear_remote()
             return
-        for name in storage.list_names(self.unfinished("")):
-            path = self.unfinished(name)
-            if time.time() - _find_last_change(path) > _kept_s(name, otherwise=-1):
+        for name in storage.list_names(self.all_unfinished):
+            path = storage.join(self.all_unfinished, name)
+            kind = Unfinished.of(name)
+            if kind is None or not kind.kept_s or time.time() - _find_last_change(path) > kind.kept_s:
                 storage.remove_folder(path) if storage.is_folder(path) else storage.remove_file(path)
         with contextlib.suppress(OSError):
-            os.rmdir(self.unfinished(""))
-        for kind in ("datasets", "models", "runs", "sample"):
-            for name in storage.list_names(storage.join(self.root, kind)):
+            os.rmdir(self.all_unfinished)
+        for folder in ("datasets", "models", "runs", "sample"):
+            for name in storage.list_names(storage.join(self.root, folder)):
                 if name.startswith(storage.TEMPORARY_PREFIX):
-                    storage.remove_file(storage.join(self.root, kind, name))
+                    storage.remove_file(storage.join(self.root, folder, name))
 
     def _clear_remote(self) -> None:
-        above = f"{storage.canonicalise(storage.join(self.root, 'unfinished')).rstrip('/')}/"
+        """Deletes the same in an object store."""
+        above = f"{storage.canonicalise(self.all_unfinished).rstrip('/')}/"
         newest: dict[str, float] = {}
         for file in storage.find_files(above):
             name = file.url.removeprefix(above).partition("/")[0]
             newest[name] = max(newest.get(name, 0.0), file.modified)
         for name, modified in newest.items():
-            if name and time.time() - modified > _kept_s(name, otherwise=_WEEK_S):
+            kind = Unfinished.of(name)
+            if name and time.time() - modified > max(kind.kept_s if kind else 0, _WEEK_S):
                 storage.remove_file(f"{above}{name}")
                 storage.remove_folder(f"{above}{name}")
 
-    def unfinished(self, name: str) -> str:
-        """A folder for work in progress."""
-        return storage.join(self.root, "unfinished", name)
+    @property
+    def all_unfinished(self) -> str:
+        """The folder of work in progress."""
+        return storage.join(self.root, "unfinished")
+
+    def unfinished(self, kind: Unfinished, name: str) -> str:
+        """Returns a folder for work in progress."""
+        return storage.join(self.all_unfinished, f"{kind.prefix}{name}")
 
     def dataset(self, dataset_id: str) -> str:
         """The folder of a committed dataset."""
@@ -179,6 +207,10 @@ class Workspace:
     def model(self, model_id: str) -> str:
         """The folder of a committed model."""
         return storage.join(self.root, "models", model_id)
+
+    def holds(self, kind: str, artefact_id: str) -> bool:
+        """Checks whether a dataset or model (`kind` is the name of its folder) is committed."""
+        return storage.exists(storage.join(self.root, kind, artefact_id, MANIFEST_NAME))
 
     @property
     def all_predictions(self) -> str:
@@ -208,6 +240,15 @@ class Workspace:
             return storage.read_bytes(storage.join(self.root, kind, name)).decode().strip() or None
         except FileNotFoundError:
             return None
+
+    def expects(self, kind: str, name: str) -> bool:
+        """Checks whether a pointer will name something that is not there yet; only in a plan it may."""
+        del kind, name
+        return False
+
+    def expect(self, kind: str, name: str, target: str | None) -> None:
+        """Takes note in a plan of what a pointer would name; None for what is not known yet."""
+        raise NotImplementedError("only the workspace of a plan expects something")
 
     def remove_pointer(self, kind: str, name: str) -> None:
         """Takes a pointer back."""

@@ -1,7 +1,7 @@
 """From logits to text and confidence, vectorised over the batch in NumPy: the same on every engine.
 
 Shapes: `logits` float [batch, time, classes], unnormalised, the blank being class
-`classes - 1`; `count_time_steps` int [batch], the steps that each image's own width gives.
+`classes - 1`; `time_steps` int [batch], the steps that each image's own width gives.
 What lies beyond an image's time steps never matters.
 
 Here are the greedy decoder and what it shares with those of `beam` and `lexicon`.

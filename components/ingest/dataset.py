@@ -45,7 +45,7 @@ from tfrecords import (
 from tfrecords.manifest import CHARSET_NAME, MANIFEST_NAME, STATISTICS_NAME
 
 UNUSED_LABELS_NAME = "unused_labels.parquet"
-_SUMMARIES = "summaries"
+SUMMARIES_NAME = "summaries"
 _SHARDS_A_PLACE = 256
 _UNUSED_AT_A_TIME = 10_000
 
@@ -182,7 +182,7 @@ def _write_shard(
     split, index = shard
     path = request.shard_path(split, index)
     rejects_path = storage.join(request.folder, _name_rejects(split, index, request))
-    summary_path = storage.join(request.folder, _SUMMARIES, name_shard(split, index, request.shards[split], "json"))
+    summary_path = storage.join(request.folder, SUMMARIES_NAME, name_shard(split, index, request.shards[split], "json"))
 
     def files(summary: ShardSummary) -> dict[str, int | None]:
         return {path: summary.bytes, **({rejects_path: None} if summary.rejects else {})}
@@ -285,7 +285,7 @@ def commit_dataset(settled: Iterable[Described | Twins], request: IngestRequest)
     kept = sum(summary.kept for summary in ordered)
     _check_old_shards(ordered, request)
     check_accounted(request.images + kept, matched, sum(entry.examples for entry in entries), rejects, verb="written")
-    keep_only(request.folder, {*(entry.name for entry in entries), *reject_files, _SUMMARIES})
+    keep_only(request.folder, {*(entry.name for entry in entries), *reject_files, SUMMARIES_NAME})
     problem = explain_too_many_rejects(
         rejects, matched - kept, request.max_reject_fraction, where=f"{request.folder}/rejects-*.parquet"
     )
@@ -335,7 +335,7 @@ def commit_dataset(settled: Iterable[Described | Twins], request: IngestRequest)
         kept=kept,
     ).write(request.folder)
     # Last: a run that is killed before goes on from them.
-    storage.remove_folder(storage.join(request.folder, _SUMMARIES))
+    storage.remove_folder(storage.join(request.folder, SUMMARIES_NAME))
     storage.move_folder(request.folder, request.destination)
 
 

@@ -116,7 +116,7 @@ class Twins:
         conflicting: how many images have twins with other labels.
         leaking: how many images have twins with the same label in another split.
         shown: some of the groups of twins, those with other labels first.
-        shown_conflicts: how many of `quote_text` have other labels.
+        shown_conflicts: how many of `shown` have other labels.
     """
 
     conflicting: int

@@ -52,6 +52,11 @@ def render_sample(folder: str, seed: int = 0) -> tuple[str, str]:
     return labelled, unlabelled
 
 
+def is_sample_rendered(folder: str) -> bool:
+    """Checks whether the collection is rendered, to its end."""
+    return os.path.exists(os.path.join(folder, _FINISHED))
+
+
 def read_truth(folder: str) -> dict[str, str]:
     """The texts of the unlabelled images, by file name."""
     with open(os.path.join(folder, TRUTH_NAME), encoding="utf-8") as file:

@@ -47,7 +47,7 @@ def export_model(reader: keras.Model, charset: Charset, height: int, folder: str
       reads them, to `text` string [batch], UTF-8, and `confidence` float32 [batch], the posterior of the text over
       all its alignments. One file that cannot be read fails its whole batch with an InvalidArgumentError.
     - `score`: `images` and `widths` as `make_input_signature` says to `logits` float32 [batch, time, classes],
-      unnormalised, and `count_time_steps` int32 [batch].
+      unnormalised, and `time_steps` int32 [batch].
 
     The ONNX model takes and gives what `score` does.
 

@@ -23,6 +23,9 @@ from pipeline.options import LinePipelineOptions
 from pipeline.workspace import Workspace
 from tfrecords import DataError, StoreError, StoreLostError
 
+log = logging.getLogger(__name__)
+
+
 _WORKER_LOGGERS = (
     "apache_beam.runners.common",
     "apache_beam.runners.worker.sdk_worker",
@@ -94,7 +97,6 @@ def run_job(
     options: LinePipelineOptions,
     build: Callable[[beam.Pipeline], object],
     *,
-    say: Callable[[str], None],
     before_template: bool = False,
 ) -> None:
     """Builds a pipeline, runs it, and waits for its end, unless it is a template.
@@ -102,7 +104,6 @@ def run_job(
     A job on another machine is cancelled when this process is interrupted.
 
     Args:
-        say: told where a job on Dataflow can be watched.
         before_template: it finds out what the job of a template is to do, so that for one it is run in this process.
 
     Raises:
@@ -126,7 +127,7 @@ def run_job(
             return
         result = pipeline.run()
         if local or not options.template:
-            _say_where(result, options, say)
+            _log_address(result, options)
             result.wait_until_finish()
     except KeyboardInterrupt:
         if result is not None and not local:
@@ -150,10 +151,11 @@ def run_job(
         stop_helpers()
 
 
-def _say_where(result: Any, options: LinePipelineOptions, say: Callable[[str], None]) -> None:
+def _log_address(result: Any, options: LinePipelineOptions) -> None:
+    """Says where a job on Dataflow can be watched."""
     if hasattr(result, "job_id"):
         cloud = options.view_as(GoogleCloudOptions)
-        say(
+        log.info(
             f"job {result.job_id()}: https://console.cloud.google.com/dataflow/jobs/{cloud.region}/{result.job_id()}"
             f"?project={cloud.project}"
         )

@@ -17,7 +17,7 @@ _THREADS = 8
 
 
 def find_nights(workspace: Workspace, run_id: str | None) -> list[dict[str, Any]]:
-    """The last runs up to one, as a `RunRecord` has them."""
+    """The last runs up to one, as a `CommandRecord` has them."""
     predictions = workspace.all_predictions
     days = [name.removeprefix("date=") for name in storage.list_names(predictions, "date=")][-_DAYS_LOOKED_AT:]
     found = map_in_threads(lambda day: find_runs(predictions, day), days, _THREADS, ahead=_THREADS)
@@ -32,7 +32,7 @@ def find_nights(workspace: Workspace, run_id: str | None) -> list[dict[str, Any]
 
 
 def _describe_night(run: CommittedRun) -> dict[str, Any]:
-    """What a `RunRecord` has of a run."""
+    """What a `CommandRecord` has of a run."""
     manifest = run.manifest
     rows = manifest["rows"]
     seconds = manifest.get("figures", {}).get("shard_s", 0.0)

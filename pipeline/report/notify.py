@@ -1,4 +1,4 @@
-"""Telling another service how a run ended."""
+"""The notification of another service when a command has ended."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import urllib.error
 import urllib.request
 from typing import Any
 
+from pipeline.console import print_error
+
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """A redirected post would be a request without content, as for a page to log in."""
 
     def redirect_request(self, *_: Any) -> None:
-        """Says no, so that the answer is an error."""
+        """Refuses redirects, so that the answer is an error."""
 
 
 _OPENER = urllib.request.build_opener(_NoRedirect)
@@ -21,8 +23,14 @@ _PAUSES_S = (0.0, 1.0, 4.0)
 _PATIENCE_S = 10.0
 
 
-def notify(url: str, record: dict[str, Any]) -> str | None:
-    """Posts a run's record as JSON, several times if need be.
+def notify_service(url: str | None, record: dict[str, Any]) -> None:
+    """Posts the record of a command to `--notify_url`, if there is one; says why if the service did not take it."""
+    if url and (refusal := post_record(url, record)):
+        print_error(f"--notify_url was told nothing of this run: {refusal}")
+
+
+def post_record(url: str, record: dict[str, Any]) -> str | None:
+    """Posts a command's record as JSON, several times if need be.
 
     Returns:
         None if the service took it, or why it did not, without the URL, which may be a secret.

@@ -28,12 +28,11 @@ from components.evaluation.evaluate import (
 from components.ingest.dataset import UNUSED_LABELS_NAME
 from components.ingest.describe import SAMPLES_NAME
 from components.ingest.statistics import RARE
-from components.predictions.runs import CommittedRun
 from components.processes import map_in_threads
 from components.recogniser.manifest import PLOTS_NAME, ModelManifest
 from components.rejects import REASONS
 from pipeline.report.nights import compare_confidences, find_nights
-from pipeline.report.record import RunRecord
+from pipeline.report.record import CommandRecord
 from pipeline.report.thumbnails import Thumbnail, draw_files, draw_lines, make_data_url
 from pipeline.workspace import Workspace
 from tfrecords import SPLITS, DataError, ImageLimits, storage
@@ -64,18 +63,13 @@ _SAMPLES = {
 }
 
 
-def write_report(record: RunRecord, workspace: Workspace) -> dict[str, str]:
+def write_report(record: CommandRecord, workspace: Workspace) -> dict[str, str]:
     """Writes `runs/ID.json` and `runs/ID.html`.
 
     Returns:
         The two paths, by what they are; empty if the workspace cannot be written.
     """
     steps = {step["name"]: step for step in record.steps}
-    if "ingest" in steps:
-        record.add_rejects("ingest", steps["ingest"]["figures"]["rejects"], steps["ingest"]["folder"])
-    if "infer" in steps and steps["infer"]["folder"] != workspace.all_predictions:  # else an earlier run has them
-        folder = CommittedRun(steps["infer"]["folder"], {}).rejects_folder
-        record.add_rejects("infer", steps["infer"]["figures"]["rejects"], folder)
     dataset = _describe_dataset(steps["ingest"]["folder"]) if "ingest" in steps else None
     if dataset is not None:
         unused = collections.Counter(dataset["statistics"]["unused_labels"])
@@ -102,7 +96,7 @@ def write_report(record: RunRecord, workspace: Workspace) -> dict[str, str]:
 
 
 def _render(
-    record: RunRecord, steps: dict[str, dict[str, Any]], dataset: dict[str, Any] | None, workspace: Workspace
+    record: CommandRecord, steps: dict[str, dict[str, Any]], dataset: dict[str, Any] | None, workspace: Workspace
 ) -> str:
     import jinja2
 
@@ -242,7 +236,7 @@ def _read_pictures(folder: str, captions: dict[str, str]) -> list[dict[str, str]
     return found
 
 
-def _draw_least_confident(figures: dict[str, Any], record: RunRecord) -> list[dict[str, Any]]:
+def _draw_least_confident(figures: dict[str, Any], record: CommandRecord) -> list[dict[str, Any]]:
     """The least confident rows of a run, with their images as the model saw them."""
     rows = [
         {"confidence": confidence, "uri": uri, "text": text}
@@ -257,7 +251,7 @@ def _draw_least_confident(figures: dict[str, Any], record: RunRecord) -> list[di
     return [{**row, "image": image} for row, image in zip(rows, images, strict=True)]
 
 
-def _group_rejects(record: RunRecord) -> list[dict[str, Any]]:
+def _group_rejects(record: CommandRecord) -> list[dict[str, Any]]:
     """What was left out, by step and reason, the most frequent first; some of each, with their images."""
     groups: list[dict[str, Any]] = []
     for name, counts in record.rejects.items():

@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.engines.jobs import describe_runner
 from pipeline.options import LinePipelineOptions
+from pipeline.steps.step import Step, StepResult
 from pipeline.workspace import make_id
 
 # Beam's flags for object stores, and an address that may be a password itself.
@@ -31,7 +32,7 @@ _PACKAGES = (
 
 
 @dataclasses.dataclass
-class RunRecord:
+class CommandRecord:
     """What `runs/ID.json` holds.
 
     Attributes:
@@ -46,7 +47,7 @@ class RunRecord:
         problems: one sentence each, as printed.
         alarms: every check of the night's figures: `name`, `sentence`, `measured`, `limit`, and whether it was
             `raised`.
-        used: what ran: `runner`, `open_versions` of packages, and of the model that read, if one did, `model_id`,
+        used: what ran: `runner`, `versions` of packages, and of the model that read, if one did, `model_id`,
             `network`, `dataset_id`, `trained_at` and the `height` of its lines.
         rejects: how many images were left out, by step and reason.
         reject_folders: where these are listed, by step.
@@ -71,8 +72,8 @@ class RunRecord:
     nights: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     @classmethod
-    def start(cls, options: LinePipelineOptions, workspace: str) -> RunRecord:
-        """A run that starts now."""
+    def start(cls, options: LinePipelineOptions, workspace: str) -> CommandRecord:
+        """Starts the record of a command that begins now."""
         now = datetime.datetime.now(datetime.UTC)
         ours = options.get_all_options(current_only=True)
         given = {**options.get_all_options(drop_default=True), **ours}
@@ -81,40 +82,50 @@ class RunRecord:
         used = {"runner": describe_runner(options), "versions": _find_versions()}
         return cls(run, "done", workspace, json.loads(json.dumps(given, default=str)), now.isoformat(), used=used)
 
-    def add(self, result: dict[str, Any], seconds: float) -> None:
-        """A step that came to its end."""
-        self.add_alarms(result.pop("alarms"))
-        figures = result["figures"]
-        images = {
-            "ingest": figures.get("matched", 0),
-            "evaluate": figures.get("images", 0),
-            "infer": figures.get("matched", 0) - figures.get("skipped", 0),
-        }.get(result["name"], 0)
-        speed = round(images / seconds, 1) if images and seconds and not result["reused"] else None
-        self.steps.append({**result, "seconds": round(seconds, 3), "images_per_s": speed})
-        if result["refused"] is not None:
+    def add(self, step: Step, result: StepResult, seconds: float) -> None:
+        """Adds a step that came to its end."""
+        name = result.place or step.name
+        self.add_alarms([dataclasses.asdict(alarm) for alarm in result.alarms])
+        images = step.count_images(result.figures)
+        speed = round(images / seconds, 1) if images and seconds and not result.reused else None
+        self.steps.append(
+            {
+                "name": name,
+                "summary": result.summary,
+                "folder": result.folder,
+                "figures": result.figures,
+                "refused": result.refused,
+                "reused": result.reused,
+                "outcome": result.outcome,
+                "seconds": round(seconds, 3),
+                "images_per_s": speed,
+            }
+        )
+        if result.rejects_folder is not None:
+            self.add_rejects(name, result.rejects, result.rejects_folder)
+        if result.refused is not None:
             self.status = "refused"
-            self.problems.append(f"{result['name']}: the new model is not used, because {result['refused']}")
+            self.problems.append(f"{name}: the new model is not used, because {result.refused}")
 
     def add_alarms(self, alarms: list[dict[str, Any]]) -> None:
-        """What was asked for with flags, and whether it was raised."""
+        """Adds what was asked for with flags, and whether it was raised."""
         self.alarms += alarms
         if self.status == "done" and any(alarm["raised"] for alarm in alarms):
             self.status = "alarm"
 
     def add_rejects(self, step: str, counts: dict[str, int], folder: str) -> None:
-        """What a step left out, whether it came to its end or not."""
+        """Adds what a step left out, whether it came to its end or not."""
         self.rejects[step] = counts
         self.reject_folders[step] = folder
 
     def fail(self, problem: str) -> None:
-        """A step that could not come to its end."""
+        """Says that the command could not come to its end."""
         self.status = "failed"
         self.problems.append(problem)
 
 
 def _find_versions() -> dict[str, str]:
-    """Of Python, and of those of the main packages that are installed as such."""
+    """Finds the versions of Python, and of the main packages that are installed as such."""
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

@@ -1,22 +1,19 @@
-"""The steps. Each reads what is committed in the workspace and commits its own result."""
+"""The steps of the command. Each reads what is committed in the workspace and commits its own result."""
 
-from __future__ import annotations
+from collections.abc import Container
 
-from collections.abc import Callable
+from pipeline.steps.compact import CompactStep
+from pipeline.steps.evaluate import EvaluateStep
+from pipeline.steps.infer import InferStep
+from pipeline.steps.ingest import IngestStep
+from pipeline.steps.review import ReviewStep
+from pipeline.steps.step import Step
+from pipeline.steps.train import TrainStep
 
-from pipeline.steps.compact import compact
-from pipeline.steps.evaluate import evaluate
-from pipeline.steps.infer import infer
-from pipeline.steps.ingest import ingest
-from pipeline.steps.review import review
-from pipeline.steps.step import Context, StepResult
-from pipeline.steps.train import train
+STEPS: tuple[Step, ...] = (IngestStep(), TrainStep(), EvaluateStep(), InferStep(), ReviewStep(), CompactStep())
+"""All steps, in the order in which they run."""
 
-STEP_FUNCTIONS: dict[str, Callable[[Context], StepResult]] = {
-    "ingest": ingest,
-    "train": train,
-    "evaluate": evaluate,
-    "infer": infer,
-    "review": review,
-    "compact": compact,
-}
+
+def choose_steps(names: Container[str]) -> tuple[Step, ...]:
+    """Returns the steps with these names, in their order."""
+    return tuple(step for step in STEPS if step.name in names)

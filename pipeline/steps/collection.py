@@ -24,7 +24,7 @@ from pipeline.workspace import LATEST, Workspace, make_id, read_latest_dataset
 from tfrecords import SPLITS, DataError, DatasetManifest, SplitFractions
 from tfrecords.shards import choose_shard_count
 
-_DATASET = "dataset:"
+DATASET_PREFIX = "dataset:"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,33 +52,28 @@ class SelectedCollection:
 
 @contextlib.contextmanager
 def select_collection(
-    context: Context, images: str, runs: list[CommittedRun], reading: dict[str, Any], place: Workspace
+    context: Context, images: str, runs: list[CommittedRun], reading: dict[str, Any]
 ) -> Iterator[SelectedCollection]:
-    """What `--infer_images` says, less what earlier runs have read; it can be read inside the block.
+    """Lists what `--infer_images` says, less what earlier runs have read; it can be read inside the block.
 
     Args:
         reading: what `describe_recognition` says of this run.
-        place: the workspace in which the listing is written; if it is another one than the context's, nothing is
-            changed there.
     """
-    if images.startswith(_DATASET):
+    if images.startswith(DATASET_PREFIX):
         split = _select_split(context.workspace, images)
-        readings = (each for run in runs for each in run.readings)
+        readings = (original for run in runs for original in run.readings)
         same = [run for run in readings if run.manifest.get("inputs") == split.digest and _matches(run, reading)]
         yield dataclasses.replace(split, found=same[-1] if same and not context.options.reread else None)
         return
     roots, paths = find_roots_and_tables(images, flag="--infer_images")
     tables = PathTables(tuple(paths), context.options.path_column)
     began = time.monotonic()
-    listed_here = list_collection(
-        context, roots, None, SplitFractions(), flag="--infer_images", tables=tables, place=place
-    )
+    listed_here = list_collection(context, roots, None, SplitFractions(), flag="--infer_images", tables=tables)
     with listed_here as (listing, files):
         listed = time.monotonic()
         folder = os.path.dirname(files[0])
-        unread, files = find_unread(context.options, listing, files, runs, **reading, folder=folder, say=context.say)
-        if place is context.workspace:
-            set_aside_unreadable(runs, unread.damaged, context.say)
+        unread, files = find_unread(context.options, listing, files, runs, **reading, folder=folder)
+        set_aside_unreadable(context, runs, unread.damaged)
 
         def build(request: InferenceRequest, pipeline: beam.Pipeline) -> object:
             return pipeline | "Listings" >> beam.Create(files) | "Infer" >> RecogniseCollection(request)
@@ -99,13 +94,13 @@ def select_collection(
 
 
 def _matches(run: CommittedRun, reading: dict[str, Any]) -> bool:
-    """Whether a run has read with the same model, limits and decoding, and lost nothing of it since."""
+    """Checks whether a run has read with the same model, limits and decoding, and lost nothing of it since."""
     return not run.manifest.get("lost") and all(run.manifest.get(name) == value for name, value in reading.items())
 
 
 def _select_split(workspace: Workspace, images: str) -> SelectedCollection:
-    """The collection that `dataset:ID:SPLIT` names; the ID may be LATEST."""
-    dataset_id, _, split = images.removeprefix(_DATASET).partition(":")
+    """Selects the split that `dataset:ID:SPLIT` names; the ID may be LATEST."""
+    dataset_id, _, split = images.removeprefix(DATASET_PREFIX).partition(":")
     if split not in SPLITS:
         raise DataError(
             f"--infer_images={images}: a split of a dataset is given as dataset:ID:SPLIT, such as dataset:LATEST:test; "

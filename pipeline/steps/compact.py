@@ -3,85 +3,120 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import apache_beam as beam
 
-from components.predictions.merging import MergeRequest, group_runs_to_merge, plan_merged_files
+from components.predictions.merging import MergedFile, MergeRequest, group_runs_to_merge, plan_merged_files
 from components.predictions.runs import CommittedRun, read_run
 from components.predictions.transforms import MergeRuns
 from pipeline.engines.jobs import run_job
-from pipeline.options import LinePipelineOptions
 from pipeline.steps.runs import find_sound_runs
-from pipeline.steps.step import Context, StepResult
-from pipeline.workspace import Workspace, make_id
+from pipeline.steps.step import Context, Outcome, Plan, StepResult
+from pipeline.workspace import Unfinished, Workspace, make_id
 from tfrecords import storage
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Compaction:
-    """What became of a day's runs.
+class _Resolved:
+    """What is merged of a day's runs.
 
     Attributes:
-        summary: one sentence.
-        folder: of the day's predictions.
-        figures: `date`, `runs_before`, `runs`, `files_before`, `files`, `rows`, and the IDs of the runs that are there
-            then, `run_ids`.
-        reused: whether there was nothing to do.
+        runs: the sound runs of the day.
+        groups: those that become one run each, with the files that are written of them.
     """
 
-    summary: str
-    folder: str
-    figures: dict[str, Any]
-    reused: bool
+    runs: list[CommittedRun]
+    groups: list[tuple[list[CommittedRun], list[MergedFile]]]
+
+    @property
+    def merged(self) -> int:
+        """How many runs are merged into others."""
+        return sum(len(group) for group, _ in self.groups)
 
 
-def compact_day(options: LinePipelineOptions, workspace: Workspace, say: Callable[[str], None]) -> Compaction:
-    """Merges the runs of the day `--date` that were read in the same way; the rows stay what they are.
+class CompactStep:
+    """Merges the runs of the day `--date` that were recognised in the same way; the rows stay what they are."""
 
-    Raises:
-        DataError: if a file of one was damaged.
-    """
-    date = options.date
-    folder = os.path.dirname(workspace.predictions(date, ""))
-    runs = [run for run in find_sound_runs(workspace, say) if run.date == date]
-    _remove_rejects_of_no_run(os.path.dirname(workspace.rejects(date, "")), runs)
+    name = "compact"
+    place = "predictions"
+    purpose = "the small runs of one day (--date) to few large files"
+
+    def run(self, context: Context) -> StepResult:
+        """Commits the merged runs, and removes those that were merged.
+
+        Raises:
+            DataError: if a file of one was damaged.
+        """
+        workspace, date = context.workspace, context.options.date
+        resolved = _resolve(context)
+        _remove_rejects_of_no_run(os.path.dirname(workspace.rejects(date, "")), resolved.runs)
+        requests = [_make_request(workspace, date, group) for group, _ in resolved.groups]
+        if requests:
+            log.info(f"merging {resolved.merged:,} runs of {date} into {len(requests):,}")
+            written = [(number, file) for number, (_, files) in enumerate(resolved.groups) for file in files]
+            run_job(
+                context.options,
+                lambda pipeline: pipeline | "Files" >> beam.Create(written) | "Merge" >> MergeRuns(requests),
+            )
+        merged = {run.run_id for group, _ in resolved.groups for run in group}
+        left = [run for run in resolved.runs if run.run_id not in merged]
+        now = left + [read_run(request.destination) for request in requests]
+        figures = {
+            "date": date,
+            "runs_before": len(resolved.runs),
+            "runs": len(now),
+            "files_before": sum(len(run.files) for run in resolved.runs),
+            "files": sum(len(run.files) for run in now),
+            "rows": sum(run.manifest["rows"] for run in now),
+            "run_ids": [run.run_id for run in now],
+        }
+        outcome = Outcome.MADE if requests else Outcome.NOTHING
+        folder = os.path.dirname(workspace.predictions(date, ""))
+        return StepResult(_summarise(figures, bool(requests)), folder, figures, outcome)
+
+    def plan(self, context: Context) -> Plan:
+        """Says how many runs would be merged."""
+        date = context.options.date
+        resolved = _resolve(context)
+        rows = sum(run.manifest["rows"] for run in resolved.runs)
+        files = sum(len(run.files) for run in resolved.runs)
+        lines = [f"{_count(len(resolved.runs), 'run')} of {date}, {rows:,} rows in {_count(files, 'file')}"]
+        if not resolved.groups:
+            return Plan(Outcome.NOTHING, [*lines, "nothing to merge"])
+        written = sum(len(files) for _, files in resolved.groups)
+        lines.append(f"merge {resolved.merged:,} runs into {len(resolved.groups):,}, {_count(written, 'file')}")
+        return Plan(Outcome.MADE, lines)
+
+    def count_images(self, figures: Mapping[str, Any]) -> int:
+        """Returns 0: no image is looked at."""
+        del figures
+        return 0
+
+
+def _resolve(context: Context) -> _Resolved:
+    """Finds the runs of the day, and which of them become one."""
+    runs = [run for run in find_sound_runs(context) if run.date == context.options.date]
     # Runs without a row, whose rejects were pruned, have nothing to merge.
-    plans = [(group, files) for group in group_runs_to_merge(runs) if (files := plan_merged_files(group))]
-    requests = [_make_request(workspace, date, group) for group, _ in plans]
-    if requests:
-        say(f"merging {sum(len(group) for group, _ in plans):,} runs of {date} into {len(plans):,}")
-        written = [(number, file) for number, (_, files) in enumerate(plans) for file in files]
-        run_job(
-            options,
-            lambda pipeline: pipeline | "Files" >> beam.Create(written) | "Merge" >> MergeRuns(requests),
-            say=say,
-        )
-    merged = {run.run_id for group, _ in plans for run in group}
-    now = [run for run in runs if run.run_id not in merged] + [read_run(request.destination) for request in requests]
-    figures = {
-        "date": date,
-        "runs_before": len(runs),
-        "runs": len(now),
-        "files_before": sum(len(run.files) for run in runs),
-        "files": sum(len(run.files) for run in now),
-        "rows": sum(run.manifest["rows"] for run in now),
-        "run_ids": [run.run_id for run in now],
-    }
-    return Compaction(_summarise(figures, bool(requests)), folder, figures, reused=not requests)
+    groups = [(group, files) for group in group_runs_to_merge(runs) if (files := plan_merged_files(group))]
+    return _Resolved(runs, groups)
 
 
 def _make_request(workspace: Workspace, date: str, runs: list[CommittedRun]) -> MergeRequest:
+    """Makes what the job is asked for, for runs that become one."""
     what = [[run.run_id, sorted(file["sha256"] for file in run.manifest["files"].values())] for run in runs]
     run_id = f"m{make_id(merged=what)}"
     return MergeRequest(
         run_id=run_id,
-        folder=workspace.unfinished(f"merged-{run_id}"),
+        folder=workspace.unfinished(Unfinished.MERGED, run_id),
         destination=workspace.predictions(date, run_id),
         # Of another name than the rejects of a run that reads: these are in their place before the run is committed.
-        rejects_folder=workspace.unfinished(f"merged-rejects-{run_id}"),
+        rejects_folder=workspace.unfinished(Unfinished.MERGED_REJECTS, run_id),
         rejects_destination=workspace.rejects(date, run_id),
         merged=tuple(run.folder for run in runs),
     )
@@ -96,6 +131,7 @@ def _remove_rejects_of_no_run(folder: str, runs: list[CommittedRun]) -> None:
 
 
 def _summarise(figures: dict[str, Any], merged: bool) -> str:
+    """Says in one sentence what became of the day's runs."""
     held = f"{figures['rows']:,} rows in {_count(figures['files'], 'file')}"
     if merged:
         return (
@@ -113,14 +149,5 @@ def _summarise(figures: dict[str, Any], merged: bool) -> str:
 
 
 def _count(number: int, what: str) -> str:
+    """Writes a number and what is counted."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def compact(context: Context) -> StepResult:
-    """The committed runs of one day to one run for each way of reading.
-
-    Raises:
-        DataError: if a file of one was damaged.
-    """
-    done = compact_day(context.options, context.workspace, context.say)
-    return StepResult("compact", done.summary, done.folder, done.figures, reused=done.reused)

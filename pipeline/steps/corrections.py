@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import logging
 from typing import Any
 
 from components.ingest.addition import OldDataset
@@ -13,13 +13,11 @@ from pipeline.options import LinePipelineOptions
 from pipeline.workspace import LATEST, Workspace
 from tfrecords import DataError
 
-# Taking back
+log = logging.getLogger(__name__)
 
 
-def find_old_dataset(
-    options: LinePipelineOptions, workspace: Workspace, say: Callable[[str], None]
-) -> OldDataset | None:
-    """The dataset that `--add_to` or else a review table names, to which images are added.
+def find_old_dataset(options: LinePipelineOptions, workspace: Workspace) -> OldDataset | None:
+    """Reads the dataset that `--add_to` or else a review table names, to which images are added.
 
     Raises:
         DataError: if it is not there or damaged, its lines have another height than asked for, or
@@ -29,7 +27,7 @@ def find_old_dataset(
     named = sorted({dataset_id for found in reviewed.values() for dataset_id in found.datasets})
     for table, found in reviewed.items():
         if found.left_out:
-            say(
+            log.info(
                 f"{location_to_uri(table)} leaves out {found.left_out:,} of {found.rows + found.left_out:,} images: "
                 "no text"
             )
@@ -46,7 +44,7 @@ def find_old_dataset(
             dataset_id = latest
     elif not named:
         if reviewed:
-            say("warning: the review table names no dataset: a new one is made of its images alone; see --add_to")
+            log.warning("the review table names no dataset: a new one is made of its images alone; see --add_to")
         return None
     elif len(named) > 1:
         raise DataError(
@@ -67,23 +65,23 @@ def find_old_dataset(
             f"{flag}: the lines of dataset {dataset_id} are {old.height} pixels high, not {options.height}: "
             f"ingest with --height={old.height}"
         )
-    say(f"adding the images to the {old.examples:,} examples of dataset {dataset_id}, as {flag} says")
+    log.info(f"adding the images to the {old.examples:,} examples of dataset {dataset_id}, as {flag} says")
     if not options.add_to and latest != dataset_id:
-        say(f"warning: the latest dataset is {latest}: --add_to=LATEST adds the images to that one")
+        log.warning(f"the latest dataset is {latest}: --add_to=LATEST adds the images to that one")
     if old.split_by != options.split_by:
-        say(
-            f"warning: dataset {dataset_id} is split by {old.split_by}, the new images by {options.split_by}: lines "
+        log.warning(
+            f"dataset {dataset_id} is split by {old.split_by}, the new images by {options.split_by}: lines "
             "that are alike may come to lie in different splits"
         )
     return old
 
 
-def find_image_tables(options: LinePipelineOptions, say: Callable[[str], None]) -> PathTables:
-    """The label tables, if their rows say which images are ingested: review tables, without `--images`."""
+def find_image_tables(options: LinePipelineOptions) -> PathTables:
+    """Returns the label tables, if their rows say which images are ingested: review tables, without `--images`."""
     rules = options.label_rules
     if options.images or not any(_read_reviewed(options, table) for table in rules.tables):
         return PathTables()
-    say(f"no --images given: using the images that {rules} names")
+    log.info(f"no --images given: using the images that {rules} names")
     return PathTables(rules.tables, rules.columns.path, dataclasses.replace(rules.columns, group=None))
 
 

@@ -3,48 +3,181 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import functools
-import os
-from collections.abc import Callable
+import logging
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
+from components.predictions.manifest import RUN_VERSION, RunManifest
 
 from components.ctc.decoders import Decoding
 from components.inference.request import STARTED_NAME, SUMMARIES_NAME, UNCHANGED_NAME, InferenceRequest, describe_limits
 from components.inference.shards import prepare_recognition
-from components.ingest.sample import read_truth
-from components.predictions.runs import RUN_MANIFEST_NAME, read_predictions
+from components.ingest.sample import is_sample_rendered
+from components.predictions.runs import CommittedRun
 from components.recogniser.manifest import ModelManifest
 from pipeline.engines.jobs import choose_processes, run_job
 from pipeline.engines.progress import watch_shards
 from pipeline.options import LinePipelineOptions
-from pipeline.steps.alarms import check_alarms
-from pipeline.steps.collection import SelectedCollection, select_collection
+from pipeline.steps.collection import DATASET_PREFIX, SelectedCollection, select_collection
+from pipeline.steps.estimate import estimate_time
+from pipeline.steps.infer_result import summarise_nothing_new, summarise_run
 from pipeline.steps.listing import find_sample
 from pipeline.steps.runs import find_sound_runs
 from pipeline.steps.step import (
-    CODE_VERSION,
     Context,
+    Outcome,
+    Plan,
     StepResult,
-    format_rejects,
     get_now,
+    plan_refusal,
     raise_if_refused,
     require_few_rejects,
 )
-from pipeline.workspace import ACCEPTED, LATEST, Workspace, make_id, read_model
+from pipeline.workspace import ACCEPTED, LATEST, Unfinished, Workspace, make_id, read_model
 from tfrecords import Charset, DataError, storage
 
+log = logging.getLogger(__name__)
+
 TEMPLATE = "template"
-"""The name of the result of an infer step whose job is handed over and not waited for."""
+"""What the place of a job is called that is handed over and not waited for."""
 
 
-def infer(context: Context) -> StepResult:
-    """New images to committed predictions, by the accepted model.
+@dataclasses.dataclass(frozen=True)
+class _Resolved:
+    """Which images are recognised, with what.
+
+    Attributes:
+        model: the accepted one.
+        decoding: how its logits become text.
+        runs: the sound committed runs, the oldest first.
+        collection: the images that none of them has read.
+        asked: digest of what is asked for, whatever images there are.
+        unfinished: the folder of work in progress.
+    """
+
+    model: ModelManifest
+    decoding: Decoding
+    runs: list[CommittedRun]
+    collection: SelectedCollection
+    asked: str
+    unfinished: str
+
+    @property
+    def reads(self) -> bool:
+        """Whether there are images to recognise."""
+        return self.collection.found is None and self.collection.images > 0
+
+    @property
+    def finished_shards(self) -> int:
+        """How many shards an earlier command finished."""
+        return len(storage.list_names(storage.join(self.unfinished, SUMMARIES_NAME)))
+
+    @property
+    def outcome(self) -> Outcome:
+        """What becomes of the run."""
+        if self.collection.found is not None:
+            return Outcome.REUSED
+        if not self.reads:
+            return Outcome.NOTHING
+        return Outcome.RESUMED if self.finished_shards else Outcome.MADE
+
+
+class InferStep:
+    """Recognises the images that no committed run has read."""
+
+    name = "infer"
+    place = "predictions"
+    purpose = "new images to predictions (Parquet), by the accepted model"
+
+    def run(self, context: Context) -> StepResult:
+        """Commits a run of predictions, if there is anything new."""
+        options, workspace = context.options, context.workspace
+        with _resolve(context) as resolved:
+            outcome, collection = resolved.outcome, resolved.collection
+            if options.template:
+                return _hand_over(context, resolved)
+            if not resolved.reads:
+                _discard_run(workspace, resolved.unfinished)
+            else:
+                request = _start(context, resolved)
+                log.info(f"recognising {collection.images:,} images with model {request.model_id}")
+                summaries = storage.join(request.folder, SUMMARIES_NAME)
+                with watch_shards(summaries, request.shards, request.images):
+                    run_job(options, functools.partial(_build_with_helpers, collection, request))
+                raise_if_refused(request.folder, request.rejects_folder)
+                unchanged = storage.join(request.folder, UNCHANGED_NAME)
+                if storage.exists(unchanged):
+                    rejects = storage.read_json(unchanged)["rejects"]
+                    _discard_run(workspace, request.folder)
+                    return summarise_nothing_new(options, collection, rejects, workspace.all_predictions)
+        if outcome is Outcome.NOTHING:
+            return summarise_nothing_new(options, collection, {}, workspace.all_predictions)
+        if collection.found is not None:
+            counts, folder = collection.found.manifest.counts, collection.found.folder
+            require_few_rejects(options, counts.rejects, counts.matched, collection.found.rejects_folder)
+            return summarise_run(context, collection, resolved.runs, folder, collection.found.manifest)
+        return summarise_run(
+            context, collection, resolved.runs, request.destination, RunManifest.read(request.destination), outcome
+        )
+
+    def plan(self, context: Context) -> Plan:
+        """Lists the images on this machine, and says how many of them would be recognised."""
+        options, workspace = context.options, context.workspace
+        accepted = workspace.read_pointer("models", ACCEPTED)
+        new_model = workspace.expects("models", ACCEPTED)
+        if new_model:
+            lines = [f"with the new model, or, if it is refused, with {f'model {accepted}' if accepted else 'none'}"]
+        else:
+            lines = [f"with model {accepted}, decoder {options.decoder}, engine {options.engine}"]
+        if not options.infer_images and not is_sample_rendered(workspace.sample):
+            workspace.expect("predictions", LATEST, None)
+            return Plan(None, [*lines, "the sample's unlabelled images, once it is rendered"])
+        of_new_dataset = (options.infer_images or "").startswith(DATASET_PREFIX) and workspace.expects(
+            "datasets", LATEST
+        )
+        if new_model and (accepted is None or of_new_dataset):
+            workspace.expect("predictions", LATEST, None)
+            return Plan(None, [*lines, f"read what is in {options.infer_images or find_sample(workspace)}"])
+        with _resolve(context) as resolved:
+            counts = resolved.collection.counts
+            lines.append(
+                f"{counts.matched:,} images matched: {counts.skipped:,} were read before, {counts.to_read:,} are to be "
+                "read"
+            )
+            if counts.reread or counts.retried:
+                lines.append(
+                    f"of these, {counts.reread:,} again with this model, and {counts.retried:,} that could not be read "
+                    "before"
+                )
+            if resolved.collection.found is not None:
+                lines.append(f"nothing to read: {resolved.collection.found.folder} is the very same")
+            elif not resolved.reads:
+                lines.append("nothing new")
+            else:
+                workspace.expect("predictions", LATEST, None)
+                lines += plan_refusal(options, resolved.unfinished, counts.matched)
+                if finished := resolved.finished_shards:
+                    lines.append(f"resume: {finished:,} of {resolved.collection.shards:,} shards are finished")
+                lines.append(f"write a run to {workspace.all_predictions}")
+                lines.append(f"and what is rejected to {workspace.root}/rejects")
+                lines.append(estimate_time(workspace, self.name, "looked_at", counts.to_read))
+            return Plan(None if new_model else resolved.outcome, lines)
+
+    def count_images(self, figures: Mapping[str, Any]) -> int:
+        """Counts the images that were not skipped."""
+        return figures.get("matched", 0) - figures.get("skipped", 0)
+
+
+@contextlib.contextmanager
+def _resolve(context: Context) -> Iterator[_Resolved]:
+    """Finds the accepted model and the images that no run has read; these are listed while the block lasts.
 
     Raises:
-        DataError: if no model is accepted, there are no images, or too many are rejected.
+        DataError: if no model is accepted, it or the lexicon cannot be used, or there are no images.
     """
     options, workspace = context.options, context.workspace
     model_id = workspace.read_pointer("models", ACCEPTED)
@@ -54,143 +187,85 @@ def infer(context: Context) -> StepResult:
             "(--steps=train,evaluate)"
         )
     model = read_model(workspace, model_id)
-    if (latest := workspace.read_pointer("models", LATEST)) != model_id:
-        context.say(
-            f"warning: the latest model, {latest}, is not accepted: reading with model {model_id}, "
-            f"accepted before and trained on dataset {model.dataset_id}"
+    if not workspace.expects("models", ACCEPTED) and (latest := workspace.read_pointer("models", LATEST)) != model_id:
+        log.warning(
+            f"the latest model, {latest}, is not accepted: recognising with model {model_id}, accepted before and "
+            f"trained on dataset {model.dataset_id}"
         )
-    _describe_lexicon(context, model.read_charset(workspace.model(model_id)))
+    _describe_lexicon(options, model.read_charset(workspace.model(model_id)))
     images = options.infer_images or find_sample(workspace)
     decoding = options.decoding.pinned()
-    reading = describe_recognition(options, model, decoding)
-    runs = find_sound_runs(workspace, context.say)
-    with select_collection(context, images, runs, reading, workspace) as collection:
-        asked = make_id(
-            version=CODE_VERSION,
-            images=images,
-            columns=options.path_column,
-            min_confidence=options.min_confidence,
-            reread=options.reread,
-            **reading,
-        )
-        unfinished = workspace.unfinished(f"run-{asked}")
-        found = collection.found
-        reads = found is None and collection.images > 0
-        build: Callable[[beam.Pipeline], object] = _build_nothing
-        watched: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
-        if found is not None:
-            destination, run_id = found.folder, found.run_id
-        elif not reads:
-            destination, run_id = workspace.all_predictions, "none"
-        else:
-            earlier = [run.run_id for run in runs]
-            run_id, date, scored_at = _start_run(
-                unfinished, make_id(asked=asked, inputs=collection.digest, earlier=earlier)
-            )
-            rejects_folder = workspace.unfinished(f"rejects-{run_id}")
-            destination = workspace.predictions(date, run_id)
-            request = InferenceRequest(
-                run_id=run_id,
-                folder=unfinished,
-                destination=destination,
-                rejects_folder=rejects_folder,
-                rejects_destination=workspace.rejects(date, run_id),
-                images=collection.images,
-                inputs=collection.digest,
-                repeats=collection.repeats,
-                skipped=collection.skipped,
-                reread=collection.reread,
-                retried=collection.retried,
-                shards=collection.shards,
-                model_folder=workspace.model(model_id),
-                model_id=model_id,
-                height=model.height,
-                limits=options.image_limits,
-                max_reject_fraction=options.max_reject_fraction,
-                scored_at=scored_at,
-                processes=choose_processes(options, collection.images),
-                engine=options.engine,
-                min_confidence=options.min_confidence,
-                decoding=decoding,
-            )
-            context.say(f"reading {collection.images:,} images with model {model_id}")
-            build = functools.partial(_build_with_helpers, collection, request)
-            if not options.template:
-                summaries = storage.join(unfinished, SUMMARIES_NAME)
-                watched = watch_shards(summaries, request.shards, request.images, context.say, context.show)
-        if reads or options.template:
-            with watched:
-                run_job(options, build, say=context.say)
-        if options.template:
-            return _summarise_template(options.template, run_id, collection.images, destination)
-        if reads:
-            raise_if_refused(unfinished, rejects_folder)
-        unchanged = storage.join(unfinished, UNCHANGED_NAME)
-        rejects = storage.read_json(unchanged)["rejects"] if reads and storage.exists(unchanged) else {}
-        if not reads or rejects:
-            _discard_run(workspace, unfinished)
-    if found is None and (rejects or not reads):
-        return _summarise_nothing_new(options, collection, rejects, workspace.all_predictions)
-    manifest = found.manifest if found else storage.read_json(storage.join(destination, RUN_MANIFEST_NAME))
-    if found is not None:
-        require_few_rejects(options, manifest["rejects"], manifest["matched"], found.rejects_folder)
-    summary = f"run {run_id}: {manifest['matched']:,} images matched, "
-    if manifest["skipped"]:
-        summary += f"{manifest['skipped']:,} skipped as read before, "
-    summary += f"{manifest['rows']:,} read with mean confidence {manifest['mean_confidence']:.3f}, "
-    summary += format_rejects(manifest["rejects"])
-    if manifest["reread"]:
-        summary += f"; {manifest['reread']:,} were read again, since another model had read them with less confidence"
-    if manifest["retried"]:
-        summary += f"; {manifest['retried']:,} were tried again, since they could not be read before"
-    if found is not None:
-        summary += "; it was there already, read from the very same images by the same model"
-    else:
-        summary += f"; engine: {', '.join(manifest['figures']['engines'])}"
-    if manifest["needs_review"]:
-        summary += f"; {manifest['needs_review']:,} below --min_confidence={options.min_confidence:g} need a review"
-    figures = {name: value for name, value in manifest.items() if name not in ("files", "limits", "scored_at")}
-    figures["looked_at"] = manifest["rows"] + sum(manifest["rejects"].values())
-    figures |= {"listing_s": round(collection.listing_s, 3), "unread_s": round(collection.unread_s, 3)}
-    if not options.infer_images:
-        figures["right"] = _count_right(workspace, destination, manifest)
-    alarms = check_alarms(options, figures, runs)
-    return StepResult("infer", summary, destination, figures, reused=found is not None, alarms=alarms)
-
-
-def describe_recognition(options: LinePipelineOptions, model: ModelManifest, decoding: Decoding) -> dict[str, Any]:
-    """What decides which of the committed runs have read an image as this command would, as manifests have it."""
-    return {
+    # What decides which of the committed runs have read an image as this command would.
+    reading = {
         "model_id": model.model_id,
         "limits": describe_limits(options.image_limits, model.height),
         "decoding": decoding.identity,
     }
+    runs = find_sound_runs(context)
+    asked = make_id(
+        version=RUN_VERSION,
+        images=images,
+        columns=options.path_column,
+        min_confidence=options.min_confidence,
+        reread=options.reread,
+        **reading,
+    )
+    with select_collection(context, images, runs, reading) as collection:
+        yield _Resolved(model, decoding, runs, collection, asked, workspace.unfinished(Unfinished.RUN, asked))
 
 
-def _summarise_nothing_new(
-    options: LinePipelineOptions, collection: SelectedCollection, rejects: dict[str, int], folder: str
-) -> StepResult:
-    """What the infer step says when every image was read before, but for those that still cannot be."""
-    matched = collection.skipped + collection.images
-    summary = f"nothing new: {matched:,} images matched, all of which were read before"
-    if rejects:
-        summary += f", but for those that still cannot be: {format_rejects(rejects)}"
-    figures = {
-        **dict.fromkeys(("rows", "reread", "needs_review"), 0),
-        "matched": matched,
-        "looked_at": collection.images,
-        "retried": collection.retried,
-        "skipped": collection.skipped,
-        "repeats": collection.repeats,
-        "rejects": rejects,
-        "listing_s": round(collection.listing_s, 3),
-        "unread_s": round(collection.unread_s, 3),
-    }
-    return StepResult("infer", summary, folder, figures, reused=True, alarms=check_alarms(options, figures, []))
+def _start(context: Context, resolved: _Resolved) -> InferenceRequest:
+    """Makes what the job is asked for: the run begins, or an earlier attempt at it is resumed."""
+    options, workspace = context.options, context.workspace
+    collection, model = resolved.collection, resolved.model
+    earlier = [run.run_id for run in resolved.runs]
+    digest = make_id(asked=resolved.asked, inputs=collection.digest, earlier=earlier)
+    run_id, date, scored_at = _start_run(resolved.unfinished, digest)
+    return InferenceRequest(
+        run_id=run_id,
+        folder=resolved.unfinished,
+        destination=workspace.predictions(date, run_id),
+        rejects_folder=workspace.unfinished(Unfinished.REJECTS, run_id),
+        rejects_destination=workspace.rejects(date, run_id),
+        counts=collection.counts,
+        inputs=collection.digest,
+        shards=collection.shards,
+        model_folder=workspace.model(model.model_id),
+        model_id=model.model_id,
+        height=model.height,
+        limits=options.image_limits,
+        max_reject_fraction=options.max_reject_fraction,
+        scored_at=scored_at,
+        processes=choose_processes(options, collection.images),
+        engine=options.engine,
+        min_confidence=options.min_confidence,
+        decoding=resolved.decoding,
+    )
+
+
+def _hand_over(context: Context, resolved: _Resolved) -> StepResult:
+    """Hands the job of a template over, which commits the run, or refuses it, by itself."""
+    options, workspace = context.options, context.workspace
+    collection = resolved.collection
+    run_id, destination, build = "none", workspace.all_predictions, _build_nothing
+    if collection.found is not None:
+        run_id, destination = collection.found.run_id, collection.found.folder
+    elif resolved.reads:
+        request = _start(context, resolved)
+        run_id, destination = request.run_id, request.destination
+        log.info(f"recognising {collection.images:,} images with model {request.model_id}")
+        build = functools.partial(_build_with_helpers, collection, request)
+    run_job(options, build)
+    place = options.template
+    summary = (
+        f"the job that reads {collection.images:,} images as run {run_id} is in {place}; it commits the run to "
+        f"{destination}"
+    )
+    return StepResult(summary, place, {"run_id": run_id, "images": collection.images}, resolved.outcome, place=TEMPLATE)
 
 
 def _start_run(folder: str, digest: str) -> tuple[str, str, datetime.datetime]:
-    """A run's ID, day and time: those of its first attempt, so that all attempts write the very same rows.
+    """Returns a run's ID, day and time: those of its first attempt, so that all attempts write the very same rows.
 
     A worker that was taken for lost may still be writing when the next attempt is. The ID and the day stay, though
     images come or go meanwhile, so that a run is committed once; the time stays for a day.
@@ -212,44 +287,31 @@ def _discard_run(workspace: Workspace, folder: str) -> None:
     """Removes what is left of a run whose images have gone, or were read meanwhile."""
     with contextlib.suppress(FileNotFoundError):
         run_id = storage.read_json(storage.join(folder, STARTED_NAME))["run_id"]
-        storage.remove_folder(workspace.unfinished(f"rejects-{run_id}"))
+        storage.remove_folder(workspace.unfinished(Unfinished.REJECTS, run_id))
     storage.remove_folder(folder)
 
 
 def _build_nothing(pipeline: beam.Pipeline) -> object:
-    """The job of a template when everything was read: whoever launches one expects a job."""
+    """Builds the job of a template when everything was read: whoever launches one expects a job."""
     return pipeline | "Nothing" >> beam.Create([None])
 
 
-def _summarise_template(place: str, run_id: str, images: int, destination: str) -> StepResult:
-    """What became of the infer step when its job is handed over: that commits the run, or refuses it, by itself."""
-    summary = f"the job that reads {images:,} images as run {run_id} is in {place}; it commits the run to {destination}"
-    return StepResult(TEMPLATE, summary, place, {"run_id": run_id, "images": images})
-
-
-def _describe_lexicon(context: Context, charset: Charset) -> None:
-    decoding = context.options.decoding
+def _describe_lexicon(options: LinePipelineOptions, charset: Charset) -> None:
+    """Says how many words of the lexicon can be recognised."""
+    decoding = options.decoding
     if not decoding.lexicon:
         return
     lexicon = decoding.read_lexicon(charset)
-    context.say(f"{len(lexicon.words):,} words in {decoding.lexicon}")
+    log.info(f"{len(lexicon.words):,} words in {decoding.lexicon}")
     if lexicon.unreadable:
         unknown = sorted(set("".join(lexicon.unreadable)) - set(charset.symbols))
-        context.say(
-            f"warning: {len(lexicon.unreadable):,} more words of it can never be read, such as "
+        log.warning(
+            f"{len(lexicon.unreadable):,} more words of it can never be read, such as "
             f"{lexicon.unreadable[0]!r}: the model was trained without {' '.join(unknown[:20])}"
         )
 
 
 def _build_with_helpers(collection: SelectedCollection, request: InferenceRequest, pipeline: beam.Pipeline) -> object:
-    """The job that reads; helper processes load the model while it is planned."""
+    """Builds the job that recognises; helper processes load the model while it is planned."""
     prepare_recognition(request)
     return collection.build(request, pipeline)
-
-
-def _count_right(workspace: Workspace, folder: str, manifest: dict[str, Any]) -> dict[str, int]:
-    """How many images of the sample, whose truth is known, were read exactly."""
-    truth = read_truth(workspace.sample)
-    rows = read_predictions(folder, ["uri", "text"])
-    right = sum(truth.get(os.path.basename(row["uri"])) == row["text"] for row in rows)
-    return {"images": manifest["matched"], "exact": right}

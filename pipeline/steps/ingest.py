@@ -2,55 +2,198 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import apache_beam as beam
 
 from components.ingest import IngestRequest
+from components.ingest.addition import OldDataset
+from components.ingest.dataset import SUMMARIES_NAME
+from components.ingest.sample import LABELLED, is_sample_rendered
 from components.ingest.transforms import AddToDataset, WriteDataset
-from components.listing import ListingSummary, check_choice, choose_labels, find_roots
+from components.listing import LabelRules, ListingSummary, check_choice, choose_labels, find_roots
 from components.training.recipes import TIME_STRIDE
 from pipeline.engines.jobs import choose_processes, run_job
 from pipeline.options import LinePipelineOptions
 from pipeline.steps.corrections import find_image_tables, find_old_dataset
+from pipeline.steps.estimate import estimate_time
 from pipeline.steps.listing import choose_images, list_collection
 from pipeline.steps.step import (
-    CODE_VERSION,
     Context,
+    Outcome,
+    Plan,
     StepResult,
     format_rejects,
-    is_intact,
+    plan_refusal,
     raise_if_refused,
     require_few_rejects,
 )
-from pipeline.workspace import LATEST, make_id
+from pipeline.workspace import LATEST, Unfinished, make_id
 from tfrecords import SPLITS, Charset, CharsetError, DataError, DatasetManifest, SplitFractions, storage
 from tfrecords.shards import choose_shard_count
 
+log = logging.getLogger(__name__)
 
-def ingest(context: Context) -> StepResult:
-    """Labelled images to a committed dataset.
+_DATASET_VERSION = 5
+"""Raised when the same images and options would make another dataset: no old one is then taken for it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Resolved:
+    """What is to be made of which images.
+
+    Attributes:
+        listing: of the images.
+        files: its files, which are there while the request is resolved.
+        rules: where the labels are.
+        charset: of the dataset.
+        old: the dataset to whose examples the images are added.
+        dataset_id: digest of all this and the options.
+        folder: of the committed dataset.
+        unfinished: of work in progress.
+        found: the dataset, if it is committed and whole.
+        damage: what is wrong with a committed one.
+    """
+
+    listing: ListingSummary
+    files: list[str]
+    rules: LabelRules
+    charset: Charset
+    old: OldDataset | None
+    dataset_id: str
+    folder: str
+    unfinished: str
+    found: DatasetManifest | None
+    damage: str | None
+
+    @property
+    def finished_shards(self) -> int:
+        """How many shards an earlier command finished."""
+        return len(storage.list_names(storage.join(self.unfinished, SUMMARIES_NAME)))
+
+    @property
+    def outcome(self) -> Outcome:
+        """What becomes of the dataset."""
+        if self.found is not None:
+            return Outcome.REUSED
+        if self.damage is not None:
+            return Outcome.REMADE
+        return Outcome.RESUMED if self.finished_shards else Outcome.MADE
+
+
+class IngestStep:
+    """Makes a dataset of TFRecords of labelled images."""
+
+    name = "ingest"
+    place = "dataset"
+    purpose = "labelled images to a dataset of TFRecords"
+
+    def run(self, context: Context) -> StepResult:
+        """Commits the dataset, or finds it committed."""
+        options, workspace = context.options, context.workspace
+        with _resolve(context) as resolved:
+            outcome = resolved.outcome
+            if resolved.found is not None:
+                storage.remove_folder(resolved.unfinished)
+            else:
+                if resolved.damage is not None:
+                    log.warning(f"{resolved.damage}: it was damaged after it was committed, and is made again")
+                    storage.remove_folder(resolved.folder)
+                request = _make_request(options, resolved)
+                log.info(f"encoding {resolved.listing.images:,} images as TFRecords")
+                run_job(options, functools.partial(_write_dataset, resolved.files, request, options.split_fractions))
+                raise_if_refused(resolved.unfinished, resolved.unfinished)
+        manifest = resolved.found or DatasetManifest.read(resolved.folder)
+        workspace.write_pointer("datasets", LATEST, manifest.dataset_id)
+        for warning in manifest.warnings:
+            log.warning(warning)
+        figures = {
+            "dataset_id": manifest.dataset_id,
+            "matched": manifest.matched,
+            "added_to": manifest.added_to,
+            "kept": manifest.kept,
+            "examples": manifest.counts,
+            "rejects": manifest.rejects,
+            "warnings": list(manifest.warnings),
+            "symbols": len(resolved.charset.symbols),
+        }
+        return StepResult(
+            _summarise(manifest, resolved),
+            resolved.folder,
+            figures,
+            outcome,
+            rejects=manifest.rejects,
+            rejects_folder=resolved.folder,
+        )
+
+    def plan(self, context: Context) -> Plan:
+        """Lists the images on this machine, and says what would be made of them."""
+        options, workspace = context.options, context.workspace
+        if not options.images and not options.label_rules.tables and not is_sample_rendered(workspace.sample):
+            workspace.expect("datasets", LATEST, None)
+            return Plan(
+                Outcome.MADE,
+                [
+                    f"render the sample collection in {workspace.sample}, {LABELLED:,} labelled images",
+                    f"write a dataset of lines {options.height} pixels high to {workspace.dataset('ID')}",
+                    estimate_time(workspace, self.name, "matched", LABELLED),
+                ],
+            )
+        with _resolve(context) as resolved:
+            workspace.expect("datasets", LATEST, resolved.dataset_id)
+            images = resolved.listing.images
+            lines = [f"{images:,} images matched"]
+            if resolved.old:
+                lines.append(f"added to the {resolved.old.examples:,} examples of dataset {resolved.old.dataset_id}")
+            if resolved.found is not None:
+                return Plan(
+                    Outcome.REUSED,
+                    [*lines, f"nothing to write: {resolved.folder} is there already, made from the very same images"],
+                )
+            if resolved.damage is not None:
+                lines.append(f"{resolved.damage}: it was damaged after it was committed, and is made again")
+            lines += plan_refusal(options, resolved.unfinished, images)
+            if finished := resolved.finished_shards:
+                shards = sum(_count_shards(resolved).values())
+                lines.append(f"resume: {finished:,} of {shards:,} shards are finished")
+            lines.append(f"write dataset {resolved.dataset_id}, lines {options.height} pixels high")
+            lines.append(f"to {resolved.folder}")
+            lines.append(estimate_time(workspace, self.name, "matched", images))
+            return Plan(resolved.outcome, lines)
+
+    def count_images(self, figures: Mapping[str, Any]) -> int:
+        """Counts the images that were matched."""
+        return figures.get("matched", 0)
+
+
+@contextlib.contextmanager
+def _resolve(context: Context) -> Iterator[_Resolved]:
+    """Lists the images with their labels, and finds out which dataset they make.
 
     Raises:
-        DataError: if there are no images, or too many of them are rejected.
+        DataError: if there are no images, none has a label, the flags do not fit them, or the dataset that they make
+            is there and has too many rejects.
     """
     options, workspace = context.options, context.workspace
-    old = find_old_dataset(options, workspace, context.say)
-    tables = find_image_tables(options, context.say)
+    old = find_old_dataset(options, workspace)
+    tables = find_image_tables(options)
     roots = [] if tables.paths else find_roots(choose_images(context), flag="--images")
     rules, why = choose_labels(options.label_rules, roots)
     if why:
-        context.say(why)
-    fractions = options.split_fractions
+        log.info(why)
     flag = "--label_source" if tables.paths else "--images"
+    fractions = options.split_fractions
     with list_collection(context, roots, rules, fractions, flag=flag, tables=tables) as (listing, files):
         if options.label_source == "auto":
             check_choice(rules, listing)
         charset = _choose_charset(options, listing, old.symbols if old else ())
         dataset_id = make_id(
-            version=CODE_VERSION,
+            version=_DATASET_VERSION,
             inputs=listing.digest,
             labels=dataclasses.asdict(rules),
             height=options.height,
@@ -61,44 +204,59 @@ def ingest(context: Context) -> StepResult:
             **({"add_to": old.dataset_id} if old else {}),
         )
         folder = workspace.dataset(dataset_id)
-        found = find_intact_dataset(context, folder)
+        found, damage = _find_dataset(folder)
         if found is not None:
-            manifest = found
-            require_few_rejects(options, manifest.rejects, manifest.matched - manifest.kept, folder)
-            storage.remove_folder(workspace.unfinished(f"dataset-{dataset_id}"))
-        else:
-            request = IngestRequest(
-                dataset_id=dataset_id,
-                folder=workspace.unfinished(f"dataset-{dataset_id}"),
-                destination=folder,
-                images=listing.images,
-                shards={
-                    split: (old.count(split) if old else 0) + choose_shard_count(listing.splits.get(split, 0))
-                    for split in SPLITS
-                },
-                height=options.height,
-                time_stride=TIME_STRIDE,
-                charset=charset,
-                limits=options.image_limits,
-                max_reject_fraction=options.max_reject_fraction,
-                processes=choose_processes(options, listing.images),
-                split_by=old.split_by if old and old.split_by != "image" else rules.split_by,
-                label_source=str(rules),
-                listings=tuple(files),
-                unused_labels=listing.unused_labels,
-                passed_over=listing.passed_over,
-                old=old,
-            )
-            context.say(f"encoding {listing.images:,} images as TFRecords")
-            run_job(options, functools.partial(_write_dataset, files, request, fractions), say=context.say)
-            raise_if_refused(request.folder, request.folder)
-            manifest = DatasetManifest.read(folder)
-    workspace.write_pointer("datasets", LATEST, dataset_id)
-    for warning in manifest.warnings:
-        context.say(f"warning: {warning}")
-    counts = manifest.counts
+            require_few_rejects(options, found.rejects, found.matched - found.kept, folder)
+        unfinished = workspace.unfinished(Unfinished.DATASET, dataset_id)
+        yield _Resolved(listing, files, rules, charset, old, dataset_id, folder, unfinished, found, damage)
+
+
+def _find_dataset(folder: str) -> tuple[DatasetManifest | None, str | None]:
+    """Returns a committed dataset that is whole, or what is wrong with it; twice None if there is none."""
+    try:
+        manifest = DatasetManifest.read(folder)
+    except FileNotFoundError:
+        return None, None
+    sizes = {**{shard.name: shard.bytes for shard in manifest.shards}, **manifest.other_files}
+    damage = storage.find_missing_or_changed(folder, sizes)
+    return (manifest, None) if damage is None else (None, damage)
+
+
+def _count_shards(resolved: _Resolved) -> dict[str, int]:
+    """Counts the shards of each split, those of an old dataset included."""
+    old, splits = resolved.old, resolved.listing.splits
+    return {split: (old.count(split) if old else 0) + choose_shard_count(splits.get(split, 0)) for split in SPLITS}
+
+
+def _make_request(options: LinePipelineOptions, resolved: _Resolved) -> IngestRequest:
+    """Makes what the job is asked for."""
+    old, listing = resolved.old, resolved.listing
+    return IngestRequest(
+        dataset_id=resolved.dataset_id,
+        folder=resolved.unfinished,
+        destination=resolved.folder,
+        images=listing.images,
+        shards=_count_shards(resolved),
+        height=options.height,
+        time_stride=TIME_STRIDE,
+        charset=resolved.charset,
+        limits=options.image_limits,
+        max_reject_fraction=options.max_reject_fraction,
+        processes=choose_processes(options, listing.images),
+        split_by=old.split_by if old and old.split_by != "image" else resolved.rules.split_by,
+        label_source=str(resolved.rules),
+        listings=tuple(resolved.files),
+        unused_labels=listing.unused_labels,
+        passed_over=listing.passed_over,
+        old=old,
+    )
+
+
+def _summarise(manifest: DatasetManifest, resolved: _Resolved) -> str:
+    """Says in one sentence what became of the images."""
+    counts, old = manifest.counts, resolved.old
     summary = (
-        f"dataset {dataset_id}: {manifest.matched:,} images matched, {sum(counts.values()):,} written "
+        f"dataset {manifest.dataset_id}: {manifest.matched:,} images matched, {sum(counts.values()):,} written "
         f"({', '.join(f'{counts[split]:,} {split}' for split in SPLITS)}), {format_rejects(manifest.rejects)}"
     )
     if old:
@@ -106,25 +264,15 @@ def ingest(context: Context) -> StepResult:
     if manifest.unused_labels:
         unused = sum(manifest.unused_labels.values())
         summary += f"; {unused:,} label{'' if unused == 1 else 's'} without an image"
-    if found is not None:
+    if resolved.found is not None:
         summary += "; it was there already, made from the very same images"
-    figures = {
-        "dataset_id": dataset_id,
-        "matched": manifest.matched,
-        "added_to": manifest.added_to,
-        "kept": manifest.kept,
-        "examples": counts,
-        "rejects": manifest.rejects,
-        "warnings": list(manifest.warnings),
-        "symbols": len(charset.symbols),
-    }
-    return StepResult("ingest", summary, folder, figures, reused=found is not None)
+    return summary
 
 
 def _write_dataset(
     files: list[str], request: IngestRequest, fractions: SplitFractions, pipeline: beam.Pipeline
 ) -> object:
-    """The job that writes a dataset of listed images, or of these and an old dataset."""
+    """Builds the job that writes a dataset of listed images, or of these and an old dataset."""
     if request.old is None:
         return pipeline | "Listings" >> beam.Create(files) | "Ingest" >> WriteDataset(request, fractions)
     shards = [(split, index) for split in SPLITS for index in range(request.old.count(split))]
@@ -134,7 +282,7 @@ def _write_dataset(
 
 
 def _choose_charset(options: LinePipelineOptions, listing: ListingSummary, old: Sequence[str]) -> Charset:
-    """What `--charset` says, or else every symbol of the labels and those of an old dataset."""
+    """Reads `--charset`, or else takes every symbol of the labels and those of an old dataset."""
     if options.charset:
         try:
             charset = Charset.from_lines(storage.read_bytes(options.charset).decode("utf-8-sig"))
@@ -155,13 +303,3 @@ def _choose_charset(options: LinePipelineOptions, listing: ListingSummary, old: 
             f"{'; '.join(listing.examples)}; see --label_source"
         )
     return Charset(tuple(sorted({*listing.symbols, *old})))
-
-
-def find_intact_dataset(context: Context, folder: str) -> DatasetManifest | None:
-    """A committed dataset, if it is there; one that lost files since is removed, to be made again."""
-    try:
-        manifest = DatasetManifest.read(folder)
-    except FileNotFoundError:
-        return None
-    sizes = {**{shard.name: shard.bytes for shard in manifest.shards}, **manifest.other_files}
-    return manifest if is_intact(context, folder, sizes) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Iterator
 
 import apache_beam as beam
@@ -13,24 +14,27 @@ from components.listing import LabelRules, ListingSummary, PathTables, Places, g
 from components.listing.transforms import JoinTables, ListCollection, ListOnce
 from pipeline.engines.jobs import run_job
 from pipeline.steps.step import Context
-from pipeline.workspace import Workspace, make_id
+from pipeline.workspace import Unfinished, Workspace, make_id
 from tfrecords import DataError, SplitFractions, StoreError, storage
 from tfrecords.shards import choose_shard_count
+
+log = logging.getLogger(__name__)
+
 
 _BYTES_A_ROW = 64  # of a label table, as a guess
 
 
 def choose_images(context: Context) -> str:
-    """What `--images` says, or else the folder of the label table, or else the rendered sample."""
+    """Returns `--images`, or else the folder of the label table, or else the rendered sample."""
     options = context.options
     if options.images:
         return options.images
     if tables := options.label_rules.tables:
         folders = dict.fromkeys(table.rpartition("/")[0] for table in tables)
-        context.say(f"no --images given: using the images beside the label table, in {', '.join(folders)}")
+        log.info(f"no --images given: using the images beside the label table, in {', '.join(folders)}")
         return ",".join(folders)
     folder = render_sample(_require_sample_folder(context.workspace, "--images"))[0]
-    context.say(f"no --images given: using the rendered sample collection in {folder}")
+    log.info(f"no --images given: using the rendered sample collection in {folder}")
     return folder
 
 
@@ -43,7 +47,6 @@ def list_collection(
     *,
     flag: str,
     tables: PathTables | None = None,
-    place: Workspace | None = None,
 ) -> Iterator[tuple[ListingSummary, list[str]]]:
     """Lists the images below some roots, and those that tables name; the listing files are there inside the block.
 
@@ -59,7 +62,7 @@ def list_collection(
         )
     # The listing of a template is needed for longer: it is no other command's.
     name = make_id(roots=roots, tables=tables, labels=labels, template=context.options.template)
-    folder = (place or context.workspace).unfinished(f"listing-{name}")
+    folder = context.scratch.unfinished(Unfinished.LISTING, name)
     places = Places.of([*roots, *tables.paths])
     grouped = [*group_roots(roots, places), *([path] for path in tables.paths)]
     groups = [[location_to_uri(root) for root in group] for group in grouped]
@@ -71,7 +74,6 @@ def list_collection(
         run_job(
             context.options,
             lambda pipeline: pipeline | "Roots" >> beam.Create(list(zip(groups, files, strict=True))) | "List" >> work,
-            say=context.say,
             before_template=True,
         )
         summary = ListingSummary(**storage.read_json(summary_path))
@@ -101,8 +103,8 @@ def _join_tables(
     files: list[str],
     folder: str,
 ) -> tuple[ListingSummary, list[str]]:
-    """Listing files with the labels of the tables, from listing files without."""
-    context.say(f"joining {listed.images:,} images and the rows of {rules}")
+    """Writes listing files with the labels of the tables, from listing files without."""
+    log.info(f"joining {listed.images:,} images and the rows of {rules}")
     rows = sum(map(storage.get_size, rules.tables)) // _BYTES_A_ROW
     count = choose_shard_count(max(listed.images, rows))
     joined = [storage.join(folder, f"labelled-{number:05d}.parquet") for number in range(count)]
@@ -112,7 +114,6 @@ def _join_tables(
     run_job(
         context.options,
         lambda pipeline: pipeline | "Sources" >> beam.Create(sources) | "Join" >> work,
-        say=context.say,
     )
     summary = ListingSummary(**storage.read_json(summary_path))
     if summary.images != listed.images:
@@ -129,7 +130,12 @@ def _list_once(
     tables: int,
     folder: str,
 ) -> tuple[ListingSummary, list[str]]:
-    """Listing files in which each image is once, from those of folders and, at the end, of some tables of paths."""
+    """Writes listing files in which each image is once.
+
+    Args:
+        files: listing files of folders and, at the end, of some tables of paths.
+        tables: how many of them are of tables.
+    """
     count = choose_shard_count(
         listed.images // 8
     )  # larger than shards, since only names meet: many small blocks cost memory
@@ -140,7 +146,6 @@ def _list_once(
     run_job(
         context.options,
         lambda pipeline: pipeline | "Listings" >> beam.Create(list(zip(kinds, files, strict=True))) | "Once" >> work,
-        say=context.say,
         before_template=True,
     )
     summary = ListingSummary(**storage.read_json(summary_path))
@@ -151,12 +156,13 @@ def _list_once(
         )
     if summary.repeats:
         rows = "row names an image" if summary.repeats == 1 else "rows name images"
-        context.say(f"{summary.repeats:,} {rows} that another row or a folder has too; each image is read once")
+        log.info(f"{summary.repeats:,} {rows} that another row or a folder has too; each image is read once")
     summary = dataclasses.replace(summary, passed_over=listed.passed_over)
     return summary, [path for path in once if storage.exists(path)]
 
 
 def _require_sample_folder(workspace: Workspace, flag: str) -> str:
+    """Returns the folder of the sample; raises a `DataError` where it cannot be."""
     if storage.is_remote(workspace.root):
         raise DataError(
             f"{flag} is needed with --workspace={workspace.root}: the sample is rendered into local folders"
@@ -165,6 +171,7 @@ def _require_sample_folder(workspace: Workspace, flag: str) -> str:
 
 
 def find_sample(workspace: Workspace) -> str:
+    """Returns the folder of the sample's unlabelled images; raises a `DataError` if there is none."""
     folder = storage.join(_require_sample_folder(workspace, "--infer_images"), "unlabelled")
     if not storage.exists(folder):
         raise DataError(f"--infer_images says what to read: there is no sample collection in {workspace.root}")

@@ -3,57 +3,134 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import datetime
-from collections.abc import Callable, Iterator
+import itertools
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from components.recogniser.manifest import ModelManifest
 from components.review.page import choose_with_images, mark_doubtful, render_page
-from components.review.selection import find_least_confident, read_details
+from components.review.selection import DoubtfulText, find_least_confident, read_details
 from components.review.table import MANIFEST_NAME, PAGE_NAME, TABLE_NAME, format_table, split_row
-from pipeline.options import LinePipelineOptions
 from pipeline.steps.runs import find_sound_runs
-from pipeline.steps.step import Context, StepResult
-from pipeline.workspace import ACCEPTED, LATEST, Workspace, make_id
+from pipeline.steps.step import Context, Outcome, Plan, StepResult
+from pipeline.workspace import ACCEPTED, LATEST, Unfinished, Workspace, make_id
 from tfrecords import DataError, DatasetManifest, storage
 
-# Giving out
+log = logging.getLogger(__name__)
 
 
-def write_review(
-    options: LinePipelineOptions, workspace: Workspace, say: Callable[[str], None]
-) -> tuple[str, str, dict[str, Any]]:
-    """Commits a review of the least confident readings that no review gave out yet.
+@dataclasses.dataclass(frozen=True)
+class _Resolved:
+    """What can be given to a person.
 
-    Returns:
-        A sentence, the review's folder, and figures.
+    Attributes:
+        runs: how many committed runs there are.
+        dataset_id: the dataset to which corrections are to be added.
+        waiting: readings that no review gave out yet, the least confident first.
+    """
+
+    runs: int
+    dataset_id: str
+    waiting: Iterator[DoubtfulText]
+
+
+class ReviewStep:
+    """Gives the least confident readings, which no review gave out yet, to a person to correct."""
+
+    name = "review"
+    place = "review"
+    purpose = "the least confident readings to a table and a page, for a person to correct"
+
+    def run(self, context: Context) -> StepResult:
+        """Commits a review."""
+        options, workspace = context.options, context.workspace
+        resolved = _resolve(context)
+        dataset_id = resolved.dataset_id
+        log.info(f"looking for the {options.review_count:,} least confident readings of {resolved.runs:,} runs")
+        chosen, gone = choose_with_images(resolved.waiting, options.review_count, options.image_limits)
+        figures: dict[str, Any] = {
+            "images": len(chosen),
+            "runs": resolved.runs,
+            "dataset_id": dataset_id,
+            "unreadable": gone,
+        }
+        if gone:
+            log.warning(f"{gone:,} images that were to be reviewed cannot be read any more, and are left out")
+        if not chosen:
+            summary = "nothing is left to review: every image that was read is in the dataset, or was given out before"
+            return StepResult(summary, storage.join(workspace.root, "review"), figures, Outcome.NOTHING)
+        readings = [reading for reading, _ in chosen]
+        review_id = make_id(dataset=dataset_id, readings=[(reading.uri, reading.run_id) for reading in readings])
+        folder = workspace.unfinished(Unfinished.REVIEW, review_id)
+        storage.remove_folder(folder)
+        _write_table_and_page(folder, chosen, review_id=review_id, dataset_id=dataset_id)
+        manifest = {
+            "review_id": review_id,
+            "dataset_id": dataset_id,
+            "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "given_out": [[reading.uri, reading.model_id, reading.text] for reading in readings],
+        }
+        storage.write_json(storage.join(folder, MANIFEST_NAME), manifest)
+        destination = storage.join(workspace.root, "review", review_id)
+        storage.move_folder(folder, destination)
+        least, most = readings[0].confidence, readings[-1].confidence
+        summary = (
+            f"review {review_id}: {len(readings):,} images with confidences from {least:.3f} to {most:.3f}, to be "
+            f"added to dataset {dataset_id} when they are corrected"
+        )
+        return StepResult(summary, destination, {**figures, "review_id": review_id, "confidences": [least, most]})
+
+    def plan(self, context: Context) -> Plan:
+        """Says how many images would be given out."""
+        options, workspace = context.options, context.workspace
+        if workspace.expects("predictions", LATEST):
+            return Plan(None, [f"the {options.review_count:,} least confident readings, tonight's among them"])
+        resolved = _resolve(context)
+        waiting = sum(1 for _ in itertools.islice(resolved.waiting, options.review_count))
+        folder = storage.join(workspace.root, "review")
+        if not waiting:
+            return Plan(Outcome.NOTHING, ["nothing is left to review"])
+        lines = [
+            f"the {waiting:,} least confident readings of {resolved.runs:,} runs",
+            f"write a table and a page to {folder}, for dataset {resolved.dataset_id}",
+        ]
+        return Plan(Outcome.MADE, lines)
+
+    def count_images(self, figures: Mapping[str, Any]) -> int:
+        """Returns 0: a person's work takes longer than the step's."""
+        del figures
+        return 0
+
+
+def _resolve(context: Context) -> _Resolved:
+    """Finds the readings that wait for a person.
 
     Raises:
         DataError: if nothing was read yet, or the dataset to which corrections are to be added is gone.
     """
-    runs = find_sound_runs(workspace, say)
+    workspace = context.workspace
+    runs = find_sound_runs(context)
     if not runs:
         raise DataError(f"nothing was read yet in {workspace.root}: run the infer step first (--steps=infer)")
     dataset_id, dataset = _find_dataset_to_correct(workspace)
     given = _read_given_out(workspace)
-    say(f"looking for the {options.review_count:,} least confident readings of {len(runs):,} runs")
     records = [storage.join(workspace.dataset(dataset_id), shard.name) for shard in dataset.shards]
     waiting = (
         reading
         for reading in find_least_confident([path for run in runs for path in run.files], records)
         if (reading.uri, reading.model_id, reading.text) not in given
     )
-    chosen, gone = choose_with_images(waiting, options.review_count, options.image_limits)
-    figures: dict[str, Any] = {"images": len(chosen), "runs": len(runs), "dataset_id": dataset_id, "unreadable": gone}
-    if gone:
-        say(f"warning: {gone:,} images that were to be reviewed cannot be read any more, and are left out")
-    if not chosen:
-        summary = "nothing is left to review: every image that was read is in the dataset, or was given out before"
-        return summary, storage.join(workspace.root, "review"), figures
+    return _Resolved(len(runs), dataset_id, waiting)
+
+
+def _write_table_and_page(
+    folder: str, chosen: Sequence[tuple[DoubtfulText, bytes]], *, review_id: str, dataset_id: str
+) -> None:
+    """Writes `review.csv` and `review.html` of readings with their images as PNG."""
     readings = [reading for reading, _ in chosen]
-    review_id = make_id(dataset=dataset_id, readings=[(each.uri, each.run_id) for each in readings])
-    folder = workspace.unfinished(f"review-{review_id}")
-    storage.remove_folder(folder)
     details = read_details(readings)
     rows = [
         split_row(reading, [other["text"] for other in detail["alternatives"]], dataset_id)
@@ -75,25 +152,10 @@ def write_review(
     ]
     page = render_page(review_id=review_id, dataset_id=dataset_id, lines=lines)
     storage.write_bytes(storage.join(folder, PAGE_NAME), page.encode())
-    destination = storage.join(workspace.root, "review", review_id)
-    manifest = {
-        "review_id": review_id,
-        "dataset_id": dataset_id,
-        "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "given_out": [[each.uri, each.model_id, each.text] for each in readings],
-    }
-    storage.write_json(storage.join(folder, MANIFEST_NAME), manifest)
-    storage.move_folder(folder, destination)
-    least, most = readings[0].confidence, readings[-1].confidence
-    summary = (
-        f"review {review_id}: {len(readings):,} images with confidences from {least:.3f} to {most:.3f}, to be added to "
-        f"dataset {dataset_id} when they are corrected"
-    )
-    return summary, destination, {**figures, "review_id": review_id, "confidences": [least, most]}
 
 
 def _read_given_out(workspace: Workspace) -> set[tuple[str, str, str]]:
-    """URI, model and text of every reading of a committed review: a person has had it."""
+    """Returns URI, model and text of every reading of a committed review: a person has had it."""
     parent = storage.join(workspace.root, "review")
     given: set[tuple[str, str, str]] = set()
     for name in storage.list_names(parent):
@@ -106,7 +168,7 @@ def _read_given_out(workspace: Workspace) -> set[tuple[str, str, str]]:
 
 
 def _find_dataset_to_correct(workspace: Workspace) -> tuple[str, DatasetManifest]:
-    """What corrections are added to: the dataset of the model in use, or the latest one if that grew out of it."""
+    """Returns what corrections are added to: the dataset of the model in use, or the latest if that grew out of it."""
     model_id = workspace.read_pointer("models", ACCEPTED)
     latest = workspace.read_pointer("datasets", LATEST)
     of_model = None
@@ -130,19 +192,10 @@ def _find_dataset_to_correct(workspace: Workspace) -> tuple[str, DatasetManifest
 
 
 def _walk_ancestors(workspace: Workspace, dataset_id: str | None) -> Iterator[str]:
-    """A dataset, the one that it was added to, and so on."""
+    """Yields a dataset, the one that it was added to, and so on."""
     while dataset_id is not None:
         yield dataset_id
         try:
             dataset_id = DatasetManifest.read(workspace.dataset(dataset_id)).added_to
         except FileNotFoundError:
             return
-
-
-def review(context: Context) -> StepResult:
-    """The least confident readings as a table and a page, for a person to correct.
-
-    Raises:
-        DataError: if nothing was read yet, or the dataset that the model was trained on is gone.
-    """
-    return StepResult("review", *write_review(context.options, context.workspace, context.say))

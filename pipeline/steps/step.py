@@ -1,11 +1,12 @@
-"""What a step is, gets and gives back."""
+"""A step: its protocol, what it gets and what it gives back."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Callable
-from typing import Any
+import enum
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from components.commit import REFUSED_NAME
 from components.rejects import explain_too_many_rejects
@@ -14,8 +15,52 @@ from pipeline.steps.alarms import Alarm
 from pipeline.workspace import Workspace
 from tfrecords import DataError, DatasetManifest, storage
 
-# Raised when a step would make another result from the same input: no old one is then taken for it.
-CODE_VERSION = 5
+
+class Outcome(enum.StrEnum):
+    """What a step does with its result, or did."""
+
+    MADE = "made"
+    RESUMED = "resumed"
+    """Made from what an earlier command left unfinished."""
+    REMADE = "remade"
+    """Made again, since a committed one was damaged."""
+    REUSED = "reused"
+    """There already, made from the very same input."""
+    NOTHING = "nothing"
+    """There is nothing to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What every step gets.
+
+    Attributes:
+        options: the flags.
+        workspace: where everything lies.
+        scratch: the workspace in which listings are written: another one where a step is only planned.
+    """
+
+    options: LinePipelineOptions
+    workspace: Workspace
+    scratch: Workspace
+
+    @property
+    def plans(self) -> bool:
+        """Whether the step is only planned, so that nothing in the workspace may change."""
+        return self.scratch is not self.workspace
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a step would do.
+
+    Attributes:
+        outcome: None if that depends on a step before.
+        lines: for a person.
+    """
+
+    outcome: Outcome | None
+    lines: Sequence[str]
 
 
 @dataclasses.dataclass
@@ -23,26 +68,70 @@ class StepResult:
     """What a step did.
 
     Attributes:
-        name: of the step.
         summary: one sentence for the log.
         folder: where the result lies.
         figures: counts and measures, for the report.
+        outcome: whether the result was made, or was there already.
         refused: why a check failed, or None.
-        reused: whether the result was there already.
         alarms: what a person should be told, and what was asked for and is well.
+        rejects: how many images were left out, by reason.
+        rejects_folder: where they are listed; None where no list was made.
+        summary_figures: what the last line of the log says of this step.
+        closing: lines for the end of the command.
+        place: what the folder is called there; None for the step's usual word.
     """
 
-    name: str
     summary: str
     folder: str
     figures: dict[str, Any] = dataclasses.field(default_factory=dict)
+    outcome: Outcome = Outcome.MADE
     refused: str | None = None
-    reused: bool = False
     alarms: list[Alarm] = dataclasses.field(default_factory=list)
+    rejects: dict[str, int] = dataclasses.field(default_factory=dict)
+    rejects_folder: str | None = None
+    summary_figures: dict[str, Any] = dataclasses.field(default_factory=dict)
+    closing: Sequence[str] = ()
+    place: str | None = None
+
+    @property
+    def reused(self) -> bool:
+        """Whether the result was there before."""
+        return self.outcome in (Outcome.REUSED, Outcome.NOTHING)
+
+
+class Step(Protocol):
+    """One step of the command: it reads what the steps before committed, and commits its own result.
+
+    `run` and `plan` stand on the same resolution of the request, so that a plan says what the command does.
+    """
+
+    name: str
+    """As `--steps` has it."""
+    place: str
+    """What the folder of the result is called at the end of the command."""
+    purpose: str
+    """In a few words, for the help."""
+
+    def run(self, context: Context) -> StepResult:
+        """Does the step.
+
+        Raises:
+            DataError: if the input is missing, cannot be used, or is refused.
+        """
+
+    def plan(self, context: Context) -> Plan:
+        """Finds out what `run` would do, and changes nothing.
+
+        Raises:
+            DataError: for what `run` would refuse, as far as that can be seen without doing it.
+        """
+
+    def count_images(self, figures: Mapping[str, Any]) -> int:
+        """Counts the images that the step worked on, for its speed; 0 where it has none."""
 
 
 class RefusedError(DataError):
-    """A step that committed nothing, since a check of the whole of its images said no.
+    """A step that committed nothing, since a check of the whole of its images failed.
 
     Attributes:
         rejects: how many images were left out, by reason.
@@ -55,22 +144,8 @@ class RefusedError(DataError):
         self.folder = folder
 
 
-@dataclasses.dataclass(frozen=True)
-class Context:
-    """What every step gets: options, the workspace, and where to say what happens.
-
-    Attributes:
-        say: prints a line.
-        show: prints a line over the one that it printed before; None where nobody looks at a terminal.
-    """
-
-    options: LinePipelineOptions
-    workspace: Workspace
-    say: Callable[[str], None]
-    show: Callable[[str], None] | None = None
-
-
 def require_test_split(dataset: DatasetManifest) -> None:
+    """Raises a `DataError` if no model can be evaluated on a dataset."""
     if not dataset.examples("test"):
         raise DataError(
             f"the test split of dataset {dataset.dataset_id} is empty, so that no model can be evaluated: "
@@ -79,33 +154,47 @@ def require_test_split(dataset: DatasetManifest) -> None:
 
 
 def require_few_rejects(options: LinePipelineOptions, rejects: dict[str, int], matched: int, folder: str) -> None:
+    """Raises a `DataError` if more images were rejected than `--max_reject_fraction` allows."""
     if problem := explain_too_many_rejects(
         rejects, matched, options.max_reject_fraction, where=f"{folder}/rejects-*.parquet"
     ):
         raise DataError(problem)
 
 
-def is_intact(context: Context, folder: str, sizes: dict[str, int]) -> bool:
-    problem = storage.find_missing_or_changed(folder, sizes)
-    if problem is None:
-        return True
-    context.say(f"warning: {problem}: it was damaged after it was committed, and is made again")
-    storage.remove_folder(folder)
-    return False
-
-
 def raise_if_refused(folder: str, rejects_folder: str) -> None:
+    """Raises a `RefusedError` if a job left its reason for committing nothing in a folder."""
     path = storage.join(folder, REFUSED_NAME)
     if storage.exists(path):
         refused = storage.read_json(path)
         raise RefusedError(refused["reason"], refused["rejects"], rejects_folder)
 
 
+def plan_refusal(options: LinePipelineOptions, folder: str, matched: int) -> list[str]:
+    """Says in a plan that an earlier attempt was refused, and will be again, if that is so.
+
+    Args:
+        folder: of the unfinished work.
+        matched: images that the step counts.
+    """
+    path = storage.join(folder, REFUSED_NAME)
+    if not storage.exists(path):
+        return []
+    rejects = storage.read_json(path)["rejects"]
+    problem = explain_too_many_rejects(
+        rejects, matched, options.max_reject_fraction, where=f"{folder}/rejects-*.parquet"
+    )
+    return [f"an earlier command was refused, and so is this one while the images stay as they are: {problem}"] * bool(
+        problem
+    )
+
+
 def format_rejects(rejects: dict[str, int]) -> str:
+    """Says how many images were rejected, and why."""
     if not rejects:
         return "none rejected"
     return f"{sum(rejects.values()):,} rejected ({', '.join(f'{count} {reason}' for reason, count in rejects.items())})"
 
 
 def get_now() -> datetime.datetime:
+    """Returns the time, UTC."""
     return datetime.datetime.now(datetime.UTC)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import logging
 import os
 import tempfile
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from components.recogniser.manifest import (
     CALIBRATION_NAME,
@@ -20,138 +22,188 @@ from components.training.launcher import train_in_processes
 from components.training.place import ClusterPlace
 from components.training.recipes import DEFAULT_MODEL, RECIPES, TIME_STRIDE
 from pipeline.options import LinePipelineOptions
-from pipeline.steps.step import CODE_VERSION, Context, StepResult, get_now, require_test_split
-from pipeline.workspace import LATEST, Workspace, make_id, read_latest_dataset
+from pipeline.steps.estimate import estimate_time
+from pipeline.steps.step import Context, Outcome, Plan, StepResult, get_now, require_test_split
+from pipeline.workspace import LATEST, Unfinished, Workspace, make_id, read_latest_dataset
 from tfrecords import DataError, DatasetManifest, storage
 from tfrecords.manifest import CHARSET_NAME, suggest_remedy
 
+log = logging.getLogger(__name__)
 
-def train(context: Context) -> StepResult:
-    """The latest dataset to a committed model.
+_MODEL_VERSION = 5
+"""Raised when the same dataset and options would make another model: no old one is then taken for it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Resolved:
+    """What is to be trained on which dataset.
+
+    Attributes:
+        dataset, dataset_folder: the latest dataset.
+        model_id: digest of the dataset and the request.
+        request: the network, and how it is trained.
+        start: folder and manifest of the model whose weights are the start, if there is one.
+        folder: of the committed model.
+        training: the folder of the training that is under way.
+        checkpoints: its folder of checkpoints.
+        found: the model, if it is committed and whole.
+        damage: what is wrong with a committed one.
+        resumes: whether an earlier command left a checkpoint that counts.
+    """
+
+    dataset: DatasetManifest
+    dataset_folder: str
+    model_id: str
+    request: dict[str, Any]
+    start: tuple[str, ModelManifest] | None
+    folder: str
+    training: str
+    checkpoints: str
+    found: ModelManifest | None
+    damage: str | None
+    resumes: bool
+
+    @property
+    def outcome(self) -> Outcome:
+        """What becomes of the model."""
+        if self.found is not None:
+            return Outcome.REUSED
+        if self.damage is not None:
+            return Outcome.REMADE
+        return Outcome.RESUMED if self.resumes else Outcome.MADE
+
+
+class TrainStep:
+    """Trains a recogniser on the latest dataset."""
+
+    name = "train"
+    place = "model"
+    purpose = "the latest dataset to a trained recogniser"
+
+    def run(self, context: Context) -> StepResult:
+        """Commits the model, or finds it committed; only helps to train on a node that is not the chief.
+
+        Raises:
+            TrainingLostError: if workers were killed too often.
+        """
+        options, workspace = context.options, context.workspace
+        place = ClusterPlace.of(os.environ)
+        chief = place is None or place.chief
+        resolved = _resolve(options, workspace)
+        model_id, request = resolved.model_id, resolved.request
+        figures = {"model_id": model_id, **request}
+        if resolved.found is not None and not chief:
+            summary = f"model {model_id} is there already: nothing is left to train"
+            return StepResult(summary, resolved.folder, figures, Outcome.REUSED)
+        manifest = resolved.found
+        if manifest is None:
+            if resolved.damage is not None:  # it stays in use until the new one takes its place
+                log.warning(f"{resolved.damage}: it was damaged after it was committed, and is made again")
+            manifest = _train(options, workspace, resolved, place)
+            if manifest is None:
+                summary = f"this worker has trained its part of model {model_id}; the first worker commits it"
+                return StepResult(summary, resolved.folder, figures, resolved.outcome)
+        storage.remove_folder(resolved.training)
+        workspace.write_pointer("models", LATEST, model_id)
+        summary = (
+            f"model {model_id}: {request['model']}, up to {request['epochs']} epochs on dataset "
+            f"{resolved.dataset.dataset_id}"
+        )
+        if resolved.start:
+            summary += f", from the weights of model {resolved.start[1].model_id}"
+        if resolved.found is not None:
+            summary += "; it was there already, trained on the very same dataset with the same options"
+        image_epochs = resolved.dataset.examples("train") * request["epochs"]
+        figures = {"model_id": model_id, **manifest.options, "image_epochs": image_epochs}
+        return StepResult(summary, resolved.folder, figures, resolved.outcome)
+
+    def plan(self, context: Context) -> Plan:
+        """Says on what would be trained, and how."""
+        options, workspace = context.options, context.workspace
+        if workspace.expects("datasets", LATEST):
+            workspace.expect("models", LATEST, None)
+            return Plan(
+                None,
+                ["on the dataset that the ingest step makes", f"write a model to {workspace.model('ID')}"],
+            )
+        resolved = _resolve(options, workspace)
+        workspace.expect("models", LATEST, resolved.model_id)
+        dataset = resolved.dataset
+        images = dataset.examples("train")
+        lines = [
+            f"on dataset {dataset.dataset_id}, {images:,} images, and {dataset.examples('validation'):,} to validate",
+            ", ".join(f"{name} {value}" for name, value in resolved.request.items() if value is not None),
+        ]
+        if resolved.found is not None:
+            reason = "trained on the very same dataset with the same options"
+            return Plan(Outcome.REUSED, [*lines, f"nothing to train: {resolved.folder} is there already, {reason}"])
+        if resolved.damage is not None:
+            lines.append(f"{resolved.damage}: it was damaged after it was committed, and is made again")
+        if resolved.resumes:
+            lines.append(f"resume from the last checkpoint in {resolved.checkpoints}")
+        lines.append(f"write model {resolved.model_id} to {resolved.folder}")
+        image_epochs = images * resolved.request["epochs"]
+        lines.append(estimate_time(workspace, self.name, "image_epochs", image_epochs))
+        return Plan(resolved.outcome, lines)
+
+    def count_images(self, figures: Mapping[str, Any]) -> int:
+        """Returns 0: a speed in images a second is said by each epoch."""
+        del figures
+        return 0
+
+
+def _resolve(options: LinePipelineOptions, workspace: Workspace) -> _Resolved:
+    """Finds out which model the latest dataset and the options make.
 
     Raises:
-        DataError: if no dataset is committed, or it cannot train the model.
-        TrainingLostError: if workers were killed too often.
+        DataError: if no dataset is committed, it cannot train the model, or be evaluated on if that is asked for too;
+            or if the model of `--init_from` is not there, or is no start for it.
     """
-    options, workspace = context.options, context.workspace
-    place = ClusterPlace.of(os.environ)
-    chief = place is None or place.chief
     dataset_id, dataset_folder, dataset = read_latest_dataset(workspace)
     if not dataset.examples("train"):
         raise DataError(
             f"the train split of dataset {dataset_id} is empty: ingest more images, or more groups of them, or lower "
             "--validation_fraction and --test_fraction"
         )
-    plan = plan_training(options, workspace, dataset_id, dataset)
-    model_id, request, start = plan.model_id, plan.request, plan.start
-    network, epochs = request["model"], request["epochs"]
-    folder = workspace.model(model_id)
-    found = find_intact_model(context, folder)
-    if found is not None and not chief:
-        summary = f"model {model_id} is there already: nothing is left to train"
-        return StepResult("train", summary, folder, {"model_id": model_id, **request}, reused=True)
-    if found is not None:
-        manifest = found
-    else:
-        if "evaluate" in options.step_names:
-            require_test_split(dataset)
-        training = workspace.unfinished(f"training-{model_id}")
-        checkpoints = storage.join(training, "checkpoints")
-        if options.resume == "never":
-            storage.remove_folder(checkpoints)
-        with _open_training_folder(None if storage.is_remote(training) or not chief else training) as scratch:
-            output = os.path.join(scratch, "model")
-            storage.remove_folder(output)
-            train_in_processes(
-                {
-                    **request,
-                    "dataset_folder": _fetch_dataset(dataset_folder, dataset, scratch),
-                    "output_folder": output,
-                    "checkpoint_folder": checkpoints,
-                    "init_from": _fetch_weights(*start, scratch) if start else None,
-                    "init_symbols": start[1].read_charset(start[0]).symbols if start else (),
-                },
-                scratch,
-                options.train_workers,
-                restarts=options.train_restarts,
-                place=place,
-                say=context.say,
-            )
-            if not chief:
-                summary = f"this worker has trained its part of model {model_id}; the first worker commits it"
-                return StepResult("train", summary, folder, {"model_id": model_id, **request})
-            storage.copy_file(storage.join(dataset_folder, CHARSET_NAME), os.path.join(output, CHARSET_NAME))
-            manifest = ModelManifest(
-                model_id=model_id,
-                dataset_id=dataset_id,
-                model=network,
-                height=dataset.height,
-                time_stride=TIME_STRIDE,
-                temperature=storage.read_json(os.path.join(output, CALIBRATION_NAME))["temperature"],
-                charset_sha256=dataset.charset_sha256,
-                options=request,
-                files=describe_files(output),
-                created_at=get_now().isoformat(),
-            )
-            unfinished = workspace.unfinished(f"model-{model_id}")
-            storage.remove_folder(unfinished)
-            storage.copy_folder(output, unfinished)
-            manifest.write(unfinished)
-            storage.move_folder(unfinished, folder)
-    storage.remove_folder(workspace.unfinished(f"training-{model_id}"))
-    workspace.write_pointer("models", LATEST, model_id)
-    summary = f"model {model_id}: {network}, up to {epochs} epochs on dataset {dataset_id}"
-    if start:
-        summary += f", from the weights of model {start[1].model_id}"
-    if found is not None:
-        summary += "; it was there already, trained on the very same dataset with the same options"
-    figures = {"model_id": model_id, **manifest.options, "image_epochs": dataset.examples("train") * epochs}
-    return StepResult("train", summary, folder, figures, reused=found is not None)
-
-
-class TrainingPlan(NamedTuple):
-    """What the train step is asked for.
-
-    Attributes:
-        model_id: digest of the rest.
-        request: the network, and how it is trained.
-        start: folder and manifest of the model whose weights are the start, if there is one.
-    """
-
-    model_id: str
-    request: dict[str, Any]
-    start: tuple[str, ModelManifest] | None
-
-
-def plan_training(
-    options: LinePipelineOptions, workspace: Workspace, dataset_id: str, dataset: DatasetManifest
-) -> TrainingPlan:
-    """What would be trained on a dataset.
-
-    Raises:
-        DataError: if the model of `--init_from` is not there, or is no start for it.
-    """
     start = _find_start(options, workspace, dataset)
-    network = options.model or (start[1].model if start else DEFAULT_MODEL)
+    request = _make_request(options, dataset, start[1] if start else None)
+    model_id = make_id(version=_MODEL_VERSION, dataset_id=dataset_id, **request)
+    folder = workspace.model(model_id)
+    found, damage = find_model(folder)
+    if found is None and "evaluate" in options.step_names:
+        require_test_split(dataset)
+    training = workspace.unfinished(Unfinished.TRAINING, model_id)
+    checkpoints = storage.join(training, "checkpoints")
+    resumes = options.resume != "never" and bool(storage.list_names(checkpoints))
+    return _Resolved(
+        *(dataset, dataset_folder, model_id, request, start),
+        *(folder, training, checkpoints, found, damage, resumes),
+    )
+
+
+def _make_request(
+    options: LinePipelineOptions, dataset: DatasetManifest, start: ModelManifest | None
+) -> dict[str, Any]:
+    """Returns the network and how it is trained, by flag: what is asked for, or what its recipe says."""
+    network = options.model or (start.model if start else DEFAULT_MODEL)
     recipe = RECIPES[network]
     batch_size = options.batch_size or recipe.batch_size
     epochs = options.epochs or recipe.epochs_for(dataset.examples("train"), batch_size)
-    request = {
+    return {
         "model": network,
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": options.learning_rate or recipe.learning_rate * (recipe.fine_tuning if start else 1),
         "patience": options.patience or -(-epochs // 3),
         "seed": options.seed,
-        "init_from": start[1].model_id if start else None,
+        "init_from": start.model_id if start else None,
     }
-    return TrainingPlan(make_id(version=CODE_VERSION, dataset_id=dataset_id, **request), request, start)
 
 
 def _find_start(
     options: LinePipelineOptions, workspace: Workspace, dataset: DatasetManifest
 ) -> tuple[str, ModelManifest] | None:
-    """The folder and manifest of the model that `--init_from` names, by its ID or its folder."""
+    """Finds the folder and manifest of the model that `--init_from` names, by its ID or its folder."""
     named = options.init_from
     if not named:
         return None
@@ -176,22 +228,74 @@ def _find_start(
     )
 
 
-def find_intact_model(context: Context, folder: str) -> ModelManifest | None:
-    """A committed model, if it is there; one that lost what it reads with is trained again, in use until then."""
+def find_model(folder: str) -> tuple[ModelManifest | None, str | None]:
+    """Returns a committed model that has what it recognises with, or what is wrong with it; None if there is none."""
     try:
         manifest = ModelManifest.read(folder)
     except FileNotFoundError:
-        return None
+        return None, None
     needed = (KERAS_NAME, ONNX_NAME, SAVED_MODEL_NAME, CHARSET_NAME)
     sizes = {name: described["bytes"] for name, described in manifest.files.items() if name.startswith(needed)}
-    problem = storage.find_missing_or_changed(folder, sizes)
-    if problem is not None:
-        context.say(f"warning: {problem}: it was damaged after it was committed, and is made again")
-    return manifest if problem is None else None
+    damage = storage.find_missing_or_changed(folder, sizes)
+    return (manifest, None) if damage is None else (None, damage)
+
+
+def _train(
+    options: LinePipelineOptions, workspace: Workspace, resolved: _Resolved, place: ClusterPlace | None
+) -> ModelManifest | None:
+    """Trains the model in processes of their own, and commits it; returns None on a node that is not the chief."""
+    chief = place is None or place.chief
+    if options.resume == "never":
+        storage.remove_folder(resolved.checkpoints)
+    in_workspace = chief and not storage.is_remote(resolved.training)
+    with _open_training_folder(resolved.training if in_workspace else None) as scratch:
+        output = os.path.join(scratch, "model")
+        storage.remove_folder(output)
+        start = resolved.start
+        train_in_processes(
+            {
+                **resolved.request,
+                "dataset_folder": _fetch_dataset(resolved.dataset_folder, resolved.dataset, scratch),
+                "output_folder": output,
+                "checkpoint_folder": resolved.checkpoints,
+                "init_from": _fetch_weights(*start, scratch) if start else None,
+                "init_symbols": start[1].read_charset(start[0]).symbols if start else (),
+            },
+            scratch,
+            options.train_workers,
+            restarts=options.train_restarts,
+            place=place,
+        )
+        return _commit(workspace, resolved, output) if chief else None
+
+
+def _commit(workspace: Workspace, resolved: _Resolved, output: str) -> ModelManifest:
+    """Makes a trained model exist."""
+    dataset = resolved.dataset
+    charset = storage.join(resolved.dataset_folder, CHARSET_NAME)
+    storage.copy_file(charset, os.path.join(output, CHARSET_NAME))
+    manifest = ModelManifest(
+        model_id=resolved.model_id,
+        dataset_id=dataset.dataset_id,
+        model=resolved.request["model"],
+        height=dataset.height,
+        time_stride=TIME_STRIDE,
+        temperature=storage.read_json(os.path.join(output, CALIBRATION_NAME))["temperature"],
+        charset_sha256=dataset.charset_sha256,
+        options=resolved.request,
+        files=describe_files(output),
+        created_at=get_now().isoformat(),
+    )
+    unfinished = workspace.unfinished(Unfinished.MODEL, resolved.model_id)
+    storage.remove_folder(unfinished)
+    storage.copy_folder(output, unfinished)
+    manifest.write(unfinished)
+    storage.move_folder(unfinished, resolved.folder)
+    return manifest
 
 
 def _fetch_dataset(folder: str, manifest: DatasetManifest, scratch: str) -> str:
-    """The dataset on a local disk: TensorFlow reads no object store here.
+    """Returns the folder of the dataset on a local disk: TensorFlow reads no object store here.
 
     Raises:
         DataError: for a shard that is missing or not what the manifest says.
@@ -219,7 +323,7 @@ def _fetch_dataset(folder: str, manifest: DatasetManifest, scratch: str) -> str:
 
 @contextlib.contextmanager
 def _open_training_folder(folder: str | None) -> Iterator[str]:
-    """A local folder to train in; a temporary one, of which a failure leaves only the logs, if none is given."""
+    """Opens a local folder to train in: the given one, or a temporary one, of which a failure leaves only the logs."""
     if folder is not None:
         yield folder
         return
@@ -234,7 +338,7 @@ def _open_training_folder(folder: str | None) -> Iterator[str]:
 
 
 def _fetch_weights(folder: str, manifest: ModelManifest, scratch: str) -> str:
-    """The path of a model's `.keras` file, copied to the scratch folder if it is not local."""
+    """Returns the path of a model's `.keras` file, copied to the scratch folder if it is not local."""
     path = manifest.fetch(folder, KERAS_NAME)
     if storage.is_remote(folder):
         target = os.path.join(scratch, "start", KERAS_NAME)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -30,9 +30,8 @@ def find_unread(
     decoding: list[Any],
     limits: dict[str, int],
     folder: str,
-    say: Callable[[str], None],
 ) -> tuple[UnreadSummary, list[str]]:
-    """The listed images that are to be read, in listing files of their own below a folder.
+    """Finds the listed images that no committed run has read, and writes them to listing files below a folder.
 
     Args:
         files: the listing files.
@@ -56,7 +55,6 @@ def find_unread(
             | "Sources" >> beam.Create(sources)
             | "FindUnread" >> FindUnread(summary_path, unread, read, SplitFractions())
         ),
-        say=say,
         before_template=True,
     )
     content = storage.read_json(summary_path)
@@ -73,6 +71,7 @@ def find_unread(
 
 
 def _list_sources(runs: list[CommittedRun], decoding: list[Any], limits: dict[str, int]) -> Iterator[Source]:
+    """Lists the files of committed runs that say which images were read, or rejected."""
     for run in runs:
         if run.manifest.get("decoding") == decoding:
             yield from (Source("predictions", path) for path in run.files)

@@ -29,7 +29,7 @@ class Request:
     """What a client asks for.
 
     Attributes:
-        kind: `list`, `read`, `describe_file`, `write_report`, `copy`, `delete` or `bucket`.
+        kind: `list`, `read`, `information`, `write`, `copy`, `delete` or `bucket`.
         name: of the object, or the prefix that is listed.
         authorised: whether it came with an access token.
     """

@@ -35,6 +35,8 @@ sleep = asyncio.sleep
 gcsfs.retry.asyncio = types.SimpleNamespace(sleep=lambda seconds: sleep(seconds / 100))
 """
 WORKER = f"""{HURRIED}
+import logging
+logging.basicConfig(stream=sys.stdout, format="%(message)s", level="INFO")
 from pipeline.workspace import Workspace
 from tfrecords import DataError
 def say(line):
@@ -42,7 +44,7 @@ def say(line):
 say("ready")
 for wait_s in iter(sys.stdin.readline, ""):
     try:
-        with Workspace(sys.argv[1]).lock(float(wait_s), say=say):
+        with Workspace(sys.argv[1]).lock(float(wait_s)):
             say("held")
             sys.stdin.readline()
         say("given back")
@@ -317,7 +319,8 @@ from tfrecords import DataError, storage
 def work(context):
     print("begun", flush=True)
     {{does}}
-pipeline.steps.STEP_FUNCTIONS["{{step}}"] = work
+(step,) = (step for step in pipeline.steps.STEPS if step.name == "{{step}}")
+step.run = work
 pipeline.main.command()
 """
 STUBBORN = """

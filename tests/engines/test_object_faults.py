@@ -356,8 +356,8 @@ def test_no_secret_is_told_anywhere(store, object_store, proxy, tmp_path, monkey
     unforeseen = (
         "import pipeline.steps, pipeline.main, sys\n"
         "from tfrecords import storage\n"
-        f"def fail(context): storage.filesystem('{store}').call('GET', 'b/{{}}/o/{{}}', '{store[5:]}', 'forbidden')\n"
-        "pipeline.steps.STEP_FUNCTIONS['evaluate'] = fail\n"
+        f"def fail(context): storage.open_filesystem('{store}').call('GET', 'b/{{}}/o/{{}}', '{store[5:]}', 'forbidden')\n"
+        "pipeline.steps.STEPS[2].run = fail\n"
         "pipeline.main.command()"
     )
     proxy.fault = lambda request: {"forbidden": 418, "lines/05-aab1.png": 403}.get(request.name)

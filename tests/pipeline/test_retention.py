@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import io
 import uuid
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 
 from pipeline import retention
 from pipeline.command_line import parse_options
+from pipeline.console import log_to_console
 from pipeline.exits import EXIT_DONE, EXIT_REFUSED
 from pipeline.main import main
 from pipeline.workspace import Workspace
@@ -69,9 +72,10 @@ def left(workspace: Workspace) -> list[str]:
 
 
 def prune(workspace: Workspace, *flags: str) -> list[str]:
-    said: list[str] = []
-    retention.prune(parse_options(list(flags)), workspace, said.append)
-    return said
+    """Prunes, and returns the lines that a person sees."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed, log_to_console():
+        retention.prune(parse_options(list(flags)), workspace)
+    return printed.getvalue().splitlines()
 
 
 @pytest.mark.parametrize(

@@ -173,13 +173,13 @@ def test_in_a_store_what_is_in_work_is_kept_for_a_week_and_a_training_for_a_mont
     store = fsspec.filesystem("memory")
     at = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=days)
     for name in ("file", "listing-1/0.parquet", "run-old-and-new/a", "training-1/checkpoints/a"):
-        storage.write_bytes(workspace.unfinished(name), b"x")
-        store.store[store._strip_protocol(workspace.unfinished(name))].created = at
-    storage.write_bytes(workspace.unfinished("run-old-and-new/b"), b"x")
+        storage.write_bytes(storage.join(workspace.all_unfinished, name), b"x")
+        store.store[store._strip_protocol(storage.join(workspace.all_unfinished, name))].created = at
+    storage.write_bytes(storage.join(workspace.all_unfinished, "run-old-and-new/b"), b"x")
     storage.write_bytes(f"{place}/ws/datasets/LATEST", b"x")
     storage.write_bytes(f"{place}/unfinished/other", b"x")
     workspace.clear_unfinished()
-    assert storage.list_names(workspace.unfinished("")) == left
+    assert storage.list_names(workspace.all_unfinished) == left
     assert storage.list_names(f"{place}/ws") == ["datasets", "unfinished"]
     assert storage.exists(f"{place}/unfinished/other")
 

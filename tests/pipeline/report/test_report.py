@@ -19,7 +19,7 @@ from pipeline.command_line import parse_options
 from pipeline.exits import EXIT_DONE
 from pipeline.main import main
 from pipeline.report.page import _mark_differences, write_report
-from pipeline.report.record import RunRecord
+from pipeline.report.record import CommandRecord
 from pipeline.workspace import Workspace
 from tfrecords import DatasetManifest, LineExample, encode_example, read_record_batches, write_records
 
@@ -129,7 +129,7 @@ def add_rejects(folder: pathlib.Path, tiny_images: pathlib.Path) -> None:
 
 def test_flags_that_only_their_owner_may_know_are_in_no_record():
     secrets = ["--s3_secret_access_key=hush-1", "--s3_session_token=hush-2", "--azure_connection_string=hush-3"]
-    record = RunRecord.start(parse_options([*secrets, "--epochs=3"]), "ws")
+    record = CommandRecord.start(parse_options([*secrets, "--epochs=3"]), "ws")
     assert record.options["epochs"] == 3
     assert record.options["s3_session_token"] == "(not told)"
     assert "hush" not in repr(record)
@@ -348,7 +348,7 @@ def test_alarms_are_told_with_their_figures_and_raised_ones_come_first(tmp_path)
     quiet = {"name": "slower", "sentence": "It read as fast.", "measured": 1234.5, "limit": 500, "raised": False}
     raised = {"name": "rejects", "sentence": "More were <b>.", "measured": 0.25, "limit": 0.05, "raised": True}
     unmeasured = {"name": "first", "sentence": "Nothing before.", "measured": None, "limit": 7, "raised": False}
-    record = RunRecord.start(parse_options(["--steps=infer"]), str(tmp_path))
+    record = CommandRecord.start(parse_options(["--steps=infer"]), str(tmp_path))
     record.add_alarms([quiet, raised, unmeasured])
     paths = write_report(record, Workspace(str(tmp_path)))
     assert record.status == "alarm"
@@ -365,7 +365,7 @@ def test_alarms_are_told_with_their_figures_and_raised_ones_come_first(tmp_path)
 
 @pytest.mark.parametrize(("raised", "failed", "status"), [(False, False, "done"), (True, True, "failed")])
 def test_a_run_is_an_alarm_only_if_it_is_done_and_one_was_raised(tmp_path, raised, failed, status):
-    record = RunRecord.start(parse_options(["--steps=infer"]), str(tmp_path))
+    record = CommandRecord.start(parse_options(["--steps=infer"]), str(tmp_path))
     record.add_alarms([{"name": "rejects", "sentence": "More.", "measured": 1, "limit": 2, "raised": raised}])
     if failed:
         record.fail("it broke")

@@ -14,7 +14,7 @@ from pipeline.command_line import parse_options
 from pipeline.exits import EXIT_DONE, EXIT_REFUSED
 from pipeline.main import main
 from pipeline.report.page import write_report
-from pipeline.report.record import RunRecord
+from pipeline.report.record import CommandRecord
 from pipeline.workspace import Workspace
 from tests.browser import LOW_CONTRAST, Browser, needs_browser
 
@@ -50,7 +50,7 @@ def pages(tmp_path_factory, tiny_images, tiny_model) -> dict[str, pathlib.Path]:
     nothing_new = max((workspace / "runs").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
 
     known = json.loads(whole.read_text())
-    record = RunRecord(**{**known, "run": "with-alarms", "status": "done"})
+    record = CommandRecord(**{**known, "run": "with-alarms", "status": "done"})
     record.add_alarms(
         [
             {"name": "rejects", "sentence": "It is fine.", "measured": 0.01, "limit": 0.05, "raised": False},
@@ -58,7 +58,7 @@ def pages(tmp_path_factory, tiny_images, tiny_model) -> dict[str, pathlib.Path]:
         ]
     )
     alarmed = write_report(record, Workspace(str(workspace)))["run report"]
-    failed = RunRecord.start(parse_options(["--steps=infer"]), str(workspace))
+    failed = CommandRecord.start(parse_options(["--steps=infer"]), str(workspace))
     failed.fail(f"no image in /{'nowhere' * 40}")
     refused = write_report(failed, Workspace(str(workspace)))["run report"]
     return {

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import contextlib
+import os
+import pty
 import re
+import subprocess
+import sys
 import shutil
 from pathlib import Path
 
@@ -200,36 +205,62 @@ def test_a_lexicon_that_cannot_be_used_is_one_sentence(
     assert sentence in error
 
 
-def test_who_looks_on_sees_how_many_shards_are_done_how_fast_and_when_it_ends(tmp_path, monkeypatch):
+def test_a_log_says_how_many_shards_are_done_how_fast_and_how_long_it_takes(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("pipeline.engines.progress._LOOK_EVERY_S", 0.05)
-    shown: list[str] = []
-    (tmp_path / "00000.json").write_text("{}")  # of an earlier run
-    with watch_shards(str(tmp_path), 4, 8000, pytest.fail, shown.append):
-        while not any(line.startswith("1 of 4 shards") for line in shown):
+    monkeypatch.setattr("pipeline.engines.progress._LOG_EVERY_S", 0.05)
+    caplog.set_level("INFO")
+    (tmp_path / "00000.json").write_text("{}")  # of an earlier command
+    with watch_shards(str(tmp_path), 4, 8000):
+        while not any(line.startswith("1 of 4 shards") for line in caplog.messages):
             pass
-        assert shown[-1] == "1 of 4 shards"  # nothing is known yet of how fast it goes
+        assert caplog.messages[-1] == "1 of 4 shards"  # nothing is known yet of how fast it goes
         for name in ("00001.json", "00003.json"):
             (tmp_path / name).write_text("{}")
-        while "3 of 4" not in shown[-1]:
+        while "3 of 4" not in caplog.messages[-1]:
             pass
         for path in tmp_path.iterdir():  # as the commit does
             path.unlink()
-        seen = len(shown)
-        while len(shown) < seen + 3:
+        seen = len(caplog.messages)
+        while len(caplog.messages) < seen + 3:
             pass
-        assert all(line.startswith("3 of 4 shards") for line in shown[seen:])
-    line = next(line for line in shown if line.startswith("3 of 4 shards"))
+        assert all(line.startswith("3 of 4 shards") for line in caplog.messages[seen:])
+    line = next(line for line in caplog.messages if line.startswith("3 of 4 shards"))
     rate, minutes, seconds = re.fullmatch(r"3 of 4 shards, ([\d,]+) images/s, (\d+):(\d\d) left", line).groups()
     left = 2000 / int(rate.replace(",", ""))
     assert int(minutes) * 60 + int(seconds) == pytest.approx(left, abs=1)
-    assert shown[-1] == ""
 
 
-def test_where_nobody_looks_on_a_line_is_said_now_and_then(tmp_path, monkeypatch):
+def test_a_log_gets_a_line_now_and_then(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("pipeline.engines.progress._LOOK_EVERY_S", 0.02)
-    monkeypatch.setattr("pipeline.engines.progress._SAY_EVERY_S", 0.1)
-    said: list[str] = []
-    with watch_shards(str(tmp_path / "not there yet"), 3, 100, said.append, None):
-        while len(said) < 2:
+    monkeypatch.setattr("pipeline.engines.progress._LOG_EVERY_S", 0.1)
+    caplog.set_level("INFO")
+    with watch_shards(str(tmp_path / "not there yet"), 3, 100):
+        while len(caplog.messages) < 2:
             pass
-    assert said[0] == "0 of 3 shards"
+    assert caplog.messages[0] == "0 of 3 shards"
+
+
+def test_a_terminal_gets_a_bar_that_is_gone_at_the_end(tmp_path):
+    program = (
+        "import pathlib, sys, time\n"
+        "from pipeline.engines import progress\n"
+        "progress._LOOK_EVERY_S = 0.05\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "with progress.watch_shards(str(folder), 4, 8000):\n"
+        "    time.sleep(0.3)\n"
+        "    (folder / '00001.json').write_text('{}')\n"
+        "    time.sleep(0.3)\n"
+        "print('the end')\n"
+    )
+    leader, follower = pty.openpty()
+    done = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=follower, cwd=PROJECT)
+    os.close(follower)
+    shown = b""
+    with contextlib.suppress(OSError):  # the other end is closed
+        while some := os.read(leader, 4096):
+            shown += some
+    os.close(leader)
+    assert done.wait() == 0
+    assert re.search(r"shards .*0/4", shown.decode())
+    assert re.search(r"1/4  .*[\d,]+ images/s, \d+:\d\d left", shown.decode())
+    assert shown.decode().rpartition("\x1b[2K")[2].endswith("the end\r\n")
