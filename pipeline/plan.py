@@ -142,13 +142,14 @@ class _Plan:
         reading = describe_recognition(options, model, options.decoding.pinned())
         runs = list(self._sound_runs())
         with select_collection(self.context, images, runs, reading, self.scratch) as collection:
+            counts = collection.counts
             yield (
-                f"{collection.images + collection.skipped:,} images matched by {images}: {collection.skipped:,} were "
+                f"{counts.matched:,} images matched by {images}: {counts.skipped:,} were "
                 f"read before, {collection.images:,} are to be read"
             )
-            if collection.reread or collection.retried:
+            if counts.reread or counts.retried:
                 yield (
-                    f"of these, {collection.reread:,} again with this model, and {collection.retried:,} that could not "
+                    f"of these, {counts.reread:,} again with this model, and {counts.retried:,} that could not "
                     "be read before"
                 )
             if collection.found is not None:
@@ -160,13 +161,13 @@ class _Plan:
     def review(self) -> Iterator[str]:
         options, workspace = self.context.options, self.context.workspace
         runs = find_runs(workspace.all_predictions)
-        rows = sum(run.manifest["rows"] for run in runs)
+        rows = sum(run.manifest.counts.read for run in runs)
         yield f"give out the {options.review_count:,} least confident of {rows:,} readings in {workspace.root}/review"
 
     def compact(self) -> Iterator[str]:
         date = self.context.options.date
         runs = find_runs(self.context.workspace.all_predictions, date)
-        rows = sum(run.manifest["rows"] for run in runs)
+        rows = sum(run.manifest.counts.read for run in runs)
         yield f"{len(runs):,} runs of {date}, {rows:,} rows in {sum(len(run.files) for run in runs):,} files"
 
     def _sound_runs(self) -> Iterator[CommittedRun]:

@@ -28,7 +28,7 @@ from components.evaluation.evaluate import (
 from components.ingest.dataset import UNUSED_LABELS_NAME
 from components.ingest.describe import SAMPLES_NAME
 from components.ingest.statistics import RARE
-from components.predictions.runs import CommittedRun
+from components.predictions.runs import find_rejects_folder
 from components.processes import map_in_threads
 from components.recogniser.manifest import PLOTS_NAME, ModelManifest
 from components.rejects import REASONS
@@ -74,7 +74,7 @@ def write_report(record: RunRecord, workspace: Workspace) -> dict[str, str]:
     if "ingest" in steps:
         record.add_rejects("ingest", steps["ingest"]["figures"]["rejects"], steps["ingest"]["folder"])
     if "infer" in steps and steps["infer"]["folder"] != workspace.all_predictions:  # else an earlier run has them
-        folder = CommittedRun(steps["infer"]["folder"], {}).rejects_folder
+        folder = find_rejects_folder(steps["infer"]["folder"])
         record.add_rejects("infer", steps["infer"]["figures"]["rejects"], folder)
     dataset = _describe_dataset(steps["ingest"]["folder"]) if "ingest" in steps else None
     if dataset is not None:

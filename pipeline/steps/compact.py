@@ -67,14 +67,14 @@ def compact_day(options: LinePipelineOptions, workspace: Workspace, say: Callabl
         "runs": len(now),
         "files_before": sum(len(run.files) for run in runs),
         "files": sum(len(run.files) for run in now),
-        "rows": sum(run.manifest["rows"] for run in now),
+        "rows": sum(run.manifest.counts.read for run in now),
         "run_ids": [run.run_id for run in now],
     }
     return Compaction(_summarise(figures, bool(requests)), folder, figures, reused=not requests)
 
 
 def _make_request(workspace: Workspace, date: str, runs: list[CommittedRun]) -> MergeRequest:
-    what = [[run.run_id, sorted(file["sha256"] for file in run.manifest["files"].values())] for run in runs]
+    what = [[run.run_id, sorted(part.sha256 for part in run.manifest.files.values())] for run in runs]
     run_id = f"m{make_id(merged=what)}"
     return MergeRequest(
         run_id=run_id,

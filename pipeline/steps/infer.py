@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import functools
 import os
@@ -15,7 +16,8 @@ from components.ctc.decoders import Decoding
 from components.inference.request import STARTED_NAME, SUMMARIES_NAME, UNCHANGED_NAME, InferenceRequest, describe_limits
 from components.inference.shards import prepare_recognition
 from components.ingest.sample import read_truth
-from components.predictions.runs import RUN_MANIFEST_NAME, read_predictions
+from components.predictions.manifest import RUN_VERSION, RunManifest
+from components.predictions.runs import read_predictions
 from components.recogniser.manifest import ModelManifest
 from pipeline.engines.jobs import choose_processes, run_job
 from pipeline.engines.progress import watch_shards
@@ -25,7 +27,6 @@ from pipeline.steps.collection import SelectedCollection, select_collection
 from pipeline.steps.listing import find_sample
 from pipeline.steps.runs import find_sound_runs
 from pipeline.steps.step import (
-    CODE_VERSION,
     Context,
     StepResult,
     format_rejects,
@@ -66,7 +67,7 @@ def infer(context: Context) -> StepResult:
     runs = find_sound_runs(workspace, context.say)
     with select_collection(context, images, runs, reading, workspace) as collection:
         asked = make_id(
-            version=CODE_VERSION,
+            version=RUN_VERSION,
             images=images,
             columns=options.path_column,
             min_confidence=options.min_confidence,
@@ -95,12 +96,8 @@ def infer(context: Context) -> StepResult:
                 destination=destination,
                 rejects_folder=rejects_folder,
                 rejects_destination=workspace.rejects(date, run_id),
-                images=collection.images,
+                counts=collection.counts,
                 inputs=collection.digest,
-                repeats=collection.repeats,
-                skipped=collection.skipped,
-                reread=collection.reread,
-                retried=collection.retried,
                 shards=collection.shards,
                 model_folder=workspace.model(model_id),
                 model_id=model_id,
@@ -131,30 +128,32 @@ def infer(context: Context) -> StepResult:
             _discard_run(workspace, unfinished)
     if found is None and (rejects or not reads):
         return _summarise_nothing_new(options, collection, rejects, workspace.all_predictions)
-    manifest = found.manifest if found else storage.read_json(storage.join(destination, RUN_MANIFEST_NAME))
+    manifest = found.manifest if found else RunManifest.read(destination)
+    counts = manifest.counts
     if found is not None:
-        require_few_rejects(options, manifest["rejects"], manifest["matched"], found.rejects_folder)
-    summary = f"run {run_id}: {manifest['matched']:,} images matched, "
-    if manifest["skipped"]:
-        summary += f"{manifest['skipped']:,} skipped as read before, "
-    summary += f"{manifest['rows']:,} read with mean confidence {manifest['mean_confidence']:.3f}, "
-    summary += format_rejects(manifest["rejects"])
-    if manifest["reread"]:
-        summary += f"; {manifest['reread']:,} were read again, since another model had read them with less confidence"
-    if manifest["retried"]:
-        summary += f"; {manifest['retried']:,} were tried again, since they could not be read before"
+        require_few_rejects(options, counts.rejects, counts.matched, found.rejects_folder)
+    summary = f"run {run_id}: {counts.matched:,} images matched, "
+    if counts.skipped:
+        summary += f"{counts.skipped:,} skipped as read before, "
+    summary += f"{counts.read:,} read with mean confidence {manifest.mean_confidence:.3f}, "
+    summary += format_rejects(counts.rejects)
+    if counts.reread:
+        summary += f"; {counts.reread:,} were read again, since another model had read them with less confidence"
+    if counts.retried:
+        summary += f"; {counts.retried:,} were tried again, since they could not be read before"
     if found is not None:
         summary += "; it was there already, read from the very same images by the same model"
-    else:
-        summary += f"; engine: {', '.join(manifest['figures']['engines'])}"
-    if manifest["needs_review"]:
-        summary += f"; {manifest['needs_review']:,} below --min_confidence={options.min_confidence:g} need a review"
-    figures = {name: value for name, value in manifest.items() if name not in ("files", "limits", "scored_at")}
-    figures["looked_at"] = manifest["rows"] + sum(manifest["rejects"].values())
+    elif manifest.figures is not None:
+        summary += f"; engine: {', '.join(manifest.figures.engines)}"
+    if manifest.needs_review:
+        summary += f"; {manifest.needs_review:,} below --min_confidence={options.min_confidence:g} need a review"
+    unwanted = ("files", "limits", "scored_at", "schema_version")
+    figures = {name: value for name, value in manifest.to_json().items() if name not in unwanted}
+    figures["looked_at"] = counts.looked_at
     figures |= {"listing_s": round(collection.listing_s, 3), "unread_s": round(collection.unread_s, 3)}
     if not options.infer_images:
         figures["right"] = _count_right(workspace, destination, manifest)
-    alarms = check_alarms(options, figures, runs)
+    alarms = check_alarms(options, counts, manifest, runs)
     return StepResult("infer", summary, destination, figures, reused=found is not None, alarms=alarms)
 
 
@@ -171,22 +170,19 @@ def _summarise_nothing_new(
     options: LinePipelineOptions, collection: SelectedCollection, rejects: dict[str, int], folder: str
 ) -> StepResult:
     """What the infer step says when every image was read before, but for those that still cannot be."""
-    matched = collection.skipped + collection.images
-    summary = f"nothing new: {matched:,} images matched, all of which were read before"
+    counts = dataclasses.replace(collection.counts, rejects=rejects)
+    summary = f"nothing new: {counts.matched:,} images matched, all of which were read before"
     if rejects:
         summary += f", but for those that still cannot be: {format_rejects(rejects)}"
     figures = {
-        **dict.fromkeys(("rows", "reread", "needs_review"), 0),
-        "matched": matched,
-        "looked_at": collection.images,
-        "retried": collection.retried,
-        "skipped": collection.skipped,
-        "repeats": collection.repeats,
-        "rejects": rejects,
+        **counts.to_json(),
+        "needs_review": 0,
+        "looked_at": counts.looked_at,
         "listing_s": round(collection.listing_s, 3),
         "unread_s": round(collection.unread_s, 3),
     }
-    return StepResult("infer", summary, folder, figures, reused=True, alarms=check_alarms(options, figures, []))
+    alarms = check_alarms(options, counts, None, [])
+    return StepResult("infer", summary, folder, figures, reused=True, alarms=alarms)
 
 
 def _start_run(folder: str, digest: str) -> tuple[str, str, datetime.datetime]:
@@ -247,9 +243,9 @@ def _build_with_helpers(collection: SelectedCollection, request: InferenceReques
     return collection.build(request, pipeline)
 
 
-def _count_right(workspace: Workspace, folder: str, manifest: dict[str, Any]) -> dict[str, int]:
+def _count_right(workspace: Workspace, folder: str, manifest: RunManifest) -> dict[str, int]:
     """How many images of the sample, whose truth is known, were read exactly."""
     truth = read_truth(workspace.sample)
     rows = read_predictions(folder, ["uri", "text"])
     right = sum(truth.get(os.path.basename(row["uri"])) == row["text"] for row in rows)
-    return {"images": manifest["matched"], "exact": right}
+    return {"images": manifest.counts.matched, "exact": right}
