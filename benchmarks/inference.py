@@ -58,6 +58,7 @@ from benchmarks.common import (
     row,
     run_command,
 )
+from components.counts import Counts
 from components.inference.request import InferenceRequest
 from components.inference.rows import ImageFile, RecognisedLine, make_predictions_table
 from components.jobs import pack_blocks, unpack_blocks
@@ -218,7 +219,7 @@ def time_stages(images: Path, count: int, model: str, folder: Path) -> dict[str,
         destination=str(folder / "predictions"),
         rejects_folder=str(folder / "rejects"),
         rejects_destination=str(folder / "rejects"),
-        images=count,
+        counts=Counts(matched=count),
         shards=choose_shard_count(count),
         model_folder=model,
         model_id=manifest.model_id,

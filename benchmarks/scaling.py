@@ -53,13 +53,14 @@ from benchmarks.common import (
 )
 from benchmarks.inference import in_own_process, prepare_workspace, run_infer, write_labelled
 from benchmarks.ingest import LABEL_FLAGS, run_product
+from components.counts import Counts
 from components.inference.commit import commit_run
 from components.inference.request import InferenceRequest, RecognisedShard
-from components.inference.shards import RUN_MANIFEST_NAME
 from components.jobs import GatherOnce, pack_blocks
 from components.lines import map_in_order, read_referenced_line
 from components.listing import ImageReference, read_listing
 from components.listing.transforms import GroupByShard, ListCollection
+from components.predictions.manifest import RUN_MANIFEST_NAME
 from tests.engines.services import (
     Answering,
     dask_cluster,
@@ -391,7 +392,7 @@ def commit_shards(folder: str, shards: int) -> None:
         destination=f"{folder}/predictions/run",
         rejects_folder=f"{folder}/unfinished/rejects",
         rejects_destination=f"{folder}/rejects/run",
-        images=IMAGES_A_SHARD * shards,
+        counts=Counts(matched=IMAGES_A_SHARD * shards),
         shards=shards,
         model_folder="",
         model_id="",
@@ -415,7 +416,7 @@ def _summary(index: int) -> RecognisedShard:
     }
     digest = hashlib.sha256(str(index).encode()).hexdigest()
     rows = IMAGES_A_SHARD
-    return RecognisedShard(index, digest, rows, rows, 0, digest[::-1], {}, 0.98123456789 * rows, 0, figures)
+    return RecognisedShard(index, digest, rows, rows, 0, digest[::-1], {}, 0.98123456789 * rows, 0, [], [], figures)
 
 
 def measure_store(originals: Sequence[Original], count: int, scratch: Path) -> None:

@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 
-from components.predictions.runs import RUN_MANIFEST_NAME
+from components.predictions.manifest import RUN_MANIFEST_NAME
 from pipeline.options import LinePipelineOptions
 from pipeline.workspace import Workspace
 from tfrecords import DataError, storage

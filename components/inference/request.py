@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 from typing import Any
 
+from components.counts import Counts
 from components.ctc.decoders import Decoding
 from components.recogniser.model import RecogniserSpec
 from tfrecords import ImageLimits
@@ -28,11 +29,7 @@ class InferenceRequest:
         folder: where files are written until the run is committed.
         destination: the run's folder among the predictions.
         rejects_folder, rejects_destination: the same of what is left out.
-        images: how many images were listed.
-        repeats: how many rows of tables name an image that was listed already.
-        skipped: how many more images were listed that earlier runs have read, or rejected for good.
-        reread: how many of the images another model has read, with too little confidence.
-        retried: how many of the images could not be read by earlier runs.
+        counts: what is known of the listed images before any is read: all but `read` and `rejects`.
         shards: over how many shards they are spread.
         model_folder, model_id, height: the committed model, and the height of its lines.
         limits: which images are refused.
@@ -50,7 +47,7 @@ class InferenceRequest:
     destination: str
     rejects_folder: str
     rejects_destination: str
-    images: int
+    counts: Counts
     shards: int
     model_folder: str
     model_id: str
@@ -63,10 +60,11 @@ class InferenceRequest:
     min_confidence: float = 0.0
     decoding: Decoding = dataclasses.field(default_factory=Decoding)
     inputs: str = ""
-    repeats: int = 0
-    skipped: int = 0
-    reread: int = 0
-    retried: int = 0
+
+    @property
+    def images(self) -> int:
+        """How many images are to be read."""
+        return self.counts.to_read
 
     @property
     def limits_of_lines(self) -> dict[str, int]:

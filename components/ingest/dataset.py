@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet
 
 from components.commit import REFUSED_NAME, check_files, keep_only, read_finished_summary
-from components.counts import check_accounted, merge_counts
+from components.counts import Counts, merge_counts
 from components.ingest.addition import OldDataset, copy_examples
 from components.ingest.describe import (
     SAMPLES_NAME,
@@ -268,7 +268,6 @@ def commit_dataset(settled: Iterable[Described | Twins], request: IngestRequest)
         (summary for summaries, _ in described for summary in summaries),
         key=lambda summary: request.shard_number(summary.split, summary.index),
     )
-    matched = sum(summary.matched for summary in ordered)
     rejects = merge_counts(summary.rejects for summary in ordered)
     entries = tuple(
         ShardEntry(
@@ -284,7 +283,9 @@ def commit_dataset(settled: Iterable[Described | Twins], request: IngestRequest)
     reject_files = tuple(_name_rejects(summary.split, summary.index, request) for summary in ordered if summary.rejects)
     kept = sum(summary.kept for summary in ordered)
     _check_old_shards(ordered, request)
-    check_accounted(request.images + kept, matched, sum(entry.examples for entry in entries), rejects, verb="written")
+    matched = request.images + kept
+    counts = Counts(matched=matched, read=sum(entry.examples for entry in entries), rejects=rejects)
+    counts.check_accounted(sum(summary.matched for summary in ordered), verb="written")
     keep_only(request.folder, {*(entry.name for entry in entries), *reject_files, SUMMARIES_NAME})
     problem = explain_too_many_rejects(
         rejects, matched - kept, request.max_reject_fraction, where=f"{request.folder}/rejects-*.parquet"

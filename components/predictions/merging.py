@@ -17,8 +17,9 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from components.commit import check_files, keep_only
-from components.counts import merge_counts
-from components.predictions.runs import RUN_MANIFEST_NAME, CommittedRun, read_run, remove_merged
+from components.counts import Counts, merge_counts
+from components.predictions.manifest import RUN_MANIFEST_NAME, PartEntry, RunFigures, RunManifest
+from components.predictions.runs import CommittedRun, read_run, remove_merged
 from components.predictions.schema import (
     CONFIDENCE_BINS,
     LEAST_CONFIDENT,
@@ -32,8 +33,6 @@ from tfrecords import DataError, name_shard, storage
 ROWS_A_FILE = 1_000_000
 """A merged file has no more, unless one of the merged files had."""
 PREDICTIONS, REJECTS = "part", "rejects"
-# Of a merged run, what its history keeps of each run is everything but this.
-_NOT_IN_HISTORY = ("files", "decoding", "limits", "least_confident", "merged", "history")
 
 
 class MergedFrom(NamedTuple):
@@ -110,28 +109,24 @@ class MergedSummary:
 
 
 def group_runs_to_merge(runs: Iterable[CommittedRun]) -> list[list[CommittedRun]]:
-    """Runs that were read in the same way, together; none that is alone.
+    """Groups runs that were read in the same way; a run that is alone in that is in no group.
 
-    What earlier versions of this program wrote, which does not say how it was read, is left as it is.
+    Runs by versions of this program that did not say how they read are left as they are.
     """
     alike: dict[str, list[CommittedRun]] = collections.defaultdict(list)
     for run in runs:
-        if "decoding" in run.manifest:
-            alike[json.dumps([run.manifest[name] for name in ("decoding", "limits")], sort_keys=True)].append(run)
+        if run.manifest.decoding is not None:
+            alike[json.dumps([run.manifest.decoding, run.manifest.limits], sort_keys=True)].append(run)
     return [group for group in alike.values() if len(group) > 1]
 
 
 def plan_merged_files(runs: Sequence[CommittedRun], rows_a_file: int = ROWS_A_FILE) -> list[MergedFile]:
     """The files that the runs become: few and large, each of whole files of theirs."""
-    parts = [
-        (MergedFrom(path, described["rows"], described["sha256"]), described["rows"])
-        for run in runs
-        for path, described in run.files.items()
-    ]
+    parts = [(MergedFrom(path, part.rows, part.sha256), part.rows) for run in runs for path, part in run.files.items()]
     rejects = []
     for run in runs:
         paths = run.reject_files
-        rows = sum(run.manifest["rejects"].values())
+        rows = run.manifest.counts.rejected
         rejects += [(MergedFrom(path, None, None), rows // len(paths)) for path in paths]  # about as many in each
     return [
         MergedFile(kind, name_shard(kind, index, len(groups), "parquet"), group)
@@ -277,7 +272,7 @@ def commit_merge(summaries: Iterable[MergedSummary], request: MergeRequest) -> N
         parts = [summary for summary in ordered if summary.kind == PREDICTIONS]
         rejects = [summary for summary in ordered if summary.kind == REJECTS]
         _check_rows(runs, parts, rejects)
-        files = {part.name: {"rows": part.rows, "bytes": part.bytes, "sha256": part.sha256} for part in parts}
+        files = {part.name: PartEntry(part.rows, part.bytes, part.sha256) for part in parts}
         check_files(request.folder, {part.name: part.bytes for part in parts})
         keep_only(request.folder, files)
         if rejects:
@@ -287,8 +282,7 @@ def commit_merge(summaries: Iterable[MergedSummary], request: MergeRequest) -> N
             if not moved:
                 keep_only(request.rejects_folder, sizes)
                 storage.move_folder(request.rejects_folder, request.rejects_destination)
-        manifest = {**_make_merged_manifest(runs, parts), "run_id": request.run_id, "files": files}
-        storage.write_json(storage.join(request.folder, RUN_MANIFEST_NAME), manifest)
+        _make_merged_manifest(request.run_id, runs, parts, files).write(request.folder)
         storage.move_folder(request.folder, request.destination)
     remove_merged([read_run(request.destination)])
     for left in (request.folder, request.rejects_folder):
@@ -296,11 +290,11 @@ def commit_merge(summaries: Iterable[MergedSummary], request: MergeRequest) -> N
 
 
 def _check_rows(runs: Sequence[CommittedRun], parts: Sequence[MergedSummary], rejects: Sequence[MergedSummary]) -> None:
-    rows, written = sum(run.manifest["rows"] for run in runs), sum(part.rows for part in parts)
+    rows, written = sum(run.manifest.counts.read for run in runs), sum(part.rows for part in parts)
     sources = [[path for run in runs for path in run.files], [path for run in runs for path in run.reject_files]]
     found = [[path for summary in summaries for path in summary.sources] for summaries in (parts, rejects)]
     # Rejects may be pruned, of which the manifest still tells.
-    listed = merge_counts(run.manifest["rejects"] for run in runs)
+    listed = merge_counts(run.manifest.counts.rejects for run in runs)
     more = {reason for each in rejects for reason, count in each.rejects.items() if count > listed.get(reason, 0)}
     if more or rows != written or any(sorted(a) != sorted(b) for a, b in zip(sources, found, strict=True)):
         raise RuntimeError(
@@ -310,42 +304,40 @@ def _check_rows(runs: Sequence[CommittedRun], parts: Sequence[MergedSummary], re
         )
 
 
-def _make_merged_manifest(runs: Sequence[CommittedRun], parts: Sequence[MergedSummary]) -> dict[str, Any]:
-    """What a run says that holds the rows of others.
+def _make_merged_manifest(
+    run_id: str, runs: Sequence[CommittedRun], parts: Sequence[MergedSummary], files: dict[str, PartEntry]
+) -> RunManifest:
+    """Describes a run that holds the rows of others.
 
     How many images a night's listing matched, and how many of them were skipped or repeated, does not add up: `matched`
-    is what was read or rejected. What the rows say is taken from them.
+    is the number of images that were read or rejected. Figures of the rows are taken from the rows.
     """
     manifests = [run.manifest for run in runs]
-    rows = sum(part.rows for part in parts)
-    lost = sum(manifest.get("lost", 0) for manifest in manifests)
-
-    def common(name: str) -> Any:
-        values = {manifest[name] for manifest in manifests}
-        return values.pop() if len(values) == 1 else None
-
-    def total(name: str) -> int:
-        return sum(manifest[name] for manifest in manifests)
-
-    return {
-        "model_id": common("model_id"),
-        "scored_at": max(manifest["scored_at"] for manifest in manifests),
-        "decoding": manifests[0]["decoding"],
-        "limits": manifests[0]["limits"],
-        "matched": total("matched") - total("skipped"),
-        "repeats": 0,
-        "skipped": 0,
-        "reread": total("reread"),
-        "retried": total("retried"),
-        "rows": rows,
-        **({"lost": lost} if lost else {}),
-        "rejects": merge_counts(manifest["rejects"] for manifest in manifests),
+    counts = [manifest.counts for manifest in manifests]
+    models = {manifest.model_id for manifest in manifests}
+    least = {manifest.min_confidence for manifest in manifests}
+    return RunManifest(
+        run_id=run_id,
+        model_id=models.pop() if len(models) == 1 else None,
+        scored_at=max(manifest.scored_at for manifest in manifests),
+        decoding=manifests[0].decoding,
+        limits=manifests[0].limits,
+        counts=Counts(
+            matched=sum(each.to_read for each in counts),
+            read=sum(part.rows for part in parts),
+            rejects=merge_counts(each.rejects for each in counts),
+            reread=sum(each.reread for each in counts),
+            retried=sum(each.retried for each in counts),
+        ),
+        lost=sum(manifest.lost for manifest in manifests),
         **summarise_rows(parts),
-        "min_confidence": common("min_confidence"),
-        "merged": [run_id for run in runs for run_id in (*run.manifest.get("merged", ()), run.run_id)],
-        "history": [
-            entry
-            for manifest in manifests
-            for entry in manifest.get("history", [{k: v for k, v in manifest.items() if k not in _NOT_IN_HISTORY}])
-        ],
-    }
+        min_confidence=least.pop() if len(least) == 1 else None,
+        merged=tuple(run_id for run in runs for run_id in (*run.manifest.merged, run.run_id)),
+        history=tuple(entry for manifest in manifests for entry in manifest.history or [_pick_figures(manifest)]),
+        files=files,
+    )
+
+
+def _pick_figures(manifest: RunManifest) -> RunFigures:
+    """Returns what a merged run's history keeps of one run."""
+    return RunFigures(**{field.name: getattr(manifest, field.name) for field in dataclasses.fields(RunFigures)})

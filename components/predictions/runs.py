@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, TypeVar
 
 import pyarrow.parquet
 
+from components.predictions.manifest import RUN_MANIFEST_NAME, NewerRunError, PartEntry, RunManifest
 from components.processes import map_in_threads
 from tfrecords import DataError, StoreError, storage
 
-
-def move_rejects(folder: str, destination: str) -> None:
-    """Puts the rejects of a run whose predictions are committed in their place, if that was not done."""
-    if storage.exists(folder):
-        storage.move_folder(folder, destination)
-
-
-# The underscore keeps the manifest out of what pandas, pyarrow and Spark take for data.
-RUN_MANIFEST_NAME = "_manifest.json"
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 _DAMAGED_SUFFIX = ".damaged"
@@ -37,12 +29,12 @@ class CommittedRun:
     """
 
     folder: str
-    manifest: dict[str, Any]
+    manifest: RunManifest
 
     @property
     def run_id(self) -> str:
         """The run's ID."""
-        return self.manifest["run_id"]
+        return self.manifest.run_id
 
     @property
     def date(self) -> str:
@@ -52,44 +44,56 @@ class CommittedRun:
     @property
     def rejects_folder(self) -> str:
         """The folder of what the run left out, which is there if there are any."""
-        root, day, run = self.folder.rsplit("/", 2)
-        return storage.join(os.path.dirname(root), "rejects", day, run)
+        return find_rejects_folder(self.folder)
 
     @property
-    def files(self) -> dict[str, dict[str, Any]]:
-        """Rows, bytes and checksum of every file of predictions, by its path."""
-        return {storage.join(self.folder, name): described for name, described in self.manifest["files"].items()}
+    def files(self) -> dict[str, PartEntry]:
+        """Every file of predictions, by its path."""
+        return {storage.join(self.folder, name): part for name, part in self.manifest.files.items()}
 
     @property
     def reject_files(self) -> list[str]:
         """The files of what the run left out, as far as they were not pruned."""
-        if not self.manifest["rejects"]:
+        if not self.manifest.counts.rejects:
             return []
         folder = self.rejects_folder
         return [storage.join(folder, name) for name in storage.list_names(folder, "rejects-")]
 
-    def is_read_like(self, figures: Mapping[str, Any]) -> bool:
-        """Whether model and decoding were those of another run, so that confidences can be compared."""
-        names = ("model_id", "decoding")
-        return all(name in self.manifest and self.manifest[name] == figures.get(name) for name in names)
-
     @property
     def readings(self) -> list[CommittedRun]:
         """The run itself, or those that were merged into it: their own figures, and the files of all of them."""
-        if "history" not in self.manifest:
+        merged = self.manifest
+        if not merged.history:
             return [self]
-        shared = {name: self.manifest[name] for name in ("decoding", "limits", "files")}
-        shared["lost"] = self.manifest.get("lost", 0)  # of which of them is not known
-        return [CommittedRun(self.folder, {**figures, **shared}) for figures in self.manifest["history"]]
+        shared: dict[str, Any] = {"files": merged.files, "decoding": merged.decoding, "limits": merged.limits}
+        shared["lost"] = merged.lost  # of which of them is not known
+        return [CommittedRun(self.folder, RunManifest(**{**vars(entry), **shared})) for entry in merged.history]
 
 
 def read_run(folder: str) -> CommittedRun:
-    """The run that is committed in a folder; raises `FileNotFoundError` if there is none."""
-    return CommittedRun(folder, storage.read_json(storage.join(folder, RUN_MANIFEST_NAME)))
+    """Reads the run that is committed in a folder.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        DataError: if its manifest is damaged, or of a newer version of this program.
+    """
+    return CommittedRun(folder, RunManifest.read(folder))
+
+
+def find_rejects_folder(folder: str) -> str:
+    """Returns the folder of rejects that belongs to a run's folder of predictions."""
+    root, day, run = folder.rsplit("/", 2)
+    return storage.join(os.path.dirname(root), "rejects", day, run)
+
+
+def move_rejects(folder: str, destination: str) -> None:
+    """Puts the rejects of a run whose predictions are committed in their place, unless they are there."""
+    if storage.exists(folder):
+        storage.move_folder(folder, destination)
 
 
 def find_runs(predictions: str, date: str | None = None) -> list[CommittedRun]:
-    """The committed runs below a folder of predictions, the oldest first.
+    """Finds the committed runs below a folder of predictions, the oldest first.
 
     A run whose rows are in a later one, into which it was merged, is not among them.
 
@@ -102,14 +106,14 @@ def find_runs(predictions: str, date: str | None = None) -> list[CommittedRun]:
 
 
 def find_merged_ids(runs: Iterable[CommittedRun]) -> set[str]:
-    """The IDs of the runs whose rows others of these have."""
-    return {run_id for run in runs for run_id in run.manifest.get("merged", ())}
+    """Collects the IDs of the runs whose rows others of these hold."""
+    return {run_id for run in runs for run_id in run.manifest.merged}
 
 
 def remove_merged(runs: Iterable[CommittedRun]) -> None:
-    """Removes the runs that were merged into others, and what a removal that was stopped left of them.
+    """Removes the runs that were merged into others, and what a stopped removal left of them.
 
-    The folder of predictions goes last: as long as it is there, with a manifest or without, it is looked for.
+    The folder of predictions goes last: as long as it is there, with a manifest or without, the next removal finds it.
 
     Args:
         runs: into which they were merged, all of them or some.
@@ -117,13 +121,13 @@ def remove_merged(runs: Iterable[CommittedRun]) -> None:
 
     def remove(run: CommittedRun) -> None:
         day = os.path.dirname(run.folder)
-        merged = {f"run={run_id}" for run_id in run.manifest["merged"]}
+        merged = {f"run={run_id}" for run_id in run.manifest.merged}
         for name in merged.intersection(storage.list_names(day, "run=")):
-            left = CommittedRun(storage.join(day, name), {})
-            storage.remove_folder(left.rejects_folder)
-            storage.remove_folder(left.folder)
+            folder = storage.join(day, name)
+            storage.remove_folder(find_rejects_folder(folder))
+            storage.remove_folder(folder)
 
-    merging = [run for run in runs if run.manifest.get("merged")]
+    merging = [run for run in runs if run.manifest.merged]
     for _ in map_concurrently(remove, merging, remote=any(storage.is_remote(run.folder) for run in merging)):
         pass
 
@@ -131,10 +135,13 @@ def remove_merged(runs: Iterable[CommittedRun]) -> None:
 def find_all_runs(
     predictions: str, date: str | None = None, on_damage: Callable[[str], None] | None = None
 ) -> list[CommittedRun]:
-    """`find_runs`, and the runs that were merged into others.
+    """Finds the runs of `find_runs`, and those that were merged into others.
 
     Args:
-        on_damage: told in a sentence of each run whose manifest cannot be read, and which does not count.
+        on_damage: gets a sentence about each run whose manifest cannot be read; such a run does not count.
+
+    Raises:
+        NewerRunError: if a newer version of this program wrote one of them.
     """
     days = [f"date={date}"] if date else storage.list_names(predictions, "date=")
     remote = storage.is_remote(predictions)
@@ -148,7 +155,7 @@ def find_all_runs(
             return read_run(folder)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except StoreError:
+        except (StoreError, NewerRunError):
             raise
         except DataError:
             if on_damage is not None:
@@ -161,14 +168,14 @@ def find_all_runs(
     listed = map_concurrently(folders, days, remote=remote)
     found = map_concurrently(run_in, (folder for some in listed for folder in some), remote=remote)
     return sorted(
-        (run for run in found if run is not None), key=lambda run: (run.date, run.manifest["scored_at"], run.run_id)
+        (run for run in found if run is not None), key=lambda run: (run.date, run.manifest.scored_at, run.run_id)
     )
 
 
 def map_concurrently(
     function: Callable[[_Item], _Result], items: Iterable[_Item], *, remote: bool
 ) -> Iterator[_Result]:
-    """`map`, by threads where each item is asked of an object store."""
+    """Maps like `map`, by threads where each item is asked of an object store."""
     return map_in_threads(function, items, _THREADS, ahead=_THREADS) if remote else map(function, items)
 
 
@@ -176,35 +183,39 @@ def set_aside_damaged(run: CommittedRun, *, change: bool = True) -> tuple[Commit
     """Takes files that are missing, or have another size than was committed, out of a run.
 
     Args:
-        change: whether this is done, or only found out.
+        change: whether to do this, or only to find out.
 
     Returns:
         The run as it is then, or None if nothing is left of it; and what was wrong, in words.
     """
     problems: list[str] = []
-    kept = {name: file["bytes"] for name, file in run.manifest["files"].items()}
+    kept = {name: part.bytes for name, part in run.manifest.files.items()}
     while problem := storage.find_missing_or_changed(run.folder, kept):
         problems.append(problem)
         del kept[next(name for name in kept if problem.startswith(f"{storage.join(run.folder, name)} "))]
-    damaged = [name for name in run.manifest["files"] if name not in kept]
+    damaged = [name for name in run.manifest.files if name not in kept]
     return (set_aside_files(run, damaged, change=change) if damaged else run), problems
 
 
 def set_aside_files(run: CommittedRun, damaged: Collection[str], *, change: bool = True) -> CommittedRun | None:
-    """A run without some of its files of predictions; None if nothing is left of it.
+    """Takes some files of predictions out of a run; returns what is left of it, or None if nothing is.
 
-    The files stay under a name that no reader takes for a table's; that is done before the manifest says so, so that
-    whoever is stopped between finds them missing, and goes on from there.
+    The files stay under a name that no reader takes for a table's. They are renamed before the manifest says so: after
+    a stop between the two, the next call finds them missing and finishes the work.
     """
-    kept = {name: file for name, file in run.manifest["files"].items() if name not in damaged}
+    before = run.manifest
+    kept = {name: part for name, part in before.files.items() if name not in damaged}
     gone = not kept and not run.reject_files
-    lost = sum(run.manifest["files"][name]["rows"] for name in damaged)
-    # What described all rows describes them no more.
-    described = {
-        name: value for name, value in run.manifest.items() if name not in ("confidence_histogram", "least_confident")
-    }
-    rows, lost = run.manifest["rows"] - lost, run.manifest.get("lost", 0) + lost
-    manifest = {**described, "files": kept, "rows": rows, "lost": lost}
+    lost = sum(before.files[name].rows for name in damaged)
+    manifest = dataclasses.replace(
+        before,
+        files=kept,
+        counts=dataclasses.replace(before.counts, read=before.counts.read - lost),
+        lost=before.lost + lost,
+        # These described all rows, and describe them no more.
+        confidence_histogram=None,
+        least_confident=None,
+    )
     if change:
         for name in damaged:
             storage.rename(storage.join(run.folder, name), f"{name}{_DAMAGED_SUFFIX}")
@@ -213,14 +224,14 @@ def set_aside_files(run: CommittedRun, damaged: Collection[str], *, change: bool
             if not storage.list_names(run.folder):
                 storage.remove_folder(run.folder)
         else:
-            storage.write_json(storage.join(run.folder, RUN_MANIFEST_NAME), manifest)
+            manifest.write(run.folder)
     return None if gone else CommittedRun(run.folder, manifest)
 
 
 def read_predictions(folder: str, columns: list[str], rows: int | None = None) -> list[dict[str, Any]]:
-    """The first rows of a committed run, or all of them, in the order of its files."""
+    """Reads the first rows of a committed run, or all of them, in the order of its files."""
     found: list[dict[str, Any]] = []
-    for name in storage.read_json(storage.join(folder, RUN_MANIFEST_NAME))["files"]:
+    for name in RunManifest.read(folder).files:
         with storage.open_to_read(storage.join(folder, name)) as file:
             for batch in pyarrow.parquet.ParquetFile(file).iter_batches(columns=columns):
                 found += batch.to_pylist()

@@ -21,11 +21,11 @@ def find_nights(workspace: Workspace, run_id: str | None) -> list[dict[str, Any]
     predictions = workspace.all_predictions
     days = [name.removeprefix("date=") for name in storage.list_names(predictions, "date=")][-_DAYS_LOOKED_AT:]
     found = map_in_threads(lambda day: find_runs(predictions, day), days, _THREADS, ahead=_THREADS)
-    runs = sorted(itertools.chain.from_iterable(found), key=lambda run: (run.manifest["scored_at"], run.run_id))
+    runs = sorted(itertools.chain.from_iterable(found), key=lambda run: (run.manifest.scored_at, run.run_id))
     tonight = next((run for run in runs if run.run_id == run_id), None)
     if tonight is not None:
         runs = runs[: runs.index(tonight)]
-    same = [run for run in runs if tonight is not None and run.is_read_like(tonight.manifest)][-_NIGHTS:]
+    same = [run for run in runs if tonight is not None and run.manifest.is_read_like(tonight.manifest)][-_NIGHTS:]
     shown = [run for run in runs if run in same or run in runs[-_NIGHTS:]]
     nights = [_describe_night(run) | {"tonight": False, "compared": run in same} for run in shown]
     return nights if tonight is None else [*nights, _describe_night(tonight) | {"tonight": True, "compared": False}]
@@ -34,22 +34,22 @@ def find_nights(workspace: Workspace, run_id: str | None) -> list[dict[str, Any]
 def _describe_night(run: CommittedRun) -> dict[str, Any]:
     """What a `CommandRecord` has of a run."""
     manifest = run.manifest
-    rows = manifest["rows"]
-    seconds = manifest.get("figures", {}).get("shard_s", 0.0)
-    bins = manifest.get("confidence_histogram", [])
+    rows = manifest.counts.read
+    seconds = manifest.figures.shard_s if manifest.figures else 0.0
+    bins = manifest.confidence_histogram or []
     width = len(bins) // CONFIDENCE_BARS
     count = sum(bins)
     return {
         "run_id": run.run_id,
-        "scored_at": manifest["scored_at"],
-        "model_id": manifest["model_id"],
-        "decoding": manifest.get("decoding"),
-        "matched": manifest["matched"],
-        "skipped": manifest.get("skipped", 0),
+        "scored_at": manifest.scored_at,
+        "model_id": manifest.model_id,
+        "decoding": manifest.decoding,
+        "matched": manifest.counts.matched,
+        "skipped": manifest.counts.skipped,
         "read": rows,
-        "rejected": sum(manifest["rejects"].values()),
-        "needs_review": manifest.get("needs_review", 0),
-        "mean_confidence": manifest["mean_confidence"] if rows else None,
+        "rejected": manifest.counts.rejected,
+        "needs_review": manifest.needs_review,
+        "mean_confidence": manifest.mean_confidence if rows else None,
         "images_per_s": round(rows / seconds, 1) if seconds else None,
         "confidence_shares": [sum(bins[i * width : (i + 1) * width]) / count for i in range(CONFIDENCE_BARS)]
         if count

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
+from components.counts import Counts
 from components.predictions.drift import compute_population_stability_index
+from components.predictions.manifest import RunManifest
 from components.predictions.runs import CommittedRun
 from components.predictions.unread import RETRIED
 from pipeline.options import LinePipelineOptions
@@ -36,32 +37,37 @@ class Alarm:
     sentence: str
 
 
-def check_alarms(options: LinePipelineOptions, figures: dict[str, Any], earlier: Sequence[CommittedRun]) -> list[Alarm]:
-    """What the alarms that were asked for say of a run of the infer step.
+def check_alarms(
+    options: LinePipelineOptions, counts: Counts, run: RunManifest | None, earlier: Sequence[CommittedRun]
+) -> list[Alarm]:
+    """Checks the alarms that were asked for.
 
     Args:
-        figures: of the run, as in its manifest.
+        counts: what became of the images of this infer step.
+        run: the run that it committed; None if there was nothing new.
         earlier: the committed runs before it, the oldest first.
     """
-    return list(_check(options, figures, earlier))
+    return list(_check(options, counts, run, earlier))
 
 
-def _check(options: LinePipelineOptions, figures: dict[str, Any], earlier: Sequence[CommittedRun]) -> Iterator[Alarm]:
-    rejected, rows = sum(figures["rejects"].values()), figures["rows"]
-    # What could not be read before, and cannot be still, is no news: or one dead link would raise it every night.
-    failed_again = min(figures["retried"], sum(figures["rejects"].get(reason, 0) for reason in RETRIED))
-    news, looked_at = rejected - failed_again, rows + rejected
+def _check(
+    options: LinePipelineOptions, counts: Counts, run: RunManifest | None, earlier: Sequence[CommittedRun]
+) -> Iterator[Alarm]:
+    rows = counts.read
+    # An image that still cannot be read is no news: one dead link would raise the alarm every night.
+    news = counts.rejected - min(counts.retried, sum(counts.rejects.get(reason, 0) for reason in RETRIED))
     if (limit := options.alarm_reject_fraction) is not None:
         yield _check_share("alarm_reject_fraction", limit, news, rows + news, "images were rejected")
     if (limit := options.alarm_needs_review_fraction) is not None:
-        yield _check_share("alarm_needs_review_fraction", limit, figures["needs_review"], rows, "reads need a review")
+        needs_review = run.needs_review if run else 0
+        yield _check_share("alarm_needs_review_fraction", limit, needs_review, rows, "reads need a review")
     if (limit := options.alarm_images_per_s) is not None:
-        yield _check_speed(limit, looked_at, figures)
+        yield _check_speed(limit, counts.looked_at, run)
     if (limit := options.alarm_drift) is not None:
-        yield _check_drift(limit, options.drift_nights, figures, earlier)
+        yield _check_drift(limit, options.drift_nights, rows, run, earlier)
     if options.alarm_no_new_images:
-        new = looked_at - figures["reread"] - figures["retried"]
-        said = f"{new:,} of {figures['matched']:,} images were new"
+        new = counts.looked_at - counts.reread - counts.retried
+        said = f"{new:,} of {counts.matched:,} images were new"
         yield Alarm("alarm_no_new_images", 1, new, new < 1, said)
 
 
@@ -72,43 +78,47 @@ def _check_share(name: str, limit: float, count: int, of: int, what: str) -> Ala
     return Alarm(name, limit, share, share > limit, f"{count:,} of {of:,} {what} ({share:.1%}; allowed {limit:.1%})")
 
 
-def _check_speed(limit: float, images: int, figures: dict[str, Any]) -> Alarm:
+def _check_speed(limit: float, images: int, run: RunManifest | None) -> Alarm:
     name = "alarm_images_per_s"
     if images < _LEAST_IMAGES:
         return _skip(name, limit, f"only {images:,} images were read, {_LEAST_IMAGES} are needed")
-    rate = images / max(figures["figures"]["shard_s"], 1e-9)
+    if run is None or run.figures is None:
+        return _skip(name, limit, "how long that took is not known")
+    rate = images / max(run.figures.shard_s, 1e-9)
     said = f"a worker read {rate:,.1f} images/s (at least {limit:g} asked for)"
     return Alarm(name, limit, rate, rate < limit, said)
 
 
-def _check_drift(limit: float, nights: int, figures: dict[str, Any], earlier: Sequence[CommittedRun]) -> Alarm:
+def _check_drift(
+    limit: float, nights: int, rows: int, run: RunManifest | None, earlier: Sequence[CommittedRun]
+) -> Alarm:
     name = "alarm_drift"
-    if figures["rows"] < _LEAST_ROWS:
-        return _skip(name, limit, f"only {figures['rows']:,} images were read, {_LEAST_ROWS} are needed")
-    alike = find_comparable_runs(earlier, figures)[-nights:]
-    before = np.sum([run.manifest["confidence_histogram"] for run in alike], axis=0) if alike else np.zeros(1, int)
+    if rows < _LEAST_ROWS or run is None or run.confidence_histogram is None:
+        return _skip(name, limit, f"only {rows:,} images were read, {_LEAST_ROWS} are needed")
+    alike = find_comparable_runs(earlier, run)[-nights:]
+    before = np.sum([other.confidence_histogram or [] for other in alike], axis=0) if alike else np.zeros(1, int)
     if before.sum() < _LEAST_ROWS:
         return _skip(
             name, limit, f"earlier runs of this model hold {int(before.sum()):,} reads, {_LEAST_ROWS} are needed"
         )
-    index = compute_population_stability_index(before.tolist(), figures["confidence_histogram"])
+    index = compute_population_stability_index(before.tolist(), run.confidence_histogram)
     compared = f"the last {len(alike)} runs" if len(alike) > 1 else "the last run"
     said = f"confidences against {compared}: population stability index {index:.3f} (allowed {limit:g})"
     return Alarm(name, limit, index, index > limit, said)
 
 
-def find_comparable_runs(runs: Sequence[CommittedRun], figures: dict[str, Any]) -> list[CommittedRun]:
-    """The runs whose confidences can be held against those of another one: read by the same model and decoder.
+def find_comparable_runs(runs: Sequence[CommittedRun], other: RunManifest) -> list[RunManifest]:
+    """Finds the runs whose confidences can be held against those of another one: by the same model and decoder.
 
     Of a merged run these are the runs that were merged into it.
     """
     return [
-        run
-        for merged in runs
-        for run in merged.readings
-        if any(run.manifest.get("confidence_histogram", ()))
-        and run.run_id != figures["run_id"]
-        and run.is_read_like(figures)
+        reading.manifest
+        for run in runs
+        for reading in run.readings
+        if any(reading.manifest.confidence_histogram or ())
+        and reading.run_id != other.run_id
+        and reading.manifest.is_read_like(other)
     ]
 
 

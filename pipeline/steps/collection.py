@@ -12,6 +12,7 @@ from typing import Any
 
 import apache_beam as beam
 
+from components.counts import Counts
 from components.inference.request import InferenceRequest
 from components.inference.transforms import RecogniseCollection, RecogniseDataset
 from components.listing import PathTables, find_roots_and_tables
@@ -29,25 +30,26 @@ DATASET_PREFIX = "dataset:"
 
 @dataclasses.dataclass(frozen=True)
 class SelectedCollection:
-    """What is read: how many images, in how many shards, their digest, and the job that reads them.
+    """What is read: which images, in how many shards, their digest, and the job that reads them.
 
     Attributes:
-        repeats, skipped, reread, retried: as in an `InferenceRequest`.
+        counts: of the listed images, as in an `InferenceRequest`.
         listing_s, unread_s: seconds that it took to list all images, and to find out which of them were read.
         found: a run that has read the very same, if it is to be taken instead.
     """
 
-    images: int
+    counts: Counts
     shards: int
     digest: str
     build: Callable[[InferenceRequest, beam.Pipeline], object]
-    repeats: int = 0
-    skipped: int = 0
-    reread: int = 0
-    retried: int = 0
     listing_s: float = 0.0
     unread_s: float = 0.0
     found: CommittedRun | None = None
+
+    @property
+    def images(self) -> int:
+        """How many images are to be read."""
+        return self.counts.to_read
 
 
 @contextlib.contextmanager
@@ -62,7 +64,7 @@ def select_collection(
     if images.startswith(DATASET_PREFIX):
         split = _select_split(context.workspace, images)
         readings = (original for run in runs for original in run.readings)
-        same = [run for run in readings if run.manifest.get("inputs") == split.digest and _matches(run, reading)]
+        same = [run for run in readings if run.manifest.inputs == split.digest and _matches(run, reading)]
         yield dataclasses.replace(split, found=same[-1] if same and not context.options.reread else None)
         return
     roots, paths = find_roots_and_tables(images, flag="--infer_images")
@@ -79,15 +81,18 @@ def select_collection(
             return pipeline | "Listings" >> beam.Create(files) | "Infer" >> RecogniseCollection(request)
 
         left = unread.listing
+        counts = Counts(
+            matched=left.images + unread.skipped,
+            skipped=unread.skipped,
+            repeats=listing.repeats,
+            reread=unread.reread,
+            retried=unread.retried,
+        )
         yield SelectedCollection(
-            left.images,
+            counts,
             choose_shard_count(left.images),
             left.digest,
             build,
-            repeats=listing.repeats,
-            skipped=unread.skipped,
-            reread=unread.reread,
-            retried=unread.retried,
             listing_s=listed - began,
             unread_s=time.monotonic() - listed,
         )
@@ -95,7 +100,7 @@ def select_collection(
 
 def _matches(run: CommittedRun, reading: dict[str, Any]) -> bool:
     """Checks whether a run has read with the same model, limits and decoding, and lost nothing of it since."""
-    return not run.manifest.get("lost") and all(run.manifest.get(name) == value for name, value in reading.items())
+    return not run.manifest.lost and run.manifest.is_read_with(**reading)
 
 
 def _select_split(workspace: Workspace, images: str) -> SelectedCollection:
@@ -129,4 +134,4 @@ def _select_split(workspace: Workspace, images: str) -> SelectedCollection:
         return pipeline | "Shards" >> numbered | "Infer" >> RecogniseDataset(request, folder, made_at)
 
     digest = make_id(shards=[shard.sha256 for shard in shards])
-    return SelectedCollection(dataset.examples(split), len(shards), digest, build)
+    return SelectedCollection(Counts(matched=dataset.examples(split)), len(shards), digest, build)

@@ -73,7 +73,7 @@ class CompactStep:
             "runs": len(now),
             "files_before": sum(len(run.files) for run in resolved.runs),
             "files": sum(len(run.files) for run in now),
-            "rows": sum(run.manifest["rows"] for run in now),
+            "rows": sum(run.manifest.counts.read for run in now),
             "run_ids": [run.run_id for run in now],
         }
         outcome = Outcome.MADE if requests else Outcome.NOTHING
@@ -84,7 +84,7 @@ class CompactStep:
         """Says how many runs would be merged."""
         date = context.options.date
         resolved = _resolve(context)
-        rows = sum(run.manifest["rows"] for run in resolved.runs)
+        rows = sum(run.manifest.counts.read for run in resolved.runs)
         files = sum(len(run.files) for run in resolved.runs)
         lines = [f"{_count(len(resolved.runs), 'run')} of {date}, {rows:,} rows in {_count(files, 'file')}"]
         if not resolved.groups:
@@ -109,7 +109,7 @@ def _resolve(context: Context) -> _Resolved:
 
 def _make_request(workspace: Workspace, date: str, runs: list[CommittedRun]) -> MergeRequest:
     """Makes what the job is asked for, for runs that become one."""
-    what = [[run.run_id, sorted(file["sha256"] for file in run.manifest["files"].values())] for run in runs]
+    what = [[run.run_id, sorted(part.sha256 for part in run.manifest.files.values())] for run in runs]
     run_id = f"m{make_id(merged=what)}"
     return MergeRequest(
         run_id=run_id,

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
-from components.predictions.manifest import RUN_VERSION, RunManifest
 
 from components.ctc.decoders import Decoding
 from components.inference.request import STARTED_NAME, SUMMARIES_NAME, UNCHANGED_NAME, InferenceRequest, describe_limits
 from components.inference.shards import prepare_recognition
 from components.ingest.sample import is_sample_rendered
+from components.predictions.manifest import RUN_VERSION, RunManifest
 from components.predictions.runs import CommittedRun
 from components.recogniser.manifest import ModelManifest
 from pipeline.engines.jobs import choose_processes, run_job
@@ -99,7 +99,7 @@ class InferStep:
         with _resolve(context) as resolved:
             outcome, collection = resolved.outcome, resolved.collection
             if options.template:
-                return _hand_over(context, resolved)
+                return _hand_over(context, resolved, options.template)
             if not resolved.reads:
                 _discard_run(workspace, resolved.unfinished)
             else:
@@ -243,8 +243,12 @@ def _start(context: Context, resolved: _Resolved) -> InferenceRequest:
     )
 
 
-def _hand_over(context: Context, resolved: _Resolved) -> StepResult:
-    """Hands the job of a template over, which commits the run, or refuses it, by itself."""
+def _hand_over(context: Context, resolved: _Resolved, place: str) -> StepResult:
+    """Hands the job of a template over, which commits the run, or refuses it, by itself.
+
+    Args:
+        place: of the template.
+    """
     options, workspace = context.options, context.workspace
     collection = resolved.collection
     run_id, destination, build = "none", workspace.all_predictions, _build_nothing
@@ -256,7 +260,6 @@ def _hand_over(context: Context, resolved: _Resolved) -> StepResult:
         log.info(f"recognising {collection.images:,} images with model {request.model_id}")
         build = functools.partial(_build_with_helpers, collection, request)
     run_job(options, build)
-    place = options.template
     summary = (
         f"the job that reads {collection.images:,} images as run {run_id} is in {place}; it commits the run to "
         f"{destination}"

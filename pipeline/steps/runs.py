@@ -60,7 +60,7 @@ def find_sound_runs(context: Context) -> list[CommittedRun]:
 def _find_damaged_merges(runs: list[CommittedRun]) -> list[CommittedRun]:
     """Finds the damaged runs into which others were merged that are all still there."""
     there = {run.run_id for run in runs}
-    unsettled = [run for run in runs if run.manifest.get("merged") and there.issuperset(run.manifest["merged"])]
+    unsettled = [run for run in runs if run.manifest.merged and there.issuperset(run.manifest.merged)]
     return [run for run in unsettled if set_aside_damaged(run, change=False)[1]]
 
 
@@ -76,7 +76,7 @@ def set_aside_unreadable(context: Context, runs: list[CommittedRun], damaged: It
     """Takes files that cannot be read out of the runs that have them; their images were not taken for read."""
     paths = set(damaged)
     for run in () if context.plans else runs:
-        if names := [name for name in run.manifest["files"] if storage.join(run.folder, name) in paths]:
+        if names := [name for name in run.manifest.files if storage.join(run.folder, name) in paths]:
             set_aside_files(run, names)
         for path in paths.intersection(run.reject_files):
             storage.rename(path, f"damaged-{os.path.basename(path)}")  # which no rejects file is called

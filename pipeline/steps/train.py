@@ -176,8 +176,17 @@ def _resolve(options: LinePipelineOptions, workspace: Workspace) -> _Resolved:
     checkpoints = storage.join(training, "checkpoints")
     resumes = options.resume != "never" and bool(storage.list_names(checkpoints))
     return _Resolved(
-        *(dataset, dataset_folder, model_id, request, start),
-        *(folder, training, checkpoints, found, damage, resumes),
+        dataset=dataset,
+        dataset_folder=dataset_folder,
+        model_id=model_id,
+        request=request,
+        start=start,
+        folder=folder,
+        training=training,
+        checkpoints=checkpoints,
+        found=found,
+        damage=damage,
+        resumes=resumes,
     )
 
 

@@ -42,7 +42,7 @@ def find_unread(
     sources = list(_list_sources(runs, decoding, limits))
     if options.reread or not sources:
         return UnreadSummary(listing, 0, 0, 0), files
-    known = sum(run.manifest["rows"] for run in runs)
+    known = sum(run.manifest.counts.read for run in runs)
     places = choose_shard_count(max(listing.images, known) // _LARGER_PLACES)
     unread = [storage.join(folder, f"unread-{number:05d}.parquet") for number in range(places)]
     summary_path = storage.join(folder, "unread.json")
@@ -73,9 +73,9 @@ def find_unread(
 def _list_sources(runs: list[CommittedRun], decoding: list[Any], limits: dict[str, int]) -> Iterator[Source]:
     """Lists the files of committed runs that say which images were read, or rejected."""
     for run in runs:
-        if run.manifest.get("decoding") == decoding:
+        if run.manifest.decoding == decoding:
             yield from (Source("predictions", path) for path in run.files)
-    alike = [run for run in runs if run.manifest.get("limits") == limits]
+    alike = [run for run in runs if run.manifest.limits == limits]
     remote = any(storage.is_remote(run.folder) for run in alike)
     for paths in map_concurrently(lambda run: run.reject_files, alike, remote=remote):
         yield from (Source("rejects", path) for path in paths)

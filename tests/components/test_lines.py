@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from components.commit import check_files, read_finished_summary
-from components.counts import check_accounted, merge_counts
+from components.counts import Counts, merge_counts
 from components.lines import digest_references, map_in_order, read_referenced_line
 from components.listing import ImageReference, path_to_uri
 from components.processes import helpers_run, stop_helpers
@@ -278,7 +278,8 @@ def test_counts_are_summed_and_sorted():
     ("listed", "matched", "done", "rejects"), [(0, 0, 0, {}), (5, 5, 5, {}), (5, 5, 2, {"truncated": 2, "no_label": 1})]
 )
 def test_images_that_are_all_done_or_rejected_are_accounted_for(listed, matched, done, rejects):
-    check_accounted(listed, matched, done, rejects, verb="read")
+    Counts(listed, done, rejects).check_accounted(matched, verb="read")
+    Counts(listed + 7, done, rejects, skipped=7).check_accounted(matched, verb="read")
 
 
 @pytest.mark.parametrize(
@@ -290,7 +291,7 @@ def test_a_lost_or_doubled_image_is_an_error_with_all_numbers(listed, matched, d
         "an image was lost or doubled"
     )
     with pytest.raises(RuntimeError, match=sentence):
-        check_accounted(listed, matched, done, {"truncated": rejected}, verb="read")
+        Counts(listed, done, {"truncated": rejected}).check_accounted(matched, verb="read")
 
 
 def test_files_that_workers_wrote_have_to_be_there_in_their_size(tmp_path):

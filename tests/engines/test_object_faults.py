@@ -356,7 +356,8 @@ def test_no_secret_is_told_anywhere(store, object_store, proxy, tmp_path, monkey
     unforeseen = (
         "import pipeline.steps, pipeline.main, sys\n"
         "from tfrecords import storage\n"
-        f"def fail(context): storage.open_filesystem('{store}').call('GET', 'b/{{}}/o/{{}}', '{store[5:]}', 'forbidden')\n"
+        "def fail(context):\n"
+        f"    storage.open_filesystem('{store}').call('GET', 'b/{{}}/o/{{}}', '{store[5:]}', 'forbidden')\n"
         "pipeline.steps.STEPS[2].run = fail\n"
         "pipeline.main.command()"
     )

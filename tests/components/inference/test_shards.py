@@ -23,6 +23,7 @@ from apache_beam.testing.test_pipeline import TestPipeline as BeamPipeline
 from PIL import Image
 
 from components import processes
+from components.counts import Counts
 from components.inference import shards as predictions
 from components.inference.commit import commit_run
 from components.inference.request import InferenceRequest
@@ -59,7 +60,7 @@ def request_of(tmp_path, tiny_model) -> InferenceRequest:
         destination=str(tmp_path / "predictions" / "date=2026-03-04" / "run=rabc123"),
         rejects_folder=str(tmp_path / "unfinished-rejects"),
         rejects_destination=str(tmp_path / "rejects" / "date=2026-03-04" / "run=rabc123"),
-        images=28,
+        counts=Counts(matched=28),
         shards=2,
         model_folder=str(tiny_model),
         model_id="tinymodel000",
@@ -299,7 +300,7 @@ def test_a_commit_that_an_engine_repeats_leaves_the_run_whole_and_finishes_the_r
 
 
 def test_a_run_without_rejects_leaves_no_folder_of_rejects(tiny_images, request_of):
-    request = dataclasses.replace(request_of, images=24)
+    request = dataclasses.replace(request_of, counts=Counts(matched=24))
     commit_run(read_all(tiny_images, request), request)
     assert not Path(request.rejects_destination).exists()
 
@@ -439,7 +440,7 @@ def test_what_an_attempt_rejected_that_was_stopped_is_not_among_the_rejects(coll
     good = [each for each in references_in(collection) if not any(name in each.uri for name in bad)]
     victim = Path(good[3].uri)
     away = victim.rename(tmp_path / "away.png")
-    request = dataclasses.replace(request_of, shards=1, images=len(good))
+    request = dataclasses.replace(request_of, shards=1, counts=Counts(matched=len(good)))
     first = recognise_shard(0, good, request, WidthReader())
     assert first.rejects == {"unreadable": 1}
     Path(request.folder, "_summaries", "00000.json").unlink()

@@ -16,6 +16,7 @@ import pytest
 from apache_beam.testing.test_pipeline import TestPipeline as BeamPipeline
 
 from components.predictions import merging
+from components.predictions.manifest import PartEntry
 from components.predictions.merging import (
     MergeRequest,
     commit_merge,
@@ -99,7 +100,14 @@ def write_run(root: Path, run_id: str, files: list[int], rejects: list[str] = ()
         "min_confidence": 0.25,
         "confidence_histogram": np.histogram(np.array(confidences, np.float32), 100, (0, 1))[0].tolist(),
         "least_confident": [],
-        "figures": {"engines": ["onnx (as asked for)"], "batches": 1},
+        "figures": {
+            "engines": ["onnx (as asked for)"],
+            "model_load_s": 0.5,
+            "batches": 1,
+            "scoring_s": 1.5,
+            "slowest_batch_s": 1.5,
+            "shard_s": 2.5,
+        },
         "files": described,
     }
     storage.write_json(str(folder / "_manifest.json"), {**manifest, **changes})
@@ -108,6 +116,10 @@ def write_run(root: Path, run_id: str, files: list[int], rejects: list[str] = ()
 
 def runs_of(root: Path) -> list[CommittedRun]:
     return find_runs(str(root / "predictions"), DAY)
+
+
+def json_of(run: CommittedRun) -> dict:
+    return json.loads((Path(run.folder) / "_manifest.json").read_text())
 
 
 def request_for(root: Path, runs: list[CommittedRun], run_id: str = "mabc") -> MergeRequest:
@@ -170,15 +182,15 @@ def test_a_merged_run_has_the_rows_and_rejects_of_all_unchanged_and_in_their_ord
         assert pyarrow.parquet.read_schema(path).equals(schema)
     (described,) = merged.files.values()
     (path,) = merged.files
-    assert described == {"rows": 55, "bytes": storage.get_size(path), "sha256": storage.compute_checksum(path)}
+    assert described == PartEntry(55, storage.get_size(path), storage.compute_checksum(path))
     assert not (tmp_path / "unfinished").exists()
 
 
 def test_the_manifest_has_sums_where_they_mean_something_and_the_history_has_every_run(tmp_path):
     three_runs(tmp_path)
-    runs = {run.run_id: run.manifest for run in runs_of(tmp_path)}
+    runs = {run.run_id: json_of(run) for run in runs_of(tmp_path)}
     rows = sorted((row["confidence"], row["uri"], row["text"]) for row in rows_below(tmp_path / "predictions"))
-    manifest = merge(tmp_path).manifest
+    manifest = json_of(merge(tmp_path))
     assert (manifest["matched"], manifest["rows"], manifest["rejects"]) == (58, 55, {"truncated": 2, "unreadable": 1})
     assert (manifest["skipped"], manifest["repeats"], manifest["reread"], manifest["retried"]) == (0, 0, 9, 3)
     assert (manifest["model_id"], manifest["min_confidence"]) == (None, 0.25)
@@ -204,10 +216,10 @@ def test_what_was_merged_before_is_merged_again_with_what_came_later(tmp_path):
     write_run(tmp_path, "rc", [4], ["too_small"], hour=3)
     rows, rejects = rows_below(tmp_path / "predictions"), rows_below(tmp_path / "rejects")
     second = merge(tmp_path, "mtwo")
-    assert second.manifest["merged"] == ["ra", "rb", "mone", "rc"]
-    assert second.manifest["history"][:2] == first.manifest["history"]
+    assert second.manifest.merged == ("ra", "rb", "mone", "rc")
+    assert second.manifest.history[:2] == first.manifest.history
     assert [run.run_id for run in second.readings] == ["ra", "rb", "rc"]
-    assert (second.manifest["rows"], second.manifest["matched"]) == (15, 17)
+    assert (second.manifest.counts.read, second.manifest.counts.matched) == (15, 17)
     assert runs_of(tmp_path) == [second]
     by_uri = {row["uri"]: row for row in rows}
     assert {row["uri"]: row for row in rows_below(tmp_path / "predictions")} == by_uri
@@ -242,8 +254,8 @@ def test_files_are_filled_up_to_a_number_of_rows_and_a_greater_one_stays_alone(t
     assert [(file.kind, len(file.sources)) for file in files[4:]] == [("rejects", 3)]
     assert [file.name for file in files][:2] == ["part-00000-of-00004.parquet", "part-00001-of-00004.parquet"]
     merged = merge(tmp_path, rows_a_file=10)
-    assert [described["rows"] for described in merged.files.values()] == [9, 6, 25, 10]
-    assert merged.manifest["rows"] == 50
+    assert [part.rows for part in merged.files.values()] == [9, 6, 25, 10]
+    assert merged.manifest.counts.read == 50
 
 
 def test_row_groups_are_full_but_for_the_last_whatever_the_files(tmp_path, monkeypatch):
@@ -256,7 +268,7 @@ def test_row_groups_are_full_but_for_the_last_whatever_the_files(tmp_path, monke
     assert [about.row_group(number).num_rows for number in range(about.num_row_groups)] == [10] * 5 + [5]
     assert {about.row_group(0).column(number).compression for number in range(about.num_columns)} == {"ZSTD"}
     assert rows_below(tmp_path / "predictions") == rows
-    assert merged.manifest["least_confident"] == sorted([r["confidence"], r["uri"], r["text"]] for r in rows)[:50]
+    assert merged.manifest.least_confident == sorted([r["confidence"], r["uri"], r["text"]] for r in rows)[:50]
 
 
 def test_the_same_runs_give_the_same_bytes(tmp_path):
@@ -273,8 +285,8 @@ def test_runs_of_rejects_alone_are_merged_and_pruned_rejects_are_no_obstacle(tmp
     write_run(tmp_path, "rb", [], ["too_small"])
     shutil.rmtree(tmp_path / "rejects" / f"date={DAY}" / "run=ra")
     merged = merge(tmp_path)
-    assert (merged.manifest["rows"], merged.files) == (0, {})
-    assert merged.manifest["rejects"] == {"too_small": 1, "truncated": 1}
+    assert (merged.manifest.counts.read, merged.files) == (0, {})
+    assert merged.manifest.counts.rejects == {"too_small": 1, "truncated": 1}
     assert [row["reason"] for row in rows_below(tmp_path / "rejects")] == ["too_small"]
 
 
@@ -364,7 +376,7 @@ def test_a_commit_that_is_stopped_anywhere_ends_as_one_that_was_not(tmp_path, mo
             except StoppedError:
                 moments += 1
         assert [run.run_id for run in runs_of(root)] in (["rc", "ra", "rb"], ["mabc"])
-        assert sum(run.manifest["rows"] for run in runs_of(root)) == 55
+        assert sum(run.manifest.counts.read for run in runs_of(root)) == 55
         rejected = [path for run in runs_of(root) for path in run.reject_files]
         assert sum(pyarrow.parquet.read_metadata(path).num_rows for path in rejected) == 3
         if again == "the commit":  # as an engine does, which knows only the summaries
@@ -390,4 +402,4 @@ def test_the_job_merges_several_groups_of_runs_at_once(tmp_path):
     files = [(number, file) for number, group in enumerate(groups) for file in plan_merged_files(group)]
     with BeamPipeline() as pipeline:
         pipeline | beam.Create(files) | MergeRuns(requests)
-    assert {run.run_id: run.manifest["rows"] for run in runs_of(tmp_path)} == {"m0": 55, "m1": 6}
+    assert {run.run_id: run.manifest.counts.read for run in runs_of(tmp_path)} == {"m0": 55, "m1": 6}

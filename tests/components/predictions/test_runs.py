@@ -86,7 +86,7 @@ def test_a_damaged_file_is_taken_out_of_its_run_and_the_others_stay(tmp_path, da
     assert len(problems) == 1
     assert f"{folder}/b.parquet should have" in problems[0]
     assert mended is not None
-    assert (mended.manifest["rows"], mended.manifest["lost"]) == (5, 2)
+    assert (mended.manifest.counts.read, mended.manifest.lost) == (5, 2)
     kept_aside = ["b.parquet.damaged"] if damage == "cut" else []
     names = sorted(path.name for path in folder.iterdir())
     assert names == sorted(["_manifest.json", "a.parquet", "c.parquet", *kept_aside])
@@ -114,7 +114,7 @@ def test_a_run_that_lost_all_its_files_still_says_what_was_rejected(tmp_path):
     (run,) = find_runs(str(tmp_path / "predictions"))
     mended, problems = set_aside_damaged(run)
     assert len(problems) == 1
-    assert (mended.manifest["rows"], mended.manifest["lost"], mended.files) == (0, 3, {})
+    assert (mended.manifest.counts.read, mended.manifest.lost, mended.files) == (0, 3, {})
     assert mended.reject_files == [str(rejects)]
     assert find_runs(str(tmp_path / "predictions")) == [mended]
 
@@ -133,7 +133,7 @@ def test_a_damage_that_is_only_looked_for_changes_nothing(tmp_path):
     (run,) = find_runs(str(tmp_path / "predictions"))
     mended, problems = set_aside_damaged(run, change=False)
     assert mended is not None
-    assert (mended.manifest["rows"], len(problems)) == (1, 1)
+    assert (mended.manifest.counts.read, len(problems)) == (1, 1)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -147,7 +147,7 @@ def test_a_mend_that_is_stopped_is_gone_on_with(tmp_path, monkeypatch):
             set_aside_damaged(run)
     mended, problems = set_aside_damaged(find_runs(str(tmp_path / "predictions"))[0])
     assert mended is not None
-    assert (mended.manifest["rows"], len(problems)) == (1, 1)
+    assert (mended.manifest.counts.read, len(problems)) == (1, 1)
     assert list(folder.glob("*.parquet")) == [folder / "a.parquet"]
 
 

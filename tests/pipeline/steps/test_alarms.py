@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
+from components.counts import Counts
+from components.predictions.manifest import RunManifest, RunTimes
 from components.predictions.runs import CommittedRun
 from pipeline.command_line import parse_options
 from pipeline.options import UsageError
@@ -13,35 +17,42 @@ CONFIDENT = [0] * 99 + [1000]
 DOUBTFUL = [0] * 30 + [1000] + [0] * 69
 
 
-def figures(**changes) -> dict:
-    return {
-        "run_id": "rnow",
-        "model_id": "model",
-        "decoding": ["greedy"],
-        "matched": 5000,
-        "rows": 1000,
-        "rejects": {"truncated": 60, "unreadable": 40},
-        "reread": 0,
-        "retried": 0,
-        "needs_review": 100,
-        "confidence_histogram": CONFIDENT,
-        "figures": {"shard_s": 10.0},
-        **changes,
-    }
+def figures(
+    rows: int = 1000, rejects: dict[str, int] | None = None, reread: int = 0, retried: int = 0, **changes
+) -> RunManifest:
+    rejects = {"truncated": 60, "unreadable": 40} if rejects is None else rejects
+    counts = Counts(matched=5000, read=rows, rejects=rejects, reread=reread, retried=retried)
+    given = {"needs_review": 100, "confidence_histogram": CONFIDENT, "figures": RunTimes(shard_s=10.0), **changes}
+    return manifest_of("rnow", counts=counts, **given)
+
+
+def manifest_of(run_id: str, **fields) -> RunManifest:
+    given = {"counts": Counts(), "model_id": "model", "decoding": ["greedy"], **fields}
+    return RunManifest(run_id=run_id, scored_at="2026-03-04T05:06:07+00:00", files={}, **given)
 
 
 def run(number: int, histogram: list[int] | None, **changes) -> CommittedRun:
-    manifest = {"run_id": f"r{number}", "model_id": "model", "decoding": ["greedy"], **changes}
-    return CommittedRun("", {**manifest, **({"confidence_histogram": histogram} if histogram else {})})
+    return CommittedRun("", manifest_of(**{"run_id": f"r{number}", "confidence_histogram": histogram, **changes}))
 
 
-def alarm(flags: list[str], now: dict, earlier: list[CommittedRun] | None = None) -> Alarm:
-    (found,) = check_alarms(parse_options(flags), now, earlier or [])
+def alarm(flags: list[str], now: RunManifest, earlier: list[CommittedRun] | None = None) -> Alarm:
+    (found,) = check_alarms(parse_options(flags), now.counts, now, earlier or [])
     return found
 
 
 def test_without_flags_there_are_no_alarms():
-    assert check_alarms(parse_options([]), figures(rows=0, rejects={}), []) == []
+    now = figures(rows=0, rejects={})
+    assert check_alarms(parse_options([]), now.counts, now, []) == []
+
+
+@pytest.mark.parametrize(
+    "flag",
+    ["--alarm_reject_fraction=0", "--alarm_needs_review_fraction=0", "--alarm_images_per_s=1000", "--alarm_drift=0.1"],
+)
+def test_a_night_without_new_images_raises_no_alarm_whatever_still_cannot_be_read(flag):
+    counts = Counts(matched=5000, skipped=4000, retried=1000, rejects={"unreadable": 1000})
+    (found,) = check_alarms(parse_options([flag]), counts, None, [run(1, CONFIDENT)])
+    assert (found.measured, found.raised) == (None, False)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +146,8 @@ def test_what_could_not_be_read_before_and_cannot_be_still_is_no_reject_of_tonig
 def test_a_merged_day_counts_as_the_runs_that_it_had():
     apart = [run(1, CONFIDENT), run(2, DOUBTFUL, model_id="other")]
     merged = run(3, [each + more for each, more in zip(CONFIDENT, DOUBTFUL, strict=True)], model_id=None)
-    merged.manifest.update(limits={}, files={}, history=[each.manifest for each in apart])
+    history = tuple(each.manifest for each in apart)
+    merged = dataclasses.replace(merged, manifest=dataclasses.replace(merged.manifest, limits={}, history=history))
     nothing = [run(10 + number, [0] * 100) for number in range(7)]
     flags = ["--alarm_drift=0.25"]
     assert not alarm(flags, figures(), [merged, *nothing]).raised

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-import contextlib
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
-import shutil
 from pathlib import Path
 
 import duckdb
@@ -20,6 +20,8 @@ from pipeline.engines.progress import watch_shards
 from pipeline.exits import EXIT_DONE, EXIT_REFUSED, EXIT_USAGE
 from pipeline.main import main
 from tfrecords import DatasetManifest, read_record_batches
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -253,7 +255,7 @@ def test_a_terminal_gets_a_bar_that_is_gone_at_the_end(tmp_path):
         "print('the end')\n"
     )
     leader, follower = pty.openpty()
-    done = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=follower, cwd=PROJECT)
+    done = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=follower, cwd=ROOT)
     os.close(follower)
     shown = b""
     with contextlib.suppress(OSError):  # the other end is closed

@@ -20,7 +20,6 @@ from pipeline.exits import EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED
 from pipeline.main import main
 from pipeline.steps.evaluate import _explain_refusal
 from pipeline.steps.train import find_model
-from pipeline.workspace import Workspace
 from tfrecords import DatasetManifest, LineExample, encode_example, read_record_batches, write_records
 
 RUN_PIPELINE = pathlib.Path(__file__).parents[3] / "run_pipeline.py"
