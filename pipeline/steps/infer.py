@@ -51,6 +51,7 @@ class _Resolved:
     """Which images are recognised, with what.
 
     Attributes:
+        images: where they are, as `--infer_images` says it.
         model: the accepted one.
         decoding: how its logits become text.
         runs: the sound committed runs, the oldest first.
@@ -59,6 +60,7 @@ class _Resolved:
         unfinished: the folder of work in progress.
     """
 
+    images: str
     model: ModelManifest
     decoding: Decoding
     runs: list[CommittedRun]
@@ -145,8 +147,8 @@ class InferStep:
         with _resolve(context) as resolved:
             counts = resolved.collection.counts
             lines.append(
-                f"{counts.matched:,} images matched: {counts.skipped:,} were read before, {counts.to_read:,} are to be "
-                "read"
+                f"{counts.matched:,} images matched by {resolved.images}: {counts.skipped:,} were read before, "
+                f"{counts.to_read:,} are to be read"
             )
             if counts.reread or counts.retried:
                 lines.append(
@@ -211,7 +213,7 @@ def _resolve(context: Context) -> Iterator[_Resolved]:
         **reading,
     )
     with select_collection(context, images, runs, reading) as collection:
-        yield _Resolved(model, decoding, runs, collection, asked, workspace.unfinished(Unfinished.RUN, asked))
+        yield _Resolved(images, model, decoding, runs, collection, asked, workspace.unfinished(Unfinished.RUN, asked))
 
 
 def _start(context: Context, resolved: _Resolved) -> InferenceRequest:

@@ -48,6 +48,7 @@ class _Resolved:
     """What is to be made of which images.
 
     Attributes:
+        where: the folders or tables of the images, for a person.
         listing: of the images.
         files: its files, which are there while the request is resolved.
         rules: where the labels are.
@@ -60,6 +61,7 @@ class _Resolved:
         damage: what is wrong with a committed one.
     """
 
+    where: str
     listing: ListingSummary
     files: list[str]
     rules: LabelRules
@@ -147,9 +149,9 @@ class IngestStep:
         with _resolve(context) as resolved:
             workspace.expect("datasets", LATEST, resolved.dataset_id)
             images = resolved.listing.images
-            lines = [f"{images:,} images matched"]
+            lines = [f"read {images:,} images {resolved.where}"]
             if resolved.old:
-                lines.append(f"added to the {resolved.old.examples:,} examples of dataset {resolved.old.dataset_id}")
+                lines.append(f"add them to the {resolved.old.examples:,} examples of dataset {resolved.old.dataset_id}")
             if resolved.found is not None:
                 return Plan(
                     Outcome.REUSED,
@@ -208,7 +210,8 @@ def _resolve(context: Context) -> Iterator[_Resolved]:
         if found is not None:
             require_few_rejects(options, found.rejects, found.matched - found.kept, folder)
         unfinished = workspace.unfinished(Unfinished.DATASET, dataset_id)
-        yield _Resolved(listing, files, rules, charset, old, dataset_id, folder, unfinished, found, damage)
+        where = f"that {' and '.join(tables.paths)} names" if tables.paths else f"below {', '.join(roots)}"
+        yield _Resolved(where, listing, files, rules, charset, old, dataset_id, folder, unfinished, found, damage)
 
 
 def _find_dataset(folder: str) -> tuple[DatasetManifest | None, str | None]:

@@ -94,8 +94,8 @@ class ReviewStep:
         if not waiting:
             return Plan(Outcome.NOTHING, ["nothing is left to review"])
         lines = [
-            f"the {waiting:,} least confident readings of {resolved.runs:,} runs",
-            f"write a table and a page to {folder}, for dataset {resolved.dataset_id}",
+            f"give out the {waiting:,} least confident readings of {resolved.runs:,} runs that wait for a person",
+            f"as a table and a page in {folder}, for dataset {resolved.dataset_id}",
         ]
         return Plan(Outcome.MADE, lines)
 

@@ -269,7 +269,7 @@ def test_a_plan_says_what_would_be_read_and_changes_nothing(tmp_path, workspace,
     said = plan()
     assert "13 images matched" in said
     assert "12 were read before, 1 are to be read" in said
-    assert re.search(r"time: about 0:0\d, as an earlier run took 0:0\d for 12", said)
+    assert re.search(r"time: about 0:0\d, as an earlier command took 0:0\d for 12", said)
     night(workspace)
     assert "13 were read before, 0 are to be read" in plan()
 
@@ -283,7 +283,7 @@ def test_a_plan_of_all_steps_names_what_each_would_take(tmp_path, workspace, tin
     assert f"read 24 images below {tiny_images}" in said
     assert "labels come from" in said
     assert "on the dataset that the ingest step makes" in said
-    assert "with the new model, or, if it is refused, with first" in said
+    assert "with the new model, or, if it is refused, with model first" in said
     assert main([f"--workspace={tmp_path}/none", "--plan"]) == EXIT_DONE
     assert "render the sample collection" in capsys.readouterr().out
     assert not (tmp_path / "none").exists()

@@ -214,7 +214,8 @@ def test_a_plan_says_what_would_be_given_out_and_what_added_to_what(workspace, n
     said = capsys.readouterr().out
     assert f"read 3 images that {table} names" in said
     assert "add them to the 24 examples of dataset tinydataset0" in said
-    assert f"give out the 200 least confident of 12 readings in {workspace}/review" in said
+    assert "give out the 8 least confident readings of 1 runs that wait for a person" in said
+    assert f"as a table and a page in {workspace}/review, for dataset tinydataset0" in said
     assert sorted(workspace.rglob("*")) == before
 
 
