@@ -16,7 +16,7 @@ import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
 
-from components.commit import check_files, keep_only
+from components.commit import Commit, check_files, keep_only
 from components.counts import Counts, merge_counts
 from components.predictions.manifest import RUN_MANIFEST_NAME, PartEntry, RunFigures, RunManifest
 from components.predictions.runs import CommittedRun, read_run, remove_merged
@@ -258,23 +258,25 @@ def _make_row_groups(batches: Iterable[pyarrow.RecordBatch]) -> Iterator[pyarrow
 
 
 def commit_merge(summaries: Iterable[MergedSummary], request: MergeRequest) -> None:
-    """Checks that every row of the runs is there once, makes the run of them all exist, and removes them.
+    """Checks that every row of the runs is there once, makes the run of them all exist, and removes the runs.
 
-    From the moment in which the new run has its manifest they do not count any more; whoever finds them later removes
-    them, see `remove_merged`. The rejects are in their place before that: without the run, they do not count.
+    The runs count no more from the moment in which the new one is in its place; a later command removes them if this
+    one is stopped first, see `remove_merged`. The rejects are in their place before that: without their run they do not
+    count.
 
     Raises:
         RuntimeError: if a row was lost or doubled.
     """
-    if not storage.exists(storage.join(request.destination, RUN_MANIFEST_NAME)):
+    commit = Commit(request.folder, request.destination, RUN_MANIFEST_NAME)
+    if not commit.already_done():
         ordered = sorted(summaries, key=lambda summary: summary.name)
         runs = [read_run(folder) for folder in request.merged]
         parts = [summary for summary in ordered if summary.kind == PREDICTIONS]
         rejects = [summary for summary in ordered if summary.kind == REJECTS]
         _check_rows(runs, parts, rejects)
         files = {part.name: PartEntry(part.rows, part.bytes, part.sha256) for part in parts}
-        check_files(request.folder, {part.name: part.bytes for part in parts})
-        keep_only(request.folder, files)
+        commit.check({part.name: part.bytes for part in parts})
+        commit.keep(files)
         if rejects:
             moved = not storage.exists(request.rejects_folder)  # by an attempt that was stopped then
             sizes = {each.name: each.bytes for each in rejects}
@@ -282,8 +284,7 @@ def commit_merge(summaries: Iterable[MergedSummary], request: MergeRequest) -> N
             if not moved:
                 keep_only(request.rejects_folder, sizes)
                 storage.move_folder(request.rejects_folder, request.rejects_destination)
-        _make_merged_manifest(request.run_id, runs, parts, files).write(request.folder)
-        storage.move_folder(request.folder, request.destination)
+        commit.finish(_make_merged_manifest(request.run_id, runs, parts, files))
     remove_merged([read_run(request.destination)])
     for left in (request.folder, request.rejects_folder):
         storage.remove_folder(left)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import apache_beam as beam
 
 from components.ingest import IngestRequest
+from components.ingest.dataset import DATASET_VERSION
 from components.ingest.transforms import AddToDataset, WriteDataset
 from components.listing import ListingSummary, check_choice, choose_labels, find_roots
 from components.training.recipes import TIME_STRIDE
@@ -17,7 +18,6 @@ from pipeline.options import LinePipelineOptions
 from pipeline.steps.corrections import find_image_tables, find_old_dataset
 from pipeline.steps.listing import choose_images, list_collection
 from pipeline.steps.step import (
-    CODE_VERSION,
     Context,
     StepResult,
     format_rejects,
@@ -50,7 +50,7 @@ def ingest(context: Context) -> StepResult:
             check_choice(rules, listing)
         charset = _choose_charset(options, listing, old.symbols if old else ())
         dataset_id = make_id(
-            version=CODE_VERSION,
+            version=DATASET_VERSION,
             inputs=listing.digest,
             labels=dataclasses.asdict(rules),
             height=options.height,

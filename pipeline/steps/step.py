@@ -14,9 +14,6 @@ from pipeline.steps.alarms import Alarm
 from pipeline.workspace import Workspace
 from tfrecords import DataError, DatasetManifest, storage
 
-# Raised when a step would make another result from the same input: no old one is then taken for it.
-CODE_VERSION = 5
-
 
 @dataclasses.dataclass
 class StepResult:

@@ -8,9 +8,11 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from components.commit import Commit
 from components.recogniser.manifest import (
     CALIBRATION_NAME,
     KERAS_NAME,
+    MODEL_VERSION,
     ONNX_NAME,
     SAVED_MODEL_NAME,
     ModelManifest,
@@ -20,10 +22,10 @@ from components.training.launcher import train_in_processes
 from components.training.place import ClusterPlace
 from components.training.recipes import DEFAULT_MODEL, RECIPES, TIME_STRIDE
 from pipeline.options import LinePipelineOptions
-from pipeline.steps.step import CODE_VERSION, Context, StepResult, get_now, require_test_split
+from pipeline.steps.step import Context, StepResult, get_now, require_test_split
 from pipeline.workspace import LATEST, Workspace, make_id, read_latest_dataset
 from tfrecords import DataError, DatasetManifest, storage
-from tfrecords.manifest import CHARSET_NAME, suggest_remedy
+from tfrecords.manifest import CHARSET_NAME, MANIFEST_NAME, suggest_remedy
 
 
 def train(context: Context) -> StepResult:
@@ -96,8 +98,7 @@ def train(context: Context) -> StepResult:
             unfinished = workspace.unfinished(f"model-{model_id}")
             storage.remove_folder(unfinished)
             storage.copy_folder(output, unfinished)
-            manifest.write(unfinished)
-            storage.move_folder(unfinished, folder)
+            Commit(unfinished, folder, MANIFEST_NAME).finish(manifest)
     storage.remove_folder(workspace.unfinished(f"training-{model_id}"))
     workspace.write_pointer("models", LATEST, model_id)
     summary = f"model {model_id}: {network}, up to {epochs} epochs on dataset {dataset_id}"
@@ -145,7 +146,7 @@ def plan_training(
         "seed": options.seed,
         "init_from": start[1].model_id if start else None,
     }
-    return TrainingPlan(make_id(version=CODE_VERSION, dataset_id=dataset_id, **request), request, start)
+    return TrainingPlan(make_id(version=MODEL_VERSION, dataset_id=dataset_id, **request), request, start)
 
 
 def _find_start(
