@@ -1,4 +1,4 @@
-"""Images that were left out, with the reason: one schema for ingest and inference."""
+"""Rejects: images that were left out, with the reason, in one schema for ingest and inference."""
 
 from __future__ import annotations
 
@@ -47,7 +47,12 @@ REJECTS_SCHEMA = pyarrow.schema(
 
 @dataclasses.dataclass(frozen=True)
 class Reject:
-    """One image that was left out.
+    """An image that was left out.
+
+    Attributes:
+        uri: of the image.
+        reason: one of `REASONS`.
+        detail: what was wrong with it, in words.
 
     Raises:
         ValueError: for a reason that is not in `REASONS`.
@@ -70,11 +75,14 @@ def make_rejects_table(
     at: datetime.datetime,
     files: Sequence[tuple[int, int]] | None = None,
 ) -> pyarrow.Table:
-    """The rows of a rejects file, in the order given.
+    """Makes the rows of a rejects file, in the order given.
 
     Args:
-        files: bytes of each image, and microseconds since 1970 UTC of its last change, where it is known which
-            file was looked at.
+        step: that left the images out.
+        run_id: of the dataset or the run.
+        at: the time of the step, UTC.
+        files: bytes of each image, and microseconds since 1970 UTC of its last change; None if the file that was
+            looked at is not known.
     """
     sizes, modified = zip(*files, strict=True) if files else ([None] * len(rejects),) * 2
     return pyarrow.table(
@@ -93,12 +101,18 @@ def make_rejects_table(
 
 
 def count_by_reason(rejects: Iterable[Reject]) -> dict[str, int]:
-    """How many images were left out for each reason, sorted by reason."""
+    """Counts the images that were left out for each reason, sorted by reason."""
     return dict(sorted(collections.Counter(reject.reason for reject in rejects).items()))
 
 
 def explain_too_many_rejects(rejects: dict[str, int], matched: int, max_fraction: float, *, where: str) -> str | None:
-    """A sentence that refuses the run if more than `max_fraction` of the matched images were left out."""
+    """Explains a refusal in one sentence if more than `max_fraction` of the images were left out; else returns None.
+
+    Args:
+        rejects: images left out, by reason.
+        matched: images of which `max_fraction` may be left out.
+        where: the files that list them.
+    """
     count = sum(rejects.values())
     if not matched or count / matched <= max_fraction:
         return None

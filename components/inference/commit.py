@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from components.commit import REFUSED_NAME, check_files, keep_only
+from components.commit import Commit, keep_only
 from components.counts import merge_counts
 from components.inference.request import STARTED_NAME, SUMMARIES_NAME, UNCHANGED_NAME, InferenceRequest, RecognisedShard
 from components.predictions.manifest import RUN_MANIFEST_NAME, PartEntry, RunManifest, RunTimes
@@ -20,14 +20,14 @@ from tfrecords import name_shard, storage
 def commit_run(summaries: Iterable[RecognisedShard], request: InferenceRequest) -> None:
     """Checks that every listed image is accounted for, and makes the run's predictions exist.
 
-    If too many images were left out, `refused.json` with one sentence is written instead,
-    and nothing is committed; nor is it if nothing but what could not be read before was tried, and
-    still cannot be: that is told in `unchanged.json`, and known from an earlier run.
+    Two cases commit nothing. If too many images were left out, `refused.json` says so in one sentence. If every image
+    was one that earlier runs could not read, and none can be read now, `unchanged.json` says so.
     """
-    if storage.exists(storage.join(request.destination, RUN_MANIFEST_NAME)):
+    commit = Commit(request.folder, request.destination, RUN_MANIFEST_NAME, working=(SUMMARIES_NAME, STARTED_NAME))
+    if commit.already_done():
         move_rejects(request.rejects_folder, request.rejects_destination)
         storage.remove_folder(request.folder)
-        return  # the engine repeats a commit that was done
+        return
     ordered = sorted(summaries, key=lambda summary: summary.index)
     rejects = merge_counts(summary.rejects for summary in ordered)
     counts = dataclasses.replace(request.counts, read=sum(summary.rows for summary in ordered), rejects=rejects)
@@ -38,7 +38,7 @@ def commit_run(summaries: Iterable[RecognisedShard], request: InferenceRequest) 
         rejects, counts.matched, request.max_reject_fraction, where=f"{request.rejects_folder}/rejects-*.parquet"
     )
     if problem is not None:
-        storage.write_json(storage.join(request.folder, REFUSED_NAME), {"reason": problem, "rejects": rejects})
+        commit.refuse(problem, rejects)
         return
     if counts.retried and not counts.read and counts.rejected == counts.retried and rejects.keys() <= set(RETRIED):
         storage.write_json(storage.join(request.folder, UNCHANGED_NAME), {"rejects": rejects})
@@ -50,8 +50,8 @@ def commit_run(summaries: Iterable[RecognisedShard], request: InferenceRequest) 
         for summary in ordered
         if summary.rows
     }
-    check_files(request.folder, {name: part.bytes for name, part in files.items()})
-    keep_only(request.folder, {*files, SUMMARIES_NAME, STARTED_NAME})
+    commit.check({name: part.bytes for name, part in files.items()})
+    commit.keep(files)
     manifest = RunManifest(
         run_id=request.run_id,
         model_id=request.model_id,
@@ -67,8 +67,7 @@ def commit_run(summaries: Iterable[RecognisedShard], request: InferenceRequest) 
     )
     storage.remove_folder(storage.join(request.folder, SUMMARIES_NAME))
     storage.remove_file(storage.join(request.folder, STARTED_NAME))
-    manifest.write(request.folder)
-    storage.move_folder(request.folder, request.destination)
+    commit.finish(manifest)
     move_rejects(request.rejects_folder, request.rejects_destination)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow.parquet
 
-from components.commit import REFUSED_NAME, check_files, keep_only, read_finished_summary
+from components.commit import Commit, read_finished_summary
 from components.counts import Counts, merge_counts
 from components.ingest.addition import OldDataset, copy_examples
 from components.ingest.describe import (
@@ -44,6 +44,8 @@ from tfrecords import (
 )
 from tfrecords.manifest import CHARSET_NAME, MANIFEST_NAME, STATISTICS_NAME
 
+DATASET_VERSION = 5
+"""Goes into the IDs of datasets: raised when the same images and options would give other examples."""
 UNUSED_LABELS_NAME = "unused_labels.parquet"
 SUMMARIES_NAME = "summaries"
 _SHARDS_A_PLACE = 256
@@ -258,9 +260,10 @@ def commit_dataset(settled: Iterable[Described | Twins], request: IngestRequest)
     If too many images were left out, or none is left to train on, `refused.json` with one
     sentence is written instead, and nothing is committed.
     """
-    if storage.exists(storage.join(request.destination, MANIFEST_NAME)):
+    commit = Commit(request.folder, request.destination, MANIFEST_NAME, working=(SUMMARIES_NAME,))
+    if commit.already_done():
         storage.remove_folder(request.folder)
-        return  # the engine repeats a commit that was done
+        return
     settled = list(settled)
     twins = [part for part in settled if isinstance(part, Twins)]
     described = [part for part in settled if not isinstance(part, Twins)]
@@ -286,16 +289,16 @@ def commit_dataset(settled: Iterable[Described | Twins], request: IngestRequest)
     matched = request.images + kept
     counts = Counts(matched=matched, read=sum(entry.examples for entry in entries), rejects=rejects)
     counts.check_accounted(sum(summary.matched for summary in ordered), verb="written")
-    keep_only(request.folder, {*(entry.name for entry in entries), *reject_files, SUMMARIES_NAME})
+    commit.keep([*(entry.name for entry in entries), *reject_files])
     problem = explain_too_many_rejects(
         rejects, matched - kept, request.max_reject_fraction, where=f"{request.folder}/rejects-*.parquet"
     )
     if problem is None and not any(entry.split == "train" for entry in entries):
         problem = f"none of the {matched} images is left for training: give more images"
     if problem is not None:
-        storage.write_json(storage.join(request.folder, REFUSED_NAME), {"reason": problem, "rejects": rejects})
+        commit.refuse(problem, rejects)
         return
-    check_files(request.folder, {entry.name: entry.bytes for entry in entries})
+    commit.check({entry.name: entry.bytes for entry in entries})
     _write_unused_labels(request)
     statistics = {
         "dataset_id": request.dataset_id,
@@ -316,7 +319,7 @@ def commit_dataset(settled: Iterable[Described | Twins], request: IngestRequest)
     storage.write_bytes(storage.join(request.folder, CHARSET_NAME), request.charset.to_file_text().encode())
     storage.write_json(storage.join(request.folder, STATISTICS_NAME), statistics)
     storage.write_parquet(storage.join(request.folder, SAMPLES_NAME), samples)
-    DatasetManifest(
+    manifest = DatasetManifest(
         dataset_id=request.dataset_id,
         height=request.height,
         time_stride=request.time_stride,
@@ -334,10 +337,8 @@ def commit_dataset(settled: Iterable[Described | Twins], request: IngestRequest)
         created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         added_to=request.old.dataset_id if request.old else None,
         kept=kept,
-    ).write(request.folder)
-    # Last: a run that is killed before goes on from them.
-    storage.remove_folder(storage.join(request.folder, SUMMARIES_NAME))
-    storage.move_folder(request.folder, request.destination)
+    )
+    commit.finish(manifest, remove=(SUMMARIES_NAME,))
 
 
 def _check_old_shards(summaries: Iterable[ShardSummary], request: IngestRequest) -> None:

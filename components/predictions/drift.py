@@ -1,4 +1,4 @@
-"""Whether confidences are spread as they were before."""
+"""Drift: a measure of how differently confidences are spread than before."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _PSEUDO_COUNT = 0.5
 
 
 def compute_population_stability_index(before: Sequence[int], now: Sequence[int]) -> float:
-    """How far apart two histograms are: `sum((q - p) * ln(q / p))` over groups of bins.
+    """Measures how far apart two histograms are: `sum((q - p) * ln(q / p))` over groups of bins.
 
     The index of Siddiqi, Credit Risk Scorecards (2006), chapter 10, which is the symmetric divergence of Kullback and
     Leibler (1951), equation 2.6. By custom, above 0.1 is a small change and above 0.25 a large one. A group of
-    neighbouring bins ends at each tenth of the range and at each tenth of what `before` holds, so that both a shift
-    within the bins that hold nearly all, and one into bins that held nothing, are seen. Half a count is added to each
-    group, so that an empty one does not make the index infinite.
+    neighbouring bins ends at each tenth of the range and at each tenth of what `before` holds. So the index sees a
+    shift within the bins that hold nearly all, and one into bins that held nothing. Half a count is added to each
+    group: an empty one would make the index infinite.
 
     Args:
         before, now: counts in the same bins of equal width, at least one each.

@@ -1,4 +1,4 @@
-"""Merging committed runs into one that holds the rows of all of them, unchanged."""
+"""Merging of committed runs into one that holds the rows of all of them, unchanged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
 
-from components.commit import check_files, keep_only
+from components.commit import Commit, check_files, keep_only
 from components.counts import Counts, merge_counts
 from components.predictions.manifest import RUN_MANIFEST_NAME, PartEntry, RunFigures, RunManifest
 from components.predictions.runs import CommittedRun, read_run, remove_merged
@@ -31,16 +31,16 @@ from components.rejects import REJECTS_SCHEMA
 from tfrecords import DataError, name_shard, storage
 
 ROWS_A_FILE = 1_000_000
-"""A merged file has no more, unless one of the merged files had."""
+"""The most rows of a merged file, unless one of the files that go into it has more."""
 PREDICTIONS, REJECTS = "part", "rejects"
 
 
 class MergedFrom(NamedTuple):
-    """A file whose rows go to another one.
+    """A file whose rows go into another one.
 
     Attributes:
         path: of the Parquet file.
-        rows, sha256: by its run's manifest; None of rejects, of which that says nothing.
+        rows, sha256: from its run's manifest; None for a file of rejects, which no manifest lists.
     """
 
     path: str
@@ -64,13 +64,13 @@ class MergedFile(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class MergeRequest:
-    """Runs that become one.
+    """An order to make one run of several.
 
     Attributes:
         run_id: of the new run.
         folder: where its files are written until it is committed.
         destination: its folder among the predictions.
-        rejects_folder, rejects_destination: the same of what was left out.
+        rejects_folder, rejects_destination: the same two for the rejects.
         merged: the folders of the runs, the oldest first.
     """
 
@@ -84,11 +84,11 @@ class MergeRequest:
 
 @dataclasses.dataclass(frozen=True)
 class MergedSummary:
-    """What a written file holds.
+    """Figures of a written file.
 
     Attributes:
         kind, name: of the file.
-        sources: the paths of the files whose rows it has.
+        sources: the paths of the files whose rows it holds.
         rows, bytes, sha256: of the file.
         rejects: of a file of rejects, its rows by reason.
         confidence_sum, needs_review, confidence_histogram, least_confident: of a file of predictions, as in a
@@ -121,7 +121,7 @@ def group_runs_to_merge(runs: Iterable[CommittedRun]) -> list[list[CommittedRun]
 
 
 def plan_merged_files(runs: Sequence[CommittedRun], rows_a_file: int = ROWS_A_FILE) -> list[MergedFile]:
-    """The files that the runs become: few and large, each of whole files of theirs."""
+    """Plans the files that the runs become: few and large ones, each made of whole files of the runs."""
     parts = [(MergedFrom(path, part.rows, part.sha256), part.rows) for run in runs for path, part in run.files.items()]
     rejects = []
     for run in runs:
@@ -149,7 +149,7 @@ def _group_sources(sources: list[tuple[MergedFrom, int]], rows_a_file: int) -> l
 
 
 def write_merged_file(file: MergedFile, request: MergeRequest) -> MergedSummary:
-    """Writes the rows of some files to one; no more than a few row groups are held in memory.
+    """Writes the rows of some files to one, with no more than a few row groups in memory.
 
     Raises:
         DataError: for a file that is not what its run's manifest says.
@@ -199,7 +199,7 @@ def write_merged_file(file: MergedFile, request: MergeRequest) -> MergedSummary:
 
 
 def _read_batches(source: MergedFrom, schema: pyarrow.Schema) -> Iterator[pyarrow.RecordBatch]:
-    """The rows of a file, which is held against its run's manifest first."""
+    """Yields the rows of a file, after checking it against its run's manifest."""
     with storage.open_to_read(source.path) as file:
         if source.sha256 is not None:
             digest = _compute_sha256(file)
@@ -229,7 +229,7 @@ def _compute_sha256(file: Any) -> str:
 
 
 def _cast_to_schema(batch: pyarrow.RecordBatch, schema: pyarrow.Schema, path: str) -> pyarrow.RecordBatch:
-    """A batch with columns that were added to the schema since it was written, all null."""
+    """Adds the columns, all null, that the schema got since a batch was written."""
     columns = []
     for field in schema:
         if field.name in batch.schema.names:
@@ -242,7 +242,7 @@ def _cast_to_schema(batch: pyarrow.RecordBatch, schema: pyarrow.Schema, path: st
 
 
 def _make_row_groups(batches: Iterable[pyarrow.RecordBatch]) -> Iterator[pyarrow.Table]:
-    """Rows as they come, `ROW_GROUP_ROWS` at a time."""
+    """Yields rows in the order in which they come, `ROW_GROUP_ROWS` at a time."""
     waiting: list[pyarrow.RecordBatch] = []
     rows = 0
     for batch in batches:
@@ -258,23 +258,25 @@ def _make_row_groups(batches: Iterable[pyarrow.RecordBatch]) -> Iterator[pyarrow
 
 
 def commit_merge(summaries: Iterable[MergedSummary], request: MergeRequest) -> None:
-    """Checks that every row of the runs is there once, makes the run of them all exist, and removes them.
+    """Checks that every row of the runs is there once, makes the run of them all exist, and removes the runs.
 
-    From the moment in which the new run has its manifest they do not count any more; whoever finds them later removes
-    them, see `remove_merged`. The rejects are in their place before that: without the run, they do not count.
+    The runs count no more from the moment in which the new one is in its place; a later command removes them if this
+    one is stopped first, see `remove_merged`. The rejects are in their place before that: without their run they do not
+    count.
 
     Raises:
         RuntimeError: if a row was lost or doubled.
     """
-    if not storage.exists(storage.join(request.destination, RUN_MANIFEST_NAME)):
+    commit = Commit(request.folder, request.destination, RUN_MANIFEST_NAME)
+    if not commit.already_done():
         ordered = sorted(summaries, key=lambda summary: summary.name)
         runs = [read_run(folder) for folder in request.merged]
         parts = [summary for summary in ordered if summary.kind == PREDICTIONS]
         rejects = [summary for summary in ordered if summary.kind == REJECTS]
         _check_rows(runs, parts, rejects)
         files = {part.name: PartEntry(part.rows, part.bytes, part.sha256) for part in parts}
-        check_files(request.folder, {part.name: part.bytes for part in parts})
-        keep_only(request.folder, files)
+        commit.check({part.name: part.bytes for part in parts})
+        commit.keep(files)
         if rejects:
             moved = not storage.exists(request.rejects_folder)  # by an attempt that was stopped then
             sizes = {each.name: each.bytes for each in rejects}
@@ -282,8 +284,7 @@ def commit_merge(summaries: Iterable[MergedSummary], request: MergeRequest) -> N
             if not moved:
                 keep_only(request.rejects_folder, sizes)
                 storage.move_folder(request.rejects_folder, request.rejects_destination)
-        _make_merged_manifest(request.run_id, runs, parts, files).write(request.folder)
-        storage.move_folder(request.folder, request.destination)
+        commit.finish(_make_merged_manifest(request.run_id, runs, parts, files))
     remove_merged([read_run(request.destination)])
     for left in (request.folder, request.rejects_folder):
         storage.remove_folder(left)
@@ -293,7 +294,7 @@ def _check_rows(runs: Sequence[CommittedRun], parts: Sequence[MergedSummary], re
     rows, written = sum(run.manifest.counts.read for run in runs), sum(part.rows for part in parts)
     sources = [[path for run in runs for path in run.files], [path for run in runs for path in run.reject_files]]
     found = [[path for summary in summaries for path in summary.sources] for summaries in (parts, rejects)]
-    # Rejects may be pruned, of which the manifest still tells.
+    # Rejects may be pruned; the manifest still counts them.
     listed = merge_counts(run.manifest.counts.rejects for run in runs)
     more = {reason for each in rejects for reason, count in each.rejects.items() if count > listed.get(reason, 0)}
     if more or rows != written or any(sorted(a) != sorted(b) for a, b in zip(sources, found, strict=True)):

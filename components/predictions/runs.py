@@ -1,4 +1,4 @@
-"""Committed runs of predictions: found, read, and cleared of damaged files. A run without a manifest does not exist."""
+"""Committed runs of predictions: finding and reading them, and clearing them of damaged files."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tfrecords import DataError, StoreError, storage
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 _DAMAGED_SUFFIX = ".damaged"
-_THREADS = 16  # for an object store, which is asked for each file by itself
+_THREADS = 16  # for an object store, where each file is a request of its own
 
 
 @dataclasses.dataclass(frozen=True)
 class CommittedRun:
-    """One run of the infer step that is committed.
+    """A committed run of predictions.
 
     Attributes:
         folder: of its predictions, `…/date=YYYY-MM-DD/run=ID`.
@@ -95,7 +95,7 @@ def move_rejects(folder: str, destination: str) -> None:
 def find_runs(predictions: str, date: str | None = None) -> list[CommittedRun]:
     """Finds the committed runs below a folder of predictions, the oldest first.
 
-    A run whose rows are in a later one, into which it was merged, is not among them.
+    A run that was merged into a later one is not among them: that one holds its rows.
 
     Args:
         date: of the runs, as `YYYY-MM-DD`; None for all.
@@ -180,13 +180,13 @@ def map_concurrently(
 
 
 def set_aside_damaged(run: CommittedRun, *, change: bool = True) -> tuple[CommittedRun | None, list[str]]:
-    """Takes files that are missing, or have another size than was committed, out of a run.
+    """Takes files out of a run that are missing or have another size than was committed.
 
     Args:
         change: whether to do this, or only to find out.
 
     Returns:
-        The run as it is then, or None if nothing is left of it; and what was wrong, in words.
+        What is left of the run, or None if nothing is; and one sentence for each problem.
     """
     problems: list[str] = []
     kept = {name: part.bytes for name, part in run.manifest.files.items()}

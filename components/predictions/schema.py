@@ -1,4 +1,4 @@
-"""The table of predictions: its columns, and what a run's manifest says of its rows."""
+"""The table of predictions: its columns, and the figures of its rows that a run's manifest has."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow.parquet
 
 ROW_GROUP_ROWS = 100_000
 CONFIDENCE_BINS = 100  # of equal width, from 0 to 1
-LEAST_CONFIDENT = 50  # rows of a run that its manifest names
+LEAST_CONFIDENT = 50  # rows of a run that its manifest lists
 TIMESTAMP = pyarrow.timestamp("us", tz="UTC")
 PREDICTIONS_SCHEMA = pyarrow.schema(
     [
@@ -39,7 +39,7 @@ PREDICTIONS_SCHEMA = pyarrow.schema(
 
 
 class RowSummary(Protocol):
-    """A `RecognisedShard`, or what else tells the same of some rows."""
+    """Figures of some rows, such as a `RecognisedShard` or a `MergedSummary`."""
 
     @property
     def rows(self) -> int: ...
@@ -54,7 +54,7 @@ class RowSummary(Protocol):
 
 
 def summarise_rows(parts: Sequence[RowSummary]) -> dict[str, Any]:
-    """What a run's manifest says of all its rows, from summaries of parts of them."""
+    """Returns those fields of a `RunManifest` that describe all its rows, from summaries of parts of them."""
     no_rows = [0] * CONFIDENCE_BINS
     least_confident = itertools.chain.from_iterable(part.least_confident for part in parts)
     return {

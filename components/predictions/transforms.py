@@ -1,4 +1,4 @@
-"""Beam wiring of the jobs over committed predictions: what is unread, and merging runs."""
+"""Beam wiring of the jobs over committed predictions: finding unread images, and merging runs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tfrecords import SplitFractions, storage
 class FindUnread(beam.PTransform):
     """Listing files, and files of committed runs, to listing files of the images that are to be read.
 
-    Images meet where a digest of their identity sends them.
+    A digest of an image's identity decides in which place its listing meets what is known of it.
 
-    Input:  a `Source` of every listing file, and of every file of predictions and rejects that counts.
+    Input:  a `Source` for every listing file, and for every file of predictions and rejects that counts.
     Output: the merged `UnreadSummary`, once; it is also written as JSON to `summary_path`.
     """
 
@@ -52,8 +52,8 @@ def _commit_unread(summaries: Iterable[UnreadSummary], summary_path: str) -> Unr
 class MergeRuns(beam.PTransform):
     """Files of committed runs to runs that hold the rows of several.
 
-    Input:  `(number, MergedFile)`: each file to write, and for which of the requests.
-    Output: None, once, when all new runs are committed, and the runs removed that were merged.
+    Input:  `(number, MergedFile)`: each file to write, and the number of the request that it belongs to.
+    Output: None, once, when all new runs are committed and the runs that were merged are removed.
     """
 
     def __init__(self, requests: Sequence[MergeRequest]):

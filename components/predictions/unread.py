@@ -1,6 +1,6 @@
-"""Which listed images no committed run has read: an anti-join over digests of their identities.
+"""Unread images: an anti-join of listed images and committed runs, over digests of the images' identities.
 
-An image is the same one as before if its URI, its size and the time of its last change are.
+An image counts as new when its path, size or modification time changes.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from tfrecords import DataError, SplitFractions, storage
 _DIGEST_BYTES = 16
 _ROWS_AT_A_TIME = 30_000  # memory, against the price of small blocks
 RETRIED = ("unreadable", "unreadable_folder", "damaged_row")
-"""Reasons of rejects that may have passed by the next night."""
+"""Reasons of rejects that may be gone by the next night."""
 DONE, REREAD, RETRY, DAMAGED = "done", "reread", "retry", "damaged"
 
 
 class Source(NamedTuple):
-    """A file whose images meet.
+    """A file that lists images.
 
     Attributes:
         kind: `listing`, `predictions` or `rejects`.
@@ -41,11 +41,11 @@ class Source(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SkipRule:
-    """What counts as read.
+    """Rule for the rows that make an image count as read.
 
     Attributes:
-        model_id: a row of this model does.
-        reread_below: a row of another model does, too, if its confidence is not below this.
+        model_id: every row of this model counts.
+        reread_below: a row of another model counts, too, if its confidence is not below this.
     """
 
     model_id: str
@@ -54,14 +54,14 @@ class SkipRule:
 
 @dataclasses.dataclass(frozen=True)
 class UnreadSummary:
-    """What became of the listed images that met in one place.
+    """Counts of the listed images that met in one place.
 
     Attributes:
         listing: the images to read.
-        skipped: images that were read, or rejected for good, before.
-        reread: images to read again, since another model read them with too little confidence.
-        retried: images to read again, since they could not be read before.
-        damaged: files of earlier runs that cannot be read, so that their images count as new.
+        skipped: images that earlier runs have read, or rejected for good.
+        reread: images to read again because another model read them with too little confidence.
+        retried: images to read again because earlier runs could not read them.
+        damaged: files of earlier runs that cannot be read; their images count as new.
     """
 
     listing: ListingSummary
@@ -72,12 +72,16 @@ class UnreadSummary:
 
 
 def list_identities(source: Source, places: int, read: SkipRule) -> Iterator[tuple[int, tuple[str, bytes, bytes]]]:
-    """The images in a file, by the place where equal ones meet.
+    """Lists the images in a file, by the place where equal ones meet.
 
-    Returns:
-        `(place, (kind, digests, rows))`: kind is `listing`, or what is to be done with the image; 16 bytes of digest
-        an image, one after the other; the listing's rows in Arrow's format, compressed, or nothing. For a file of an
-        earlier run that cannot be read, only `(0, ("damaged", b"", its path))`.
+    Yields:
+        `(place, (kind, digests, rows))`. The kind is `listing`, or what is to be done with the image: `done`, `reread`
+        or `retry`. The digests have 16 bytes an image, one after the other. The rows are those of the listing in
+        Arrow's format, compressed, or nothing. A file of an earlier run that cannot be read yields only
+        `(0, ("damaged", b"", its path))`.
+
+    Raises:
+        DataError: if a disk or a store fails while such a file is read, which may pass.
     """
     return (
         _read_identities(source, places, read)
@@ -91,7 +95,7 @@ def _list_identities_of_run(
 ) -> Iterator[tuple[int, tuple[str, bytes, bytes]]]:
     found: list[tuple[int, tuple[str, bytes, bytes]]] = []
     try:
-        found += _read_identities(source, places, read)  # all of a file or nothing; it has 16 bytes an image
+        found += _read_identities(source, places, read)  # a whole file or nothing; it has 16 bytes an image
     except FileNotFoundError:
         if source.kind != "rejects":  # these may be pruned meanwhile
             raise
@@ -124,7 +128,7 @@ def _read_identities(source: Source, places: int, read: SkipRule) -> Iterator[tu
 def keep_unread(
     blocks: Iterable[tuple[str, bytes, bytes]], destination: str, fractions: SplitFractions
 ) -> UnreadSummary:
-    """The listed images that met in one place, less those that are done, to a listing file."""
+    """Writes the listed images that met in one place, less those that are done, to a listing file."""
     met: dict[str, list[bytes]] = collections.defaultdict(list)
     listed: list[tuple[bytes, bytes]] = []
     damaged: list[str] = []
@@ -158,7 +162,7 @@ def keep_unread(
 
 
 def merge_unread(summaries: Iterable[UnreadSummary]) -> UnreadSummary:
-    """What became of all listed images."""
+    """Adds up the summaries of all places."""
     parts = list(summaries)
     return UnreadSummary(
         merge_listings([part.listing for part in parts]),
@@ -170,13 +174,13 @@ def merge_unread(summaries: Iterable[UnreadSummary]) -> UnreadSummary:
 
 
 def _choose_columns(kind: str, present: list[str]) -> list[str]:
-    """What is needed of a file of predictions or rejects; nothing of rejects that do not say which file they are of."""
+    """Chooses the columns to read; none of an older file of rejects, which lacks the images' sizes and times."""
     wanted = ["uri", "size_bytes", "modified", *(("model_id", "confidence") if kind == "predictions" else ("reason",))]
     return wanted if set(wanted) <= set(present) else []
 
 
 def _digest_rows(batch: pyarrow.RecordBatch) -> np.ndarray:
-    """A digest of each row's identity, S16; places, which are taken from the digests, depend on nothing else."""
+    """Digests the identity of each row; returns S16 [rows], from which alone the places are taken."""
     modified = batch.column("modified_us" if "modified_us" in batch.schema.names else "modified")
     if pyarrow.types.is_timestamp(modified.type):
         modified = modified.cast(pyarrow.int64())

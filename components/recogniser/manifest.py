@@ -10,6 +10,8 @@ from typing import Any
 from tfrecords import Charset, DataError, storage
 from tfrecords.manifest import MANIFEST_NAME, read_charset, read_manifest, suggest_remedy
 
+MODEL_VERSION = 5
+"""Goes into the IDs of models: raised when the same dataset and options would train another model."""
 SCHEMA_VERSION = 3
 CALIBRATION_NAME = "calibration.json"
 KERAS_NAME = "model.keras"

@@ -7,10 +7,9 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from components.predictions.manifest import RunManifest
-
 from components.counts import Counts
 from components.ingest.sample import read_truth
+from components.predictions.manifest import RunManifest
 from components.predictions.runs import CommittedRun, find_rejects_folder, read_predictions
 from pipeline.options import LinePipelineOptions
 from pipeline.steps.alarms import check_alarms

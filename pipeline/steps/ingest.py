@@ -13,7 +13,7 @@ import apache_beam as beam
 
 from components.ingest import IngestRequest
 from components.ingest.addition import OldDataset
-from components.ingest.dataset import SUMMARIES_NAME
+from components.ingest.dataset import DATASET_VERSION, SUMMARIES_NAME
 from components.ingest.sample import LABELLED, is_sample_rendered
 from components.ingest.transforms import AddToDataset, WriteDataset
 from components.listing import LabelRules, ListingSummary, check_choice, choose_labels, find_roots
@@ -38,9 +38,6 @@ from tfrecords import SPLITS, Charset, CharsetError, DataError, DatasetManifest,
 from tfrecords.shards import choose_shard_count
 
 log = logging.getLogger(__name__)
-
-_DATASET_VERSION = 5
-"""Raised when the same images and options would make another dataset: no old one is then taken for it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +192,7 @@ def _resolve(context: Context) -> Iterator[_Resolved]:
             check_choice(rules, listing)
         charset = _choose_charset(options, listing, old.symbols if old else ())
         dataset_id = make_id(
-            version=_DATASET_VERSION,
+            version=DATASET_VERSION,
             inputs=listing.digest,
             labels=dataclasses.asdict(rules),
             height=options.height,

@@ -10,9 +10,11 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from components.commit import Commit
 from components.recogniser.manifest import (
     CALIBRATION_NAME,
     KERAS_NAME,
+    MODEL_VERSION,
     ONNX_NAME,
     SAVED_MODEL_NAME,
     ModelManifest,
@@ -26,12 +28,9 @@ from pipeline.steps.estimate import estimate_time
 from pipeline.steps.step import Context, Outcome, Plan, StepResult, get_now, require_test_split
 from pipeline.workspace import LATEST, Unfinished, Workspace, make_id, read_latest_dataset
 from tfrecords import DataError, DatasetManifest, storage
-from tfrecords.manifest import CHARSET_NAME, suggest_remedy
+from tfrecords.manifest import CHARSET_NAME, MANIFEST_NAME, suggest_remedy
 
 log = logging.getLogger(__name__)
-
-_MODEL_VERSION = 5
-"""Raised when the same dataset and options would make another model: no old one is then taken for it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +166,7 @@ def _resolve(options: LinePipelineOptions, workspace: Workspace) -> _Resolved:
         )
     start = _find_start(options, workspace, dataset)
     request = _make_request(options, dataset, start[1] if start else None)
-    model_id = make_id(version=_MODEL_VERSION, dataset_id=dataset_id, **request)
+    model_id = make_id(version=MODEL_VERSION, dataset_id=dataset_id, **request)
     folder = workspace.model(model_id)
     found, damage = find_model(folder)
     if found is None and "evaluate" in options.step_names:
@@ -298,8 +297,7 @@ def _commit(workspace: Workspace, resolved: _Resolved, output: str) -> ModelMani
     unfinished = workspace.unfinished(Unfinished.MODEL, resolved.model_id)
     storage.remove_folder(unfinished)
     storage.copy_folder(output, unfinished)
-    manifest.write(unfinished)
-    storage.move_folder(unfinished, resolved.folder)
+    Commit(unfinished, resolved.folder, MANIFEST_NAME).finish(manifest)
     return manifest
 
 
