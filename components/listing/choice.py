@@ -8,11 +8,12 @@ import math
 import os
 from collections.abc import Iterable
 
-from components.listing.collection import COMPANION_SUFFIXES, Places, Tally, list_images
+from components.listing.collection import COMPANION_SUFFIXES, Tally, list_images
 from components.listing.joining import read_label_rows
 from components.listing.labels import LabelRules
 from components.listing.listing import ListingSummary
 from components.listing.references import location_to_uri, uri_to_path
+from components.listing.roots import Places
 from components.listing.table_formats import TABLE_SUFFIXES
 from components.processes import map_in_threads
 from tfrecords import DataError, StoreError, storage
@@ -121,7 +122,7 @@ def _explain_several_places(with_sidecar: int, images: int, which: str) -> DataE
 
 
 def _folders_of(roots: Iterable[str]) -> list[str]:
-    places = Places.of(list(roots))
+    places = Places.from_roots(list(roots))
     return list(dict.fromkeys(root if places.is_folder(root) else root.rpartition("/")[0] for root in roots))
 
 
