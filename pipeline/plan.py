@@ -139,7 +139,7 @@ class _Plan:
             yield f"read what is in {images}"
             return
         model = read_model(workspace, accepted)
-        reading = describe_recognition(options, model, options.decoding.pinned())
+        reading = describe_recognition(options, model, options.decoding.pin_lexicon())
         runs = list(self._sound_runs())
         with select_collection(self.context, images, runs, reading, self.scratch) as collection:
             yield (

@@ -61,7 +61,7 @@ def infer(context: Context) -> StepResult:
         )
     _describe_lexicon(context, model.read_charset(workspace.model(model_id)))
     images = options.infer_images or find_sample(workspace)
-    decoding = options.decoding.pinned()
+    decoding = options.decoding.pin_lexicon()
     reading = describe_recognition(options, model, decoding)
     runs = find_sound_runs(workspace, context.say)
     with select_collection(context, images, runs, reading, workspace) as collection:
