@@ -94,7 +94,7 @@ def main(argv: Sequence[str]) -> int:
             except OSError as error:
                 return _refuse(DataError(describe_error(error)), EXIT_REFUSED)
             return EXIT_DONE
-        if place is not None and not place.chief:
+        if place is not None and not place.is_chief:
             return _train_beside_the_chief(options, workspace, place)
         with workspace.lock(wait_s=_LOCK_OF_A_LOST_NODE_S if place else 0, say=say, end=end):
             return run(options, workspace)
@@ -195,7 +195,7 @@ def _find_place(options: LinePipelineOptions) -> ClusterPlace | None:
     """
     if "train" not in options.step_names:
         return None
-    place = ClusterPlace.of(os.environ)
+    place = ClusterPlace.from_environment(os.environ)
     if place is None or len(place.addresses) == 1:
         return None
     if options.step_names != ("train",):

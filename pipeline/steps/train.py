@@ -34,8 +34,8 @@ def train(context: Context) -> StepResult:
         TrainingLostError: if workers were killed too often.
     """
     options, workspace = context.options, context.workspace
-    place = ClusterPlace.of(os.environ)
-    chief = place is None or place.chief
+    place = ClusterPlace.from_environment(os.environ)
+    chief = place is None or place.is_chief
     dataset_id, dataset_folder, dataset = read_latest_dataset(workspace)
     if not dataset.examples("train"):
         raise DataError(
@@ -75,7 +75,6 @@ def train(context: Context) -> StepResult:
                 options.train_workers,
                 restarts=options.train_restarts,
                 place=place,
-                say=context.say,
             )
             if not chief:
                 summary = f"this worker has trained its part of model {model_id}; the first worker commits it"
