@@ -31,7 +31,7 @@ class EvaluatedLine:
 
     @property
     def right(self) -> bool:
-        """Whether the text has no error."""
+        """Checks whether the text has no error."""
         return self.truth == self.text
 
     @property

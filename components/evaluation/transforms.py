@@ -34,6 +34,8 @@ class EvaluateModel(beam.PTransform):
 
 
 class _RecogniseTestShard(RecogniserDoFn):
+    """The step that recognises one shard; the model stays loaded between shards."""
+
     def __init__(self, handler: LineModelHandler, request: EvaluationRequest):
         super().__init__(handler)
         self._request = request

@@ -45,12 +45,20 @@ class Tally:
 
 
 class _File(NamedTuple):
+    """A file in a folder: its name, its size, and microseconds since 1970 UTC of its last change."""
+
     name: str
     size_bytes: int
     modified_us: int
 
 
 class _Folder(NamedTuple):
+    """A folder with its visible files, or with the error for which it cannot be listed.
+
+    Attributes:
+        hidden: number of hidden files and folders in it.
+    """
+
     path: str
     files: list[_File]
     hidden: int = 0

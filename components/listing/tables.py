@@ -90,11 +90,10 @@ def read_reviewed_table(table: str, columns: TableColumns) -> ReviewedTable | No
     """
     if not is_review_table(table):
         return None
-    named = dataclasses.replace(columns, group=REVIEW_COLUMNS[0])
     wanted = [
-        _want_path_column(named.path),
-        WantedColumn("text", "--text_column", named.text, TEXT_COLUMNS),
-        WantedColumn("dataset", "", named.group, ()),
+        _want_path_column(columns.path),
+        WantedColumn("text", "--text_column", columns.text, TEXT_COLUMNS),
+        WantedColumn("dataset", "", REVIEW_COLUMNS[0], ()),
     ]
     rows = [row for row in read_table(table, wanted) if row.problem is None]
     kept = [row for row in rows if (row.text or "").strip()]

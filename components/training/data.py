@@ -152,7 +152,7 @@ def make_training_batches(
     images = examples.images
     widths = tf.constant(examples.widths)
     labels = tf.RaggedTensor.from_row_splits(examples.labels, examples.offsets)
-    mine = slice(replicas.start * replica_batch_size, replicas.stop * replica_batch_size)
+    own_slice = slice(replicas.start * replica_batch_size, replicas.stop * replica_batch_size)
 
     steps_per_epoch = -(-len(examples) // batch_size)
 
@@ -164,9 +164,9 @@ def make_training_batches(
         first = int(epoch) * steps_per_epoch
         wanted = slice(max(steps.start - first, 0), steps.stop - first)
         return (
-            order[wanted, mine].reshape(-1),
-            np.repeat(widest[wanted].astype(np.int32), order[0, mine].size),
-            distortions[wanted, mine].reshape(-1, DISTORTIONS).astype(np.float32),
+            order[wanted, own_slice].reshape(-1),
+            np.repeat(widest[wanted].astype(np.int32), order[0, own_slice].size),
+            distortions[wanted, own_slice].reshape(-1, DISTORTIONS).astype(np.float32),
         )
 
     def list_lines(epoch: tf.Tensor) -> tf.data.Dataset:

@@ -1,4 +1,4 @@
-"""Distortions of training lines, so that no image is seen twice as it was."""
+"""Distortions of training lines, so that training never sees the same image twice."""
 
 from __future__ import annotations
 

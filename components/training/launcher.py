@@ -150,7 +150,7 @@ def _raise_failure(folder: str, failed: int, workers: int, code: int, place: Clu
     log_path = _make_log_path(folder, failed)
     with open(log_path, encoding="utf-8", errors="replace") as log_file:
         lines = [line.strip() for line in log_file if line.strip()]
-    who, last = f"training worker {failed} of {workers}", lines[-1] if lines else "its log is empty"
+    worker, last = f"training worker {failed} of {workers}", lines[-1] if lines else "its log is empty"
     if code == -signal.SIGKILL:
         reason = "was killed by SIGKILL, which is how a machine that is out of memory ends a process"
     elif code == -signal.SIGALRM:
@@ -162,8 +162,8 @@ def _raise_failure(folder: str, failed: int, workers: int, code: int, place: Clu
     elif code == STATUS_LOST:
         reason = last
     else:
-        raise DataError(f"{who} ended with status {code}: {last} (its log is {log_path})")
-    raise TrainingLostError(f"{who} {reason} (its log is {log_path})")
+        raise DataError(f"{worker} ended with status {code}: {last} (its log is {log_path})")
+    raise TrainingLostError(f"{worker} {reason} (its log is {log_path})")
 
 
 def _answers(address: str) -> bool:

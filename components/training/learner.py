@@ -44,6 +44,7 @@ class TrainingCluster:
 
     @property
     def replicas(self) -> int:
+        """Number of replicas of all workers together."""
         return self.strategy.num_replicas_in_sync
 
     @property
@@ -54,10 +55,10 @@ class TrainingCluster:
 
     def sum_over_workers(self, values: Sequence[float]) -> np.ndarray:
         """Adds up every worker's values; each worker gets the sums, float64 [values]."""
-        mine = tf.constant(values, tf.float64)
+        own = tf.constant(values, tf.float64)
         first = self.replicas_here.start
         shares = self.strategy.experimental_distribute_values_from_function(
-            lambda context: mine if context.replica_id_in_sync_group == first else tf.zeros_like(mine)
+            lambda context: own if context.replica_id_in_sync_group == first else tf.zeros_like(own)
         )
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, shares, axis=None).numpy()
 

@@ -71,58 +71,60 @@ def train(request: TrainingRequest, watchdog: Watchdog | None = None, *, live: b
 
 
 def _train(request: TrainingRequest, watchdog: Watchdog, live: bool) -> None:
-    place = ClusterPlace.from_environment(os.environ)
-    chief = place is None or place.is_chief
-    manifest = DatasetManifest.read(request.dataset_folder)
-    charset = manifest.read_charset(request.dataset_folder)
-    checkpoints = Checkpoints(request.checkpoint_folder)
-    checkpoint = checkpoints.find_latest()
-    state = TrainingState() if checkpoint is None else TrainingState.from_checkpoint(checkpoint)
-    if is_finished(state.history, request.epochs, request.patience):  # needs no other worker; they may be gone
-        watchdog.expect(0)
-        if chief:
+    start = _Start.find(request)
+    if is_finished(start.state.history, request.epochs, request.patience):
+        watchdog.expect(0)  # the other workers are not needed, and may be gone
+        if start.is_chief:
             log.info("training had already finished: only the model is still to be written")
-            splits = _Splits.load(request, manifest)
-            with _open_history(request, state):
+            splits = _Splits.load(request, start.manifest)
+            with _open_history(request, start.state):
                 pass
-            _write_model(request, charset, splits, manifest.height, state)
+            _write_model(request, start, splits)
         return
-
-    log.info(_describe_devices(place))
-    cluster = TrainingCluster.join()  # before anything else of TensorFlow's
-    watchdog.expect(request.start_timeout_s)
-    _agree_on_start(cluster, request, manifest, charset, state)
-    _check_batch_size(cluster, request)
-    splits = _Splits.load(request, manifest)
-    steps_per_epoch = -(-len(splits.train) // request.batch_size)
-    steps = steps_per_epoch * request.epochs
-    learner = Learner(cluster, request, charset, manifest.height, steps, watchdog)
-    _refuse_labels_that_never_fit(learner.recogniser, splits.train, request.model)
-    if chief:
-        _log_start(cluster, learner, request, charset, splits, steps_per_epoch)
-    if checkpoint is not None:
-        _resume(learner, checkpoint, request, state, chief)
-
-    watchdog.expect(request.stall_timeout_s)
-    with (
-        _open_history(request, state) if chief else contextlib.nullcontext() as history,
-        Progress(request.epochs, steps_per_epoch, quiet=not chief, live=live) as progress,
-    ):
-        saver = CheckpointSaver(checkpoints if chief else None, learner, state, request.checkpoint_every_s)
-        watchdog.end_gently()
-        loop = EpochLoop(request, cluster, learner, splits.train, splits.judged, charset, state, saver, progress)
-        while not is_finished(state.history, request.epochs, request.patience):
-            loop.run_epoch()
-            if history is not None:
-                with explain_write_errors("the history", request.output_folder):
-                    history.add(state.history[-1])
-            saver.save_if_due()
-        saver.save()
-        cluster.sum_over_workers([0.0])  # nobody leaves before the last checkpoint is there
+    log.info(_describe_devices(start.place))
+    cluster = _join_cluster(request, start, watchdog)
+    splits = _Splits.load(request, start.manifest)
+    learner = _prepare_learner(request, start, cluster, splits, watchdog)
+    _run_epochs(request, start, cluster, learner, splits, live)
     watchdog.expect(0)
-    if chief:
-        _log_end(request, state)
-        _write_model(request, charset, splits, manifest.height, state)
+    if start.is_chief:
+        _log_end(request, start.state)
+        _write_model(request, start, splits)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Start:
+    """Everything that a worker knows before it meets the others.
+
+    Attributes:
+        place: in the cluster; None for a worker that trains alone.
+        manifest, charset: of the dataset.
+        checkpoint: the one to resume from, or None.
+        state: of the training, as that checkpoint holds it; changes from here on.
+    """
+
+    place: ClusterPlace | None
+    manifest: DatasetManifest
+    charset: Charset
+    checkpoints: Checkpoints
+    checkpoint: Checkpoint | None
+    state: TrainingState
+
+    @classmethod
+    def find(cls, request: TrainingRequest) -> _Start:
+        """Reads the manifest of the dataset and the newest checkpoint."""
+        manifest = DatasetManifest.read(request.dataset_folder)
+        charset = manifest.read_charset(request.dataset_folder)
+        place = ClusterPlace.from_environment(os.environ)
+        checkpoints = Checkpoints(request.checkpoint_folder)
+        checkpoint = checkpoints.find_latest()
+        state = TrainingState() if checkpoint is None else TrainingState.from_checkpoint(checkpoint)
+        return cls(place, manifest, charset, checkpoints, checkpoint, state)
+
+    @property
+    def is_chief(self) -> bool:
+        """Checks whether this worker writes checkpoints and the model, and logs progress."""
+        return self.place is None or self.place.is_chief
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,16 +136,87 @@ class _Splits:
 
     @classmethod
     def load(cls, request: TrainingRequest, manifest: DatasetManifest) -> _Splits:
+        """Loads both splits into memory."""
         return cls(*(load_examples(request.dataset_folder, manifest, split) for split in ("train", "validation")))
 
     @property
     def judged(self) -> Examples:
-        """The lines on which the best epoch is chosen: validation lines, or the training lines if there are none."""
+        """Lines on which the best epoch is chosen: validation lines, or the training lines if there are none."""
         return self.validation if len(self.validation) else self.train
 
 
+def _join_cluster(request: TrainingRequest, start: _Start, watchdog: Watchdog) -> TrainingCluster:
+    """Waits for all workers, and checks that they are to train the same.
+
+    Raises:
+        DataError: if their flags or datasets differ, or the batches cannot be shared.
+        TrainingLost: if they do not see the same checkpoints.
+    """
+    cluster = TrainingCluster.join()  # before anything else of TensorFlow's
+    watchdog.expect(request.start_timeout_s)
+    _agree_on_start(cluster, request, start)
+    if request.batch_size % cluster.replicas:
+        raise DataError(
+            f"--batch_size={request.batch_size} cannot be shared equally by {cluster.replicas} replicas: "
+            f"give a multiple of {cluster.replicas}"
+        )
+    return cluster
+
+
+def _prepare_learner(
+    request: TrainingRequest, start: _Start, cluster: TrainingCluster, splits: _Splits, watchdog: Watchdog
+) -> Learner:
+    """Builds the network and, if there is a checkpoint, restores it."""
+    steps = _count_steps_per_epoch(request, splits) * request.epochs
+    learner = Learner(cluster, request, start.charset, start.manifest.height, steps, watchdog)
+    _refuse_labels_that_never_fit(learner.recogniser, splits.train, request.model)
+    if start.is_chief:
+        _log_start(cluster, learner, request, start.charset, splits)
+    if start.checkpoint is not None:
+        learner.restore(start.checkpoint, request.checkpoint_folder)
+    if start.state.step and start.is_chief:
+        log.info(f"resuming from the checkpoint of step {start.state.step:,} (epoch {len(start.state.history) + 1})")
+    watchdog.expect(request.stall_timeout_s)
+    return learner
+
+
+def _run_epochs(
+    request: TrainingRequest, start: _Start, cluster: TrainingCluster, learner: Learner, splits: _Splits, live: bool
+) -> None:
+    """Trains the epochs that are left, with history and checkpoints.
+
+    Raises:
+        DataError: if training diverged, or history or checkpoints cannot be written.
+        TrainingLost: if somebody ends the training.
+    """
+    state = start.state
+    with (
+        _open_history(request, state) if start.is_chief else contextlib.nullcontext() as history,
+        Progress(
+            request.epochs, _count_steps_per_epoch(request, splits), quiet=not start.is_chief, live=live
+        ) as progress,
+    ):
+        saver = CheckpointSaver(
+            start.checkpoints if start.is_chief else None, learner, state, request.checkpoint_every_s
+        )
+        learner.watchdog.end_gently()
+        loop = EpochLoop(request, cluster, learner, splits.train, splits.judged, start.charset, state, saver, progress)
+        while not is_finished(state.history, request.epochs, request.patience):
+            loop.run_epoch()
+            if history is not None:
+                with _explain_write_errors("the history", request.output_folder):
+                    history.add(state.history[-1])
+            saver.save_if_due()
+        saver.save()
+        cluster.sum_over_workers([0.0])  # nobody leaves before the last checkpoint is there
+
+
+def _count_steps_per_epoch(request: TrainingRequest, splits: _Splits) -> int:
+    return -(-len(splits.train) // request.batch_size)
+
+
 @contextlib.contextmanager
-def explain_write_errors(subject: str, folder: str) -> Iterator[None]:
+def _explain_write_errors(subject: str, folder: str) -> Iterator[None]:
     """Turns a failed write into an error that says why; TensorFlow calls a full disk an exhausted resource.
 
     Args:
@@ -164,18 +237,16 @@ def explain_write_errors(subject: str, folder: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _open_history(request: TrainingRequest, state: TrainingState) -> Iterator[HistoryWriter]:
     """Opens the history files, with the epochs that are finished already, and closes them at the end."""
-    with explain_write_errors("the history", request.output_folder):
+    with _explain_write_errors("the history", request.output_folder):
         writer = HistoryWriter(request.output_folder, state.history)
     yield writer
-    with explain_write_errors("the history", request.output_folder):
+    with _explain_write_errors("the history", request.output_folder):
         writer.close()
 
 
-def _write_model(
-    request: TrainingRequest, charset: Charset, splits: _Splits, height: int, state: TrainingState
-) -> None:
-    with explain_write_errors("the model", request.output_folder):
-        write_model(request, charset, splits.train, splits.validation, height, state)
+def _write_model(request: TrainingRequest, start: _Start, splits: _Splits) -> None:
+    with _explain_write_errors("the model", request.output_folder):
+        write_model(request, start.charset, splits.train, splits.validation, start.manifest.height, start.state)
 
 
 def _get_first_line(error: Exception) -> str:
@@ -185,40 +256,27 @@ def _get_first_line(error: Exception) -> str:
 # Checks before the first step
 
 
-def _agree_on_start(
-    cluster: TrainingCluster,
-    request: TrainingRequest,
-    manifest: DatasetManifest,
-    charset: Charset,
-    state: TrainingState,
-) -> None:
+def _agree_on_start(cluster: TrainingCluster, request: TrainingRequest, start: _Start) -> None:
     """Raises an error unless all workers train the same thing from the same step."""
     task = {
         **dataclasses.asdict(request),
         **dict.fromkeys(("dataset_folder", "output_folder", "checkpoint_folder"), ""),  # may differ between workers
         "init_from": request.init_from is not None,
-        "dataset": (manifest.dataset_id, charset.digest),
+        "dataset": (start.manifest.dataset_id, start.charset.digest),
     }
-    mine = np.array([zlib.crc32(json.dumps(task, sort_keys=True).encode()), state.step], np.float64)
-    same = cluster.sum_over_workers(mine.tolist()) == mine * cluster.workers
+    own = np.array([zlib.crc32(json.dumps(task, sort_keys=True).encode()), start.state.step], np.float64)
+    same = cluster.sum_over_workers(own.tolist()) == own * cluster.workers
     if not same[0]:
         raise DataError(
             f"the workers were given different things to train: worker {cluster.worker} has --model={request.model} "
             f"--epochs={request.epochs} --batch_size={request.batch_size} --learning_rate={request.learning_rate:g} "
-            f"--seed={request.seed} on dataset {manifest.dataset_id}; give all of them the same flags and workspace"
+            f"--seed={request.seed} on dataset {start.manifest.dataset_id}; give all of them the same "
+            "flags and workspace"
         )
     if not same[1]:
         raise TrainingLost(
             f"the workers do not see the same checkpoints: worker {cluster.worker} would resume from step "
-            f"{state.step}; the workspace must be a folder that all of them share"
-        )
-
-
-def _check_batch_size(cluster: TrainingCluster, request: TrainingRequest) -> None:
-    if request.batch_size % cluster.replicas:
-        raise DataError(
-            f"--batch_size={request.batch_size} cannot be shared equally by {cluster.replicas} replicas: "
-            f"give a multiple of {cluster.replicas}"
+            f"{start.state.step}; the workspace must be a folder that all of them share"
         )
 
 
@@ -238,14 +296,6 @@ def _refuse_labels_that_never_fit(recogniser: keras.Model, examples: Examples, n
             f"{len(examples)} labels: "
             f'"{examples.texts[worst]}" of {examples.uris[worst]} needs {needed[worst]}; use --model=crnn'
         )
-
-
-def _resume(
-    learner: Learner, checkpoint: Checkpoint, request: TrainingRequest, state: TrainingState, chief: bool
-) -> None:
-    learner.restore(checkpoint, request.checkpoint_folder)
-    if state.step and chief:
-        log.info(f"resuming from the checkpoint of step {state.step:,} (epoch {len(state.history) + 1})")
 
 
 # Log lines
@@ -268,12 +318,12 @@ def _log_start(
     request: TrainingRequest,
     charset: Charset,
     splits: _Splits,
-    steps_per_epoch: int,
 ) -> None:
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     log.info(
         f"training {request.model} ({learner.model.count_params():,} weights, {charset.classes - 1} symbols) on "
-        f"{len(splits.train):,} images for {request.epochs} epochs of {steps_per_epoch} steps; {cluster.workers} "
+        f"{len(splits.train):,} images for {request.epochs} epochs of "
+        f"{_count_steps_per_epoch(request, splits)} steps; {cluster.workers} "
         f"worker{'s' * (cluster.workers > 1)} with {len(cluster.replicas_here)} {devices[0].device_type} each"
     )
     if not len(splits.validation):
