@@ -31,6 +31,7 @@ setup(
         "pyarrow>=25,<26",
         "pyyaml>=6.0",
         "rapidfuzz>=3.14",
+        "rich>=15",
         "setuptools>=77",
         "tensorflow>=2.21,<2.22",
         "tensorflow-metadata>=1.21,<1.22",

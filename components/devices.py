@@ -1,4 +1,4 @@
-"""The accelerators of this machine, found without loading any of their libraries."""
+"""The accelerators of this machine, found without loading their libraries."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import re
 
 
 def find_gpus() -> list[str]:
-    """The NVIDIA devices that this process may use, as `CUDA_VISIBLE_DEVICES` names them."""
+    """Finds the NVIDIA devices that this process may use; returns their names as in `CUDA_VISIBLE_DEVICES`."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         names = [name.strip() for name in visible.split(",")]
         hidden = next((i for i, name in enumerate(names) if name in ("", "-1")), len(names))
-        return names[:hidden]  # what comes after an invalid name is not used
+        return names[:hidden]  # CUDA ignores every name after an invalid one
     try:
         devices = [name for name in os.listdir("/dev") if re.fullmatch(r"nvidia\d+", name)]
     except OSError:

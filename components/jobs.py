@@ -1,4 +1,4 @@
-"""Pieces of every Beam job: rows packed for a shuffle, and the one last step that commits."""
+"""Parts of every Beam job: rows packed for a shuffle, and the one last step that commits."""
 
 from __future__ import annotations
 
@@ -17,28 +17,30 @@ _Row = TypeVar("_Row", bound=tuple)
 
 
 def pack_blocks(items: Iterable[_Row], key_of: Callable[[_Row], Any]) -> Iterator[tuple[Any, bytes]]:
-    """Rows with equal keys together, of two thousand at a time, packed for `unpack_blocks`.
+    """Packs rows with equal keys together, two thousand rows at a time, for `unpack_blocks`.
 
-    An engine asks its price in time for every element, and in memory, where it shuffles, for
-    every byte.
+    To an engine, every element costs time, and every byte that it shuffles costs memory.
+
+    Yields:
+        A key and a block of rows: zlib-compressed pickle.
     """
     items = iter(items)
-    while some := list(itertools.islice(items, _ROWS_AT_A_TIME)):
+    while part := list(itertools.islice(items, _ROWS_AT_A_TIME)):
         block: dict[Any, list[tuple]] = collections.defaultdict(list)
-        for item in some:
+        for item in part:
             block[key_of(item)].append(tuple(item))
         for key, rows in block.items():
             yield key, zlib.compress(pickle.dumps(rows, pickle.HIGHEST_PROTOCOL), 1)
 
 
 def unpack_blocks(blocks: Iterable[bytes], kind: Callable[..., _Row]) -> Iterator[_Row]:
-    """The rows of `pack_blocks`."""
+    """Yields the rows that `pack_blocks` packed, as tuples of a kind."""
     for block in blocks:
         yield from itertools.starmap(kind, pickle.loads(zlib.decompress(block)))
 
 
 class GatherOnce(beam.PTransform):
-    """Every element at one place: the last step of a job, which commits what the job did."""
+    """The last step of a job: all elements in one place, where `commit` gets them and commits the job's result."""
 
     def __init__(self, commit: Callable[[Iterable[Any]], Any]):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Character error rate, word error rate, exact match and calibration of read texts."""
+"""Character error rate, word error rate, exact match and calibration of recognised texts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ CALIBRATION_BINS = 10
 _LENGTH_BUCKETS = 8
 
 
-def compute_edit_distance(truth: Sequence, read: Sequence) -> int:
-    """Fewest insertions, deletions and substitutions from one sequence to the other (Levenshtein 1966)."""
-    return Levenshtein.distance(truth, read)
+def compute_edit_distance(truth: Sequence, recognised: Sequence) -> int:
+    """Counts the fewest insertions, deletions and substitutions between two sequences (Levenshtein 1966)."""
+    return Levenshtein.distance(truth, recognised)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +23,9 @@ class ErrorCounts:
     """Sums over images, so that counts of parts add up to the counts of the whole.
 
     Attributes:
-        images: how many were read.
-        exact: how many were read without any error.
-        symbols, symbol_errors: of the true labels, and edits between them and what was read.
+        images: number of images that were recognised.
+        exact: number of images that were recognised without any error.
+        symbols, symbol_errors: symbols of the true labels, and edits between them and the recognised texts.
         words, word_errors: the same over words, separated by spaces.
     """
 
@@ -37,21 +37,20 @@ class ErrorCounts:
     word_errors: int = 0
 
     @classmethod
-    def of(cls, truth: str, read: str) -> ErrorCounts:
-        """The counts of one image."""
-        if truth == read:
+    def from_texts(cls, truth: str, recognised: str) -> ErrorCounts:
+        """Counts the errors of one image."""
+        if truth == recognised:
             return cls(1, 1, len(truth), 0, len(truth.split()), 0)
         words = truth.split()
-        return cls(
-            1, 0, len(truth), compute_edit_distance(truth, read), len(words), compute_edit_distance(words, read.split())
-        )
+        symbol_errors = compute_edit_distance(truth, recognised)
+        return cls(1, 0, len(truth), symbol_errors, len(words), compute_edit_distance(words, recognised.split()))
 
     def __add__(self, other: ErrorCounts) -> ErrorCounts:
         return ErrorCounts(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
 
     @property
     def cer(self) -> float:
-        """Character error rate: symbol errors for each true symbol; above 1 if more was read than was there."""
+        """Character error rate: symbol errors for each true symbol; above 1 if many symbols were added."""
         return self.symbol_errors / max(self.symbols, 1)
 
     @property
@@ -61,13 +60,13 @@ class ErrorCounts:
 
     @property
     def exact_match(self) -> float:
-        """The share of images that were read without any error."""
+        """Share of images that were recognised without any error."""
         return self.exact / max(self.images, 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class LineCounts:
-    """What is counted of each of many lines.
+    """Counts of each of many lines.
 
     Attributes:
         counts: int64 [lines, 6], the fields of `ErrorCounts` in their order.
@@ -79,25 +78,25 @@ class LineCounts:
 
     @property
     def total(self) -> ErrorCounts:
-        """The sums over all lines."""
+        """Sums over all lines."""
         return ErrorCounts(*self.counts.sum(axis=0).tolist())
 
-    def column(self, name: str) -> np.ndarray:
-        """One field of `ErrorCounts`, int64 [lines]."""
+    def get_column(self, name: str) -> np.ndarray:
+        """Returns one field of `ErrorCounts` for every line, int64 [lines]."""
         return self.counts[:, [field.name for field in dataclasses.fields(ErrorCounts)].index(name)]
 
 
 def rate_by_length(lines: LineCounts) -> list[dict[str, Any]]:
-    """How well labels of different lengths are read, the shortest first.
+    """Computes how well labels of different lengths are recognised, the shortest first.
 
-    Each length has a bucket of its own where there are no more than eight; otherwise there
-    are up to eight buckets with about equally many lines.
+    Each length has a bucket of its own if there are at most eight lengths. Otherwise there are up to
+    eight buckets with about equally many lines.
 
     Returns:
         For each bucket `from` and `to` (symbols, both included), `images`, `exact_match`,
         `cer` and `mean_confidence`.
     """
-    lengths = lines.column("symbols")
+    lengths = lines.get_column("symbols")
     ends = np.unique(lengths)
     if len(ends) > _LENGTH_BUCKETS:
         shares = np.arange(1, _LENGTH_BUCKETS + 1) / _LENGTH_BUCKETS
@@ -110,13 +109,13 @@ def rate_by_length(lines: LineCounts) -> list[dict[str, Any]]:
 
 
 def rate_by_confidence(lines: LineCounts) -> list[dict[str, Any]]:
-    """How well lines of different confidence are read, the least certain first: the points of the calibration curve.
+    """Computes how well lines of different confidence are recognised: the points of the calibration curve.
 
     Returns:
-        For each bin of `compute_expected_calibration_error` that holds a line, `from` and `to` (of
-        the confidence), `images`, `exact_match`, `cer` and `mean_confidence`.
+        For each bin of `compute_expected_calibration_error` that holds a line, the least confident
+        first, `from` and `to` (of the confidence), `images`, `exact_match`, `cer` and `mean_confidence`.
     """
-    bin_of = _choose_bin(lines.confidences, CALIBRATION_BINS)
+    bin_of = _choose_bins(lines.confidences, CALIBRATION_BINS)
     return [
         {
             "from": number / CALIBRATION_BINS,
@@ -130,17 +129,21 @@ def rate_by_confidence(lines: LineCounts) -> list[dict[str, Any]]:
 def compute_expected_calibration_error(
     confidences: np.ndarray | Sequence[float], correct: np.ndarray | Sequence[bool], bins: int = CALIBRATION_BINS
 ) -> float:
-    """How far confidence is from accuracy: the mean gap over equal-width bins, weighted by images.
+    """Computes the mean gap between confidence and accuracy over equal-width bins, weighted by images.
 
     Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3.
+
+    Args:
+        confidences: float [images], 0 to 1.
+        correct: bool [images], whether the whole text is right.
     """
     confidences, correct = np.asarray(confidences), np.asarray(correct)
-    bin_of = _choose_bin(confidences, bins)
+    bin_of = _choose_bins(confidences, bins)
     gaps = np.bincount(bin_of, confidences, bins) - np.bincount(bin_of, correct, bins)
     return float(np.abs(gaps).sum() / max(len(confidences), 1))
 
 
-def _choose_bin(confidences: np.ndarray, bins: int) -> np.ndarray:
+def _choose_bins(confidences: np.ndarray, bins: int) -> np.ndarray:
     return np.minimum((confidences * bins).astype(np.int64), bins - 1)
 
 

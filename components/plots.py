@@ -1,26 +1,23 @@
-"""Pictures of training, and lines in a grid: what a person looks at before trusting a number."""
+"""Pictures of lines in a grid, at which a person looks before trusting a number."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
-if TYPE_CHECKING:
-    pass
 SANS = ("DejaVu Sans",)
 """The font of the pictures, which comes with matplotlib."""
-_LONG = 12  # times as wide as high
+_LONG = 12  # times as wide as high, from which a line needs a row of its own
 
 
 @dataclasses.dataclass(frozen=True)
 class ShownLine:
-    """One cell of a grid: the line's grey pixels, uint8 [height, width], and what is written under it."""
+    """One cell of a grid: the line's grey pixels, uint8 [height, width], and the caption under it."""
 
     pixels: np.ndarray
     caption: str
@@ -28,7 +25,7 @@ class ShownLine:
 
 
 def plot_grid(title: str, lines: Sequence[ShownLine], path: str) -> None:
-    """Lines with what is written under them, in two columns, or in one if some are long, as PNG."""
+    """Draws lines with their captions in two columns, or in one if some are long, as PNG."""
     columns = 1 if any(line.pixels.shape[1] > _LONG * line.pixels.shape[0] for line in lines) else 2
     rows = max(-(-len(lines) // columns), 1)
     figure = Figure(figsize=(11, 0.6 + 1.05 * rows), layout="constrained")
@@ -43,7 +40,7 @@ def plot_grid(title: str, lines: Sequence[ShownLine], path: str) -> None:
 
 
 def replace_undrawable(text: str, families: Sequence[str] = SANS) -> str:
-    """A text with `▯` for every symbol that none of some fonts can draw."""
+    """Replaces every symbol that none of some fonts can draw with `▯`."""
     return "".join(symbol if symbol == "\n" or _has_glyph(symbol, tuple(families)) else "▯" for symbol in text)
 
 

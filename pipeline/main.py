@@ -93,7 +93,7 @@ def _run(options: LinePipelineOptions, place: ClusterPlace | None) -> int:
     try:
         if options.plan:
             return _plan(options, workspace)
-        if place is not None and not place.chief:
+        if place is not None and not place.is_chief:
             return train_beside_the_chief(options, workspace, place)
         with workspace.lock(wait_s=_LOCK_OF_A_LOST_NODE_S if place else 0, end=end):
             return run_steps(options, workspace)
@@ -122,7 +122,7 @@ def _find_place(options: LinePipelineOptions) -> ClusterPlace | None:
     """
     if "train" not in options.step_names:
         return None
-    place = ClusterPlace.of(os.environ)
+    place = ClusterPlace.from_environment(os.environ)
     if place is None or len(place.addresses) == 1:
         return None
     if options.step_names != ("train",):

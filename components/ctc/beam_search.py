@@ -6,24 +6,24 @@ import numpy as np
 
 from components.ctc.decoding import Decoded, Emissions, collapse_best_paths, pad_labels, rank_texts
 
-_NOTHING, _NO_PARENT = np.uint64(1), np.uint64(0)  # in the place of hashes: they equal none that is looked for
+_NOTHING, _NO_PARENT = np.uint64(1), np.uint64(0)  # these stand for hashes, but equal none of them
 
 
 def decode_with_beam_search(
     logits: np.ndarray, time_steps: np.ndarray, beam_width: int, alternatives: int = 5
 ) -> list[Decoded]:
-    """The most probable text among those that a prefix beam search finds, and the next ones.
+    """Finds the most probable text with a prefix beam search, and the next ones.
 
     After every time step the search keeps the `beam_width` beginnings of texts that are most
     probable over all their alignments so far (Hannun et al. 2014, algorithm 1, without a language
     model; the sums over alignments are those of the prefix search of Graves 2012, section 7.5).
-    The texts that are left, and the greedy one, are then scored exactly, and sorted by that: no text
-    is less probable than what greedy decoding reads. In a beam that is as wide as there are
-    beginnings, it is the most probable of all. Equal texts never occur twice.
+    The texts that remain, and the greedy one, are then scored exactly and sorted by their scores. So
+    the best text is never less probable than the greedy one. If the beam is as wide as the number of
+    beginnings, it is the most probable text of all. Texts never occur twice.
 
     Args:
-        beam_width: how many beginnings are kept, at least 1.
-        alternatives: how many other texts are given at most; never more than `beam_width - 1`.
+        beam_width: number of beginnings to keep, at least 1.
+        alternatives: most other texts to return; never more than `beam_width - 1`.
 
     Raises:
         ValueError: if a logit within an image's time steps is not finite.
@@ -38,7 +38,14 @@ def decode_with_beam_search(
 def _add_greedy_texts(
     emissions: Emissions, labels: np.ndarray, lengths: np.ndarray, images: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Some texts of each image, and its greedy one if that is not among them."""
+    """Adds the greedy text of each image to its texts if it is not among them.
+
+    Args:
+        labels, lengths, images: as `_search` returns them.
+
+    Returns:
+        The same three, with the texts added.
+    """
     ids, _, greedy_lengths = collapse_best_paths(emissions)
     greedy = pad_labels(ids, greedy_lengths)
     longest = max(labels.shape[1], greedy.shape[1])
@@ -54,10 +61,11 @@ def _add_greedy_texts(
 
 
 def _search(emissions: Emissions, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The texts that are left after the last time step.
+    """Searches for the most probable texts of each image.
 
     Returns:
-        labels int [texts, longest], their lengths, and the image of each, ascending.
+        The texts that remain after the last time step: labels int [texts, longest], their lengths int [texts],
+        and the image of each int [texts], ascending.
     """
     steps, batch, classes = emissions.weights.shape
     blank = classes - 1
@@ -68,7 +76,7 @@ def _search(emissions: Emissions, width: int) -> tuple[np.ndarray, np.ndarray, n
     weights_by_rank = np.take_along_axis(emissions.weights, by_rank, axis=2).transpose(0, 2, 1).copy()
     rank_of_class = np.full(emissions.weights.shape, ranks, np.int32)
     np.put_along_axis(rank_of_class, by_rank, np.arange(ranks)[None, None], axis=2)
-    # The candidates for the next beam: the texts themselves, their extensions, and last one that stands for none.
+    # The candidates for the next beam: the texts themselves, their extensions, and at the end a place for "none".
     source_of = np.concatenate([slots[:, 0], slot_of, [0]])
     rank_of_candidate = np.concatenate([np.zeros(width, int), rank_of, [0]])
     none = len(source_of) - 1
@@ -98,8 +106,8 @@ def _search(emissions: Emissions, width: int) -> tuple[np.ndarray, np.ndarray, n
         np.multiply(total[slot_of], weights_by_rank[step][rank_of], out=candidates[width:none])
         repeated = candidate_of.take(slots * (ranks + 1) + rank_of_class[step].take(last_class))
         candidates[repeated, images] = after_blank * last_weights
-        # A text that is in the beam together with the one it extends gets that one's probability,
-        # too, and the extension is no candidate beside it.
+        # If a text and its extension are both in the beam, the extension gains the text's probability, and the text
+        # extended in that way is no candidate beside it.
         child, image = np.nonzero(parents < width)
         parent, symbol = parents[child, image], last[child, image]
         gain = np.where(symbol == last[parent, image], after_blank[parent, image], total[parent, image])
@@ -139,11 +147,11 @@ def _search(emissions: Emissions, width: int) -> tuple[np.ndarray, np.ndarray, n
 
 
 def _sort_greatest_first(values: np.ndarray, count: int) -> np.ndarray:
-    """The places of the `count` greatest values along the last axis, of equal ones the first.
+    """Finds the places of the `count` greatest values along the last axis, of equal ones the first.
 
-    Bits of floats that are not negative sort as integers do. The last few of them (values are
-    equal to less than 1 in 10^10) make room for the place, and NumPy sorts integers several times as
-    fast as it finds their order.
+    The bits of floats that are not negative sort as integers do. The place takes the room of the last few
+    bits, so values that differ by less than 1 in 10^10 count as equal. NumPy sorts integers several times
+    as fast as it finds their order.
     """
     size = values.shape[-1]
     bits = size.bit_length()
@@ -155,17 +163,19 @@ def _sort_greatest_first(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def _find_worth_extending(width: int, ranks: int) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs of a slot of the beam and a rank among a time step's symbols, both from 0, that can survive.
+    """Finds the pairs of a slot of the beam and a rank among a time step's symbols, both from 0, that can survive.
 
-    Slots are sorted by the total probability of their texts, symbols by their weight, the greatest
-    first. A text of total `p` extended by a symbol of weight `w` has `p * w` at most, less where the
-    symbol repeats its last one. So for slot `i` and rank `r`, each of the `(i + 1) * (r + 1)` pairs of
-    an earlier or equal slot and an earlier or equal rank makes a text at least as probable as this
-    one, save at most one in each of the `i + 1` slots, the repeat. They are distinct texts: one that
-    is in the beam already is at least as probable again, for what is added to it. If there are
-    `width` of them without the pair itself, that is `(i + 1) * r - 1 >= width`, it can be left
-    out. The first of equals are kept, so that the same holds for the pairs left out before it.
-    What is kept is about `width * log(width)` pairs rather than `width * classes`.
+    Slots are sorted by the total probability of their texts, symbols by their weight, the greatest first. A text
+    of total `p` extended by a symbol of weight `w` has at most `p * w`, and less if the symbol repeats its last
+    one. Take slot `i` and rank `r`: each of the `(i + 1) * (r + 1)` pairs of an earlier or equal slot and an
+    earlier or equal rank makes a text at least as probable as this one. The only exceptions are repeats, at most
+    one in each of the `i + 1` slots. All these texts are distinct. A text that is already in the beam is again at
+    least as probable, because of what is added to it. If there are `width` of them without the pair itself, that
+    is `(i + 1) * r - 1 >= width`, the pair can be left out. Of equal texts the first are kept, so the same holds
+    for pairs left out earlier. About `width * log(width)` pairs remain instead of `width * classes`.
+
+    Returns:
+        Slots and ranks, int [pairs] each.
     """
     slots, ranks_of = np.indices((width, ranks)).reshape(2, -1)
     worth = (slots + 1) * ranks_of <= width

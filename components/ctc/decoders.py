@@ -1,4 +1,4 @@
-"""The decoders that `--decoder` names."""
+"""The choice of a decoder, which `--decoder` names."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ DECODERS = ("greedy", "beam", "lexicon")
 
 @dataclasses.dataclass(frozen=True)
 class Decoding:
-    """How logits become text.
+    """The settings with which logits become text.
 
     Attributes:
         decoder: one of `DECODERS`.
-        beam_width: how many beginnings of texts the beam search keeps.
+        beam_width: number of beginnings of texts that the beam search keeps.
         lexicon: file of words, one a line in UTF-8, local or remote, for the decoder of that name.
-        lexicon_sha256: of that file, hexadecimal, if it must not be another one.
+        lexicon_sha256: of that file, hexadecimal; None if any content will do.
     """
 
     decoder: str = "greedy"
@@ -34,15 +34,15 @@ class Decoding:
     lexicon: str | None = None
     lexicon_sha256: str | None = None
 
-    def pinned(self) -> Decoding:
-        """The same, with the lexicon as it is now and no other."""
-        return (
-            dataclasses.replace(self, lexicon_sha256=storage.compute_checksum(self.lexicon)) if self.lexicon else self
-        )
+    def pin_lexicon(self) -> Decoding:
+        """Returns the same settings with the checksum of the lexicon as it is now."""
+        if not self.lexicon:
+            return self
+        return dataclasses.replace(self, lexicon_sha256=storage.compute_checksum(self.lexicon))
 
     @property
     def identity(self) -> list[Any]:
-        """What decides which text is made of the same logits."""
+        """Settings on which the text for given logits depends."""
         identity: list[Any] = [self.decoder]
         if self.decoder == "beam":
             identity.append(self.beam_width)
@@ -51,10 +51,10 @@ class Decoding:
         return identity
 
     def read_lexicon(self, charset: Charset) -> Lexicon:
-        """The words of the lexicon's file.
+        """Reads the words of the lexicon's file.
 
         Raises:
-            DataError: if the file cannot be read, or has no word that the charset can write.
+            DataError: if the file cannot be read, was changed, or has no word that the charset can write.
         """
         assert self.lexicon is not None
         try:
@@ -69,8 +69,12 @@ class Decoding:
         except DataError as error:
             raise DataError(f"--lexicon={self.lexicon}: {error}") from None
 
-    def function(self, charset: Charset) -> Callable[[np.ndarray, np.ndarray], list[Decoded]]:
-        """Logits and time steps to what they say."""
+    def make_function(self, charset: Charset) -> Callable[[np.ndarray, np.ndarray], list[Decoded]]:
+        """Makes the decoder: a function of logits and time steps that returns a `Decoded` for each image.
+
+        Raises:
+            DataError: as `read_lexicon` does.
+        """
         if self.decoder == "beam":
             return functools.partial(
                 decode_with_beam_search, beam_width=self.beam_width, alternatives=self.beam_width - 1

@@ -1,10 +1,10 @@
-"""From logits to text and confidence, vectorised over the batch in NumPy: the same on every engine.
+"""The greedy CTC decoder, and what it shares with those of `beam` and `lexicon`.
 
-Shapes: `logits` float [batch, time, classes], unnormalised, the blank being class
-`classes - 1`; `time_steps` int [batch], the steps that each image's own width gives.
-What lies beyond an image's time steps never matters.
+Decoders turn logits into text and confidence, vectorised over the batch in NumPy: the same on every engine.
 
-Here are the greedy decoder and what it shares with those of `beam` and `lexicon`.
+Shapes: `logits` float [batch, time, classes], unnormalised; class `classes - 1` is the blank.
+`time_steps` int [batch], the steps that each image's own width gives. Logits beyond an image's time
+steps never matter.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import itertools
 
 import numpy as np
 
-# Forward variables grow threefold in a time step at most: in so many by less than 1e123.
+# Forward variables grow at most threefold in a time step: in so many steps by less than 1e123.
 _STEPS_WITHOUT_OVERFLOW = 256
 
 
@@ -24,11 +24,11 @@ class Decoded:
 
     Attributes:
         ids: symbol ids, int [length].
-        symbol_confidences: float32 [length], for each symbol its greatest posterior over the time
-            steps that the most probable alignment of the text gives it. Where the text is the
-            greedy one, that alignment is the greedy path.
-        log_probability: natural logarithm of the posterior of the whole text over all its
-            alignments, at most 0; minus infinity if no text could be found (see `decode_with_lexicon`).
+        symbol_confidences: float32 [length], for each symbol its greatest posterior over its time steps
+            in the most probable alignment of the text. For the greedy text, that alignment is the
+            greedy path.
+        log_probability: natural logarithm of the posterior of the whole text over all its alignments,
+            at most 0; minus infinity if there is no text (see `decode_with_lexicon`).
         alternatives: other texts, `(ids, log_probability)`, the most probable first.
     """
 
@@ -40,10 +40,10 @@ class Decoded:
 
 @dataclasses.dataclass(frozen=True)
 class Emissions:
-    """What a network says about each time step, as all decoders use it.
+    """A network's probabilities at each time step, as all decoders use them.
 
-    Beyond an image's time steps the blank is certain, which adds nothing to any text and
-    changes no probability.
+    Beyond an image's time steps the blank is certain. So these steps add nothing to any text and change
+    no probability.
 
     Attributes:
         weights: float64 [time, batch, classes], the posterior of each class divided by that of
@@ -58,11 +58,11 @@ class Emissions:
 
     @classmethod
     def from_logits(cls, logits: np.ndarray, time_steps: np.ndarray) -> Emissions:
-        """The softmax of the logits.
+        """Computes the softmax of the logits.
 
         Raises:
-            ValueError: if a logit within an image's time steps is not finite: a decoder that
-                goes on would print symbol 0.
+            ValueError: if a logit within an image's time steps is not finite. A decoder that took it
+                would print symbol 0.
         """
         steps, blank = logits.shape[1], logits.shape[2] - 1
         beyond = np.arange(steps)[:, None] >= time_steps
@@ -79,22 +79,22 @@ class Emissions:
         np.exp(weights, out=weights)
         return cls(weights, best, 1 / np.einsum("tbc->tb", weights))
 
-    def of_images(self, images: np.ndarray) -> Emissions:
-        """Those of some images of the batch."""
+    def select_images(self, images: np.ndarray) -> Emissions:
+        """Selects some images of the batch, int [images]."""
         return Emissions(self.weights[:, images], self.best[:, images], self.peaks[:, images])
 
 
 def decode_greedily(logits: np.ndarray, time_steps: np.ndarray) -> list[Decoded]:
-    """Best class at every time step, repeats merged, blanks dropped (Graves et al. 2006, section 3.2).
+    """Takes the best class at every time step, merges repeats and drops blanks (Graves et al. 2006, section 3.2).
 
-    The probability is that of the text, over every alignment, not that of the one path.
+    The probability is that of the text over all its alignments, not that of the one path.
 
     Raises:
         ValueError: if a logit within an image's time steps is not finite.
     """
     emissions = Emissions.from_logits(logits, time_steps)
     ids, confidences, lengths = collapse_best_paths(emissions)
-    # The greedy path is an alignment of the text, of weight 1 at every step: nothing can underflow.
+    # The greedy path is an alignment of the text with weight 1 at every step, so nothing can underflow.
     totals = compute_posteriors(emissions, pad_labels(ids, lengths), lengths, rescale_every=_STEPS_WITHOUT_OVERFLOW)
     bounds = itertools.pairwise([0, *np.cumsum(lengths).tolist()])
     return [
@@ -104,11 +104,11 @@ def decode_greedily(logits: np.ndarray, time_steps: np.ndarray) -> list[Decoded]
 
 
 def collapse_best_paths(emissions: Emissions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What the best class of every time step says.
+    """Collapses the best class of every time step to texts: merges repeats and drops blanks.
 
     Returns:
-        The symbols of all texts, one behind the other, int [sum of lengths], the greatest posterior that each has over
-        its time steps, float32, and the lengths of the texts, int [batch].
+        The symbols of all texts, one after the other, int [sum of lengths]; the greatest posterior of each over its
+        time steps, float32 [sum of lengths]; and the lengths of the texts, int [batch].
     """
     steps, batch, classes = emissions.weights.shape
     best = emissions.best.T
@@ -125,7 +125,7 @@ def collapse_best_paths(emissions: Emissions) -> tuple[np.ndarray, np.ndarray, n
 def compute_label_log_probability(
     logits: np.ndarray, time_steps: np.ndarray, labels: np.ndarray, label_lengths: np.ndarray
 ) -> np.ndarray:
-    """The natural logarithm of the posterior of a label, `-ctc_loss`, over every alignment.
+    """Computes the natural logarithm of the posterior of each label over all its alignments, `-ctc_loss`.
 
     Args:
         labels: int [batch, longest], padded with anything.
@@ -141,7 +141,7 @@ def compute_label_log_probability(
 
 
 def pad_labels(ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Labels that lie one behind the other, int [sum of lengths], as int [labels, longest], padded with 0."""
+    """Pads labels that lie one after the other, int [sum of lengths], with 0 to int [labels, longest]."""
     labels = np.zeros((len(lengths), int(lengths.max(initial=0))), np.int64)
     labels[np.arange(labels.shape[1]) < lengths[:, None]] = ids
     return labels
@@ -154,17 +154,17 @@ def compute_posteriors(
     images: np.ndarray | None = None,
     rescale_every: int = 1,
 ) -> np.ndarray:
-    """The logarithm of each label's posterior, by the forward variables of Graves et al. 2006, equations 6 to 8.
+    """Computes the natural logarithm of each label's posterior (Graves et al. 2006, equations 6 to 8).
 
-    They are divided by their sum now and then, and the logarithms of those sums are added up
-    (Rabiner 1989, section V.A), which is cheaper than logarithms throughout. A posterior that
-    is some 1e-300 times the sum of those of the label's beginnings counts as 0.
+    The forward variables are divided by their sum now and then, and the logarithms of those sums are
+    added up (Rabiner 1989, section V.A). That is cheaper than logarithms throughout. A posterior that is
+    about 1e-300 times the sum of those of the label's beginnings counts as 0.
 
     Args:
         labels: int [labels, longest], padded with anything.
         label_lengths: int [labels].
-        images: int [labels], which image of the batch each label is read on; by default its own.
-        rescale_every: after how many time steps.
+        images: int [labels], the image of the batch for each label; by default label `i` is for image `i`.
+        rescale_every: number of time steps between divisions.
 
     Returns:
         float64 [labels]; minus infinity where the label does not fit the time steps.
@@ -177,8 +177,8 @@ def compute_posteriors(
     columns = images * classes + symbols
     may_skip = (symbols[1:] != symbols[:-1]).astype(np.float64)
     blank_weights = emissions.weights[:, :, -1][:, images]
-    # Of the alignments so far: after_blank[i] of those of the first i symbols that end in a blank,
-    # after_symbol[i] of those that end in symbol i. Before the first step: nothing, as after a blank.
+    # Probabilities of the alignments so far: after_blank[i] of those of the first i symbols that end in a blank,
+    # after_symbol[i] of those that end in symbol i. The start, before the first step, counts as after a blank.
     after_blank = np.zeros((longest + 1, count))
     after_blank[0] = 1
     after_symbol = np.zeros((longest, count))
@@ -209,13 +209,13 @@ def compute_posteriors(
 
 
 def align_symbols(emissions: Emissions, labels: np.ndarray, label_lengths: np.ndarray) -> list[np.ndarray]:
-    """The greatest posterior of each symbol over the time steps of its label's most probable alignment.
+    """Finds the greatest posterior of each symbol over its time steps in its label's most probable alignment.
 
-    The alignment is Viterbi's over the states of Graves et al. 2006, section 4.1: a blank
-    before, between and after the symbols.
+    The alignment is Viterbi's over the states of Graves et al. 2006, section 4.1: a blank before, between
+    and after the symbols.
 
     Args:
-        labels: int [batch, longest], padded with anything; each fits its time steps.
+        labels: int [batch, longest], padded with anything; all fit their time steps.
         label_lengths: int [batch].
 
     Returns:
@@ -231,7 +231,7 @@ def align_symbols(emissions: Emissions, labels: np.ndarray, label_lengths: np.nd
     columns += np.arange(batch) * classes
     may_skip = symbols[1:] != symbols[:-1]
     exists = np.arange(states)[:, None] <= 2 * label_lengths
-    moves = np.zeros((steps, states, batch), np.int8)  # by how many states each was entered
+    moves = np.zeros((steps, states, batch), np.int8)  # number of states by which each state was entered
     score = np.zeros((states, batch))
     score[0] = 1
     for step in range(steps):
@@ -267,29 +267,29 @@ def rank_texts(
     images: np.ndarray,
     alternatives: int,
 ) -> list[Decoded]:
-    """Of several texts for each image the most probable one, with its confidences, and the next ones.
+    """Ranks several texts for each image, and returns the most probable one with its confidences, and the next ones.
 
     Args:
         labels: int [labels, longest], padded with anything; those of one image all differ.
         label_lengths: int [labels].
-        images: int [labels], ascending.
-        alternatives: how many other texts to give at most.
+        images: int [labels], the image of each label, ascending.
+        alternatives: most other texts to return.
 
     Returns:
-        One `Decoded` for each image of the batch. Without a text of probability above 0 it is
-        empty, of log probability minus infinity.
+        One `Decoded` for each image of the batch. If no text has a probability above 0, its text is empty
+        and its log probability minus infinity.
     """
     batch = emissions.weights.shape[1]
     posteriors = compute_posteriors(emissions, labels, label_lengths, images)
     ranked = np.lexsort((-posteriors, images))
     ranked = ranked[posteriors[ranked] > -np.inf]
     bounds = np.searchsorted(images[ranked], np.arange(batch + 1))
-    found = bounds[1:] > bounds[:-1]
-    best = ranked[bounds[:-1][found]]
+    has_text = bounds[1:] > bounds[:-1]
+    best = ranked[bounds[:-1][has_text]]
     best_labels = np.zeros((batch, labels.shape[1]), np.int64)
-    best_labels[found] = labels[best]
+    best_labels[has_text] = labels[best]
     best_lengths = np.zeros(batch, np.int64)
-    best_lengths[found] = label_lengths[best]
+    best_lengths[has_text] = label_lengths[best]
     confidences = align_symbols(emissions, best_labels, best_lengths)
     decoded = []
     for image in range(batch):

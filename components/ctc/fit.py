@@ -1,4 +1,4 @@
-"""Whether CTC can align a label with the time steps that an image gives."""
+"""The check whether CTC can align a label with the time steps that an image gives."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _Width = TypeVar("_Width", int, np.ndarray)
 
 
 def count_time_steps(width: _Width, time_stride: int) -> _Width:
-    """Time steps of a line, or of many: one for every `time_stride` pixels begun."""
+    """Counts the time steps of a line, or of many: one for every `time_stride` pixels begun."""
     return -(-width // time_stride)
 
 
 def explain_label_misfit(uri: str, label: Sequence[int], width: int, time_stride: int) -> str | None:
-    """Why a label does not fit its image, or None if it does.
+    """Explains why a label does not fit its image; returns None if it fits.
 
-    A label fits if `time_steps >= label_length + adjacent_repeats`: the blank is needed
-    only between equal neighbours (Graves et al. 2006, section 3.1).
+    A label fits if `time_steps >= label_length + adjacent_repeats`, because only equal neighbours need a
+    blank between them (Graves et al. 2006, section 3.1).
     """
     steps = count_time_steps(width, time_stride)
     repeats = count_adjacent_repeats(label)

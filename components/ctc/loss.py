@@ -1,4 +1,4 @@
-"""The CTC loss, with the lengths that are true and not those of the padding."""
+"""The CTC loss, with true lengths instead of those of the padding."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import tensorflow as tf
 def compute_ctc_loss(
     logits: tf.Tensor, time_steps: tf.Tensor, labels: tf.Tensor, label_lengths: tf.Tensor
 ) -> tf.Tensor:
-    """Negative log probability of each label given its image (Graves et al. 2006, equation 8).
+    """Computes the negative log probability of each label given its image (Graves et al. 2006, equation 8).
 
     Args:
         logits: float32 [batch, time, classes], unnormalised; class `classes - 1` is the blank.
-        time_steps: int [batch], steps that the image's own width gives; logits beyond are ignored.
-        labels: int [batch, longest], symbol ids; what lies beyond a label's length is ignored.
+        time_steps: int [batch], steps that the image's own width gives; logits beyond them are ignored.
+        labels: int [batch, longest], symbol ids; those beyond a label's length are ignored.
         label_lengths: int [batch]; 0 is a label without symbols.
 
     Returns:
@@ -32,8 +32,8 @@ def compute_ctc_loss(
     fits = label_lengths + repeats <= time_steps
     empty = label_lengths == 0
 
-    # tf.nn.ctc_loss refuses empty labels and gives those that do not fit a gradient:
-    # both get a stand-in of one symbol, whose loss is then not used.
+    # tf.nn.ctc_loss refuses empty labels, and gives labels that do not fit a gradient. Both get a stand-in of one
+    # symbol, whose loss is not used.
     ordinary = fits & ~empty
     inside = tf.where(ordinary[:, None], inside, tf.range(longest)[None] == 0)
     labels = tf.where(ordinary[:, None], labels, 0)

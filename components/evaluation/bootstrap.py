@@ -1,4 +1,4 @@
-"""How far measured rates may be off by the luck of the held-out lines: bootstrap intervals."""
+"""Bootstrap intervals: how far a rate may be off because of the choice of held-out lines."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _NUMBERS_AT_A_TIME = 2_000_000
 
 
 def estimate_rate_intervals(lines: LineCounts, groups: np.ndarray | None = None) -> dict[str, tuple[float, float]]:
-    """Bootstrap intervals of `cer`, `wer` and `exact_match`.
+    """Estimates bootstrap intervals of `cer`, `wer` and `exact_match`.
 
-    A rate is a ratio of sums, so its two sums are resampled together. With no error among
-    the lines, or nothing else, the interval has no width.
+    A rate is a ratio of sums, so its two sums are resampled together. If no line has an error, or all
+    symbols are wrong, the interval has no width.
 
     Args:
-        groups: int [lines], which group each line is of; None: lines are resampled one by one.
+        groups: int [lines], the group of each line; None to resample single lines.
     """
     sums = resample_sums(lines.counts, groups)
     images, exact, symbols, symbol_errors, words, word_errors = sums.T
@@ -31,22 +31,22 @@ def estimate_rate_intervals(lines: LineCounts, groups: np.ndarray | None = None)
 
 
 def estimate_cer_difference(new: LineCounts, old: LineCounts, groups: np.ndarray | None = None) -> tuple[float, float]:
-    """Bootstrap interval of how much greater the CER of a new model is than that of an old one.
+    """Estimates a bootstrap interval of the CER of a new model minus that of an old one.
 
-    Both have read the same lines, in the same order; each resample takes the same lines of both.
+    Both recognised the same lines, in the same order; each resample takes the same lines of both.
 
     Raises:
-        ValueError: if they were not the same lines.
+        ValueError: if the lines differ.
     """
-    if not np.array_equal(new.column("symbols"), old.column("symbols")):
+    if not np.array_equal(new.get_column("symbols"), old.get_column("symbols")):
         raise ValueError("two models can be compared line by line only on the same lines, in the same order")
-    columns = [new.column("symbols"), new.column("symbol_errors"), old.column("symbol_errors")]
+    columns = [new.get_column("symbols"), new.get_column("symbol_errors"), old.get_column("symbol_errors")]
     symbols, new_errors, old_errors = resample_sums(np.stack(columns, axis=1), groups).T
     return compute_percentile_interval((new_errors - old_errors) / np.maximum(symbols, 1))
 
 
 def compute_percentile_interval(values: np.ndarray) -> tuple[float, float]:
-    """The percentile interval of bootstrapped values (Efron and Tibshirani 1993, section 13.3)."""
+    """Computes the percentile interval of bootstrapped values (Efron and Tibshirani 1993, section 13.3)."""
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
     return low, high
 
@@ -54,17 +54,17 @@ def compute_percentile_interval(values: np.ndarray) -> tuple[float, float]:
 def resample_sums(
     counts: np.ndarray, groups: np.ndarray | None = None, *, resamples: int = RESAMPLES, seed: int = _SEED
 ) -> np.ndarray:
-    """Sums over bootstrap samples of lines, or of groups of lines that are drawn whole.
+    """Sums counts over bootstrap samples of lines, or of groups of lines that are drawn whole.
 
-    Lines with equal counts are one kind; how often each kind is drawn is multinomial, which
-    is the same as drawing line by line and takes neither time nor memory for each line.
+    Lines with equal counts are one kind. The number of draws of each kind is multinomial; that is the
+    same as drawing line by line, without time or memory for each line.
 
     Args:
         counts: int [lines, columns], at least one line.
-        groups: int [lines], which group each line is of.
+        groups: int [lines], the group of each line.
 
     Returns:
-        float64 [resamples, columns], whole numbers: equal for equal lines in any order.
+        float64 [resamples, columns], whole numbers; the order of the lines does not matter.
 
     Raises:
         ValueError: if there are no lines.
@@ -72,8 +72,8 @@ def resample_sums(
     if not len(counts):
         raise ValueError("there are no lines to resample")
     if groups is not None:
-        counts = _sums_by(groups, counts)
-    kinds, numbers = _distinct_rows(counts)
+        counts = _sum_by_group(groups, counts)
+    kinds, numbers = _find_distinct_rows(counts)
     chooser = np.random.default_rng(seed)
     at_a_time = max(1, _NUMBERS_AT_A_TIME // len(kinds))
     return np.concatenate(
@@ -85,13 +85,13 @@ def resample_sums(
     )
 
 
-def _sums_by(groups: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def _sum_by_group(groups: np.ndarray, counts: np.ndarray) -> np.ndarray:
     _, group_of = np.unique(groups, return_inverse=True)
     return np.stack([np.bincount(group_of, column) for column in counts.T], axis=1).astype(np.int64)
 
 
-def _distinct_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each different row once, sorted, and how often it occurs; several times as fast as NumPy's own."""
+def _find_distinct_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Finds each different row, sorted, and how often it occurs; several times as fast as NumPy's own function."""
     kind = np.zeros(len(rows), np.int64)
     for column in rows.T:
         _, value = np.unique(column, return_inverse=True)

@@ -1,4 +1,4 @@
-"""Which symbol was read as which: truth and reading aligned, and the pairs that differ counted."""
+"""Confusions of symbols: alignment of truth and recognised text, and counts of the pairs that differ."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ SCHEMA = pyarrow.schema(
 )
 
 Pair = tuple[str, str]
-"""A true symbol and the one that was read; empty where a symbol was added or left out."""
+"""A true symbol and the recognised one; one of them is empty where a symbol was added or left out."""
 
 
 def align_texts(truth: str, read: str) -> list[Pair]:
-    """One alignment with the fewest edits (Levenshtein 1966), always the same one, as pairs of symbols."""
+    """Aligns two texts with the fewest edits (Levenshtein 1966), always in the same way; returns pairs of symbols."""
     return [
         pair
         for step in Levenshtein.opcodes(truth, read)
@@ -42,9 +42,9 @@ class Confusions:
     """Counts over many lines.
 
     Attributes:
-        pairs: how often each pair of different symbols occurs.
-        symbols: how often each symbol occurs in the truth.
-        examples: of each pair, the first lines that have it, by URI.
+        pairs: number of times that each pair of different symbols occurs.
+        symbols: number of times that each symbol occurs in the truth.
+        examples: URIs of the first lines with each pair.
     """
 
     pairs: collections.Counter[Pair] = dataclasses.field(default_factory=collections.Counter)
@@ -64,7 +64,7 @@ class Confusions:
                 examples.append(uri)
 
     def to_table(self) -> pyarrow.Table:
-        """A row for each pair, the most frequent first; `truth_count` is null where a symbol was added."""
+        """Makes a table of the pairs, the most frequent first; `truth_count` is null where a symbol was added."""
         pairs = sorted(self.pairs, key=lambda pair: (-self.pairs[pair], pair))
         return pyarrow.table(
             {
@@ -79,12 +79,12 @@ class Confusions:
 
 
 def spell_symbol(symbol: str) -> str:
-    """A symbol as it can be told apart in print: itself, or `U+0303` for a mark, a space, or what has no shape."""
+    """Spells a symbol for print: as itself, or as `U+0303` if it is a mark, a space or without shape."""
     return f"U+{ord(symbol):04X}" if unicodedata.category(symbol)[0] in "MZC" else symbol
 
 
 def describe_confusions(truth: str, read: str, spell: Callable[[str], str] = spell_symbol) -> str:
-    """A pair in words."""
+    """Describes a pair in words."""
     if not truth:
         return f"{spell(read)} added"
     return f"{spell(truth)} read as {spell(read)}" if read else f"{spell(truth)} left out"

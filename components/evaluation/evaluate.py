@@ -1,4 +1,4 @@
-"""Reading the held-out images of a dataset with a model, and saying how well it was done."""
+"""The evaluation of a model: it recognises the held-out images of a dataset, and its errors are counted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tfrecords import ShardEntry, decode_png, read_record_batches, storage
 
 EVALUATION_NAME = "evaluation.json"
 EVALUATION_FOLDER = "evaluation"
-"""Of the files that belong to `evaluation.json`, beside it in a model's folder."""
+"""The folder of the other files of an evaluation, beside `evaluation.json` in a model's folder."""
 CONFUSIONS_NAME = "confusions.parquet"
 WORST_NAME = "worst_lines.parquet"
 PREDICTIONS_PICTURE = "predictions.png"
@@ -64,15 +64,15 @@ _WORST_SCHEMA = pyarrow.schema([*list(_LINES_SCHEMA)[:4], _LINES_SCHEMA.field("s
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationRequest:
-    """What is evaluated, and where the result goes.
+    """The request for an evaluation: dataset, model and destination.
 
     Attributes:
-        dataset_folder, dataset_id: of a committed dataset; its test split is read.
-        model_id: of the model that reads.
-        examples: how many the test split holds.
+        dataset_folder, dataset_id: of a committed dataset; its test split is recognised.
+        model_id: of the model that is evaluated.
+        examples: number of examples in the test split.
         folder: for `evaluation.json`, the readings, the confusions and the pictures.
-        split_by: what the dataset keeps together in a split: `image`, `folder` or a column's name.
-        groups: examples of each group in the test split, by its name; empty if not all are known.
+        split_by: `image`, `folder` or the name of a column: the dataset keeps its lines together in a split.
+        groups: number of examples of each group in the test split, by its name; empty if not all are known.
     """
 
     dataset_folder: str
@@ -86,7 +86,7 @@ class EvaluationRequest:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluatedShard:
-    """What was read of one shard; small, so that all of them fit in one place.
+    """The summary of one shard; small, so that those of all shards fit in one place.
 
     Attributes:
         name: of the Parquet file of readings.
@@ -101,25 +101,28 @@ class EvaluatedShard:
 
 
 def recognise_test_shard(
-    shard: ShardEntry, request: EvaluationRequest, read: Callable[[Sequence[np.ndarray]], Iterable[Recognition]]
+    shard: ShardEntry, request: EvaluationRequest, recognise: Callable[[Sequence[np.ndarray]], Iterable[Recognition]]
 ) -> EvaluatedShard:
-    """Reads one TFRecord file of the test split, and writes what was read in the order of its records.
+    """Recognises one TFRecord file of the test split, and writes the readings in the order of its records.
+
+    Args:
+        recognise: lines uint8 [height, width] to recognitions, in their order.
 
     Raises:
         DataError: if the file is damaged.
     """
     rows: list[dict[str, Any]] = []
     candidates: list[EvaluatedLine] = []
-    group_of = _GroupFinder(request.groups)
+    find_group = _GroupFinder(request.groups)
     for batch in read_record_batches(storage.join(request.dataset_folder, shard.name)):
         images, texts, uris = (
             batch.column(batch.schema.get_field_index(name)).flatten().to_pylist() for name in ("image", "text", "uri")
         )
         lines = ((i, decode_png(image)) for i, image in enumerate(images))
         evaluated = []
-        for i, reading in sorted(recognise_in_batches(lines, read), key=lambda tagged: tagged[0]):
+        for i, reading in sorted(recognise_in_batches(lines, recognise), key=lambda tagged: tagged[0]):
             uri, truth = uris[i].decode(), texts[i].decode()
-            counts = ErrorCounts.of(truth, reading.text)
+            counts = ErrorCounts.from_texts(truth, reading.text)
             evaluated.append(
                 EvaluatedLine(uri, truth, reading.text, reading.confidence, counts.symbol_errors, images[i])
             )
@@ -130,7 +133,7 @@ def recognise_test_shard(
                     "text": reading.text,
                     "confidence": reading.confidence,
                     **{name: getattr(counts, name) for name in _COUNTED},
-                    "group": group_of(uri),
+                    "group": find_group(uri),
                 }
             )
         candidates = _choose_candidates([*candidates, *evaluated])
@@ -144,7 +147,7 @@ def commit_evaluation(shards: Iterable[EvaluatedShard], request: EvaluationReque
     """Writes the figures, the confusions and the pictures beside the readings.
 
     Raises:
-        RuntimeError: if not every example of the test split was read once.
+        RuntimeError: if not every example of the test split was recognised once.
     """
     shards = list(shards)
     total = sum(shard.rows for shard in shards)
@@ -152,8 +155,8 @@ def commit_evaluation(shards: Iterable[EvaluatedShard], request: EvaluationReque
         raise RuntimeError(f"the test split has {request.examples} examples, but {total} were read")
     check_files(request.folder, {shard.name: shard.bytes for shard in shards})
     lines, names = read_line_counts(request.folder)
-    resampled, groups = _resample(names, request)
-    calibration_error = compute_expected_calibration_error(lines.confidences, lines.column("exact"))
+    resampled, groups = _choose_resampling(names, request)
+    calibration_error = compute_expected_calibration_error(lines.confidences, lines.get_column("exact"))
     confusions = _count_confusions(request.folder)
     storage.write_parquet(storage.join(request.folder, CONFUSIONS_NAME), confusions)
     figures = {
@@ -181,11 +184,14 @@ def commit_evaluation(shards: Iterable[EvaluatedShard], request: EvaluationReque
 
 
 def compare_cer(folder: str, accepted_folder: str, figures: Mapping[str, Any]) -> dict[str, Any]:
-    """How much greater the CER of one evaluation is than that of another on the same test split, line by line.
+    """Compares the CER of two evaluations on the same test split, line by line.
 
     Args:
         folder, accepted_folder: of the readings of the new and of the accepted model.
-        figures: of the new model's evaluation; it says what was resampled there, and here.
+        figures: of the new model's evaluation; the same units are resampled here as there.
+
+    Returns:
+        `cer`, the CER of the new model minus that of the accepted one, and its bootstrap `interval`.
     """
     (new, names), (old, _) = read_line_counts(folder), read_line_counts(accepted_folder)
     groups = _number_groups(names) if figures["resampled"]["units"] == "groups" else None
@@ -193,25 +199,25 @@ def compare_cer(folder: str, accepted_folder: str, figures: Mapping[str, Any]) -
 
 
 def read_line_counts(folder: str) -> tuple[LineCounts, pyarrow.ChunkedArray]:
-    """The counts of every reading in a folder, in the order of its files, and the names of their groups."""
+    """Reads the counts of every reading in a folder, in the order of its files, and the names of their groups."""
     columns = ["confidence", *_COUNTED, "group"]
     table = pyarrow.Table.from_batches(
         _read_batches(folder, columns), pyarrow.schema([_LINES_SCHEMA.field(name) for name in columns])
     )
     symbols, symbol_errors, words, word_errors = (table.column(name).to_numpy() for name in _COUNTED)
-    # A line without an error in its symbols was read exactly, and the other way round.
+    # A line is exact if, and only if, none of its symbols is wrong.
     exact = symbol_errors == 0
     counts = np.stack([np.ones_like(symbols), exact, symbols, symbol_errors, words, word_errors], axis=1)
     return LineCounts(counts.astype(np.int64), table.column("confidence").to_numpy()), table.column("group")
 
 
 def _number_groups(names: pyarrow.ChunkedArray) -> np.ndarray:
-    """Equal numbers for equal names."""
+    """Numbers groups, int [lines]: lines of one name have the same number."""
     return pyarrow.compute.index_in(names, pyarrow.compute.unique(names)).to_numpy()
 
 
 class _GroupFinder:
-    """Finds the group of a URI: the longest of the given names that is a part of its folder's path."""
+    """The finder of a URI's group: the longest of the given names that is a part of its folder's path."""
 
     def __init__(self, groups: Iterable[str]):
         self._groups = frozenset(groups)
@@ -223,32 +229,38 @@ class _GroupFinder:
         folder = uri.rpartition("/")[0]
         if folder not in self._of_folder:
             parts = folder.split("/")
-            runs = itertools.combinations(range(len(parts) + 1), 2)
-            names = ("/".join(parts[start:end]) for start, end in runs)
+            bounds = itertools.combinations(range(len(parts) + 1), 2)
+            names = ("/".join(parts[start:end]) for start, end in bounds)
             self._of_folder[folder] = max(self._groups.intersection(names), key=len, default=None)
         return self._of_folder[folder]
 
 
-def _resample(names: pyarrow.ChunkedArray, request: EvaluationRequest) -> tuple[dict[str, Any], np.ndarray | None]:
-    """What the bootstrap resamples, in words and as groups of lines, or None for lines one by one."""
+def _choose_resampling(
+    names: pyarrow.ChunkedArray, request: EvaluationRequest
+) -> tuple[dict[str, Any], np.ndarray | None]:
+    """Chooses what the bootstrap resamples.
+
+    Returns:
+        A description, and the group of each line, int [lines], or None to resample single lines.
+    """
     groups, note = None, ""
-    found = {count["values"]: count["counts"] for count in names.value_counts().to_pylist()}
+    sizes = {count["values"]: count["counts"] for count in names.value_counts().to_pylist()}
     if request.split_by == "image":
         pass
-    elif found != request.groups:
+    elif sizes != request.groups:
         note = (
             f"the dataset is split by {request.split_by}, but the groups of its lines cannot be told from their URIs: "
             "the intervals are too narrow if lines of one group are alike"
         )
-    elif len(found) == 1:
+    elif len(sizes) == 1:
         note = "all lines are of one group: the intervals say nothing of other groups"
     else:
         groups = _number_groups(names)
-        if len(found) < _ENOUGH_GROUPS:
-            note = f"intervals over so few groups as {len(found)} are too narrow (Cameron, Gelbach and Miller 2008)"
+        if len(sizes) < _ENOUGH_GROUPS:
+            note = f"intervals over so few groups as {len(sizes)} are too narrow (Cameron, Gelbach and Miller 2008)"
     return {
         "units": "lines" if groups is None else "groups",
-        "count": len(names) if groups is None else len(found),
+        "count": len(names) if groups is None else len(sizes),
         "resamples": RESAMPLES,
         "level": LEVEL,
         "note": note,
@@ -271,13 +283,13 @@ def _count_confusions(folder: str) -> pyarrow.Table:
 
 
 def _choose_candidates(lines: Sequence[EvaluatedLine]) -> list[EvaluatedLine]:
-    """The lines that may be shown; those of a whole are among those of its parts."""
+    """Chooses the lines that may be shown; those of a whole are among those of its parts."""
     chosen = [*_choose_worst(lines), *_draw_by_chance(lines, right=True), *_draw_by_chance(lines, right=False)]
     return list({line.uri: line for line in chosen}.values())
 
 
 def _choose_worst(lines: Iterable[EvaluatedLine]) -> list[EvaluatedLine]:
-    """The most symbol errors for their length first."""
+    """Chooses the lines with the most symbol errors for their length, the worst first."""
     wrong = (line for line in lines if not line.right)
     return heapq.nsmallest(
         _WORST, wrong, key=lambda line: (-line.symbol_errors / len(line.truth), -line.symbol_errors, line.uri)
@@ -285,7 +297,7 @@ def _choose_worst(lines: Iterable[EvaluatedLine]) -> list[EvaluatedLine]:
 
 
 def _draw_by_chance(lines: Iterable[EvaluatedLine], *, right: bool) -> list[EvaluatedLine]:
-    """Some right or wrong lines, always the same, from all over the split."""
+    """Draws some right or wrong lines, always the same, from all over the split."""
     matching = (line for line in lines if line.right == right)
     return heapq.nsmallest(_SHOWN, matching, key=lambda line: (zlib.crc32(line.uri.encode()), line.uri))
 

@@ -11,7 +11,16 @@ from tfrecords import decode_png
 
 @dataclasses.dataclass(frozen=True)
 class EvaluatedLine:
-    """One test line: what it says, what was read, and its pixels as PNG."""
+    """One test line: its label, the text recognised, and its pixels as PNG.
+
+    Attributes:
+        uri: of the image.
+        truth: the label.
+        text: as recognised.
+        confidence: of the text, 0 to 1.
+        symbol_errors: edits between truth and text.
+        png: the line as the model saw it.
+    """
 
     uri: str
     truth: str
@@ -22,10 +31,10 @@ class EvaluatedLine:
 
     @property
     def right(self) -> bool:
-        """Whether it was read without any error."""
+        """Checks whether the text has no error."""
         return self.truth == self.text
 
     @property
     def pixels(self) -> np.ndarray:
-        """Grey, uint8 [height, width]."""
+        """Grey pixels, uint8 [height, width]."""
         return decode_png(self.png)

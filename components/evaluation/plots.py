@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: lines as they were read, the worst of them, confusions, accuracy and calibration."""
+"""Pictures of an evaluation: recognised lines, the worst of them, confusions, accuracy and calibration."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _RIGHT, _WRONG, _MARK = "#1b6e3c", "#b3261e", "#f6c9c5"
 _INK, _QUIET, _BAR = "#1d2126", "#59626d", "#3d6c99"
 _DPI = 110
 _MONOSPACE = ("DejaVu Sans Mono", *SANS)
-# Pixels of the picture of the worst lines.
+# Sizes in the picture of the worst lines, pixels.
 _PAGE, _MARGIN, _TEXT_LEFT, _CELL, _ROW, _LINE_HEIGHT = 1210, 20, 80, 11.5, 24, 64
 _CELLS = int((_PAGE - _MARGIN - _TEXT_LEFT) / _CELL)
 
 
 def plot_predictions(lines: Sequence[EvaluatedLine], path: str) -> None:
-    """A grid of lines with what was read beside the truth, wrong ones marked, as PNG."""
+    """Draws a grid of lines with their recognised texts, beside the truth where they are wrong, as PNG."""
     wrong = sum(line.truth != line.text for line in lines)
     plot_grid(
         f"Test lines as they were read: {len(lines) - wrong} right, {wrong} wrong",
@@ -42,14 +42,14 @@ def plot_predictions(lines: Sequence[EvaluatedLine], path: str) -> None:
 
 
 def plot_worst_lines(lines: Sequence[EvaluatedLine], path: str) -> None:
-    """Lines one below the other, each with truth and reading symbol by symbol, different symbols marked, as PNG.
+    """Draws lines one below the other, each with truth and recognised text symbol by symbol, as PNG.
 
-    A symbol that was left out or added stands against nothing; a mark stands on a dotted circle.
-    What the font lacks is a small box.
+    Symbols that differ are marked. A symbol that was left out or added stands against an empty place, a
+    combining mark on a dotted circle. A small box stands for a symbol that the font lacks.
     """
-    cells = [_cells(line) for line in lines]
+    cells = [_pair_symbols(line) for line in lines]
     heights = [
-        2 * _ROW + _shown_size(line.pixels)[0] + _blocks(row) * (2 * _ROW + 6)
+        2 * _ROW + _scale_line(line.pixels)[0] + _count_blocks(row) * (2 * _ROW + 6)
         for line, row in zip(lines, cells, strict=True)
     ]
     page = sum(heights) + 3 * _ROW
@@ -64,22 +64,22 @@ def plot_worst_lines(lines: Sequence[EvaluatedLine], path: str) -> None:
     top = 2.5 * _ROW
     for line, row, height in zip(lines, cells, heights, strict=True):
         errors = f"{line.symbol_errors} error{'' if line.symbol_errors == 1 else 's'} in {len(line.truth)} symbols"
-        about = f"{errors}, confidence {line.confidence:.0%}   {_end_of(line.uri)}"
+        about = f"{errors}, confidence {line.confidence:.0%}   {_shorten_uri(line.uri)}"
         write(_MARGIN, top + _ROW / 2, about, fontsize=9, color=_QUIET)
-        high, wide = _shown_size(line.pixels)
+        high, wide = _scale_line(line.pixels)
         axes = figure.add_axes(
             (_TEXT_LEFT / _PAGE, 1 - (top + _ROW + high) / page, wide / _PAGE, high / page), frameon=False
         )
         axes.set_axis_off()
         axes.imshow(line.pixels, cmap="gray", vmin=0, vmax=255, aspect="auto")
-        for block in range(_blocks(row)):
+        for block in range(_count_blocks(row)):
             middle = top + _ROW + high + block * (2 * _ROW + 6) + _ROW / 2 + 4
             for side, name in enumerate(("truth", "read")):
                 write(_MARGIN, middle + side * _ROW, name, fontsize=9, color=_QUIET)
             for place, (pair, differs) in enumerate(row[block * _CELLS : (block + 1) * _CELLS]):
                 left = _TEXT_LEFT + place * _CELL
                 if differs:
-                    figure.add_artist(_box(left, middle - _ROW / 2, 2 * _ROW, page))
+                    figure.add_artist(_make_box(left, middle - _ROW / 2, 2 * _ROW, page))
                 for side, symbol in enumerate(pair):
                     if not symbol.strip():
                         continue
@@ -97,7 +97,7 @@ def plot_worst_lines(lines: Sequence[EvaluatedLine], path: str) -> None:
 
 
 def plot_confusions(rows: Sequence[dict[str, Any]], path: str) -> None:
-    """Bars for pairs of true and read symbols, as PNG.
+    """Draws bars for pairs of true and recognised symbols, as PNG.
 
     Args:
         rows: of the confusion table, the most frequent first.
@@ -123,10 +123,10 @@ def plot_confusions(rows: Sequence[dict[str, Any]], path: str) -> None:
 
 
 def plot_accuracy_by_length(buckets: Sequence[dict[str, Any]], path: str) -> None:
-    """Exact match and CER of labels of different lengths, as PNG.
+    """Draws exact match and CER of labels of different lengths, as PNG.
 
     Args:
-        buckets: as `rate_by_length` gives them.
+        buckets: as `rate_by_length` returns them.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
     names = [
@@ -146,10 +146,10 @@ def plot_accuracy_by_length(buckets: Sequence[dict[str, Any]], path: str) -> Non
 
 
 def plot_calibration(bins: Sequence[dict[str, Any]], error: float, path: str) -> None:
-    """The calibration curve: confidence against the lines that were read exactly, and how many lines there are, as PNG.
+    """Draws the calibration curve, confidence against the share of exact lines, over the numbers of lines, as PNG.
 
     Args:
-        bins: as `rate_by_confidence` gives them.
+        bins: as `rate_by_confidence` returns them.
         error: the expected calibration error.
     """
     figure = Figure(figsize=(6, 6.5), layout="constrained")
@@ -178,10 +178,10 @@ def plot_calibration(bins: Sequence[dict[str, Any]], error: float, path: str) ->
     figure.savefig(path, dpi=_DPI)
 
 
-def _cells(line: EvaluatedLine) -> list[tuple[Pair, bool]]:
-    """Truth and reading as pairs of what stands in one place, and whether they differ.
+def _pair_symbols(line: EvaluatedLine) -> list[tuple[Pair, bool]]:
+    """Pairs the symbols of truth and recognised text, and says whether they differ.
 
-    A mark that both have stays with the symbol before it.
+    A combining mark that both have stays with the symbol before it.
     """
     cells: list[tuple[Pair, bool]] = []
     for truth, read in align_texts(line.truth, line.text):
@@ -190,35 +190,35 @@ def _cells(line: EvaluatedLine) -> list[tuple[Pair, bool]]:
             cells.append(((before_truth + truth, before_read + read), differs))
         else:
             differs = truth != read
-            cells.append(((_visible(truth, differs), _visible(read, differs)), differs))
+            cells.append(((_make_visible(truth, differs), _make_visible(read, differs)), differs))
     return cells
 
 
-def _visible(symbol: str, differs: bool) -> str:
+def _make_visible(symbol: str, differs: bool) -> str:
     if symbol == " ":
         return "␣" if differs else symbol
     mark = symbol and unicodedata.category(symbol)[0] == "M"
     return replace_undrawable(f"◌{symbol}" if mark else symbol, _MONOSPACE)
 
 
-def _blocks(row: Sequence[Any]) -> int:
+def _count_blocks(row: Sequence[Any]) -> int:
     return max(1, -(-len(row) // _CELLS))
 
 
-def _shown_size(pixels: np.ndarray) -> tuple[float, float]:
-    """Height and width, in pixels of the page, at which a line is shown."""
+def _scale_line(pixels: np.ndarray) -> tuple[float, float]:
+    """Computes the height and width of a line on the page, pixels."""
     scale = min(_LINE_HEIGHT / pixels.shape[0], (_PAGE - _MARGIN - _TEXT_LEFT) / pixels.shape[1])
     return scale * pixels.shape[0], scale * pixels.shape[1]
 
 
-def _box(left: float, top: float, height: float, page: float) -> Rectangle:
+def _make_box(left: float, top: float, height: float, page: float) -> Rectangle:
     return Rectangle((left / _PAGE, 1 - (top + height) / page), _CELL / _PAGE, height / page, color=_MARK, zorder=-1)
 
 
-def _end_of(uri: str) -> str:
+def _shorten_uri(uri: str) -> str:
     return uri if len(uri) <= 100 else f"…{uri[-99:]}"
 
 
 def _spell_in_print(symbol: str) -> str:
-    """A symbol, or its code point if the font of the pictures lacks it."""
+    """Spells a symbol, or its code point if the font of the pictures lacks it."""
     return spell_symbol(symbol) if replace_undrawable(symbol) == symbol else f"U+{ord(symbol):04X}"

@@ -13,11 +13,11 @@ from tfrecords import ShardEntry
 
 
 class EvaluateModel(beam.PTransform):
-    """The test shards of a dataset to one evaluation.
+    """The evaluation of a model on the test shards of a dataset.
 
     Input:  `ShardEntry` of each TFRecord file of the test split.
-    Output: None, once, when the evaluation is written. Pixels leave a shard only for the few
-            lines that may be shown.
+    Output: None, once, when the evaluation is written. A shard passes on the pixels of only a few
+            lines, which may be shown.
     """
 
     def __init__(self, request: EvaluationRequest, handler: LineModelHandler):
@@ -34,6 +34,8 @@ class EvaluateModel(beam.PTransform):
 
 
 class _RecogniseTestShard(RecogniserDoFn):
+    """The step that recognises one shard; the model stays loaded between shards."""
+
     def __init__(self, handler: LineModelHandler, request: EvaluationRequest):
         super().__init__(handler)
         self._request = request

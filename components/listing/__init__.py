@@ -1,7 +1,7 @@
-"""Finding the images of a collection, and their labels: the first job of ingest and of inference."""
+"""The listing of a collection: its images and their labels; the first job of ingest and of inference."""
 
 from components.listing.choice import LABEL_SOURCES, check_choice, choose_labels
-from components.listing.collection import Places, find_roots, find_roots_and_tables, group_roots, list_images
+from components.listing.collection import list_images
 from components.listing.labels import LabelRules
 from components.listing.listing import (
     ListingSummary,
@@ -13,6 +13,7 @@ from components.listing.listing import (
 )
 from components.listing.path_tables import PathTables, list_table
 from components.listing.references import ImageReference, location_to_uri, path_to_uri, read_image, uri_to_path
+from components.listing.roots import Places, find_roots, find_roots_and_tables, group_roots
 from components.listing.table_formats import TABLE_SUFFIXES
 from components.listing.tables import TableColumns
 

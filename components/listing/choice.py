@@ -1,4 +1,4 @@
-"""Finding out where the labels of a collection are, or saying that it cannot be known."""
+"""The choice of where the labels of a collection come from, or the refusal to guess."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import dataclasses
 import itertools
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from components.listing.collection import COMPANION_SUFFIXES, Places, Tally, list_images
+from components.listing.collection import COMPANION_SUFFIXES, Tally, list_images
 from components.listing.joining import read_label_rows
 from components.listing.labels import LabelRules
 from components.listing.listing import ListingSummary
 from components.listing.references import location_to_uri, uri_to_path
+from components.listing.roots import Places
 from components.listing.table_formats import TABLE_SUFFIXES
 from components.processes import map_in_threads
 from tfrecords import DataError, StoreError, storage
 
 LABEL_SOURCES = ("auto", "filename", "sidecar")
-_LOOKED_AT = 500
+_IMAGES_LOOKED_AT = 500
 _ROWS_LOOKED_AT = 100_000
-_THREADS = 16  # for an object store, which is asked for each file by itself
+_THREADS = 16  # for an object store, which is asked about each file by itself
 
 
 def choose_labels(rules: LabelRules, roots: Iterable[str]) -> tuple[LabelRules, str]:
@@ -38,62 +39,72 @@ def choose_labels(rules: LabelRules, roots: Iterable[str]) -> tuple[LabelRules, 
     roots = list(roots)
     if rules.source != "auto":
         return rules, f"labels come from {rules}, as --label_source says"
+    from_names = dataclasses.replace(rules, source="filename")
     if rules.pattern != LabelRules.pattern:
-        return dataclasses.replace(rules, source="filename"), "labels come from the file names, as --label_pattern says"
-    tally = Tally()
-    as_names = dataclasses.replace(rules, source="filename")  # counts text files without reading them
-    listed = itertools.chain.from_iterable(list_images(root, as_names, tally) for root in roots)
-    readable = (reference for reference in listed if reference.problem != "unreadable_folder")
-    images = sum(1 for _ in itertools.islice(readable, _LOOKED_AT))
-    with_sidecar = tally.with_sidecar
+        return from_names, "labels come from the file names, as --label_pattern says"
+    images, with_sidecar = _count_first_images(roots, from_names)
     if not images:
-        return dataclasses.replace(rules, source="filename"), ""
-    folders = _folders_of(roots)
-    searched = [_search_tables(folder, rules) for folder in folders]
-    tables = tuple(dict.fromkeys(table for found, _ in searched for table in found))
-    others = list(dict.fromkeys(why for _, whys in searched for why in whys.values()))
-    inside = [table for _, whys in searched for table in whys if table.rpartition("/")[0] in folders]
-    from_tables = dataclasses.replace(rules, source="table", tables=tables)
-    columns = {"path_column": rules.columns.path, "text_column": rules.columns.text, "split_by": rules.columns.group}
-    asked = " ".join(f"--{flag}={name}" for flag, name in columns.items() if name is not None)
-    if asked and not tables:
-        raise DataError(
-            f"{asked}: no label table that names the images was found in their folder or the one above; "
-            f"{'; '.join(others) or 'there is no table at all'}; name the table with --label_source"
-        )
-    if tables and with_sidecar:
-        raise DataError(
-            f"{with_sidecar} of the first {images} images have a text file beside them, and {from_tables} names "
-            f"images too: say where the labels are with --label_source=sidecar or --label_source={tables[0]}"
-        )
-    if any(len(found) > 1 for found, _ in searched):
-        raise DataError(
-            f"{from_tables} could both hold the labels: say which with --label_source={tables[0]}, or name both, "
-            "separated by a comma"
-        )
-    ignored = "".join(f"; {why}" for why in others)
-    if tables:
+        return from_names, ""
+    search = _search_all_tables(roots, rules)
+    from_tables = dataclasses.replace(rules, source="table", tables=search.tables)
+    _refuse_unclear_tables(from_tables, search, images, with_sidecar)
+    ignored = "".join(f"; {reason}" for reason in search.reasons)
+    if search.tables:
         return from_tables, f"labels come from {from_tables}: its rows name images that are there{ignored}"
     if with_sidecar == images:
-        chosen = dataclasses.replace(rules, source="sidecar")
-        return chosen, f"labels come from {chosen}: all of the first {images} have one{ignored}"
+        from_sidecars = dataclasses.replace(rules, source="sidecar")
+        return from_sidecars, f"labels come from {from_sidecars}: all of the first {images} have one{ignored}"
     if with_sidecar:
         raise _explain_several_places(with_sidecar, images, f"the first {images}")
-    if inside:
+    if search.unusable:
         raise DataError(
-            f"a table lies among the images, but cannot be used: {'; '.join(others)}; name it with "
-            f"--label_source={inside[0]}, and its columns with --path_column and --text_column, or say that labels "
-            "are the file names with --label_source=filename"
+            f"a table lies among the images, but cannot be used: {'; '.join(search.reasons)}; name it with "
+            f"--label_source={search.unusable[0]}, and its columns with --path_column and --text_column, or say that "
+            "labels are the file names with --label_source=filename"
         )
-    chosen = dataclasses.replace(rules, source="filename")
-    return chosen, (
-        f"labels come from {chosen}: none of the first {images} images has a text file beside it, "
+    return from_names, (
+        f"labels come from {from_names}: none of the first {images} images has a text file beside it, "
         f"and no table names them{ignored}"
     )
 
 
+def _count_first_images(roots: Sequence[str], from_names: LabelRules) -> tuple[int, int]:
+    """Counts the first images, up to a limit, and those of them that have a text file beside them.
+
+    Args:
+        from_names: rules that take labels from names, with which text files are counted without being read.
+    """
+    tally = Tally()
+    listed = itertools.chain.from_iterable(list_images(root, from_names, tally) for root in roots)
+    readable = (reference for reference in listed if reference.problem != "unreadable_folder")
+    images = sum(1 for _ in itertools.islice(readable, _IMAGES_LOOKED_AT))
+    return images, tally.with_sidecar
+
+
+def _refuse_unclear_tables(from_tables: LabelRules, search: _TableSearch, images: int, with_sidecar: int) -> None:
+    """Raises an error if columns are named but no table has them, or if labels could come from two places."""
+    columns = from_tables.columns
+    flags = {"path_column": columns.path, "text_column": columns.text, "split_by": columns.group}
+    asked = " ".join(f"--{flag}={name}" for flag, name in flags.items() if name is not None)
+    if asked and not search.tables:
+        raise DataError(
+            f"{asked}: no label table that names the images was found in their folder or the one above; "
+            f"{'; '.join(search.reasons) or 'there is no table at all'}; name the table with --label_source"
+        )
+    if search.tables and with_sidecar:
+        raise DataError(
+            f"{with_sidecar} of the first {images} images have a text file beside them, and {from_tables} names "
+            f"images too: say where the labels are with --label_source=sidecar or --label_source={search.tables[0]}"
+        )
+    if search.ambiguous:
+        raise DataError(
+            f"{from_tables} could both hold the labels: say which with --label_source={search.tables[0]}, or name "
+            "both, separated by a comma"
+        )
+
+
 def check_choice(rules: LabelRules, listing: ListingSummary) -> None:
-    """Makes sure, when all images are listed, that what `auto` chose by the first ones is right for all.
+    """Checks, when all images are listed, that what `auto` chose by the first ones is right for all.
 
     Raises:
         DataError: if labels were taken from the file names, but some images have a text file
@@ -120,17 +131,52 @@ def _explain_several_places(with_sidecar: int, images: int, which: str) -> DataE
     )
 
 
-def _folders_of(roots: Iterable[str]) -> list[str]:
-    places = Places.of(list(roots))
+def _find_folders(roots: Sequence[str]) -> list[str]:
+    """Finds the folders in which the images of some roots lie, or below which they do."""
+    places = Places.from_roots(roots)
     return list(dict.fromkeys(root if places.is_folder(root) else root.rpartition("/")[0] for root in roots))
 
 
+@dataclasses.dataclass(frozen=True)
+class _TableSearch:
+    """The tables that were found beside images.
+
+    Attributes:
+        tables: those that name images.
+        unusable: other tables that lie in the images' own folders.
+        reasons: distinct reasons why other tables cannot be used.
+        ambiguous: whether several tables name images of one folder.
+    """
+
+    tables: tuple[str, ...]
+    unusable: list[str]
+    reasons: list[str]
+    ambiguous: bool
+
+
+def _search_all_tables(roots: Sequence[str], rules: LabelRules) -> _TableSearch:
+    """Searches the folders of all roots, and the folders above them, for label tables."""
+    folders = _find_folders(roots)
+    searched = [_search_tables(folder, rules) for folder in folders]
+    tables = tuple(dict.fromkeys(table for named, _ in searched for table in named))
+    return _TableSearch(
+        tables=tables,
+        unusable=[table for _, others in searched for table in others if table.rpartition("/")[0] in folders],
+        reasons=list(dict.fromkeys(reason for _, others in searched for reason in others.values())),
+        ambiguous=any(len(named) > 1 for named, _ in searched),
+    )
+
+
 def _search_tables(folder: str, rules: LabelRules) -> tuple[list[str], dict[str, str]]:
-    """The tables in a folder, and in the one above it, that name images in that folder, and why others do not."""
+    """Finds the tables in a folder, and in the one above it, that name images in that folder.
+
+    Returns:
+        These tables, and for each other one the reason why it cannot be used.
+    """
     tables: list[str] = []
     others: dict[str, str] = {}
     for place in (folder, folder.rpartition("/")[0]):
-        for name in _tables_in(place):
+        for name in _list_tables(place):
             table = storage.join(place, name)
             try:
                 if _names_images(table, folder, rules):
@@ -144,10 +190,10 @@ def _search_tables(folder: str, rules: LabelRules) -> tuple[list[str], dict[str,
     return tables, others
 
 
-def _tables_in(folder: str) -> list[str]:
+def _list_tables(folder: str) -> list[str]:
     try:
         names = storage.list_names(folder)
-    except OSError:  # the one above may be another person's
+    except OSError:  # the one above may belong to another person
         return []
     return [
         name
@@ -159,6 +205,11 @@ def _tables_in(folder: str) -> list[str]:
 
 
 def _names_images(table: str, folder: str, rules: LabelRules) -> bool:
+    """Checks whether one of the first rows of a table names an image at or below a folder.
+
+    Raises:
+        DataError: if the table cannot be read.
+    """
     asked = dataclasses.replace(rules, source="table", tables=(table,))
     inside = storage.resolve_path(folder).rstrip("/") + "/"
     paths = (
@@ -170,6 +221,6 @@ def _names_images(table: str, folder: str, rules: LabelRules) -> bool:
     )
     if not storage.is_remote(folder):
         return any(map(storage.is_file, paths))
-    named = list(dict.fromkeys(paths))
-    spread = named[:: math.ceil(len(named) / _LOOKED_AT) or 1]  # a request for each
-    return any(map_in_threads(storage.is_file, spread, _THREADS, ahead=_THREADS))
+    distinct = list(dict.fromkeys(paths))
+    sample = distinct[:: math.ceil(len(distinct) / _IMAGES_LOOKED_AT) or 1]  # each costs a request
+    return any(map_in_threads(storage.is_file, sample, _THREADS, ahead=_THREADS))

@@ -1,4 +1,4 @@
-"""Images and rows of tables, joined: labels for images, and each image listed once."""
+"""Joins of images and rows of tables: labels for images, and each image listed once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tfrecords import DataError, SplitFractions, normalise_text, storage
 
 
 class LabelRow(NamedTuple):
-    """A row of a label table on its way to its image: `uri` is where the image has to be."""
+    """A row of a label table on its way to its image, which has to be at `uri`."""
 
     uri: str
     text: str
@@ -38,7 +38,10 @@ class LabelRow(NamedTuple):
 
 
 def read_label_rows(table: int, rules: LabelRules) -> Iterator[LabelRow]:
-    """The rows of one of the tables that `rules` names.
+    """Reads the rows of one of the tables that `rules` names.
+
+    Args:
+        table: number of the table, from 0.
 
     Raises:
         DataError: if the table cannot be read.
@@ -46,12 +49,12 @@ def read_label_rows(table: int, rules: LabelRules) -> Iterator[LabelRow]:
     path = rules.tables[table]
     table_uri = location_to_uri(path)
     folder = get_folder(path)
-    path_named = _resolve_reviewed_path if is_review_table(path) else resolve_path
+    resolve = _resolve_reviewed_path if is_review_table(path) else resolve_path
     for number, row in enumerate(read_label_table(path, rules.columns)):
         uri, problem = table_uri, row.problem
         if row.path is not None and problem is None:
             try:
-                uri = _resolve_uri(path_named(folder, row.path))
+                uri = _resolve_uri(resolve(folder, row.path))
                 f"{uri}{row.group}".encode()
             except ValueError as error:  # a NUL byte, or half a surrogate pair
                 uri, problem = table_uri, f"its path or group is no text: {error}"
@@ -61,47 +64,47 @@ def read_label_rows(table: int, rules: LabelRules) -> Iterator[LabelRow]:
 
 
 def identify_image(reference: ImageReference) -> str:
-    """What two listed images have in common if they are one: the place, or the row of a table that names none."""
+    """Returns what two listings of one image share: its place, or the row of a table that names no image."""
     return reference.detail or "" if reference.problem == "damaged_row" else locate_for_join(reference)
 
 
 def list_once(
     listed: Iterable[ImageReference], named: Iterable[ImageReference], destination: str, fractions: SplitFractions
 ) -> ListingSummary:
-    """The images of folders and those that tables name, to a listing file in which each image is once.
+    """Writes a listing file in which each image of folders and tables is once.
 
     Of several names of one image, that of a folder's listing counts, or else its real one, or the first.
 
     Args:
-        listed: from folders, all of which are kept.
+        listed: from folders; all of them are kept.
         named: from tables; those that are listed already are counted as `repeats`.
     """
     images = list(listed)
-    found = set(map(identify_image, images))
+    seen = set(map(identify_image, images))
     repeats = 0
     for image in sorted(named, key=_rank_name):
-        if (place := identify_image(image)) in found:
+        if (place := identify_image(image)) in seen:
             repeats += 1
         else:
-            found.add(place)
+            seen.add(place)
             images.append(image)
     images.sort(key=lambda image: (image.key, image.uri))
     return dataclasses.replace(write_references(images, destination, fractions), repeats=repeats)
 
 
 def _rank_name(reference: ImageReference) -> tuple[bool, str, int, str]:
-    """The real name of an image first; of the rows that name what is not there the first, with the shortest detail."""
+    """Ranks an image's real name first, then names in order; of rows about one missing file, the shortest detail."""
     detail = reference.detail or ""
     return reference.uri != identify_image(reference), reference.uri, len(detail), detail
 
 
 def locate_for_join(reference: ImageReference) -> str:
-    """What has to be equal, but for Unicode normalisation, to a row's `normalise_for_join` of its `uri`."""
+    """Returns the URI that a row's `uri` has to equal, apart from Unicode normalisation (`normalise_for_join`)."""
     return _resolve_uri(uri_to_path(reference.uri))
 
 
 def normalise_for_join(uri: str) -> str:
-    """A URI without the difference of composed and decomposed letters: tables and disks write them differently."""
+    """Composes the letters of a URI, because tables and disks write composed and decomposed ones."""
     return unicodedata.normalize("NFC", uri)
 
 
@@ -112,10 +115,10 @@ def join_labels(
     rules: LabelRules,
     fractions: SplitFractions,
 ) -> ListingSummary:
-    """Images and the rows of tables with the same joining keys, to a listing file with labels.
+    """Joins images and the rows of tables with the same keys, and writes a listing file with labels.
 
-    An image gets the row that names it; two rows that say the same are one. Rows without an
-    image, and damaged ones, become unused labels.
+    An image gets the row that names it; two equal rows count as one. Rows without an image, and damaged
+    rows, become unused labels.
     """
     images = sorted(references, key=lambda reference: (reference.key, reference.uri))
     by_uri: dict[str, list[int]] = collections.defaultdict(list)  # several, where links lead to one image
@@ -124,7 +127,7 @@ def join_labels(
     alike: dict[str, list[str]] = collections.defaultdict(list)
     for uri in by_uri:
         alike[normalise_for_join(uri)].append(uri)
-    found: dict[int, list[LabelRow]] = collections.defaultdict(list)
+    rows_of: dict[int, list[LabelRow]] = collections.defaultdict(list)
     tally = Tally()
     for row in sorted(rows, key=lambda row: (row.table, row.row)):
         candidates = [row.uri] if row.uri in by_uri else alike.get(normalise_for_join(row.uri), [])
@@ -132,13 +135,11 @@ def join_labels(
             tally.unused_labels.append(Reject(row.uri, "damaged_row", f"{row.place}: {row.problem}"))
         elif len(candidates) == 1:
             for position in by_uri[candidates[0]]:
-                found[position].append(row)
+                rows_of[position].append(row)
         else:
-            why = (
-                _explain_missing_image(row.uri) if not candidates else "several images have this name, composed or not"
-            )
-            tally.unused_labels.append(Reject(row.uri, "no_image", f"{row.place}: {why}"))
-    labelled = (_apply_rows(reference, found[position], rules) for position, reference in enumerate(images))
+            reason = "several images have this name, composed or not" if candidates else _explain_missing_image(row.uri)
+            tally.unused_labels.append(Reject(row.uri, "no_image", f"{row.place}: {reason}"))
+    labelled = (_apply_rows(reference, rows_of[position], rules) for position, reference in enumerate(images))
     return write_listing_file(labelled, tally, destination, fractions)
 
 
@@ -146,17 +147,17 @@ def _apply_rows(reference: ImageReference, rows: Sequence[LabelRow], rules: Labe
     if reference.problem is not None:
         return reference
     if not rows:
-        return reference.rejected("no_label", f"no row of {rules} that can be read names it")
+        return reference.reject("no_label", f"no row of {rules} that can be read names it")
     first = rows[0]
     for row in rows[1:]:
         if _normalise_row(row) != _normalise_row(first):
-            return reference.rejected(
+            return reference.reject(
                 "conflicting_labels",
                 f"{first.place} says {_describe_row(first)}, {row.place} says {_describe_row(row)}: leave one of them",
             )
     if rules.columns.group is not None:
         if not (first.group or "").strip():
-            return reference.rejected(
+            return reference.reject(
                 "no_group", f"{first.place} has nothing in the column of --split_by={rules.columns.group}"
             )
         reference = reference._replace(group=normalise_text(first.group or ""))
@@ -178,7 +179,7 @@ def _explain_missing_image(uri: str) -> str:
 
 
 def _resolve_reviewed_path(folder: str, named: str) -> str:
-    """The image that a review table names: by its path, or, where there is none, as a `uri` of the predictions."""
+    """Resolves a path in a review table; where nothing is there, takes it for a `uri` of the predictions."""
     path = resolve_path(folder, named)
     if "%" in named and not storage.is_remote(path) and not os.path.lexists(path):
         other = resolve_path(folder, uri_to_path(named))
@@ -188,7 +189,7 @@ def _resolve_reviewed_path(folder: str, named: str) -> str:
 
 
 def _resolve_uri(path: str) -> str:
-    """The URI of a path whose folder is written without links and detours."""
+    """Returns the URI of a path, with its folder written without links and detours."""
     if storage.is_remote(path):
         return storage.canonicalise(path)
     folder, name = os.path.split(path)

@@ -1,4 +1,4 @@
-"""Labels: from the name of an image or from a text file beside it, and the one rule for their text."""
+"""Labels from the name of an image or from a text file beside it, and the one rule for their text."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _MAX_SIDECAR_BYTES = 1_000_000
 
 @dataclasses.dataclass(frozen=True)
 class LabelRules:
-    """Where the labels of a collection are, and what is kept together when it is split.
+    """The rules that say where the labels of a collection are, and which images stay together in a split.
 
     Attributes:
         source: `filename`, `sidecar` or `table`.
-        pattern: of the names, without suffix, if labels come from them.
+        pattern: of the names without suffix, if labels come from names.
         tables: paths or URLs, if labels come from tables.
         columns: of the tables.
         split_by: `image`, `folder`, or the name of a table's column.
-        max_label_length: symbols that a label may have.
+        max_label_length: most symbols that a label may have.
 
     Raises:
         DataError: for a pattern without exactly one `{label}`.
@@ -53,74 +53,74 @@ class LabelRules:
         _compile_name_pattern(self.pattern)
 
     def __str__(self) -> str:
-        """What labels come from, for a person."""
+        """Says where labels come from."""
         if self.source == "table":
             return " and ".join(map(location_to_uri, self.tables))
         return {"filename": "the file names", "sidecar": "the text file beside each image"}[self.source]
 
 
 def add_label(reference: ImageReference, text: str, max_label_length: int) -> ImageReference:
-    """The image with a label, or with the reason why the text is none.
+    """Adds a label to an image, or the reason why the text cannot be a label.
 
-    The rule for every source: one line of text, without control characters, in NFC, white
-    space collapsed and trimmed (`normalise_text`).
+    Every source has the same rule: one line of text, without control characters, in NFC, white space
+    collapsed and trimmed (`normalise_text`).
     """
     lines = [line for line in text.splitlines() if line.strip()]
     if len(lines) > 1:
-        return reference.rejected(
+        return reference.reject(
             "several_lines", f"its label has {len(lines)} lines, the image of a line has one: {quote_text(text)}"
         )
     label = normalise_text(text)
     if not label:
-        return reference.rejected("empty_label", f"its label is {quote_text(text)}")
+        return reference.reject("empty_label", f"its label is {quote_text(text)}")
     if len(label) > max_label_length:
-        return reference.rejected(
+        return reference.reject(
             "label_too_long", f"its label has {len(label)} symbols, more than --max_label_length={max_label_length}"
         )
     for symbol in label:
         if unicodedata.category(symbol) in ("Cc", "Cs"):
-            return reference.rejected(
+            return reference.reject(
                 "label_not_text", f"its label has the control character U+{ord(symbol):04X}: {quote_text(text)}"
             )
     return reference._replace(text=label)
 
 
 def read_label_from_name(reference: ImageReference, name: str, rules: LabelRules) -> ImageReference:
-    """The image with the label that its file name holds."""
+    """Adds the label that an image's file name holds, or the reason why it holds none."""
     stem = strip_suffix(name)
     try:
         stem = os.fsencode(stem).decode()
     except UnicodeDecodeError as error:
-        return reference.rejected("label_not_text", f"its name is not UTF-8: {error}")
+        return reference.reject("label_not_text", f"its name is not UTF-8: {error}")
     match = _compile_name_pattern(rules.pattern).fullmatch(stem)
     if match is None:
-        return reference.rejected(
+        return reference.reject(
             "no_label", f"its name, {quote_text(stem)}, is not like --label_pattern={rules.pattern}"
         )
     return add_label(reference, match["label"], rules.max_label_length)
 
 
 def read_label_from_sidecar(reference: ImageReference, sidecar: str | None, rules: LabelRules) -> ImageReference:
-    """The image with the label that the text file beside it holds."""
+    """Adds the label that the text file beside an image holds, or the reason why it holds none."""
     if sidecar is None:
-        return reference.rejected("no_label", f"no {' or '.join(SIDECAR_SUFFIXES)} file lies beside the image")
+        return reference.reject("no_label", f"no {' or '.join(SIDECAR_SUFFIXES)} file lies beside the image")
     try:
         content = read_regular_file(sidecar, _MAX_SIDECAR_BYTES + 1)
     except OSError as error:
-        return reference.rejected("no_label", f"its label cannot be read: {error}")
+        return reference.reject("no_label", f"its label cannot be read: {error}")
     if len(content) > _MAX_SIDECAR_BYTES:
-        return reference.rejected(
+        return reference.reject(
             "label_too_long",
             f"{location_to_uri(sidecar)} has more than {_MAX_SIDECAR_BYTES} bytes: it is no label of a line",
         )
     try:
         return add_label(reference, content.decode("utf-8-sig"), rules.max_label_length)
     except UnicodeDecodeError as error:
-        return reference.rejected("label_not_text", f"{location_to_uri(sidecar)} is not UTF-8: {error}")
+        return reference.reject("label_not_text", f"{location_to_uri(sidecar)} is not UTF-8: {error}")
 
 
 class SidecarFolder:
-    """The text files of one folder, and which of them are the labels of images.
+    """The text files of one folder, with a record of which are the labels of images.
 
     Args:
         folder: path or URL.
@@ -132,18 +132,18 @@ class SidecarFolder:
         self._texts = {name for name in names if name.endswith((".txt", ".TXT"))}
         self._used: set[str] = set()
 
-    def of(self, name: str) -> str | None:
-        """The path of the text file beside an image, if there is one."""
+    def find_text_file(self, name: str) -> str | None:
+        """Finds the text file beside an image; returns its path, or None."""
         if not self._texts:
             return None
         stem = strip_suffix(name)
         bases = list(dict.fromkeys([stem, name, strip_variant(name)]))
-        found = [base + suffix for suffix in _SIDECAR_SPELLINGS for base in bases if base + suffix in self._texts]
-        self._used.update(found)
-        return join_path(self._folder, found[0]) if found else None
+        matches = [base + suffix for suffix in _SIDECAR_SPELLINGS for base in bases if base + suffix in self._texts]
+        self._used.update(matches)
+        return join_path(self._folder, matches[0]) if matches else None
 
-    def unused(self) -> list[Reject]:
-        """The text files without an image."""
+    def list_unused(self) -> list[Reject]:
+        """Lists the text files that belong to no image."""
         unused = self._texts - self._used
         return [
             Reject(location_to_uri(join_path(self._folder, name)), "no_image", "no image of its name lies beside it")
@@ -153,7 +153,7 @@ class SidecarFolder:
 
 @functools.lru_cache(maxsize=8)
 def _compile_name_pattern(pattern: str) -> re.Pattern[str]:
-    """The regular expression of a pattern such as `{label}_{id}`; the label takes as much as it can."""
+    """Compiles a pattern such as `{label}_{id}` to a regular expression, in which the label takes as much as it can."""
     parts = re.split(r"\{([A-Za-z_][A-Za-z0-9_]*)\}", pattern)
     fields = parts[1::2]
     if fields.count("label") != 1 or "{" in "".join(parts[::2]) or len(set(fields)) != len(fields):
@@ -167,5 +167,5 @@ def _compile_name_pattern(pattern: str) -> re.Pattern[str]:
 
 
 def quote_text(text: str) -> str:
-    """A text as a detail of a reject shows it: quoted, escaped, and cut if it is long."""
+    """Quotes a text for the detail of a reject: escaped, and cut if it is long."""
     return repr(text if len(text) <= 80 else f"{text[:80]}…")

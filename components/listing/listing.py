@@ -1,4 +1,4 @@
-"""Listing files: what one job found, in Parquet, for the next one to read; and joining labels from tables."""
+"""Listing files, in Parquet: one job writes what it found, and the next one reads it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 import pyarrow
 import pyarrow.parquet
 
-from components.listing.collection import Places, Tally, list_images
+from components.listing.collection import Tally, list_images
 from components.listing.labels import LabelRules
 from components.listing.path_tables import PathTables, list_table
 from components.listing.references import ImageReference, uri_to_path
+from components.listing.roots import Places
 from components.rejects import Reject
 from tfrecords import SplitFractions, choose_split, storage
 
@@ -36,20 +37,20 @@ _EXAMPLES = 3
 
 @dataclasses.dataclass(frozen=True)
 class ListingSummary:
-    """What one listing file holds.
+    """A summary of one listing file, or of several together.
 
     Attributes:
         path: of the listing file; its unused labels are in `unused_path`, if there are any.
-        images: how many images were listed.
+        images: number of images listed.
         splits: images by split.
         symbols: occurrences of each symbol in the labels.
         with_sidecar: images that have a text file beside them.
         passed_over: files that do not count as images, by suffix.
-        unused_labels: labels that no image got, by reason.
+        unused_labels: labels that belong to no image, by reason.
         digest: SHA-256 over every row, hexadecimal.
         problems: images that cannot be used, by reason.
         examples: the first of these images and labels, in words.
-        repeats: rows of tables of paths that name an image which is listed already.
+        repeats: rows of tables of paths whose image is listed already.
     """
 
     path: str
@@ -66,7 +67,7 @@ class ListingSummary:
 
     @property
     def unused_path(self) -> str:
-        """The file of the labels that no image got."""
+        """File of the labels that belong to no image."""
         return _name_unused_labels(self.path)
 
 
@@ -78,48 +79,50 @@ def write_listing(
     places: Places | None = None,
     tables: PathTables | None = None,
 ) -> ListingSummary:
-    """Lists some roots into one Parquet file; memory grows with the names in the largest folder, local ones at least.
+    """Lists some roots into one Parquet file.
+
+    For local folders, memory grows with the number of names in the largest folder.
 
     Args:
-        roots: URIs, since an engine carries no names that are not UTF-8.
+        roots: URIs, because an engine carries no names that are not UTF-8.
         places: of all roots of the collection; without it these are all.
-        tables: which roots are tables of paths; their rows are listed, repeats and all.
+        tables: the roots that are tables of paths; all their rows are listed, repeats too.
 
     Raises:
         DataError: if a root cannot be listed.
     """
     tally = Tally()
     paths = [uri_to_path(root) for root in roots]
-    places = Places.of(paths) if places is None else places
+    places = Places.from_roots(paths) if places is None else places
     tables = PathTables() if tables is None else tables
 
-    def references() -> Iterator[ImageReference]:
+    def list_all() -> Iterator[ImageReference]:
         for path in paths:
             if path in tables.paths:
                 yield from list_table(path, tables.column, places, tables.labels)
             else:
                 yield from list_images(path, labels, tally, places)
 
-    return write_listing_file(references(), tally, destination, fractions)
+    return write_listing_file(list_all(), tally, destination, fractions)
 
 
 def merge_listings(summaries: Iterable[ListingSummary]) -> ListingSummary:
-    """All listing files as one: `path` is empty, the digest covers the files' digests in sorted order."""
+    """Merges the summaries of all listing files; `path` is empty, the digest covers theirs in the order of paths."""
     ordered = sorted(summaries, key=lambda summary: summary.path)
 
-    def total(counts: str) -> dict[str, int]:
+    def sum_counts(counts: str) -> dict[str, int]:
         return _sort_counts(sum((collections.Counter(getattr(s, counts)) for s in ordered), collections.Counter()))
 
     digest = hashlib.sha256("".join(summary.digest for summary in ordered).encode())
     return ListingSummary(
         path="",
         images=sum(summary.images for summary in ordered),
-        splits=total("splits"),
-        symbols=total("symbols"),
+        splits=sum_counts("splits"),
+        symbols=sum_counts("symbols"),
         with_sidecar=sum(summary.with_sidecar for summary in ordered),
-        passed_over=total("passed_over"),
-        unused_labels=total("unused_labels"),
-        problems=total("problems"),
+        passed_over=sum_counts("passed_over"),
+        unused_labels=sum_counts("unused_labels"),
+        problems=sum_counts("problems"),
         examples=[example for summary in ordered for example in summary.examples][:_EXAMPLES],
         repeats=sum(summary.repeats for summary in ordered),
         digest=digest.hexdigest(),
@@ -127,14 +130,14 @@ def merge_listings(summaries: Iterable[ListingSummary]) -> ListingSummary:
 
 
 def read_listing(path: str) -> Iterator[ImageReference]:
-    """The references in a listing file, in its order."""
+    """Reads the references in a listing file, in its order."""
     with storage.open_to_read(path) as file, pyarrow.parquet.ParquetFile(file) as listing:
         for batch in listing.iter_batches(_ROWS_AT_A_TIME):
             yield from map(ImageReference, *(column.to_pylist() for column in batch.columns))
 
 
 def read_unused_labels(listing: str) -> Iterator[Reject]:
-    """The labels that no image got, of a listing file, in its order."""
+    """Reads the labels of a listing file that belong to no image, in its order."""
     path = _name_unused_labels(listing)
     if not storage.exists(path):
         return
@@ -146,13 +149,14 @@ def read_unused_labels(listing: str) -> Iterator[Reject]:
 def write_references(
     references: Iterable[ImageReference], destination: str, fractions: SplitFractions
 ) -> ListingSummary:
-    """References that were listed before, to a listing file of their own, in the order given."""
+    """Writes references that were listed before to a listing file of their own, in the order given."""
     return write_listing_file(references, Tally(), destination, fractions)
 
 
 def write_listing_file(
     references: Iterable[ImageReference], tally: Tally, destination: str, fractions: SplitFractions
 ) -> ListingSummary:
+    """Writes references to a listing file, and the unused labels of a tally to the file beside it."""
     digest = hashlib.sha256()
     splits: collections.Counter[str] = collections.Counter()
     symbols: collections.Counter[str] = collections.Counter()
@@ -190,7 +194,7 @@ def write_listing_file(
         table = pyarrow.Table.from_pylist([dataclasses.asdict(label) for label in unused], _UNUSED_SCHEMA)
         storage.write_parquet(_name_unused_labels(destination), table)
     else:
-        storage.remove_file(_name_unused_labels(destination))  # of an attempt before
+        storage.remove_file(_name_unused_labels(destination))  # left by an earlier attempt
     return ListingSummary(
         path=destination,
         images=splits.total(),

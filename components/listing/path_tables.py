@@ -1,4 +1,4 @@
-"""Tables of paths: images that are listed because a row names them."""
+"""Tables of paths, whose rows name the images to list."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import unicodedata
 from collections.abc import Iterator
 
-from components.listing.collection import Places, read_size_and_time
+from components.listing.collection import read_size_and_time
 from components.listing.labels import quote_text
 from components.listing.references import (
     ImageReference,
@@ -19,12 +19,13 @@ from components.listing.references import (
     resolve_path,
     uri_to_path,
 )
+from components.listing.roots import Places
 from components.listing.table_formats import TableRow
 from components.listing.tables import TableColumns, read_label_table, read_path_table
 from components.processes import map_in_threads
 from tfrecords import DataError, StoreError, storage
 
-_THREADS, _AHEAD = 32, 256  # for an object store, which is asked for each file by itself
+_THREADS, _AHEAD = 32, 256  # for an object store, which is asked about each file by itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ class PathTables:
     Attributes:
         paths: absolute paths or URLs.
         column: of the image's path; None for one of the usual names.
-        labels: the columns, where these are label tables, so that a row which no label is read of names no image.
+        labels: the columns of label tables, whose rows without a label name no image; None for other tables.
     """
 
     paths: tuple[str, ...] = ()
@@ -45,11 +46,11 @@ class PathTables:
 def list_table(
     table: str, column: str | None = None, places: Places | None = None, labels: TableColumns | None = None
 ) -> Iterator[ImageReference]:
-    """Every row of a table as the image that it names, in the table's order; memory does not grow with the rows.
+    """Lists the image that each row of a table names, in the table's order; memory does not grow with the rows.
 
-    An image has the URI, the size and the time of change that it has in the listing of its
-    folder. Every name counts, that of a companion too. A row that names no image comes with a
-    problem: `damaged_row`, or `unreadable` where it names a folder or what is not there.
+    An image has the same URI, size and modification time as in the listing of its folder. Every name
+    counts, even that of a companion. A row that names no image comes with a problem: `damaged_row`, or
+    `unreadable` if it names a folder or a missing file.
 
     Args:
         table: absolute path or URL.
@@ -62,29 +63,29 @@ def list_table(
     """
     table = storage.canonicalise(table) if storage.is_remote(table) else table
     folder = get_folder(table)
-    places = Places.of([table]) if places is None else places
-    look_up = functools.partial(_look_up, table, folder, places.parent_of(folder))
+    places = Places.from_roots([table]) if places is None else places
+    look_up = functools.partial(_look_up, table, folder, places.get_key_parent(folder))
 
     def is_remote(numbered: tuple[int, TableRow]) -> bool:
         return storage.is_remote(resolve_path(folder, numbered[1].path or ""))
 
     rows = enumerate(read_path_table(table, column) if labels is None else read_label_table(table, labels), 1)
-    for remote, some in itertools.groupby(rows, is_remote):
+    for remote, part in itertools.groupby(rows, is_remote):
         if remote:
-            yield from map_in_threads(look_up, some, _THREADS, ahead=_AHEAD)
+            yield from map_in_threads(look_up, part, _THREADS, ahead=_AHEAD)
         else:
-            yield from map(look_up, some)
+            yield from map(look_up, part)
 
 
 def _look_up(table: str, folder: str, parent: str, numbered: tuple[int, TableRow]) -> ImageReference:
-    """The image that a row of a table in a folder names, if it is there.
+    """Looks up the image that a row of a table in a folder names.
 
-    Below that folder its key is that of the folder's listing, in which `parent` is left out;
-    elsewhere it is the URI, which no other image has.
+    The key of an image below that folder is that of the folder's listing, which leaves `parent` out.
+    Elsewhere the key is the URI, which no other image has.
     """
     number, row = numbered
 
-    def key_of(path: str) -> str:
+    def make_key(path: str) -> str:
         return location_to_uri(path.removeprefix(parent) if path.startswith(f"{folder}/") else path)
 
     try:
@@ -92,11 +93,11 @@ def _look_up(table: str, folder: str, parent: str, numbered: tuple[int, TableRow
             raise DataError(row.problem)
         path = _resolve_row(folder, row.path)
     except DataError as error:
-        key = f"{key_of(table)}:{number}"  # of its own, so that many such rows are not all sent to one shard
+        key = f"{make_key(table)}:{number}"  # of its own, so that many such rows are not all sent to one shard
         return ImageReference(location_to_uri(table), key, 0, 0, None, "damaged_row", f"{row.place}: {error}")
     try:
-        path, size, modified_us = _find(path, folder, row.path)
-        return ImageReference(location_to_uri(path), key_of(path), size, modified_us)
+        path, size, modified_us = _find_file(path, folder, row.path)
+        return ImageReference(location_to_uri(path), make_key(path), size, modified_us)
     except IsADirectoryError:
         problem = ", a folder: name the images in it, or give the folder itself"
     except FileNotFoundError:
@@ -104,23 +105,26 @@ def _look_up(table: str, folder: str, parent: str, numbered: tuple[int, TableRow
     except OSError as error:
         problem = f": {error.strerror or error}"
     detail = f"{row.place} names {quote_text(row.path)}{problem}"
-    return ImageReference(location_to_uri(path), key_of(path), 0, 0, None, "unreadable", detail)
+    return ImageReference(location_to_uri(path), make_key(path), 0, 0, None, "unreadable", detail)
 
 
-def _find(path: str, folder: str, named: str) -> tuple[str, int, int]:
-    """The file at a path, which a table in a folder names: its path or URL, its bytes, the time of its last change.
+def _find_file(path: str, folder: str, name: str) -> tuple[str, int, int]:
+    """Finds the file at a path, which a table in a folder calls by a name.
 
-    Where there is none, the name is tried with composed and with decomposed letters, and as
-    a `uri` of the predictions or the rejects.
+    If there is none, tries the name with composed and with decomposed letters, and as a `uri` of the
+    predictions or the rejects.
+
+    Returns:
+        Path or URL, size in bytes, and last change in microseconds since 1970.
 
     Raises:
-        OSError: if there is none of these.
+        OSError: if none of these files exists.
     """
     try:
         return path, *read_size_and_time(path)
     except FileNotFoundError:
-        others = {unicodedata.normalize("NFC", named), unicodedata.normalize("NFD", named), uri_to_path(named)}
-        for other in sorted(others - {named}):
+        others = {unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name), uri_to_path(name)}
+        for other in sorted(others - {name}):
             try:
                 path = _resolve_row(folder, other)
                 return path, *read_size_and_time(path)
@@ -132,7 +136,7 @@ def _find(path: str, folder: str, named: str) -> tuple[str, int, int]:
 
 
 def _resolve_row(folder: str, named: str) -> str:
-    """What a table in a folder names, without detours, but with such links as are in the table's own path or the row.
+    """Resolves a path in a table of a folder, without detours; keeps links in the table's own path and in the row.
 
     Raises:
         DataError: for a URL that nothing installed serves.
@@ -141,10 +145,11 @@ def _resolve_row(folder: str, named: str) -> str:
     if storage.is_remote(path):
         return storage.canonicalise(path)
     above, name = os.path.split(path.rstrip("/"))
-    return _plain(path) if name in ("", ".", "..") else os.path.join(_plain(above), name)
+    return _normalise_folder(path) if name in ("", ".", "..") else os.path.join(_normalise_folder(above), name)
 
 
 @functools.lru_cache(maxsize=4096)
-def _plain(folder: str) -> str:
+def _normalise_folder(folder: str) -> str:
+    """Writes a folder without detours; where a detour goes through a link, without links as well."""
     plain = os.path.normpath(f"/{folder.lstrip('/')}")
     return plain if resolve_folder(plain) == resolve_folder(folder) else resolve_folder(folder)

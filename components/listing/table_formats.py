@@ -1,4 +1,4 @@
-"""Tables as files write them: CSV, TSV and JSON lines, with their delimiters, quotes and headers."""
+"""The file formats of tables: CSV, TSV and JSON lines, with their delimiters, quotes and headers."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _JSON_KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class TableRow:
-    """One row of a table; of a damaged one only `place` and `problem` are given.
+    """One row of a table; a damaged one has only `place` and `problem`.
 
     Attributes:
-        place: table and line at which the row begins, counted from 1 as in an editor.
+        place: table, and line at which the row begins, counted from 1 as in an editor.
         path: as the table writes it, without white space around it.
-        text: the label, not normalised; empty if the cell is; None if no text is read.
-        group: without white space around it, or None if no group is read.
-        problem: why the row cannot be used, or None.
+        text: the label, not normalised; empty if the cell is empty; None in a table without texts.
+        group: without white space around it; None in a table without groups.
+        problem: the reason why the row cannot be used, or None.
     """
 
     place: str
@@ -50,7 +50,7 @@ class TableRow:
 
 
 class WantedColumn(NamedTuple):
-    """A column that is looked for: by its name, if one is `given` with a flag, else by the usual ones."""
+    """A column to look for: by its name, if a flag has `given` one, else by the usual names."""
 
     role: str
     flag: str
@@ -59,14 +59,14 @@ class WantedColumn(NamedTuple):
 
 
 class _LineTooLongError(Exception):
-    """A line has more than `_MAX_LINE_BYTES` bytes; it was skipped."""
+    """An error about a line with more than `_MAX_LINE_BYTES` bytes, which was skipped."""
 
 
 class TableLines:
-    """The lines of a file as text, with their ends; reading goes on after a line that is too long.
+    """The lines of a file as text, with their ends; reading continues after a line that is too long.
 
     Attributes:
-        number: of the line that was read last, from 1.
+        number: of the line read last, from 1.
         table: the file's name, for messages.
     """
 
@@ -90,21 +90,23 @@ class TableLines:
         try:
             return line.decode().removeprefix(_BYTE_ORDER_MARK)  # joined files have one at each file's start
         except UnicodeDecodeError as error:
-            raise self.not_utf_8(f"byte 0x{line[error.start]:02X}") from None
+            raise self.explain_encoding(f"byte 0x{line[error.start]:02X}") from None
 
-    def not_utf_8(self, what: str) -> DataError:
+    def explain_encoding(self, problem: str) -> DataError:
+        """Makes the error for a table that is not UTF-8."""
         return DataError(
-            f"line {self.number} of {self.table} is not UTF-8 ({what}): save the table as UTF-8, "
+            f"line {self.number} of {self.table} is not UTF-8 ({problem}): save the table as UTF-8, "
             "which Excel calls 'CSV UTF-8'"
         )
 
     def restart(self) -> None:
+        """Starts again with the first line."""
         self._file.seek(0)
         self.number = 0
 
 
 def _read_whole_lines(lines: TableLines) -> Iterator[tuple[str, str | None]]:
-    """Lines that are not blank, without their ends, each with what is wrong with it."""
+    """Yields lines that are not blank, without their ends, each with its problem or None."""
     while True:
         try:
             line = next(lines)
@@ -120,17 +122,17 @@ def _read_whole_lines(lines: TableLines) -> Iterator[tuple[str, str | None]]:
 # Tables with delimiters
 
 _Record = tuple[int, list[str], str | None]
-"""Number of the first line, cells, and what is wrong."""
+"""Number of the first line, cells, and the problem or None."""
 
 
 class _Header(NamedTuple):
-    """How a table is written.
+    """The form of a table.
 
     Attributes:
-        records: those after the header.
+        records: rows after the header.
         delimiter: between cells.
         names: of all columns, or None if there is no header.
-        width: how many cells a row has.
+        width: number of cells in a row.
         indices: of the columns wanted.
     """
 
@@ -142,6 +144,11 @@ class _Header(NamedTuple):
 
 
 def read_delimited_rows(table: str, lines: TableLines, wanted: Sequence[WantedColumn]) -> Iterator[TableRow]:
+    """Reads the rows of a CSV or TSV table.
+
+    Raises:
+        DataError: while reading, if no row can be trusted.
+    """
     header = find_header(table, lines, wanted)
     last_index = max(header.indices)
     delimiter_name = _DELIMITERS.get(header.delimiter, repr(header.delimiter))
@@ -176,10 +183,17 @@ def _parse_row(place: str, path: str, text: str | None = None, group: str | None
 
 
 def find_header(table: str, lines: TableLines, wanted: Sequence[WantedColumn]) -> _Header:
+    """Finds out how a table is written: its delimiter, its columns, and whether it has a header.
+
+    A table without a header is read if it has one or two columns, of which one names files.
+
+    Raises:
+        DataError: if no delimiter gives a header with the columns wanted.
+    """
     suffix = os.path.splitext(table)[1].lower()
     first, problem = next(_read_whole_lines(lines), ("", None))
     if "\0" in first:
-        raise lines.not_utf_8("it has a NUL byte, as UTF-16 has")
+        raise lines.explain_encoding("it has a NUL byte, as UTF-16 has")
     if problem:
         raise DataError(f"line {lines.number} of {lines.table} is no header ({problem}): {_suggest_header(wanted)}")
     # Excel's own mark of the delimiter, on a line before the header.
@@ -190,14 +204,14 @@ def find_header(table: str, lines: TableLines, wanted: Sequence[WantedColumn]) -
         delimiters = ["\t"]
         quoted = all(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in first.split("\t"))
 
-    def records_of(delimiter: str) -> Iterator[_Record]:
+    def read_records(delimiter: str) -> Iterator[_Record]:
         lines.restart()
         records = _read_quoted_records(lines, delimiter) if quoted else _read_tab_records(lines)
         return itertools.islice(records, 1 if mark else 0, None)
 
     failures: list[tuple[int, DataError]] = []
     for delimiter in delimiters:
-        records = records_of(delimiter)
+        records = read_records(delimiter)
         cells: list[str] = []
         try:
             line, cells, problem = next(records, (0, [], None))
@@ -213,7 +227,7 @@ def find_header(table: str, lines: TableLines, wanted: Sequence[WantedColumn]) -
             files = [index for index, cell in enumerate(cells) if _is_file_beside(table, cell.strip())]
             if len(files) == 1:
                 indices = [files[0], 1 - files[0]][: len(wanted)]
-                return _Header(records_of(delimiter), delimiter, None, len(cells), indices)
+                return _Header(read_records(delimiter), delimiter, None, len(cells), indices)
     raise max(failures, key=operator.itemgetter(0))[1]
 
 
@@ -252,7 +266,7 @@ def _read_tab_records(lines: TableLines) -> Iterator[_Record]:
 
 
 def _unquote(cell: str) -> str:
-    """What a writer of quoted cells meant; any other cell stays as it is."""
+    """Removes the quotation marks that a writer of quoted cells added; any other cell stays as it is."""
     if len(cell) > 1 and cell[0] == cell[-1] == '"':
         inside = cell[1:-1]
         if '"' in inside and '"' not in inside.replace('""', ""):
@@ -261,7 +275,7 @@ def _unquote(cell: str) -> str:
 
 
 def _is_file_beside(table: str, path: str) -> bool:
-    """Whether a path, relative to the table's folder, or a URL is a file."""
+    """Checks whether a path, relative to the table's folder, or a URL is a file."""
     if not storage.is_remote(path):
         path = os.path.join(os.path.dirname(table), path)
     try:
@@ -274,6 +288,11 @@ def _is_file_beside(table: str, path: str) -> bool:
 
 
 def read_json_rows(lines: TableLines, wanted: Sequence[WantedColumn]) -> Iterator[TableRow]:
+    """Reads the rows of a table with one JSON object a line.
+
+    Raises:
+        DataError: while reading, if no line is a JSON object, or the first one lacks a column.
+    """
     keys: list[str] | None = None
     for line, problem in _read_whole_lines(lines):
         place = f"row {lines.number} of {lines.table}"
@@ -306,7 +325,7 @@ def _parse_json_object(line: str) -> tuple[dict[str, Any], str | None]:
 
 
 def _pick_json_texts(value: dict[str, Any], keys: Sequence[str]) -> tuple[list[str], str | None]:
-    """The texts under the keys of path, text and group, or what is wrong."""
+    """Returns the texts under the keys of path, text and group, or the problem."""
     texts = []
     for index, key in enumerate(keys):
         if key not in value:
@@ -326,7 +345,10 @@ def _pick_json_texts(value: dict[str, Any], keys: Sequence[str]) -> tuple[list[s
 
 
 def _find_columns(names: list[str], wanted: Sequence[WantedColumn], table: str, where: str) -> list[int]:
-    """Indices of the columns wanted among the names of all columns, which `where` in the table gives.
+    """Finds the indices of the columns wanted among the names of all columns.
+
+    Args:
+        where: the part of the table that gives the names, for messages.
 
     Raises:
         DataError: if one is missing, or if it is not clear which is meant.

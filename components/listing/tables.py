@@ -1,8 +1,8 @@
-"""Tables: files with a row for each image, which name its path, and in label tables its text.
+"""Tables: files with a row for each image, with its path and, in label tables, its text.
 
-They come from editors, Excel, pandas and scripts, so what these write differently is read
-alike. One bad row is reported and does not end the reading; what makes all rows doubtful
-does. Memory does not grow with the number of rows.
+Tables come from editors, Excel, pandas and scripts; what these write differently is read alike. One bad
+row is reported, and reading continues. A problem that makes all rows doubtful is an error. Memory does
+not grow with the number of rows.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tfrecords import DataError, StoreError, storage
 PATH_COLUMNS = ("path", "file_name", "filename", "file", "image", "image_path", "img_path", "img", "uri", "name")
 TEXT_COLUMNS = ("text", "label", "transcription", "transcript", "ground_truth", "gt", "words", "sentence", "value")
 REVIEW_COLUMNS = ("dataset", "model_id", "run_id")
-"""What tells a review table from other label tables, beside its path and text: `components.review.table` writes it."""
+"""The columns, beside path and text, by which a review table is known: `components.review.table` writes them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +33,8 @@ class TableColumns:
     """Names of the columns of a label table.
 
     Attributes:
-        path, text: None for one of `PATH_COLUMNS` and `TEXT_COLUMNS`.
-        group: the column whose value decides the split; None if no group is read.
+        path, text: None for one of `PATH_COLUMNS` or `TEXT_COLUMNS`.
+        group: the column whose value decides the split; None if there are no groups.
     """
 
     path: str | None = None
@@ -43,38 +43,38 @@ class TableColumns:
 
 
 def read_label_table(table: str, columns: TableColumns) -> Iterator[TableRow]:
-    """Every row of a label table, in its order; blank rows are skipped.
+    """Reads every row of a label table, in its order; skips blank rows.
 
-    `.csv` is read strictly, separated by commas, semicolons or tabs, whichever gives the
-    header the columns needed. `.tsv` is separated by tabs, and a quotation mark in it is an
-    ordinary symbol, except as `csv` writes one. `.jsonl` has one object a line. A row of a
-    review table without a text is skipped: a person left that image out.
+    `.csv` is read strictly; the separator is a comma, a semicolon or a tab, whichever gives the header
+    the columns needed. `.tsv` is separated by tabs, and a quotation mark in it is an ordinary symbol,
+    unless it is written as `csv` writes one. `.jsonl` has one object a line. A row of a review table
+    without a text is skipped: a person left that image out.
 
     Args:
         table: absolute path or URL.
-        columns: matched exactly, or else without regard to case, and to spaces, hyphens and underscores.
+        columns: matched exactly, or else regardless of case, spaces, hyphens and underscores.
 
     Raises:
-        DataError: while reading, if the table is missing, unreadable, without rows or not
-            UTF-8, lacks a column, or has a quotation mark that is not closed.
+        DataError: while reading, if the table is missing, unreadable, without rows or not UTF-8, lacks
+            a column, or has a quotation mark that is not closed.
     """
-    wanted = [_path_column(columns.path), WantedColumn("text", "--text_column", columns.text, TEXT_COLUMNS)]
+    wanted = [_want_path_column(columns.path), WantedColumn("text", "--text_column", columns.text, TEXT_COLUMNS)]
     if columns.group is not None:
         wanted.append(WantedColumn("group", "--split_by", columns.group, ()))
-    skips = is_review_table(table)
+    skip_empty = is_review_table(table)
     for row in read_table(table, wanted):
-        if not skips or row.problem is not None or (row.text or "").strip():
+        if not skip_empty or row.problem is not None or (row.text or "").strip():
             yield row
 
 
 @dataclasses.dataclass(frozen=True)
 class ReviewedTable:
-    """What a review table says as a whole.
+    """A summary of a review table.
 
     Attributes:
         datasets: the IDs in its dataset column, sorted.
-        rows: how many have a text.
-        left_out: how many have none.
+        rows: number of rows with a text.
+        left_out: number of rows without one.
     """
 
     datasets: tuple[str, ...]
@@ -83,18 +83,17 @@ class ReviewedTable:
 
 
 def read_reviewed_table(table: str, columns: TableColumns) -> ReviewedTable | None:
-    """What a review table says as a whole, or None for another table.
+    """Summarises a review table; returns None for another table.
 
     Raises:
         DataError: as `read_label_table` does.
     """
     if not is_review_table(table):
         return None
-    named = dataclasses.replace(columns, group=REVIEW_COLUMNS[0])
     wanted = [
-        _path_column(named.path),
-        WantedColumn("text", "--text_column", named.text, TEXT_COLUMNS),
-        WantedColumn("dataset", "", named.group, ()),
+        _want_path_column(columns.path),
+        WantedColumn("text", "--text_column", columns.text, TEXT_COLUMNS),
+        WantedColumn("dataset", "", REVIEW_COLUMNS[0], ()),
     ]
     rows = [row for row in read_table(table, wanted) if row.problem is None]
     kept = [row for row in rows if (row.text or "").strip()]
@@ -102,7 +101,7 @@ def read_reviewed_table(table: str, columns: TableColumns) -> ReviewedTable | No
 
 
 def is_review_table(table: str) -> bool:
-    """Whether the header of a table has all columns that a review table has; a table that cannot be read is none."""
+    """Checks whether the header of a table has all columns of a review table; False if it cannot be read."""
     suffix = os.path.splitext(table)[1].lower()
     if suffix == ".jsonl" or suffix not in TABLE_SUFFIXES:
         return False
@@ -117,7 +116,7 @@ def is_review_table(table: str) -> bool:
 
 
 def read_path_table(table: str, path_column: str | None = None) -> Iterator[TableRow]:
-    """Every row of a table that need not have texts, as `read_label_table` reads it; `text` and `group` are None.
+    """Reads every row of a table that need not have texts, as `read_label_table` does; `text` and `group` are None.
 
     Args:
         table: absolute path or URL.
@@ -126,15 +125,19 @@ def read_path_table(table: str, path_column: str | None = None) -> Iterator[Tabl
     Raises:
         DataError: while reading, as `read_label_table` does.
     """
-    return read_table(table, [_path_column(path_column)])
+    return read_table(table, [_want_path_column(path_column)])
 
 
-def _path_column(given: str | None) -> WantedColumn:
+def _want_path_column(given: str | None) -> WantedColumn:
     return WantedColumn("path", "--path_column", given, PATH_COLUMNS)
 
 
 def read_table(table: str, wanted: Sequence[WantedColumn]) -> Iterator[TableRow]:
-    """The rows; the first column that is wanted is the path, the second the text, the third the group."""
+    """Reads the rows of a table; the first column wanted is the path, the second the text, the third the group.
+
+    Raises:
+        DataError: as `read_label_table` does.
+    """
     name = os.fsencode(table).decode("utf-8", "backslashreplace")
     suffix = os.path.splitext(table)[1].lower()
     if suffix not in TABLE_SUFFIXES:
@@ -143,9 +146,8 @@ def read_table(table: str, wanted: Sequence[WantedColumn]) -> Iterator[TableRow]
     try:
         with storage.open_to_read(table) as file:
             lines = TableLines(file, name)
-            for row in (
-                read_json_rows(lines, wanted) if suffix == ".jsonl" else read_delimited_rows(table, lines, wanted)
-            ):
+            json = suffix == ".jsonl"
+            for row in read_json_rows(lines, wanted) if json else read_delimited_rows(table, lines, wanted):
                 empty = False
                 yield row
     except FileNotFoundError:

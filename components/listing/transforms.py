@@ -1,4 +1,4 @@
-"""Beam wiring of the listing jobs, and of reading listings and gathering summaries in the others."""
+"""Beam wiring of the listing jobs, and of the reading of listings in other jobs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import apache_beam as beam
 
 from components.jobs import GatherOnce, pack_blocks, unpack_blocks
-from components.listing.collection import Places
 from components.listing.joining import (
     LabelRow,
     identify_image,
@@ -24,11 +23,12 @@ from components.listing.labels import LabelRules
 from components.listing.listing import ListingSummary, merge_listings, read_listing, write_listing
 from components.listing.path_tables import PathTables
 from components.listing.references import ImageReference
+from components.listing.roots import Places
 from tfrecords import SplitFractions, choose_shard, storage
 
 
 class ListCollection(beam.PTransform):
-    """Folders, and tables of paths, to listing files, and their summary at `summary_path`.
+    """The listing of folders and of tables of paths in listing files.
 
     Input:  `(roots, destination)`: folders, files or tables, and the listing file to write.
     Output: the merged `ListingSummary`, once; it is also written as JSON to `summary_path`.
@@ -55,9 +55,9 @@ class ListCollection(beam.PTransform):
 
 
 class ListOnce(beam.PTransform):
-    """Listing files of folders and of tables to listing files in which each image is once.
+    """The merging of listing files of folders and of tables, after which each image is listed once.
 
-    Images meet where a hash of their place sends them.
+    A hash of its place decides in which new file an image is compared with others.
 
     Input:  `("folders", path)` or `("table", path)` of every listing file.
     Output: the merged `ListingSummary`, once; it is also written as JSON to `summary_path`.
@@ -93,9 +93,9 @@ class ListOnce(beam.PTransform):
 
 
 class JoinTables(beam.PTransform):
-    """Listing files without labels, and label tables, to listing files with labels.
+    """The joining of listing files and label tables, which gives listing files with labels.
 
-    Images and rows meet where a hash of the image's place sends them.
+    A hash of the image's place decides in which new file an image and its row meet.
 
     Input:  `("listing", path)` of every listing file and `("table", number)` of every table of `rules`.
     Output: the merged `ListingSummary`, once; it is also written as JSON to `summary_path`.
@@ -120,13 +120,13 @@ class JoinTables(beam.PTransform):
     def _read(self, kind: str, source: Any) -> Iterator[tuple[int, tuple[str, bytes]]]:
         count = len(self._destinations)
 
-        def place_of(uri: str) -> int:
+        def choose_place(uri: str) -> int:
             return choose_shard(normalise_for_join(uri), count)
 
         if kind == "table":
-            blocks = pack_blocks(read_label_rows(source, self._rules), lambda row: place_of(row.uri))
+            blocks = pack_blocks(read_label_rows(source, self._rules), lambda row: choose_place(row.uri))
         else:
-            blocks = pack_blocks(read_listing(source), lambda image: place_of(locate_for_join(image)))
+            blocks = pack_blocks(read_listing(source), lambda image: choose_place(locate_for_join(image)))
         for place, block in blocks:
             yield place, (kind, block)
 
@@ -138,7 +138,7 @@ class JoinTables(beam.PTransform):
 
 
 class GroupByShard(beam.PTransform):
-    """Listing files to the references of one shard at a time.
+    """The grouping of references in listing files by shard.
 
     Input:  paths of listing files.
     Output: `(shard, references)`, where `shard = shard_of(reference)`; only paths and
@@ -168,5 +168,5 @@ def _commit_listing(summaries: Iterable[ListingSummary], summary_path: str) -> L
 
 
 def sort_by_key(blocks: Iterable[bytes]) -> list[ImageReference]:
-    """The references of one shard, which `pack_blocks` packed, sorted by key."""
+    """Unpacks the references of one shard, which `pack_blocks` packed, and sorts them by key."""
     return sorted(unpack_blocks(blocks, ImageReference), key=lambda reference: (reference.key, reference.uri))

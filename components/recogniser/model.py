@@ -65,7 +65,7 @@ class RecogniserSpec:
             raise DataError(f"{self.model_folder} holds no committed model: run the train step first") from None
         charset = manifest.read_charset(self.model_folder)
         engine = load_engine(self.engine, self.model_folder, manifest, self.threads)
-        decode = self.decoding.function(charset)
+        decode = self.decoding.make_function(charset)
         return Recogniser(self.model_folder, engine, decode, charset, manifest, time.monotonic() - started)
 
 

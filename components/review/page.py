@@ -1,4 +1,4 @@
-"""The review page: each doubtful line as a picture with a field for its text."""
+"""The review page, with a picture and a text field for each doubtful line."""
 
 from __future__ import annotations
 
@@ -17,21 +17,26 @@ from components.review.table import BYTE_ORDER_MARK, COLUMNS, LINE_END, TABLE_NA
 from tfrecords import ImageLimits, encode_png
 
 _DOUBTFUL_SYMBOL = 0.9
-"""Symbols with less confidence are marked."""
+"""The confidence below which a symbol is marked."""
 _PAGE_HEIGHT = 64
-"""Pixels of a line on the page."""
+"""The height of a line on the page, pixels."""
 _THREADS, _AHEAD = 16, 64
 
 
 def choose_with_images(
     readings: Iterator[DoubtfulText], count: int, limits: ImageLimits
 ) -> tuple[list[tuple[DoubtfulText, bytes]], int]:
-    """The first readings whose images can still be read, with these as PNG, and how many of the others there were."""
+    """Chooses the first readings whose images can still be read.
+
+    Returns:
+        The readings, each with its image as PNG, and the number of readings passed over because their images cannot
+        be read any more.
+    """
     chosen: list[tuple[DoubtfulText, bytes]] = []
     gone = 0
-    show = functools.partial(_draw_line, limits=limits)
-    while len(chosen) < count and (some := list(itertools.islice(readings, count - len(chosen)))):
-        for reading, png in zip(some, map_in_threads(show, some, _THREADS, ahead=_AHEAD), strict=True):
+    draw = functools.partial(_draw_line, limits=limits)
+    while len(chosen) < count and (part := list(itertools.islice(readings, count - len(chosen)))):
+        for reading, png in zip(part, map_in_threads(draw, part, _THREADS, ahead=_AHEAD), strict=True):
             if png is None:
                 gone += 1
             else:
@@ -45,15 +50,20 @@ def _draw_line(reading: DoubtfulText, limits: ImageLimits) -> bytes | None:
 
 
 def mark_doubtful(text: str, confidences: Sequence[float]) -> list[tuple[str, bool]]:
-    """A text as runs of symbols, each with whether they are doubtful."""
+    """Splits a text into stretches of symbols that are all doubtful (True) or all certain (False)."""
     if len(confidences) != len(text):
         return [(text, False)] if text else []
     pairs = zip(text, (confidence < _DOUBTFUL_SYMBOL for confidence in confidences), strict=True)
-    runs = itertools.groupby(pairs, lambda pair: pair[1])
-    return [("".join(symbol for symbol, _ in some), doubtful) for doubtful, some in runs]
+    stretches = itertools.groupby(pairs, lambda pair: pair[1])
+    return [("".join(symbol for symbol, _ in stretch), doubtful) for doubtful, stretch in stretches]
 
 
 def render_page(**values: Any) -> str:
+    """Renders the page as HTML.
+
+    Args:
+        values: of the template: `review_id`, `dataset_id` and `lines`.
+    """
     import jinja2
 
     environment = jinja2.Environment(

@@ -1,7 +1,7 @@
-"""Which readings a person should look at: of every image its newest one, the least confident first.
+"""The selection of readings for a person to check: of every image its newest one, the least confident first.
 
-Memory does not grow with the predictions: of each row group only what may be among the least
-confident is kept, as Arrow.
+Memory does not grow with the predictions: of each row group, only rows that may be among the least
+confident are kept, as Arrow.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import pyarrow.parquet
 
 from tfrecords import read_uris, storage
 
-AT_A_TIME = 20_000
-"""How many rows are looked at together, and kept in memory."""
+ROWS_AT_A_TIME = 20_000
+"""The number of rows that are selected together and kept in memory."""
 _KEY = [("confidence", "ascending"), ("uri", "ascending"), ("scored_at", "descending")]
 _COLUMNS = ["uri", "text", "confidence", "model_id", "run_id", "scored_at"]
 _DETAILS = ["symbol_confidences", "alternatives"]
@@ -28,14 +28,14 @@ _DETAILS = ["symbol_confidences", "alternatives"]
 
 @dataclasses.dataclass(frozen=True)
 class DoubtfulText:
-    """A reading to be looked at.
+    """A reading for a person to check.
 
     Attributes:
         uri: of the image.
-        text: what was read.
+        text: as recognised.
         confidence: posterior of the text, 0 to 1.
-        model_id, run_id, scored_at: what read it, in which run, and when.
-        place: the Parquet file, its row group and the row in that.
+        model_id, run_id, scored_at: the model that recognised it, the run of predictions, and the time.
+        place: the Parquet file, its row group, and the row in that group.
     """
 
     uri: str
@@ -48,12 +48,12 @@ class DoubtfulText:
 
 
 def find_least_confident(
-    files: Sequence[str], datasets: Iterable[str] = (), *, at_a_time: int = AT_A_TIME
+    files: Sequence[str], datasets: Iterable[str] = (), *, rows_at_a_time: int = ROWS_AT_A_TIME
 ) -> Iterator[DoubtfulText]:
-    """The newest reading of every image, the least confident first, then by URI.
+    """Yields the newest reading of every image, the least confident first, then by URI.
 
-    Each `at_a_time` rows cost two passes over the predictions: one finds them, one finds out which
-    of these images were read again later.
+    Every `rows_at_a_time` rows cost two passes over the predictions: one finds the rows, the other
+    finds out which of these images were recognised again later.
 
     Args:
         files: Parquet files of committed predictions.
@@ -62,7 +62,7 @@ def find_least_confident(
     after: tuple[float, str] | None = None
     datasets = list(datasets)
     while True:
-        lowest = _find_lowest(files, after, at_a_time)
+        lowest = _find_lowest(files, after, rows_at_a_time)
         if not lowest.num_rows:
             return
         after = lowest["confidence"][-1].as_py(), lowest["uri"][-1].as_py()
@@ -77,28 +77,35 @@ def find_least_confident(
                 del newest[row["uri"]]
                 place = files[row.pop("file")], row.pop("group"), row.pop("row")
                 yield DoubtfulText(**row, place=place)
-        if lowest.num_rows < at_a_time:
+        if lowest.num_rows < rows_at_a_time:
             return
 
 
 def read_details(readings: Sequence[DoubtfulText]) -> list[dict[str, Any]]:
-    """`symbol_confidences` and `alternatives` of readings, in their order."""
-    found: dict[tuple[str, int, int], dict[str, Any]] = {}
-    for (path, group), some in itertools.groupby(
+    """Reads `symbol_confidences` and `alternatives` of readings, in their order."""
+    detail_of: dict[tuple[str, int, int], dict[str, Any]] = {}
+    for (path, group), places in itertools.groupby(
         sorted(reading.place for reading in readings), lambda place: (place[0], place[1])
     ):
-        rows = [row for _, _, row in some]
+        rows = [row for _, _, row in places]
         with storage.open_to_read(path) as file, pyarrow.parquet.ParquetFile(file) as parquet:
             details = parquet.read_row_group(group, columns=_DETAILS).take(rows).to_pylist()
-        found.update({(path, group, row): detail for row, detail in zip(rows, details, strict=True)})
-    return [found[reading.place] for reading in readings]
+        detail_of.update({(path, group, row): detail for row, detail in zip(rows, details, strict=True)})
+    return [detail_of[reading.place] for reading in readings]
 
 
 def _find_lowest(files: Sequence[str], after: tuple[float, str] | None, count: int) -> pyarrow.Table:
-    """The first rows by confidence and URI beyond a given one, the newest first of those that are equal in both."""
+    """Finds the first rows by confidence and URI beyond a given one; of rows equal in both, the newest first.
+
+    Args:
+        after: confidence and URI of the last row found before.
+
+    Returns:
+        At most `count` rows of `_COLUMNS`, with `row`, `group` and `file`: their places.
+    """
     compute = pyarrow.compute
     lowest: pyarrow.Table | None = None
-    for number, group, table in _row_groups(files, _COLUMNS):
+    for number, group, table in _read_row_groups(files, _COLUMNS):
         confidence = table["confidence"]
         keep = compute.is_finite(confidence)
         if after is not None:
@@ -118,9 +125,9 @@ def _find_lowest(files: Sequence[str], after: tuple[float, str] | None, count: i
 
 
 def _find_newest(files: Sequence[str], uris: pyarrow.Array) -> pyarrow.Table:
-    """When each of some images was read last: `uri` and the time."""
+    """Finds when each of some images was recognised last: `uri` and `scored_at`."""
     newest: pyarrow.Table | None = None
-    for _, _, table in _row_groups(files, ["uri", "scored_at"]):
+    for _, _, table in _read_row_groups(files, ["uri", "scored_at"]):
         table = table.filter(_find_members(table["uri"], uris))
         if table.num_rows:
             both = table if newest is None else pyarrow.concat_tables([newest, table], promote_options="default")
@@ -130,12 +137,12 @@ def _find_newest(files: Sequence[str], uris: pyarrow.Array) -> pyarrow.Table:
     return newest
 
 
-def _find_members(values: Any, some: pyarrow.Array) -> Any:
-    return pyarrow.compute.is_in(values, value_set=some)
+def _find_members(values: Any, wanted: pyarrow.Array) -> Any:
+    return pyarrow.compute.is_in(values, value_set=wanted)
 
 
-def _row_groups(files: Sequence[str], columns: list[str]) -> Iterator[tuple[int, int, pyarrow.Table]]:
-    """Some columns of every row group, with the number of its file and its own."""
+def _read_row_groups(files: Sequence[str], columns: list[str]) -> Iterator[tuple[int, int, pyarrow.Table]]:
+    """Yields some columns of every row group, after the number of its file and its own."""
     for number, path in enumerate(files):
         with storage.open_to_read(path) as file, pyarrow.parquet.ParquetFile(file) as parquet:
             for group in range(parquet.num_row_groups):

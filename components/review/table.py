@@ -1,4 +1,4 @@
-"""The review table: doubtful readings as CSV, which a person corrects and ingest takes as a label table."""
+"""The review table: doubtful readings as CSV, which a person corrects and ingest reads as a label table."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from tfrecords import storage
 
 COLUMNS = ("path", "text", "confidence", "read", "alternatives", "run_id", "model_id", "dataset")
 BYTE_ORDER_MARK = "\ufeff"
-"""Without it Excel takes UTF-8 for another encoding."""
+"""The mark without which Excel takes UTF-8 for another encoding."""
 LINE_END = "\r\n"
 _BETWEEN = " | "
 
 
 def format_table(rows: Sequence[tuple[str, str, str]]) -> str:
-    """The whole file, of rows as `split_row` gives them."""
+    """Formats the whole file, from rows as `split_row` returns them."""
     header = ",".join(map(quote_cell, COLUMNS))
     lines = [header, *(before + quote_cell(protect_cell(text)) + after for before, text, after in rows)]
     return BYTE_ORDER_MARK + "".join(line + LINE_END for line in lines)
 
 
 def split_row(reading: DoubtfulText, alternatives: Sequence[str], dataset_id: str) -> tuple[str, str, str]:
-    """A row as what stands before the cell of its text, the text, and what stands behind that cell."""
+    """Splits a row into the part before the cell of its text, the text, and the part after that cell."""
     after = (
         f"{reading.confidence:.4f}",
         *map(protect_cell, (reading.text, _BETWEEN.join(alternatives), reading.run_id, reading.model_id, dataset_id)),
@@ -32,22 +32,22 @@ def split_row(reading: DoubtfulText, alternatives: Sequence[str], dataset_id: st
 
 
 def protect_cell(text: str) -> str:
-    """A cell that a spreadsheet takes for text, whatever it looks like."""
+    """Makes a spreadsheet take a cell for text, whatever it looks like."""
     return f"\t{text}" if text else ""
 
 
 def quote_cell(cell: str) -> str:
-    """A cell as CSV writes it."""
+    """Quotes a cell as CSV does."""
     doubled = cell.replace('"', '""')
     return f'"{doubled}"'
 
 
 def name_image(uri: str) -> str:
-    """How a table names an image: by its path, or by its URI where the path is no plain text."""
+    """Names an image for a table: by its path, or by its URI if the path is no plain text."""
     path = uri_to_path(uri)
     if storage.is_remote(uri) or (path.isprintable() and path == path.strip()):
         return path
-    # With what a table cannot have percent-encoded; printable is what has no line breaks and no bytes that are no text.
+    # Percent-encode what a table cannot hold. Line breaks and bytes that are no text are not printable.
     return "".join(
         symbol if symbol.isprintable() and symbol != " " else "".join(f"%{byte:02X}" for byte in symbol.encode())
         for symbol in path_to_uri(path)

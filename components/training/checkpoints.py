@@ -1,4 +1,4 @@
-"""What a stopped training goes on from: its whole state, in one file for each checkpoint."""
+"""Checkpoints: the whole state of a training, from which it resumes, one file for each."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import contextlib
 import dataclasses
 import io
 import json
+import logging
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from components.training.lost import TrainingLost
 from tfrecords import DataError, StoreError, storage
+
+log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"checkpoint-(\d{9})\.npz")
 _FACTS = "facts"
@@ -24,12 +27,12 @@ _KEPT = 2
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A training's state after a number of steps.
+    """The state of a training after a number of steps.
 
     Attributes:
         step: batches trained on since the start, over all epochs.
         arrays: weights, optimiser and random state, by name.
-        facts: all else, as JSON has it.
+        facts: everything else, as JSON has it.
     """
 
     step: int
@@ -40,16 +43,16 @@ class Checkpoint:
 class Checkpoints:
     """A folder of checkpoints, local or remote; the newest two are kept.
 
-    A checkpoint is one file, written beside its place and then moved there, so that it is whole
-    or not there; the file's own checksums (CRC-32 of each array) are verified on reading. Nothing
-    in it depends on the number of workers.
+    A checkpoint is one file. It is written beside its place and then moved there, so it is whole or not
+    there. Reading verifies the file's own checksums (CRC-32 of each array). Nothing in it depends on the
+    number of workers.
     """
 
     def __init__(self, folder: str):
         self.folder = folder
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Writes a checkpoint; keeps it and the one before it, and deletes the rest and what a killed writer left.
+        """Writes a checkpoint, and deletes all but it and the one before it, with what a killed writer left.
 
         Raises:
             DataError: if it cannot be written, such as on a full disk.
@@ -59,26 +62,28 @@ class Checkpoints:
         facts = np.frombuffer(json.dumps({**checkpoint.facts, "step": checkpoint.step}).encode(), np.uint8)
         arrays: dict[str, Any] = {_FACTS: facts, **checkpoint.arrays}
         np.savez(content, **arrays)
-        what = f"the checkpoint of step {checkpoint.step} ({content.tell() / 1e6:.1f} MB) cannot be written to"
-        with self._explained(what, "; mend that, and the same command goes on from the last one"):
+        problem = f"the checkpoint of step {checkpoint.step} ({content.tell() / 1e6:.1f} MB) cannot be written to"
+        with self._explain_errors(problem, "; correct that and run the same command to resume from the last one"):
             name = f"checkpoint-{checkpoint.step:09d}.npz"
             storage.write_bytes(storage.join(self.folder, name), content.getvalue())
-            names = self._names()
-            # Those of later steps are damaged, or of a run that was given up.
+            names = self._list_names()
+            # Checkpoints of later steps are damaged, or of a training that was given up.
             kept = names[names.index(name) :][:_KEPT]
-            left = [found for found in storage.list_names(self.folder) if found.startswith(storage.TEMPORARY_PREFIX)]
-            for found in [*left, *set(names).difference(kept)]:
-                storage.remove_file(storage.join(self.folder, found))
+            unfinished = [
+                other for other in storage.list_names(self.folder) if other.startswith(storage.TEMPORARY_PREFIX)
+            ]
+            for other in [*unfinished, *set(names).difference(kept)]:
+                storage.remove_file(storage.join(self.folder, other))
 
-    def latest(self, say: Callable[[str], None]) -> Checkpoint | None:
-        """The newest checkpoint that is intact, or None; `say` hears of damaged ones.
+    def find_latest(self) -> Checkpoint | None:
+        """Finds the newest checkpoint that is intact, or None, and logs a warning for each damaged one.
 
         Raises:
             DataError: if the folder or a file cannot be read.
             TrainingLost: if an object store fails.
         """
-        with self._explained("the checkpoints cannot be read in"):
-            for name in self._names():
+        with self._explain_errors("the checkpoints cannot be read in"):
+            for name in self._list_names():
                 content = storage.read_bytes(storage.join(self.folder, name))
                 try:
                     with np.load(io.BytesIO(content), allow_pickle=False) as file:
@@ -86,29 +91,34 @@ class Checkpoints:
                     facts = json.loads(arrays.pop(_FACTS).tobytes())
                     return Checkpoint(facts["step"], arrays, facts)
                 except (zipfile.BadZipFile, zlib.error, AttributeError, ValueError, KeyError, EOFError, OSError):
-                    say(
-                        f"warning: {self.folder}/{name} is damaged: going on from the checkpoint before it, "
-                        "if there is one"
+                    log.warning(
+                        f"{self.folder}/{name} is damaged: resuming from the checkpoint before it, if there is one"
                     )
         return None
 
     @contextlib.contextmanager
-    def _explained(self, what: str, advice: str = "") -> Iterator[None]:
+    def _explain_errors(self, problem: str, advice: str = "") -> Iterator[None]:
+        """Turns errors of the storage into sentences that begin with a problem and end with advice.
+
+        Raises:
+            DataError: for a refusal, or an error of a local disk.
+            TrainingLost: for an error of an object store that may pass.
+        """
         try:
             yield
         except StoreError as error:
-            raise TrainingLost(f"{what} {self.folder}: {error}") from None
+            raise TrainingLost(f"{problem} {self.folder}: {error}") from None
         except DataError:
             raise
         except Exception as error:
             remote = storage.is_remote(self.folder)
-            # The errors of an object store's clients pass, most of them: a network is gone for a while. OSErrors too.
+            # Most errors of an object store's clients pass, OSErrors too: a network is gone for a while.
             if remote and not isinstance(error, (PermissionError, FileNotFoundError)):
-                raise TrainingLost(f"{what} {self.folder}: {type(error).__name__}: {error}") from error
+                raise TrainingLost(f"{problem} {self.folder}: {type(error).__name__}: {error}") from error
             if not isinstance(error, OSError):
                 raise
-            raise DataError(f"{what} {self.folder}: {error.strerror or error}{advice}") from None
+            raise DataError(f"{problem} {self.folder}: {error.strerror or error}{advice}") from None
 
-    def _names(self) -> list[str]:
-        """The files' names, newest first."""
+    def _list_names(self) -> list[str]:
+        """Lists the names of the checkpoint files, newest first."""
         return sorted(filter(_NAME.fullmatch, storage.list_names(self.folder)), reverse=True)

@@ -1,8 +1,8 @@
 """Training input: examples from committed shards, and the order of every batch.
 
-The order is a function of seed and epoch alone. Every worker computes the same order and
-takes its own slice of each global batch, so training does not depend on how many workers
-share it, nor on how the shards are cut.
+The order depends on seed and epoch alone. Every worker computes the same order and takes its own
+slice of each global batch. So training does not depend on the number of workers, nor on how the
+shards are cut.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tfrecords import DataError, DatasetManifest, decode_png, examples_to_record
 from tfrecords.manifest import suggest_remedy
 
 _POOL_BATCHES = 32
-_READING_COLUMNS = 64 * 2048  # pixels of width, of all lines of a batch together
+_RECOGNISED_COLUMNS = 64 * 2048  # pixels of width, of all lines of a batch together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Examples:
     """A split in memory, images still compressed.
 
     Attributes:
-        images: PNG bytes, string tensor [n]: one copy serves the training batches and everything else.
+        images: PNG bytes, string tensor [n]; training batches and everything else share this one copy.
         widths: pixels, int32 [n].
-        labels: all labels one after the other, int32; example `i` owns
+        labels: all labels one after the other, int32; that of example `i` is
             `labels[offsets[i]:offsets[i + 1]]`.
         offsets: int64 [n + 1].
-        texts, uris: the labels' texts, and where the images came from.
+        texts, uris: the labels as text, and the images' URIs.
     """
 
     images: tf.Tensor
@@ -51,12 +51,12 @@ class Examples:
         """Symbols in each label, int32 [n]."""
         return np.diff(self.offsets).astype(np.int32)
 
-    def pixels(self, index: int) -> np.ndarray:
-        """One line, uint8 [height, width]."""
+    def decode_line(self, index: int) -> np.ndarray:
+        """Decodes one line to pixels, uint8 [height, width]."""
         return decode_png(self.images[index].numpy())
 
-    def label(self, index: int) -> np.ndarray:
-        """The symbol ids of one label, int32."""
+    def get_label(self, index: int) -> np.ndarray:
+        """Returns the symbol ids of one label, int32 [length]."""
         return self.labels[self.offsets[index] : self.offsets[index + 1]]
 
 
@@ -64,7 +64,7 @@ def load_examples(folder: str, manifest: DatasetManifest, split: str) -> Example
     """Reads a split of a committed dataset.
 
     Raises:
-        DataError: if a shard is missing, or is not what the manifest says.
+        DataError: if a shard is missing, or its checksum is not that of the manifest.
     """
     images: list[tf.Tensor] = []
     widths: list[int] = []
@@ -104,13 +104,16 @@ def load_examples(folder: str, manifest: DatasetManifest, split: str) -> Example
 
 
 def shuffle_epoch(widths: np.ndarray, batch_size: int, seed: int, epoch: int) -> np.ndarray:
-    """Which examples make up each global batch of an epoch.
+    """Shuffles the examples of an epoch into global batches.
 
-    Every example comes once, and the last batch is filled up with examples of the first.
-    Within pools of some batches, lines of like width go together to save padding.
+    Every example comes once. Examples of the first batch fill up the last one. Within pools of some
+    batches, lines of similar width go together to save padding.
+
+    Args:
+        widths: pixels, int32 [n].
 
     Returns:
-        int32 [steps, batch_size].
+        Indices of examples, int32 [steps, batch_size].
     """
     chooser = np.random.default_rng([seed, epoch])
     order = chooser.permutation(len(widths)).astype(np.int32)
@@ -132,13 +135,14 @@ def make_training_batches(
     replica_batch_size: int,
     augment: bool,
 ) -> tf.data.Dataset:
-    """The batches of one worker's replicas, one after the other, for some steps of the training.
+    """Makes the batches of one worker's replicas, one after the other, for some steps of the training.
 
     Args:
         batch_size: of the global batch.
-        steps: which global batches, counted from the first of the first epoch.
-        replicas: which replicas, of all workers', this worker runs: those slices of each
-            global batch come out in turn.
+        steps: numbers of the global batches, counted from the first of the first epoch.
+        replicas: the replicas that this worker runs, as numbers among those of all workers; their
+            slices of each global batch come out in turn.
+        augment: whether lines are distorted.
 
     Yields:
         Dictionaries of `images` uint8 [batch, height, width, 1], padded with white to the widest
@@ -148,11 +152,11 @@ def make_training_batches(
     images = examples.images
     widths = tf.constant(examples.widths)
     labels = tf.RaggedTensor.from_row_splits(examples.labels, examples.offsets)
-    mine = slice(replicas.start * replica_batch_size, replicas.stop * replica_batch_size)
+    own_slice = slice(replicas.start * replica_batch_size, replicas.stop * replica_batch_size)
 
     steps_per_epoch = -(-len(examples) // batch_size)
 
-    def plan(epoch: np.int64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def plan_epoch(epoch: np.int64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         order = shuffle_epoch(examples.widths, batch_size, seed, int(epoch))
         # All replicas pad to the same width, so that batch statistics do not depend on their number.
         widest = -(-examples.widths[order].max(axis=1) // TIME_STRIDE) * TIME_STRIDE
@@ -160,13 +164,13 @@ def make_training_batches(
         first = int(epoch) * steps_per_epoch
         wanted = slice(max(steps.start - first, 0), steps.stop - first)
         return (
-            order[wanted, mine].reshape(-1),
-            np.repeat(widest[wanted].astype(np.int32), order[0, mine].size),
-            distortions[wanted, mine].reshape(-1, DISTORTIONS).astype(np.float32),
+            order[wanted, own_slice].reshape(-1),
+            np.repeat(widest[wanted].astype(np.int32), order[0, own_slice].size),
+            distortions[wanted, own_slice].reshape(-1, DISTORTIONS).astype(np.float32),
         )
 
-    def of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        indices, padded, distortions = tf.numpy_function(plan, [epoch], (tf.int32, tf.int32, tf.float32))
+    def list_lines(epoch: tf.Tensor) -> tf.data.Dataset:
+        indices, padded, distortions = tf.numpy_function(plan_epoch, [epoch], (tf.int32, tf.int32, tf.float32))
         return tf.data.Dataset.from_tensor_slices(
             (
                 tf.ensure_shape(indices, [None]),
@@ -194,7 +198,7 @@ def make_training_batches(
         return batch
 
     epochs = tf.data.Dataset.range(steps.start // steps_per_epoch, -(-steps.stop // steps_per_epoch))
-    dataset = epochs.flat_map(of_epoch)
+    dataset = epochs.flat_map(list_lines)
     dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     dataset = dataset.padded_batch(replica_batch_size, drop_remainder=True)
     return dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(4)
@@ -203,10 +207,10 @@ def make_training_batches(
 def make_evaluation_batches(
     examples: Examples, batch_size: int, part: int = 0, parts: int = 1
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Each example once, lines of like width together, in batches of less where lines are very wide.
+    """Yields each example once, lines of similar width together, in smaller batches where lines are very wide.
 
     Args:
-        part, parts: this worker's share of the batches.
+        part, parts: this worker yields batch `part` of every `parts`.
 
     Yields:
         `images` uint8 [batch, height, width, 1], `widths` int32 [batch], and the indices of
@@ -216,9 +220,9 @@ def make_evaluation_batches(
     starts = [0]
     while starts[-1] < len(order):
         widths = examples.widths[order[starts[-1] : starts[-1] + batch_size]]
-        fitting = widths * np.arange(1, len(widths) + 1) <= _READING_COLUMNS
+        fitting = widths * np.arange(1, len(widths) + 1) <= _RECOGNISED_COLUMNS
         starts.append(starts[-1] + max(1, int(fitting.sum())))
     for start, end in list(itertools.pairwise(starts))[part::parts]:
         indices = order[start:end]
-        images, widths = pad_lines([examples.pixels(i) for i in indices], TIME_STRIDE)
+        images, widths = pad_lines([examples.decode_line(i) for i in indices], TIME_STRIDE)
         yield images, widths, indices

@@ -1,4 +1,4 @@
-"""What a training did, epoch by epoch: as a record, as CSV and for TensorBoard."""
+"""The history of a training, epoch by epoch: as records, as CSV and for TensorBoard."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class EpochRecord:
         step: batches trained on, to the end of this epoch.
         learning_rate: at the end of the epoch.
         train_loss: mean over training examples, nats.
-        validation_loss: mean over validation examples, nats; those without a finite loss left out.
-        cer, wer, exact_match: on the whole validation split; without one, on the training split.
-        images_per_second: trained on, by all workers together, validation not counted.
+        validation_loss: mean over the validation examples with a finite loss, nats.
+        cer, wer, exact_match: on the whole validation split, or on the training split if that is empty.
+        images_per_second: images that all workers together trained on, validation not counted.
         non_finite: training examples left out of the gradient because their loss was not finite.
         seconds: of training since its start, stops not counted.
-        symbol_errors: those that the CER is made of.
+        symbol_errors: the errors that the CER counts.
     """
 
     epoch: int
@@ -48,13 +48,13 @@ class EpochRecord:
 
 
 def choose_best_epoch(history: Sequence[EpochRecord]) -> int:
-    """The number of the epoch whose weights are kept; 0 if there is none.
+    """Chooses the epoch whose weights are kept; returns its number, or 0 if there is none.
 
-    It is the last one whose CER cannot be told from the lowest: its symbol errors are within one standard error of
+    It is the last epoch whose CER cannot be told from the lowest: its symbol errors are within one standard error of
     the fewest, by the rule of Breiman et al. 1984 ("Classification and Regression Trees", section 3.4.3). The
-    standard error of a count `n` of rare errors is the square root of `n`, here of `n + 1`, since none may be luck.
-    Later weights are better where nothing else decides: the learning rate falls, and a validation split of few lines
-    is read without an error by chance.
+    standard error of a count `n` of rare errors is the square root of `n`; here it is that of `n + 1`, because no error
+    at all may be luck. Where nothing else decides, later weights are better: the learning rate falls, and a validation
+    split of few lines may be recognised without an error by chance.
     """
     if not history:
         return 0
@@ -63,17 +63,21 @@ def choose_best_epoch(history: Sequence[EpochRecord]) -> int:
 
 
 def is_finished(history: Sequence[EpochRecord], epochs: int, patience: int) -> bool:
-    """Whether a training is at its end: all epochs done, or none with a lower CER, or loss, for `patience` epochs."""
+    """Checks whether a training is at its end.
+
+    It is, if all epochs are done, or if the last `patience` epochs brought no lower CER, nor a lower validation loss
+    at the same CER.
+    """
     lowest = min(history, key=lambda record: (record.cer, record.validation_loss)).epoch if history else 0
     return len(history) >= epochs or len(history) - lowest >= patience
 
 
 class HistoryWriter:
-    """Writes history, after every epoch, to `history.csv` and for TensorBoard.
+    """A writer of the history, after every epoch, to `history.csv` and for TensorBoard.
 
     Args:
         folder: local; files of an earlier attempt in it are replaced.
-        history: what was done before a restart.
+        history: epochs from before a restart.
     """
 
     def __init__(self, folder: str, history: Sequence[EpochRecord]):
@@ -84,7 +88,7 @@ class HistoryWriter:
         self._written: list[EpochRecord] = []
         shutil.rmtree(os.path.join(folder, TENSORBOARD_NAME), ignore_errors=True)
         self._events = tf.summary.create_file_writer(os.path.join(folder, TENSORBOARD_NAME))
-        # What tf.summary.scalar sets, without the tensorboard package that it needs.
+        # As tf.summary.scalar does, but without the tensorboard package that it needs.
         self._scalar = tf.compat.v1.SummaryMetadata(
             plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars"), data_class=1
         )
@@ -100,7 +104,7 @@ class HistoryWriter:
         table = io.StringIO(newline="")
         writer = csv.DictWriter(table, list(values))
         writer.writeheader()
-        writer.writerows(dataclasses.asdict(each) for each in self._written)
+        writer.writerows(dataclasses.asdict(earlier) for earlier in self._written)
         storage.write_bytes(self._csv, table.getvalue().encode())
         with self._events.as_default():
             for name, value in values.items():

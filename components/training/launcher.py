@@ -1,6 +1,6 @@
-"""Training in processes of their own: a local cluster of workers, or this node's worker of a larger one.
+"""The launcher of training processes: a local cluster of workers, or this node's worker of a larger one.
 
-Nothing here imports TensorFlow: the process that starts a cluster stays small, and what a
+This module does not import TensorFlow. So the process that starts a cluster stays small, and whatever a
 worker does to its memory or its devices ends with it.
 """
 
@@ -8,28 +8,31 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 from components.devices import find_gpus
 from components.training.lost import ERROR_NAME, STATUS_LOST
 from components.training.place import ClusterPlace
 from tfrecords import DataError
 
+log = logging.getLogger(__name__)
+
 _POLL_S = 0.2
 _GRACE_S = 20.0
 _REGROUP_S = 15.0
-"""Seconds in which all workers of a scheduler's cluster notice that one is gone, and end."""
+"""Seconds within which all workers of a scheduler's cluster notice that one is gone, and end."""
 
 
 class TrainingLostError(DataError):
-    """Training ended by something from outside, and can go on from its last checkpoint."""
+    """An end of training that came from outside; training can resume from its last checkpoint."""
 
 
 def train_in_processes(
@@ -39,13 +42,12 @@ def train_in_processes(
     *,
     restarts: int = 0,
     place: ClusterPlace | None = None,
-    say: Callable[[str], None] = print,
 ) -> None:
     """Runs one training request and waits for its end.
 
-    If one worker ends with an error, the others are stopped at once, as there is no rejoining
-    a `MultiWorkerMirroredStrategy`; where something from outside ended it, all are started again
-    and go on from the last checkpoint.
+    If one worker ends with an error, the others are stopped at once, because no worker can rejoin a
+    `MultiWorkerMirroredStrategy`. If something from outside ended it, all are started again and resume
+    from the last checkpoint.
 
     Args:
         request: the fields of a `TrainingRequest`.
@@ -53,11 +55,11 @@ def train_in_processes(
         workers: processes to start here; each sees the others' addresses in `TF_CONFIG`. 1 within a
             scheduler's cluster.
         restarts: how often to start again.
-        place: in a scheduler's cluster.
+        place: this node's, in a scheduler's cluster.
 
     Raises:
         DataError: if a worker refuses the data, or fails; the sentence names its log.
-        TrainingLostError: if it was ended from outside once more than `restarts`.
+        TrainingLostError: if it was ended from outside more often than `restarts`.
     """
     os.makedirs(folder, exist_ok=True)
     request_path = os.path.join(folder, "request.json")
@@ -65,7 +67,7 @@ def train_in_processes(
         json.dump(request, file)
     shares = share_gpus(os.environ, find_gpus(), workers)
     for index in range(workers):
-        open(_log_path(folder, index), "wb").close()
+        open(_make_log_path(folder, index), "wb").close()
     for restart in range(restarts + 1):
         try:
             _train_once(request_path, folder, workers, shares, place)
@@ -73,17 +75,22 @@ def train_in_processes(
         except TrainingLostError as error:
             if restart == restarts:
                 times = f"; it was started again {restarts} time{'s' * (restarts > 1)}" * bool(restarts)
-                raise TrainingLostError(f"{error}{times}; the same command goes on from the last checkpoint") from None
-            say(f"{error}; starting again from the last checkpoint (restart {restart + 1} of {restarts})")
+                raise TrainingLostError(
+                    f"{error}{times}; run the same command to resume from the last checkpoint"
+                ) from None
+            log.info(f"{error}; starting again from the last checkpoint (restart {restart + 1} of {restarts})")
         if place is not None and len(place.addresses) > 1:
             time.sleep(_REGROUP_S)
 
 
 def share_gpus(environment: Mapping[str, str], gpus: Sequence[str], workers: int) -> list[dict[str, str]]:
-    """What each of several local workers has in its environment, so that no two use one device.
+    """Shares GPUs, or else processor cores, among local workers, so that no two use one device.
 
     Args:
         gpus: the devices that this process may use, as `CUDA_VISIBLE_DEVICES` names them.
+
+    Returns:
+        For each worker, the variables to add to its environment.
 
     Raises:
         DataError: if there are GPUs, but fewer than workers.
@@ -94,14 +101,14 @@ def share_gpus(environment: Mapping[str, str], gpus: Sequence[str], workers: int
         cores = len(os.sched_getaffinity(0))
         threads = environment.get("TF_NUM_INTRAOP_THREADS", str(max(1, cores // workers)))
         return [{"TF_NUM_INTRAOP_THREADS": threads}] * workers
-    each = len(gpus) // workers
-    if not each:
+    share = len(gpus) // workers
+    if not share:
         raise DataError(
             f"--train_workers={workers}, but there {'are' if len(gpus) > 1 else 'is'} {len(gpus)} "
             f"GPU{'s' * (len(gpus) > 1)} here: one worker "
             "uses all of them by itself; give at most as many workers, or train on the CPU with CUDA_VISIBLE_DEVICES=-1"
         )
-    return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[i * each : (i + 1) * each])} for i in range(workers)]
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[i * share : (i + 1) * share])} for i in range(workers)]
 
 
 def _train_once(
@@ -109,33 +116,41 @@ def _train_once(
 ) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(os.path.join(folder, ERROR_NAME))
-    addresses, first = [f"localhost:{port}" for port in _free_ports(workers)] if workers > 1 else [], 0
-    if place is not None and workers == 1:  # in the words of TensorFlow, which knows no "master"
+    addresses, first = [f"localhost:{port}" for port in find_free_ports(workers)] if workers > 1 else [], 0
+    if place is not None and workers == 1:  # as TensorFlow names tasks: it knows no "master"
         addresses, first = list(place.addresses), place.worker
     processes: list[subprocess.Popen] = []
     try:
         for index in range(workers):
-            with open(_log_path(folder, index), "ab") as log:
+            with open(_make_log_path(folder, index), "ab") as log:
                 processes.append(
                     subprocess.Popen(
                         [sys.executable, "-m", "components.training.worker", request_path],
-                        env={**_environment(addresses, first + index), **shares[index]},
+                        env={**make_environment(addresses, first + index), **shares[index]},
                         stdin=subprocess.DEVNULL,
                         stderr=log,
                     )
                 )
-        failed = _wait(processes)
+        failed = _wait_for_all(processes)
     finally:
         _stop(processes)
-    if failed is None:
-        return
+    if failed is not None:
+        _raise_failure(folder, failed, workers, processes[failed].returncode, place)
+
+
+def _raise_failure(folder: str, failed: int, workers: int, code: int, place: ClusterPlace | None) -> NoReturn:
+    """Raises the error that says why a worker ended with a status.
+
+    Raises:
+        DataError: if it refused the data, or failed by itself.
+        TrainingLostError: if it was ended from outside.
+    """
     with contextlib.suppress(FileNotFoundError), open(os.path.join(folder, ERROR_NAME), encoding="utf-8") as file:
         raise DataError(file.read())
-    code = processes[failed].returncode
-    log_path = _log_path(folder, failed)
+    log_path = _make_log_path(folder, failed)
     with open(log_path, encoding="utf-8", errors="replace") as log_file:
         lines = [line.strip() for line in log_file if line.strip()]
-    who, last = f"training worker {failed} of {workers}", lines[-1] if lines else "it said nothing"
+    worker, last = f"training worker {failed} of {workers}", lines[-1] if lines else "its log is empty"
     if code == -signal.SIGKILL:
         reason = "was killed by SIGKILL, which is how a machine that is out of memory ends a process"
     elif code == -signal.SIGALRM:
@@ -147,8 +162,8 @@ def _train_once(
     elif code == STATUS_LOST:
         reason = last
     else:
-        raise DataError(f"{who} ended with status {code}: {last} (its log is {log_path})")
-    raise TrainingLostError(f"{who} {reason} (its log is {log_path})")
+        raise DataError(f"{worker} ended with status {code}: {last} (its log is {log_path})")
+    raise TrainingLostError(f"{worker} {reason} (its log is {log_path})")
 
 
 def _answers(address: str) -> bool:
@@ -160,12 +175,12 @@ def _answers(address: str) -> bool:
         return False
 
 
-def _wait(processes: list[subprocess.Popen]) -> int | None:
-    """The worker that failed first, or None when all are done."""
+def _wait_for_all(processes: list[subprocess.Popen]) -> int | None:
+    """Waits until all workers are done, or one has failed; returns the number of the one that caused the failure."""
     while True:
         codes = [process.poll() for process in processes]
         failed = [index for index, code in enumerate(codes) if code]
-        if failed:  # one that lost the others, or waited for them, is not the cause; one that was killed is
+        if failed:  # a worker that lost the others, or waited for them, is not the cause; one that was killed is
             return min(failed, key=lambda i: (codes[i] in (STATUS_LOST, -signal.SIGALRM), codes[i] != -signal.SIGKILL))
         if all(code == 0 for code in codes):
             return None
@@ -185,7 +200,13 @@ def _stop(processes: list[subprocess.Popen]) -> None:
             process.wait()
 
 
-def _environment(addresses: list[str], index: int) -> dict[str, str]:
+def make_environment(addresses: list[str], index: int) -> dict[str, str]:
+    """Makes the environment of a worker process: this project is importable, and `TF_CONFIG` describes the cluster.
+
+    Args:
+        addresses: `host:port` of all workers; empty for one that trains alone.
+        index: the worker's number.
+    """
     environment = dict(os.environ)
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
@@ -197,13 +218,14 @@ def _environment(addresses: list[str], index: int) -> dict[str, str]:
     return environment
 
 
-def _free_ports(count: int) -> list[int]:
+def find_free_ports(count: int) -> list[int]:
+    """Finds some ports of this machine that nothing uses now."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("localhost", 0))
-        return [each.getsockname()[1] for each in sockets]
+        for free in sockets:
+            free.bind(("localhost", 0))
+        return [free.getsockname()[1] for free in sockets]
 
 
-def _log_path(folder: str, index: int) -> str:
+def _make_log_path(folder: str, index: int) -> str:
     return os.path.join(folder, f"worker-{index}.log")

@@ -1,4 +1,4 @@
-"""The network on all replicas with its optimiser, and one training step over a global batch."""
+"""The learner: the network on all replicas, its optimiser, and one training step over a global batch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BFLOAT16_FROM = (8, 0)
 
 @dataclasses.dataclass(frozen=True)
 class TrainingCluster:
-    """This worker's place among all."""
+    """The workers that train together, and this worker's place among them."""
 
     strategy: tf.distribute.MultiWorkerMirroredStrategy
     worker: int
@@ -37,33 +37,34 @@ class TrainingCluster:
 
     @classmethod
     def join(cls) -> TrainingCluster:
-        """The cluster that `TF_CONFIG` names, once all of it is there, or one of this process alone."""
-        place = ClusterPlace.of(os.environ)
+        """Joins the cluster that `TF_CONFIG` names, once all of it is there, or makes one of this process alone."""
+        place = ClusterPlace.from_environment(os.environ)
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
         return cls(strategy, place.worker if place else 0, len(place.addresses) if place else 1)
 
     @property
     def replicas(self) -> int:
+        """Number of replicas of all workers together."""
         return self.strategy.num_replicas_in_sync
 
     @property
     def replicas_here(self) -> range:
-        """Which of all replicas this worker runs."""
-        each = self.replicas // self.workers
-        return range(self.worker * each, (self.worker + 1) * each)
+        """The replicas that this worker runs, as numbers among all replicas."""
+        share = self.replicas // self.workers
+        return range(self.worker * share, (self.worker + 1) * share)
 
     def sum_over_workers(self, values: Sequence[float]) -> np.ndarray:
-        """The sums of every worker's values, float64, on all of them."""
-        mine = tf.constant(values, tf.float64)
+        """Adds up every worker's values; each worker gets the sums, float64 [values]."""
+        own = tf.constant(values, tf.float64)
         first = self.replicas_here.start
         shares = self.strategy.experimental_distribute_values_from_function(
-            lambda context: mine if context.replica_id_in_sync_group == first else tf.zeros_like(mine)
+            lambda context: own if context.replica_id_in_sync_group == first else tf.zeros_like(own)
         )
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, shares, axis=None).numpy()
 
 
 def _choose_precision() -> str:
-    """bfloat16 where every device multiplies it faster than float32; else float32."""
+    """Chooses bfloat16 where every device multiplies it faster than float32, and float32 elsewhere."""
     gpus = tf.config.list_physical_devices("GPU")
     capable = [
         tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) >= _BFLOAT16_FROM
@@ -73,7 +74,18 @@ def _choose_precision() -> str:
 
 
 class Learner:
-    """The network on all replicas with its optimiser, and the same network for reading."""
+    """The network on all replicas with its optimiser, and the same network for recognition.
+
+    Args:
+        height: of the lines, pixels.
+        steps: of the whole training, for the schedule of the learning rate.
+
+    Attributes:
+        model: the network that is trained.
+        recogniser: the same network without strategy, dropout or bfloat16; its weights are set for each evaluation.
+        take_step: one training step, as `_make_training_step` makes it.
+        compute_logits: of `recogniser`, as `make_logits_function` makes it.
+    """
 
     def __init__(
         self,
@@ -97,17 +109,17 @@ class Learner:
                 keras.config.set_dtype_policy(before)
             self.optimizer = _make_optimizer(request, recipe, steps)
             self.optimizer.build(self.model.trainable_variables)
-        # What reads validation lines and is exported knows nothing of the strategy or of bfloat16.
-        self.reader = build(charset.classes, height, False)
+        # The network that recognises validation lines and is exported knows nothing of the strategy or of bfloat16.
+        self.recogniser = build(charset.classes, height, False)
         if request.init_from is not None:
             copy_weights(self.model, request.init_from, request.init_symbols, charset)
-        self.step = _make_training_step(
+        self.take_step = _make_training_step(
             cluster.strategy, self.model, self.optimizer, request.batch_size, recipe.clip_norm
         )
-        self.read = make_logits_function(self.reader, height)
+        self.compute_logits = make_logits_function(self.recogniser, height)
 
-    def batches(self, examples: Examples, steps: range) -> Iterator:
-        """The global batches of some steps, this worker's slices of them."""
+    def make_batches(self, examples: Examples, steps: range) -> Iterator:
+        """Makes the global batches of some steps; yields this worker's slices of them."""
         request, replicas = self._request, self._cluster.replicas
         return iter(
             self._cluster.strategy.distribute_datasets_from_function(
@@ -124,11 +136,11 @@ class Learner:
         )
 
     def gather(self, values: Any) -> np.ndarray:
-        """Every replica's values, one after the other."""
+        """Gathers every replica's values, one after the other."""
         return self._cluster.strategy.gather(values, axis=0).numpy()
 
-    def arrays(self, best: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """Weights, optimiser and random state, and the best weights so far, by name."""
+    def collect_arrays(self, best: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Collects weights, optimiser and random state, and the best weights so far, by name."""
         groups = {"model": self.model.variables, "optimizer": self.optimizer.variables, "best": best}
         return {
             f"{group}/{i}": keras.ops.convert_to_numpy(value)
@@ -137,12 +149,16 @@ class Learner:
         }
 
     def restore(self, checkpoint: Checkpoint, checkpoint_folder: str) -> None:
-        """Puts everything back as it was; on every worker."""
+        """Restores weights, optimiser and random state; every worker has to do so.
+
+        Raises:
+            DataError: if the checkpoint is of another network or optimiser.
+        """
         for group, variables in (("model", self.model.variables), ("optimizer", self.optimizer.variables)):
             values = pick_arrays(group, checkpoint)
             if [value.shape for value in values] != [tuple(variable.shape) for variable in variables]:
                 raise DataError(
-                    "the checkpoint to go on from is of another network or optimiser: delete "
+                    "the checkpoint to resume from is of another network or optimiser: delete "
                     f"{checkpoint_folder} to start anew"
                 )
             for variable, value in zip(variables, values, strict=True):
@@ -150,6 +166,7 @@ class Learner:
 
 
 def pick_arrays(group: str, checkpoint: Checkpoint) -> list[np.ndarray]:
+    """Picks the arrays of one group (`model`, `optimizer` or `best`) out of a checkpoint, in their order."""
     count = sum(name.startswith(f"{group}/") for name in checkpoint.arrays)
     return [checkpoint.arrays[f"{group}/{i}"] for i in range(count)]
 
@@ -169,18 +186,18 @@ def copy_weights(model: keras.Model, path: str, symbols: Sequence[str], charset:
         DataError: if it is another network, or one for lines of another height.
     """
     old = keras.saving.load_model(path, compile=False, safe_mode=True)
-    places = {symbol: i for i, symbol in enumerate((*symbols, None))}  # None stands for the blank, the last class
-    classes = [(new, places[symbol]) for new, symbol in enumerate((*charset.symbols, None)) if symbol in places]
+    class_of = {symbol: i for i, symbol in enumerate((*symbols, None))}  # None stands for the blank, the last class
+    classes = [(new, class_of[symbol]) for new, symbol in enumerate((*charset.symbols, None)) if symbol in class_of]
     new_classes, old_classes = map(list, zip(*classes, strict=True))
     if len(model.layers) != len(old.layers):
         raise DataError(f"the model in {path} is of another network than {model.name}")
     for layer, old_layer in zip(model.layers, old.layers, strict=True):
         weights, old_weights = layer.get_weights(), old_layer.get_weights()
         if layer.name == "logits":
-            for mine, its in zip(weights, old_weights, strict=True):
-                mine[..., new_classes] = its[..., old_classes]
+            for new_weight, old_weight in zip(weights, old_weights, strict=True):
+                new_weight[..., new_classes] = old_weight[..., old_classes]
             old_weights = weights
-        if [mine.shape for mine in weights] != [its.shape for its in old_weights]:
+        if [weight.shape for weight in weights] != [weight.shape for weight in old_weights]:
             raise DataError(f"the model in {path} is {old.name} of another size than {model.name} here")
         layer.set_weights(old_weights)
 
@@ -206,15 +223,15 @@ def _make_optimizer(request: TrainingRequest, recipe: Recipe, steps: int) -> ker
 def _make_training_step(
     strategy: tf.distribute.Strategy, model: keras.Model, optimizer, batch_size: int, clip_norm: float
 ) -> Callable:
-    """One step over a global batch.
+    """Makes one step over a global batch.
 
-    The gradient is that of the sum of all finite losses divided by the global batch size,
-    whatever the number of replicas; it is summed over replicas before it is clipped.
+    The loss is the sum of all finite losses divided by the global batch size, whatever the number of
+    replicas. Its gradient is summed over replicas before it is clipped.
 
     Returns:
-        A function of the iterator to the summed loss, the number of examples with a finite
-        loss, both of the global batch, and, on each replica, int32 [n], the indices of its
-        examples without one, -1 in the place of the others.
+        A function that takes the iterator. It returns the summed loss and the number of examples with
+        a finite loss, both of the global batch, and on each replica int32 [n]: the indices of its
+        examples without a finite loss, and -1 in the place of the others.
     """
     replicas = strategy.num_replicas_in_sync
     shapes = [*(variable.shape for variable in model.trainable_variables), tf.TensorShape([]), tf.TensorShape([])]
@@ -247,18 +264,23 @@ def _make_training_step(
     @tf.function
     def step(iterator):
         loss, finite, left_out = strategy.run(on_replica, args=(next(iterator),))
-        loss, finite = (strategy.experimental_local_results(each)[0] for each in (loss, finite))
+        loss, finite = (strategy.experimental_local_results(value)[0] for value in (loss, finite))
         return loss, finite, left_out
 
     return step
 
 
-def make_logits_function(reader: keras.Model, height: int) -> Callable:
-    """The network without dropout: images uint8 [batch, height, width, 1] and widths to logits and time steps."""
+def make_logits_function(recogniser: keras.Model, height: int) -> Callable:
+    """Makes a function that runs a network without dropout.
+
+    Returns:
+        A function of images uint8 [batch, height, width, 1] and widths int32 [batch]; it returns logits
+        float32 [batch, time, classes] and time steps int32 [batch].
+    """
 
     @tf.function(input_signature=make_input_signature(height))
-    def read(images, widths):
-        outputs = reader([images, widths], training=False)
+    def compute_logits(images, widths):
+        outputs = recogniser([images, widths], training=False)
         return outputs["logits"], outputs["time_steps"]
 
-    return read
+    return compute_logits

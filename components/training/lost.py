@@ -1,4 +1,4 @@
-"""How a training worker ends when the others are lost, and the watchdog that finds out."""
+"""The end of a training worker that lost the others, and the watchdog that finds that out."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import signal
 
 ERROR_NAME = "error.txt"
 STATUS_LOST = 138
-"""What Kubernetes' training operator takes for "start it again": 128 + SIGUSR1."""
+"""The exit status on which Kubernetes' training operator starts a worker again: 128 + SIGUSR1."""
 
 
 class TrainingLost(Exception):  # noqa: N818 (no error of the data or the program)
-    """The other workers, a device or an object store failed; training can go on from its last checkpoint."""
+    """A failure of the other workers, a device or an object store; training can resume from its last checkpoint."""
 
 
 class Watchdog:
-    """Ends this process, by SIGALRM, when it waits too long for the others of its cluster.
+    """A timer that ends this process, by SIGALRM, when it waits too long for the others of its cluster.
 
-    The system does it: TensorFlow waits for ever for a worker that never comes, and no other
-    Python thread runs meanwhile. Its own time limit for what workers do together costs a
-    sleeping thread for each operation, thousands of them a minute.
+    The operating system keeps the time, because TensorFlow waits for ever for a worker that never
+    comes, and no other Python thread runs meanwhile. TensorFlow's own time limit for collective
+    operations costs a sleeping thread for each operation, thousands of them a minute.
 
     Args:
         workers: in the cluster; with less than two there is nothing to watch.
-        own_process: whether this process is there for training alone.
+        own_process: whether this process exists for training alone.
 
     Attributes:
         asked_to_end: whether SIGTERM came, after `end_gently`.
@@ -36,7 +36,7 @@ class Watchdog:
         self._own_process = own_process
 
     def end_gently(self) -> None:
-        """From now on, SIGTERM is a wish: a worker on its own can save its state first."""
+        """Lets a worker that trains alone save its state before it obeys SIGTERM."""
 
         def ask(_signal: int, _frame: object) -> None:
             self.asked_to_end = True
@@ -45,11 +45,11 @@ class Watchdog:
             signal.signal(signal.SIGTERM, ask)
 
     def expect(self, limit_s: float) -> None:
-        """From now on, no more than `limit_s` seconds may pass between two signs of life; 0 ends the watch."""
+        """Allows at most `limit_s` seconds between two signs of life from now on; 0 ends the watch."""
         self._limit_s = math.ceil(limit_s)
-        self.alive()
+        self.report_alive()
 
-    def alive(self) -> None:
-        """A sign of life: something is done that needed the other workers."""
+    def report_alive(self) -> None:
+        """Gives a sign of life: something is done that needed the other workers."""
         if not self._alone:
             signal.alarm(self._limit_s)

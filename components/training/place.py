@@ -22,13 +22,13 @@ class ClusterPlace:
     addresses: tuple[str, ...]
 
     @property
-    def chief(self) -> bool:
-        """Whether this node writes checkpoints and the model."""
+    def is_chief(self) -> bool:
+        """Checks whether this node writes checkpoints and the model."""
         return self.worker == 0
 
     @classmethod
-    def of(cls, environment: Mapping[str, str]) -> ClusterPlace | None:
-        """The place that `TF_CONFIG` says, or None if it says nothing of a cluster.
+    def from_environment(cls, environment: Mapping[str, str]) -> ClusterPlace | None:
+        """Reads the place from `TF_CONFIG`; returns None if that describes no cluster.
 
         A scheduler may call the first worker "chief", or (older ones) "master".
 

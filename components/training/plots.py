@@ -14,16 +14,16 @@ _LEAST_LOSS = 1e-4  # a loss of 0 has no place on a logarithmic axis
 
 
 def plot_training_samples(examples: Examples, chosen: Sequence[int], path: str) -> None:
-    """A grid of training lines with their labels, as PNG."""
+    """Draws a grid of training lines with their labels, as PNG."""
     plot_grid(
         "Training samples and their labels",
-        [ShownLine(examples.pixels(i), examples.texts[i]) for i in chosen],
+        [ShownLine(examples.decode_line(i), examples.texts[i]) for i in chosen],
         path,
     )
 
 
 def plot_history(history: Sequence[EpochRecord], path: str) -> None:
-    """Loss and CER by epoch, as PNG."""
+    """Draws loss and CER by epoch, as PNG."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     losses, errors = figure.subplots(1, 2)
     epochs = [record.epoch for record in history]

@@ -1,4 +1,4 @@
-"""What a model is trained from and with."""
+"""The request for a training: the data, the network and the settings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 @dataclasses.dataclass(frozen=True)
 class TrainingRequest:
-    """What a model is trained from and with; the same on every worker.
+    """The data, the network and the settings of a training; the same on every worker.
 
     Attributes:
         dataset_folder: of a committed dataset, local.
@@ -18,13 +18,13 @@ class TrainingRequest:
         epochs, batch_size, learning_rate: `batch_size` is that of all replicas together.
         patience: epochs without a better one after which training ends.
         seed: of the weights' start, the order of examples and the distortions.
-        init_from: the `.keras` file, local, of a model of the same network, whose weights are the
-            start; or None.
+        init_from: local `.keras` file of a model of the same network, whose weights are the start;
+            or None.
         init_symbols: that model's charset.
-        checkpoint_every_s: seconds between checkpoints, which come at the next look or epoch's end.
-        start_timeout_s: seconds that a worker waits for the others to come.
-        stall_timeout_s: seconds that it waits for them later, such as for one that hangs.
-        precision: of the network's arithmetic, a Keras dtype policy; None for what suits the devices.
+        checkpoint_every_s: seconds between checkpoints; one is due at the next look at results or the epoch's end.
+        start_timeout_s: seconds that a worker waits for the others to start.
+        stall_timeout_s: seconds that it waits for them later, for example for one that hangs.
+        precision: of the network's arithmetic, a Keras dtype policy; None for the one that suits the devices.
     """
 
     dataset_folder: str

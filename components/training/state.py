@@ -1,4 +1,4 @@
-"""How far a training is, and its checkpoints."""
+"""The state of a training, and the saver that keeps it in checkpoints."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from components.training.lost import TrainingLost
 
 @dataclasses.dataclass
 class TrainingState:
-    """How far a training is, besides what the network and the optimiser hold.
+    """Everything that says how far a training is, except what the network and the optimiser hold.
 
     Attributes:
         step: batches trained on.
         history: finished epochs.
-        loss, finite: sums over the epoch that is under way: the finite losses, and their number.
-        epoch_seconds: of training in the epoch that is under way.
+        loss, finite: sum and number of the finite losses in the current epoch.
+        epoch_seconds: of training in the current epoch.
         seconds: since the start, validation included, stops not counted.
-        left_out: indices of training examples whose loss was ever not finite.
+        left_out: indices of training examples whose loss was not finite at least once.
         best: the weights of the epoch that would be kept now.
     """
 
@@ -37,15 +37,15 @@ class TrainingState:
     left_out: set[int] = dataclasses.field(default_factory=set)
     best: list[np.ndarray] = dataclasses.field(default_factory=list)
 
-    def facts(self) -> dict[str, Any]:
-        """All but the weights, as JSON has it."""
+    def collect_facts(self) -> dict[str, Any]:
+        """Collects everything but the weights, as JSON has it."""
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del plain["best"]
         return {**plain, "history": list(map(dataclasses.asdict, self.history)), "left_out": sorted(self.left_out)}
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint) -> TrainingState:
-        """The state that a checkpoint holds."""
+    def from_checkpoint(cls, checkpoint: Checkpoint) -> TrainingState:
+        """Restores the state that a checkpoint holds."""
         facts = dict(checkpoint.facts)
         facts["history"] = [EpochRecord(**record) for record in facts["history"]]
         facts["left_out"] = set(facts["left_out"])
@@ -53,14 +53,23 @@ class TrainingState:
 
 
 class CheckpointSaver:
-    """Writes checkpoints, on the chief alone; the first at once, to find out whether that can be done."""
+    """A writer of checkpoints; it writes the first one at once, to find out whether that is possible.
+
+    Args:
+        checkpoints: None on every worker but the chief, which alone writes.
+        every_s: seconds between checkpoints.
+    """
 
     def __init__(self, checkpoints: Checkpoints | None, learner: Learner, state: TrainingState, every_s: float):
         self._checkpoints, self._learner, self._state, self._every_s = checkpoints, learner, state, every_s
         self.save()
 
     def save_if_due(self) -> None:
-        """Saves after a time, or where somebody ends the training."""
+        """Saves if the last checkpoint is old enough, or if somebody ends the training.
+
+        Raises:
+            TrainingLost: if somebody ends the training.
+        """
         ended = self._learner.watchdog.asked_to_end
         if ended or time.monotonic() - self._saved >= self._every_s:
             self.save()
@@ -68,7 +77,8 @@ class CheckpointSaver:
             raise TrainingLost("was asked to end by SIGTERM")
 
     def save(self) -> None:
+        """Writes a checkpoint of the current state, if this worker writes them."""
         if self._checkpoints is not None:
-            arrays = self._learner.arrays(self._state.best)
-            self._checkpoints.save(Checkpoint(self._state.step, arrays, self._state.facts()))
+            arrays = self._learner.collect_arrays(self._state.best)
+            self._checkpoints.save(Checkpoint(self._state.step, arrays, self._state.collect_facts()))
         self._saved = time.monotonic()

@@ -1,7 +1,7 @@
-"""The training loop: one program on every worker of a `MultiWorkerMirroredStrategy`.
+"""The training program: every worker of a `MultiWorkerMirroredStrategy` runs it with the same request.
 
-Keras' own `fit` fails under this strategy with two workers, so the loop is written out.
-Every worker runs this module with the same request; one worker is a cluster of one.
+Keras' own `fit` fails under this strategy with two workers, so `components.training.epochs` writes the loop out.
+One worker is a cluster of one.
 """
 
 from __future__ import annotations
@@ -9,67 +9,30 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
+import logging
 import os
 import sys
-import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from components.ctc.decoding import decode_greedily
-from components.ctc.loss import compute_ctc_loss
-from components.metrics import ErrorCounts
-from components.training.checkpoints import Checkpoints
-from components.training.data import Examples, load_examples, make_evaluation_batches
-from components.training.history import EpochRecord, HistoryWriter, choose_best_epoch, is_finished
+from components.training.checkpoints import Checkpoint, Checkpoints
+from components.training.data import Examples, load_examples
+from components.training.epochs import EpochLoop
+from components.training.history import HistoryWriter, choose_best_epoch, is_finished
 from components.training.learner import Learner, TrainingCluster
 from components.training.lost import TrainingLost, Watchdog
 from components.training.place import ClusterPlace
 from components.training.progress import Progress
 from components.training.request import TrainingRequest
-from components.training.result import EVALUATION_BATCH, write_model
+from components.training.result import write_model
 from components.training.state import CheckpointSaver, TrainingState
 from tfrecords import Charset, DataError, DatasetManifest, count_adjacent_repeats
 
-_LOOK_EVERY = 5
-"""Steps between looks at their results; a look waits for the devices."""
-
-
-def train(
-    request: TrainingRequest,
-    say: Callable[[str], None] = print,
-    watchdog: Watchdog | None = None,
-    *,
-    live: bool = False,
-) -> None:
-    """Trains a model and, on the chief, writes it to the output folder.
-
-    Goes on from the newest checkpoint, if there is one. The weights kept are those that
-    `choose_best_epoch` says. Progress goes to `say`, on the chief alone.
-
-    Args:
-        watchdog: to be told that the other workers still work with this one.
-        live: whether standard output is a terminal that somebody looks at.
-
-    Raises:
-        DataError: if the dataset cannot train this model, or training diverges.
-        TrainingLost: if other workers or a device are gone.
-    """
-    try:
-        _train(request, say, watchdog or Watchdog(1), live)
-    except tf.errors.ResourceExhaustedError as error:
-        raise DataError(
-            f"a device has not enough memory for --batch_size={request.batch_size}: give a smaller one "
-            f"({get_first_line(error)})"
-        ) from None
-    except _LOST as error:
-        print(error, file=sys.stderr)
-        raise TrainingLost(f"lost the other workers, or a device failed ({type(error).__name__})") from None
-
+log = logging.getLogger(__name__)
 
 _LOST = (
     tf.errors.UnavailableError,
@@ -81,278 +44,250 @@ _LOST = (
 )
 
 
-def _train(request: TrainingRequest, say: Callable[[str], None], watchdog: Watchdog, live: bool) -> None:
-    manifest = DatasetManifest.read(request.dataset_folder)
-    charset = manifest.read_charset(request.dataset_folder)
-    place = ClusterPlace.of(os.environ)
-    chief = place is None or place.chief
-    say_here = say
-    if not chief:
-        say, live = _say_nothing, False
-    checkpoints = Checkpoints(request.checkpoint_folder)
-    checkpoint = checkpoints.latest(say)
-    state = TrainingState() if checkpoint is None else TrainingState.of(checkpoint)
-    if is_finished(
-        state.history, request.epochs, request.patience
-    ):  # nobody else is needed, and the others may be gone
-        watchdog.expect(0)
-        if chief:
-            say("training was finished before; only the model was not written yet")
-            examples = load_examples(request.dataset_folder, manifest, "train")
-            validation = load_examples(request.dataset_folder, manifest, "validation")
-            with explain_write_errors("the model", request.output_folder):
-                HistoryWriter(request.output_folder, state.history).close()
-                write_model(request, charset, examples, validation, manifest.height, state, say)
+def train(request: TrainingRequest, watchdog: Watchdog | None = None, *, live: bool = False) -> None:
+    """Trains a model and, on the chief, writes it to the output folder.
+
+    Resumes from the newest checkpoint, if there is one. Keeps the weights of the epoch that
+    `choose_best_epoch` chooses. The chief alone logs progress.
+
+    Args:
+        watchdog: hears that the other workers still work with this one.
+        live: whether standard output is a terminal that somebody looks at.
+
+    Raises:
+        DataError: if the dataset cannot train this model, or training diverges.
+        TrainingLost: if other workers or a device are gone.
+    """
+    try:
+        _train(request, watchdog or Watchdog(1), live)
+    except tf.errors.ResourceExhaustedError as error:
+        raise DataError(
+            f"a device has not enough memory for --batch_size={request.batch_size}: give a smaller one "
+            f"({_get_first_line(error)})"
+        ) from None
+    except _LOST as error:
+        print(error, file=sys.stderr)
+        raise TrainingLost(f"lost the other workers, or a device failed ({type(error).__name__})") from None
+
+
+def _train(request: TrainingRequest, watchdog: Watchdog, live: bool) -> None:
+    start = _Start.find(request)
+    if is_finished(start.state.history, request.epochs, request.patience):
+        watchdog.expect(0)  # the other workers are not needed, and may be gone
+        if start.is_chief:
+            log.info("training had already finished: only the model is still to be written")
+            splits = _Splits.load(request, start.manifest)
+            with _open_history(request, start.state):
+                pass
+            _write_model(request, start, splits)
         return
-    say_here(_describe_devices(place))
+    log.info(_describe_devices(start.place))
+    cluster = _join_cluster(request, start, watchdog)
+    splits = _Splits.load(request, start.manifest)
+    learner = _prepare_learner(request, start, cluster, splits, watchdog)
+    _run_epochs(request, start, cluster, learner, splits, live)
+    watchdog.expect(0)
+    if start.is_chief:
+        _log_end(request, start.state)
+        _write_model(request, start, splits)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Start:
+    """Everything that a worker knows before it meets the others.
+
+    Attributes:
+        place: in the cluster; None for a worker that trains alone.
+        manifest, charset: of the dataset.
+        checkpoint: the one to resume from, or None.
+        state: of the training, as that checkpoint holds it; changes from here on.
+    """
+
+    place: ClusterPlace | None
+    manifest: DatasetManifest
+    charset: Charset
+    checkpoints: Checkpoints
+    checkpoint: Checkpoint | None
+    state: TrainingState
+
+    @classmethod
+    def find(cls, request: TrainingRequest) -> _Start:
+        """Reads the manifest of the dataset and the newest checkpoint."""
+        manifest = DatasetManifest.read(request.dataset_folder)
+        charset = manifest.read_charset(request.dataset_folder)
+        place = ClusterPlace.from_environment(os.environ)
+        checkpoints = Checkpoints(request.checkpoint_folder)
+        checkpoint = checkpoints.find_latest()
+        state = TrainingState() if checkpoint is None else TrainingState.from_checkpoint(checkpoint)
+        return cls(place, manifest, charset, checkpoints, checkpoint, state)
+
+    @property
+    def is_chief(self) -> bool:
+        """Checks whether this worker writes checkpoints and the model, and logs progress."""
+        return self.place is None or self.place.is_chief
+
+
+@dataclasses.dataclass(frozen=True)
+class _Splits:
+    """The splits of a dataset that a training uses."""
+
+    train: Examples
+    validation: Examples
+
+    @classmethod
+    def load(cls, request: TrainingRequest, manifest: DatasetManifest) -> _Splits:
+        """Loads both splits into memory."""
+        return cls(*(load_examples(request.dataset_folder, manifest, split) for split in ("train", "validation")))
+
+    @property
+    def judged(self) -> Examples:
+        """Lines on which the best epoch is chosen: validation lines, or the training lines if there are none."""
+        return self.validation if len(self.validation) else self.train
+
+
+def _join_cluster(request: TrainingRequest, start: _Start, watchdog: Watchdog) -> TrainingCluster:
+    """Waits for all workers, and checks that they are to train the same.
+
+    Raises:
+        DataError: if their flags or datasets differ, or the batches cannot be shared.
+        TrainingLost: if they do not see the same checkpoints.
+    """
     cluster = TrainingCluster.join()  # before anything else of TensorFlow's
     watchdog.expect(request.start_timeout_s)
-    _agree_on_start(cluster, request, manifest, charset, state)
+    _agree_on_start(cluster, request, start)
     if request.batch_size % cluster.replicas:
         raise DataError(
             f"--batch_size={request.batch_size} cannot be shared equally by {cluster.replicas} replicas: "
             f"give a multiple of {cluster.replicas}"
         )
-    examples = load_examples(request.dataset_folder, manifest, "train")
-    validation = load_examples(request.dataset_folder, manifest, "validation")
-    per_epoch = -(-len(examples) // request.batch_size)
-    steps = per_epoch * request.epochs
-    learner = Learner(cluster, request, charset, manifest.height, steps, watchdog)
-    _refuse_labels_that_never_fit(learner.reader, examples, request.model)
-    say(
-        f"training {request.model} ({learner.model.count_params():,} weights, {charset.classes - 1} symbols) on "
-        f"{len(examples):,} images for {request.epochs} epochs of {per_epoch} steps; {cluster.workers} "
-        f"worker{'s' * (cluster.workers > 1)} with {len(cluster.replicas_here)} {_get_device_kind()} each"
-    )
-    if not len(validation):
-        say("the validation split is empty: the best epoch is chosen on the training images themselves")
-    if checkpoint is not None:
-        learner.restore(checkpoint, request.checkpoint_folder)
-    if state.step:
-        say(f"going on from the checkpoint of step {state.step:,} (epoch {len(state.history) + 1})")
+    return cluster
 
+
+def _prepare_learner(
+    request: TrainingRequest, start: _Start, cluster: TrainingCluster, splits: _Splits, watchdog: Watchdog
+) -> Learner:
+    """Builds the network and, if there is a checkpoint, restores it."""
+    steps = _count_steps_per_epoch(request, splits) * request.epochs
+    learner = Learner(cluster, request, start.charset, start.manifest.height, steps, watchdog)
+    _refuse_labels_that_never_fit(learner.recogniser, splits.train, request.model)
+    if start.is_chief:
+        _log_start(cluster, learner, request, start.charset, splits)
+    if start.checkpoint is not None:
+        learner.restore(start.checkpoint, request.checkpoint_folder)
+    if start.state.step and start.is_chief:
+        log.info(f"resuming from the checkpoint of step {start.state.step:,} (epoch {len(start.state.history) + 1})")
     watchdog.expect(request.stall_timeout_s)
-    progress = Progress(say, request.epochs, per_epoch, live=live)
-    with explain_write_errors("the history", request.output_folder):
-        writer = HistoryWriter(request.output_folder, state.history) if chief else None
-    saver = CheckpointSaver(checkpoints if chief else None, learner, state, request.checkpoint_every_s)
-    watchdog.end_gently()
-    batches = learner.batches(examples, range(state.step, steps))
-    while not is_finished(state.history, request.epochs, request.patience):
-        _train_epoch(request, learner, batches, per_epoch, state, progress, saver)
-        _close_epoch(
-            cluster,
-            learner,
-            validation if len(validation) else examples,
-            charset,
-            per_epoch * request.batch_size,
-            state,
-            saver,
+    return learner
+
+
+def _run_epochs(
+    request: TrainingRequest, start: _Start, cluster: TrainingCluster, learner: Learner, splits: _Splits, live: bool
+) -> None:
+    """Trains the epochs that are left, with history and checkpoints.
+
+    Raises:
+        DataError: if training diverged, or history or checkpoints cannot be written.
+        TrainingLost: if somebody ends the training.
+    """
+    state = start.state
+    with (
+        _open_history(request, state) if start.is_chief else contextlib.nullcontext() as history,
+        Progress(
+            request.epochs, _count_steps_per_epoch(request, splits), quiet=not start.is_chief, live=live
+        ) as progress,
+    ):
+        saver = CheckpointSaver(
+            start.checkpoints if start.is_chief else None, learner, state, request.checkpoint_every_s
         )
-        progress.epoch(
-            state.history[-1],
-            _estimate_seconds_left(state, steps),
-            last=is_finished(state.history, request.epochs, request.patience),
-        )
-        if writer is not None:
-            with explain_write_errors("the history", request.output_folder):
-                writer.add(state.history[-1])
-        saver.save_if_due()
-    saver.save()
-    cluster.sum_over_workers([0.0])  # nobody leaves before the last checkpoint is there
-    watchdog.expect(0)
-    best = state.history[choose_best_epoch(state.history) - 1]
-    early = f"; stopped after {len(state.history)}: none was better for {request.patience} epochs"
-    say(
-        f"trained for {state.seconds:.0f} s; kept are the weights of epoch {best.epoch}, with a CER of {best.cer:.2%}"
-        f"{early * (len(state.history) < request.epochs)}"
-    )
-    if writer is not None:
-        with explain_write_errors("the model", request.output_folder):
-            writer.close()
-            write_model(request, charset, examples, validation, manifest.height, state, say)
+        learner.watchdog.end_gently()
+        loop = EpochLoop(request, cluster, learner, splits.train, splits.judged, start.charset, state, saver, progress)
+        while not is_finished(state.history, request.epochs, request.patience):
+            loop.run_epoch()
+            if history is not None:
+                with _explain_write_errors("the history", request.output_folder):
+                    history.add(state.history[-1])
+            saver.save_if_due()
+        saver.save()
+        cluster.sum_over_workers([0.0])  # nobody leaves before the last checkpoint is there
+
+
+def _count_steps_per_epoch(request: TrainingRequest, splits: _Splits) -> int:
+    return -(-len(splits.train) // request.batch_size)
 
 
 @contextlib.contextmanager
-def explain_write_errors(what: str, folder: str) -> Iterator[None]:
-    """Says of what cannot be written why that is; TensorFlow calls a full disk an exhausted resource."""
+def _explain_write_errors(subject: str, folder: str) -> Iterator[None]:
+    """Turns a failed write into an error that says why; TensorFlow calls a full disk an exhausted resource.
+
+    Args:
+        subject: of the sentence, such as `the model`.
+
+    Raises:
+        DataError: for an `OSError` or an error of TensorFlow's inside the block.
+    """
     try:
         yield
     except (OSError, tf.errors.OpError) as error:
-        reason = getattr(error, "strerror", None) or get_first_line(error)
+        reason = getattr(error, "strerror", None) or _get_first_line(error)
         raise DataError(
-            f"{what} cannot be written to {folder}: {reason}; mend that, and the same command goes on"
+            f"{subject} cannot be written to {folder}: {reason}; correct that and run the same command to resume"
         ) from error
 
 
-def _train_epoch(
-    request: TrainingRequest,
-    learner: Learner,
-    batches: Iterator,
-    per_epoch: int,
-    state: TrainingState,
-    progress: Progress,
-    saver: CheckpointSaver,
-) -> None:
-    """The steps of an epoch, or those that are left of it."""
-    epoch = len(state.history) + 1
-    until = epoch * per_epoch
-    started = time.monotonic()
-    pending: list[tuple] = []
-    while state.step < until:
-        pending.append(learner.step(batches))
-        learner.watchdog.alive()
-        if len(pending) < _LOOK_EVERY and state.step + len(pending) < until:
-            continue
-        for loss, finite, left_out in pending:
-            state.loss += float(loss)
-            state.finite += float(finite)
-            if float(finite) < request.batch_size:  # the same on every worker, so that all of them gather
-                state.left_out.update(index for index in learner.gather(left_out).tolist() if index >= 0)
-        state.step += len(pending)
-        pending.clear()
-        now = time.monotonic()
-        state.epoch_seconds += now - started
-        state.seconds += now - started
-        started = now
-        done = per_epoch - (until - state.step)
-        progress.step(
-            epoch,
-            done,
-            state.loss / max(state.finite, 1),
-            done * request.batch_size / state.epoch_seconds,
-            _estimate_seconds_left(state, per_epoch * request.epochs),
-        )
-        if state.step < until:  # at the end it is first read what the epoch has brought
-            saver.save_if_due()
+@contextlib.contextmanager
+def _open_history(request: TrainingRequest, state: TrainingState) -> Iterator[HistoryWriter]:
+    """Opens the history files, with the epochs that are finished already, and closes them at the end."""
+    with _explain_write_errors("the history", request.output_folder):
+        writer = HistoryWriter(request.output_folder, state.history)
+    yield writer
+    with _explain_write_errors("the history", request.output_folder):
+        writer.close()
 
 
-def _close_epoch(
-    cluster: TrainingCluster,
-    learner: Learner,
-    validation: Examples,
-    charset: Charset,
-    images: int,
-    state: TrainingState,
-    saver: CheckpointSaver,
-) -> None:
-    """Reads the validation lines and adds the epoch, with so many images trained on, to the history."""
-    started = time.monotonic()
-    learner.reader.set_weights(learner.model.get_weights())
-    try:
-        counts, validation_loss = _validate(cluster, learner, validation, charset, saver)
-    except ValueError as error:
-        raise DataError(f"training diverged in epoch {len(state.history) + 1}: {error}") from None
-    state.seconds += time.monotonic() - started
-    state.history.append(
-        EpochRecord(
-            epoch=len(state.history) + 1,
-            step=state.step,
-            learning_rate=float(keras.ops.convert_to_numpy(learner.optimizer.learning_rate)),
-            train_loss=state.loss / max(state.finite, 1),
-            validation_loss=validation_loss,
-            cer=counts.cer,
-            wer=counts.wer,
-            exact_match=counts.exact_match,
-            images_per_second=images / state.epoch_seconds,
-            non_finite=round(images - state.finite),
-            seconds=state.seconds,
-            symbol_errors=counts.symbol_errors,
-        )
-    )
-    state.loss = state.finite = state.epoch_seconds = 0.0
-    if choose_best_epoch(state.history) == len(state.history):
-        state.best = learner.reader.get_weights()
+def _write_model(request: TrainingRequest, start: _Start, splits: _Splits) -> None:
+    with _explain_write_errors("the model", request.output_folder):
+        write_model(request, start.charset, splits.train, splits.validation, start.manifest.height, start.state)
 
 
-def _say_nothing(_line: str) -> None:
-    pass
-
-
-def get_first_line(error: Exception) -> str:
+def _get_first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
-def _describe_devices(place: ClusterPlace | None) -> str:
-    """What this worker can train on, and whom it waits for."""
-    gpus = tf.config.list_physical_devices("GPU")
-    names = [tf.config.experimental.get_device_details(gpu).get("device_name", "of unknown kind") for gpu in gpus]
-    cores = len(os.sched_getaffinity(0))
-    found = f"{len(gpus)} GPU{'s' * (len(gpus) > 1)} ({', '.join(sorted(set(names)))})" if gpus else "no GPU"
-    said = f"found {found} and {cores} processor core{'s' * (cores > 1)}: training on the {'GPU' if gpus else 'CPU'}"
-    others = len(place.addresses) - 1 if place else 0
-    return said + (f", when {others} other worker{'s are' if others > 1 else ' is'} there" if others else "")
+# Checks before the first step
 
 
-def _get_device_kind() -> str:
-    return (tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU"))[0].device_type
-
-
-def _estimate_seconds_left(state: TrainingState, steps: int) -> float:
-    return state.seconds / max(state.step, 1) * (steps - state.step)
-
-
-def _agree_on_start(
-    cluster: TrainingCluster,
-    request: TrainingRequest,
-    manifest: DatasetManifest,
-    charset: Charset,
-    state: TrainingState,
-) -> None:
+def _agree_on_start(cluster: TrainingCluster, request: TrainingRequest, start: _Start) -> None:
     """Raises an error unless all workers train the same thing from the same step."""
-    what = {
+    task = {
         **dataclasses.asdict(request),
-        **dict.fromkeys(("dataset_folder", "output_folder", "checkpoint_folder"), ""),  # each may have its own
+        **dict.fromkeys(("dataset_folder", "output_folder", "checkpoint_folder"), ""),  # may differ between workers
         "init_from": request.init_from is not None,
-        "dataset": (manifest.dataset_id, charset.digest),
+        "dataset": (start.manifest.dataset_id, start.charset.digest),
     }
-    mine = np.array([zlib.crc32(json.dumps(what, sort_keys=True).encode()), state.step], np.float64)
-    same = cluster.sum_over_workers(mine.tolist()) == mine * cluster.workers
+    own = np.array([zlib.crc32(json.dumps(task, sort_keys=True).encode()), start.state.step], np.float64)
+    same = cluster.sum_over_workers(own.tolist()) == own * cluster.workers
     if not same[0]:
         raise DataError(
             f"the workers were given different things to train: worker {cluster.worker} has --model={request.model} "
             f"--epochs={request.epochs} --batch_size={request.batch_size} --learning_rate={request.learning_rate:g} "
-            f"--seed={request.seed} on dataset {manifest.dataset_id}; give all of them the same flags and workspace"
+            f"--seed={request.seed} on dataset {start.manifest.dataset_id}; give all of them the same "
+            "flags and workspace"
         )
     if not same[1]:
         raise TrainingLost(
-            f"the workers do not see the same checkpoints: worker {cluster.worker} would go on from step {state.step}; "
-            "the workspace must be a folder that all of them share"
+            f"the workers do not see the same checkpoints: worker {cluster.worker} would resume from step "
+            f"{start.state.step}; the workspace must be a folder that all of them share"
         )
 
 
-def _validate(
-    cluster: TrainingCluster, learner: Learner, examples: Examples, charset: Charset, saver: CheckpointSaver
-) -> tuple[ErrorCounts, float]:
-    """Error counts and mean loss over a whole split; each worker reads its share, and all get the sums.
+def _refuse_labels_that_never_fit(recogniser: keras.Model, examples: Examples, name: str) -> None:
+    """Checks labels against the network's own time steps; one of fixed width may give fewer than ingest counted.
 
     Raises:
-        ValueError: if the network gives logits that are not finite.
+        DataError: if a label needs more time steps than its image gives.
     """
-    counts = ErrorCounts()
-    all_lengths = examples.label_lengths
-    loss_sum = finite = 0.0
-    for images, widths, indices in make_evaluation_batches(examples, EVALUATION_BATCH, cluster.worker, cluster.workers):
-        logits, time_steps = learner.read(images, widths)
-        learner.watchdog.alive()
-        saver.save_if_due()
-        lengths = all_lengths[indices]
-        labels = np.zeros((len(indices), lengths.max()), np.int32)
-        for row, i in zip(labels, indices, strict=True):
-            row[: len(examples.label(i))] = examples.label(i)
-        losses = compute_ctc_loss(logits, time_steps, labels, lengths).numpy()
-        loss_sum += float(losses[np.isfinite(losses)].sum())
-        finite += float(np.isfinite(losses).sum())
-        for decoded, i in zip(decode_greedily(logits.numpy(), time_steps.numpy()), indices, strict=True):
-            counts += ErrorCounts.of(examples.texts[i], charset.decode(decoded.ids))
-    *total, loss_sum, finite = cluster.sum_over_workers([*dataclasses.astuple(counts), loss_sum, finite])
-    return ErrorCounts(*map(round, total)), float(loss_sum / finite) if finite else math.inf
-
-
-def _refuse_labels_that_never_fit(reader: keras.Model, examples: Examples, name: str) -> None:
-    """A network of fixed width may give fewer time steps than the stride that ingest checked against."""
-    steps = reader.get_layer("time_steps")(tf.constant(examples.widths)).numpy()
-    repeats = np.array([count_adjacent_repeats(examples.label(i).tolist()) for i in range(len(examples))])
+    steps = recogniser.get_layer("time_steps")(tf.constant(examples.widths)).numpy()
+    repeats = np.array([count_adjacent_repeats(examples.get_label(i).tolist()) for i in range(len(examples))])
     needed = examples.label_lengths + repeats
     if (needed > steps).any():
         worst = int(np.argmax(needed - steps))
@@ -361,3 +296,45 @@ def _refuse_labels_that_never_fit(reader: keras.Model, examples: Examples, name:
             f"{len(examples)} labels: "
             f'"{examples.texts[worst]}" of {examples.uris[worst]} needs {needed[worst]}; use --model=crnn'
         )
+
+
+# Log lines
+
+
+def _describe_devices(place: ClusterPlace | None) -> str:
+    """Says what this worker trains on, and whom it waits for."""
+    gpus = tf.config.list_physical_devices("GPU")
+    names = [tf.config.experimental.get_device_details(gpu).get("device_name", "of unknown kind") for gpu in gpus]
+    cores = len(os.sched_getaffinity(0))
+    devices = f"{len(gpus)} GPU{'s' * (len(gpus) > 1)} ({', '.join(sorted(set(names)))})" if gpus else "no GPU"
+    line = f"found {devices} and {cores} processor core{'s' * (cores > 1)}: training on the {'GPU' if gpus else 'CPU'}"
+    others = len(place.addresses) - 1 if place else 0
+    return line + (f" once {others} other worker{'s are' if others > 1 else ' is'} there" if others else "")
+
+
+def _log_start(
+    cluster: TrainingCluster,
+    learner: Learner,
+    request: TrainingRequest,
+    charset: Charset,
+    splits: _Splits,
+) -> None:
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    log.info(
+        f"training {request.model} ({learner.model.count_params():,} weights, {charset.classes - 1} symbols) on "
+        f"{len(splits.train):,} images for {request.epochs} epochs of "
+        f"{_count_steps_per_epoch(request, splits)} steps; {cluster.workers} "
+        f"worker{'s' * (cluster.workers > 1)} with {len(cluster.replicas_here)} {devices[0].device_type} each"
+    )
+    if not len(splits.validation):
+        log.info("the validation split is empty: the best epoch is chosen on the training images themselves")
+
+
+def _log_end(request: TrainingRequest, state: TrainingState) -> None:
+    epochs = len(state.history)
+    best = state.history[choose_best_epoch(state.history) - 1]
+    early = f"; stopped after epoch {epochs}: none was better for {request.patience} epochs"
+    log.info(
+        f"trained for {state.seconds:.0f} s; kept the weights of epoch {best.epoch}, with a CER of {best.cer:.2%}"
+        f"{early * (epochs < request.epochs)}"
+    )

@@ -1,14 +1,20 @@
 """One training process: `python -m components.training.worker REQUEST.json`.
 
-Exits with 0 when trained; with 1 and `error.txt` beside the request when the data cannot be
-trained on; with `STATUS_LOST` when the other workers or the devices failed it, so that all can
-go on from the last checkpoint; by SIGALRM when it waited too long for the others; with anything
-else after a failure of its own. The last line on standard error says why.
+Its exit status says how it ended:
+
+- 0: trained.
+- 1, with `error.txt` beside the request: the data cannot be trained on.
+- `STATUS_LOST`: the other workers or the devices failed; all workers can resume from the last checkpoint.
+- killed by SIGALRM: it waited too long for the others.
+- anything else: a failure of its own.
+
+The last line on standard error says why.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -19,12 +25,15 @@ from components.training.lost import ERROR_NAME, STATUS_LOST, TrainingLost, Watc
 
 
 def main(request_path: str) -> int:
-    """Trains what the request says."""
+    """Trains what the request at a path describes.
+
+    Returns:
+        The exit status.
+    """
     _end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a person's Ctrl-C reaches the launcher too, which ends its workers
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     from components.training.place import ClusterPlace
-    from components.training.progress import show
     from components.training.request import TrainingRequest
     from components.training.trainer import train
     from tfrecords import DataError, storage
@@ -32,10 +41,13 @@ def main(request_path: str) -> int:
     with open(request_path, encoding="utf-8") as file:
         request = TrainingRequest(**json.load(file))
     try:
-        place = ClusterPlace.of(os.environ)
+        place = ClusterPlace.from_environment(os.environ)
+        _print_log()
+        if place is not None and not place.is_chief:  # all workers see the same checkpoints: one warning is enough
+            logging.getLogger("components.training.checkpoints").setLevel(logging.ERROR)
         watchdog = Watchdog(len(place.addresses) if place else 1, own_process=True)
         watchdog.expect(request.start_timeout_s)
-        train(request, show, watchdog, live=sys.stdout.isatty())
+        train(request, watchdog, live=sys.stdout.isatty())
     except DataError as error:
         storage.write_bytes(os.path.join(os.path.dirname(request_path), ERROR_NAME), str(error).encode())
         return 1
@@ -46,8 +58,29 @@ def main(request_path: str) -> int:
     return 0
 
 
+class _StandardOutputHandler(logging.Handler):
+    """Standard output, which is the launcher's; when nobody reads it any more, training continues."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        try:
+            print(f"{prefix}{record.getMessage()}", flush=True)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print_log() -> None:
+    """Prints what this project's modules log, and leaves those of other packages alone."""
+    handler = _StandardOutputHandler()
+    for package in ("components", "tfrecords"):
+        logger = logging.getLogger(package)
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+        logger.propagate = False
+
+
 def _end_with_parent() -> None:
-    """A worker whose launcher was killed must not train on alone."""
+    """Ends this process when its parent ends: a worker whose launcher was killed must not train on alone."""
     parent = os.getppid()
 
     def watch() -> None:

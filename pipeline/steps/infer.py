@@ -196,7 +196,7 @@ def _resolve(context: Context) -> Iterator[_Resolved]:
         )
     _describe_lexicon(options, model.read_charset(workspace.model(model_id)))
     images = options.infer_images or find_sample(workspace)
-    decoding = options.decoding.pinned()
+    decoding = options.decoding.pin_lexicon()
     # What decides which of the committed runs have read an image as this command would.
     reading = {
         "model_id": model.model_id,

@@ -63,7 +63,7 @@ def list_collection(
     # The listing of a template is needed for longer: it is no other command's.
     name = make_id(roots=roots, tables=tables, labels=labels, template=context.options.template)
     folder = context.scratch.unfinished(Unfinished.LISTING, name)
-    places = Places.of([*roots, *tables.paths])
+    places = Places.from_roots([*roots, *tables.paths])
     grouped = [*group_roots(roots, places), *([path] for path in tables.paths)]
     groups = [[location_to_uri(root) for root in group] for group in grouped]
     files = [storage.join(folder, f"{number:05d}.parquet") for number in range(len(groups))]

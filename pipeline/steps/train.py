@@ -86,8 +86,8 @@ class TrainStep:
             TrainingLostError: if workers were killed too often.
         """
         options, workspace = context.options, context.workspace
-        place = ClusterPlace.of(os.environ)
-        chief = place is None or place.chief
+        place = ClusterPlace.from_environment(os.environ)
+        chief = place is None or place.is_chief
         resolved = _resolve(options, workspace)
         model_id, request = resolved.model_id, resolved.request
         figures = {"model_id": model_id, **request}
@@ -252,7 +252,7 @@ def _train(
     options: LinePipelineOptions, workspace: Workspace, resolved: _Resolved, place: ClusterPlace | None
 ) -> ModelManifest | None:
     """Trains the model in processes of their own, and commits it; returns None on a node that is not the chief."""
-    chief = place is None or place.chief
+    chief = place is None or place.is_chief
     if options.resume == "never":
         storage.remove_folder(resolved.checkpoints)
     in_workspace = chief and not storage.is_remote(resolved.training)

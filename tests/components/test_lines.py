@@ -163,7 +163,7 @@ def test_a_remote_line_is_read_as_a_local_one(tmp_path):
 
 
 def test_the_problem_that_the_listing_found_is_given_without_reading_the_image(tmp_path):
-    reference = ImageReference(str(tmp_path / "gone.png"), "gone.png", 1, 1).rejected("no_label", "nothing names it")
+    reference = ImageReference(str(tmp_path / "gone.png"), "gone.png", 1, 1).reject("no_label", "nothing names it")
     assert read_referenced_line(reference, 20, ImageLimits()) == Reject(reference.uri, "no_label", "nothing names it")
 
 

@@ -69,21 +69,25 @@ def test_edit_distance_counts_whole_words_too():
     ],
 )
 def test_counts_of_one_image(truth, read, counts):
-    assert ErrorCounts.of(truth, read) == counts
+    assert ErrorCounts.from_texts(truth, read) == counts
 
 
 def test_rates_are_errors_for_each_true_symbol_word_and_image():
-    total = ErrorCounts.of("abcd", "abcx") + ErrorCounts.of("one two", "one two") + ErrorCounts.of("a", "aaaa")
+    total = (
+        ErrorCounts.from_texts("abcd", "abcx")
+        + ErrorCounts.from_texts("one two", "one two")
+        + ErrorCounts.from_texts("a", "aaaa")
+    )
     assert (total.symbols, total.symbol_errors) == (12, 4)
     assert total.cer == pytest.approx(4 / 12)
     assert total.wer == pytest.approx(2 / 4)
     assert total.exact_match == pytest.approx(1 / 3)
-    assert ErrorCounts.of("a", "aaaa").cer == 3
+    assert ErrorCounts.from_texts("a", "aaaa").cer == 3
 
 
 def test_counts_of_parts_add_up_to_those_of_the_whole():
     pairs = [("ab", "ab"), ("abc", "abd"), ("", "x"), ("a b c", "a c"), ("zz", "")]
-    counts = [ErrorCounts.of(*pair) for pair in pairs]
+    counts = [ErrorCounts.from_texts(*pair) for pair in pairs]
     whole = sum(counts, ErrorCounts())
     assert sum(counts[:2], ErrorCounts()) + sum(counts[2:], ErrorCounts()) == whole
     assert whole.images == 5
@@ -124,7 +128,7 @@ def test_calibration_error_is_that_of_the_equation():
 
 
 def lines_of(*lines: tuple[str, str, float]) -> LineCounts:
-    counts = [dataclasses.astuple(ErrorCounts.of(truth, read)) for truth, read, _ in lines]
+    counts = [dataclasses.astuple(ErrorCounts.from_texts(truth, read)) for truth, read, _ in lines]
     return LineCounts(np.array(counts, np.int64), np.array([confidence for *_, confidence in lines], np.float32))
 
 
@@ -175,4 +179,4 @@ def test_confidences_are_counted_in_the_bins_of_the_calibration_error():
     }
     assert (high["from"], high["to"], high["images"], high["cer"]) == (0.9, 1.0, 3, 0.25)
     error = sum(bin["images"] * abs(bin["mean_confidence"] - bin["exact_match"]) for bin in (low, high)) / 5
-    assert error == pytest.approx(compute_expected_calibration_error(lines.confidences, lines.column("exact")))
+    assert error == pytest.approx(compute_expected_calibration_error(lines.confidences, lines.get_column("exact")))

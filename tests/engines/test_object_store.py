@@ -168,7 +168,7 @@ def test_labels_and_images_are_read_at_the_same_time(store, proxy, suffix, numbe
 
 def test_the_search_for_tables_does_not_list_the_images_again(store, object_store, proxy, monkeypatch):
     """What a table names is asked for by itself, and no more of it than images are looked at."""
-    monkeypatch.setattr(choice, "_LOOKED_AT", 20)
+    monkeypatch.setattr(choice, "_IMAGES_LOOKED_AT", 20)
     rules, rows = LabelRules(source="auto"), [f"lines/no-{row}.png,1\n" for row in range(90)]
 
     def requests(table):

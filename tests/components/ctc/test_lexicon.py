@@ -58,7 +58,7 @@ def test_words_have_their_true_posterior_and_none_is_missed_that_is_not_negligib
             continue
         texts = found(line, ABC)
         assert texts == pytest.approx({word: truth[word] for word in texts}, abs=1e-6)
-        lost = [cut.lost(time_steps[row], max(map(len, words))) for cut in (module._QUICK, module._CAREFUL)]
+        lost = [cut.bound_missed(time_steps[row], max(map(len, words))) for cut in (module._QUICK, module._CAREFUL)]
         negligible = np.log(lost[0] if line.log_probability > np.log(lost[0]) else lost[1])
         assert set(texts) >= {word for word, posterior in truth.items() if posterior > negligible}
         assert len(texts) == len(truth) or scale > 1
@@ -85,7 +85,7 @@ def test_the_best_of_many_words_is_that_of_scoring_each(scale):
     charset = Charset(tuple(string.ascii_lowercase))
     words = sorted(set(random_words(chooser, 300, "abcdefgh", 9)))
     logits, time_steps = random_batch(chooser, 10, 30, charset.classes, scale)
-    ids, lengths = Lexicon.from_words(words, charset).labels(np.arange(len(words)))
+    ids, lengths = Lexicon.from_words(words, charset).get_labels(np.arange(len(words)))
     decoded = decode_with_lexicon(logits, time_steps, Lexicon.from_words(words, charset), alternatives=3)
     for row, line in enumerate(decoded):
         many = np.repeat(logits[row : row + 1], len(words), axis=0)
@@ -127,7 +127,7 @@ def test_the_nearest_word_is_found_though_the_network_is_sure_of_other_symbols(m
     charset = Charset(tuple("abcdefgh"))
     words = sorted(set(random_words(chooser, 400, "abcdefgh", 7)))
     lexicon = Lexicon.from_words(words, charset)
-    ids, lengths = lexicon.labels(np.arange(len(words)))
+    ids, lengths = lexicon.get_labels(np.arange(len(words)))
     steps, rows = 20, 20
     logits = chooser.normal(0, 2, (rows, steps, charset.classes))
     logits[:, :, -1] += 15
@@ -209,7 +209,7 @@ def test_the_best_of_each_image_are_those_of_sorting_by_both():
     values = chooser.random(2_000) ** 40 + 1e-300
     order = np.lexsort((-values, images))
     wanted = [order[images[order] == image][:7] for image in range(40)]
-    np.testing.assert_array_equal(module._first_of_each(images, values, 7), np.concatenate(wanted))
+    np.testing.assert_array_equal(module._choose_greatest(images, values, 7), np.concatenate(wanted))
 
 
 def test_no_lines_are_no_words():
@@ -237,7 +237,7 @@ def test_words_are_normalised_and_distinct_and_the_unreadable_ones_named():
     lexicon = Lexicon.from_words(words, charset)
     assert lexicon.words == ("a b", "ab", "été")
     assert lexicon.unreadable == ("abc", "x²")
-    ids, lengths = lexicon.labels(np.arange(3))
+    ids, lengths = lexicon.get_labels(np.arange(3))
     assert [charset.decode(row[:length]) for row, length in zip(ids, lengths, strict=True)] == list(lexicon.words)
 
 
@@ -266,12 +266,12 @@ def test_a_pinned_lexicon_is_that_of_its_file_then_and_no_other(tmp_path):
     path = tmp_path / "words.txt"
     path.write_text("ab\nba\n", encoding="utf-8")
     free = Decoding("lexicon", lexicon=str(path))
-    pinned = free.pinned()
-    assert pinned == free.pinned()
+    pinned = free.pin_lexicon()
+    assert pinned == free.pin_lexicon()
     assert len(pinned.read_lexicon(Charset("ab")).words) == 2
     path.write_text("ab\n", encoding="utf-8")
     assert len(free.read_lexicon(Charset("ab")).words) == 1
     with pytest.raises(DataError, match=r"words\.txt was changed while the job ran: run it again"):
         pinned.read_lexicon(Charset("ab"))
-    assert pinned != free.pinned()
-    assert Decoding("beam").pinned() == Decoding("beam")
+    assert pinned != free.pin_lexicon()
+    assert Decoding("beam").pin_lexicon() == Decoding("beam")

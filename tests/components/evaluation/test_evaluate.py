@@ -93,7 +93,7 @@ def test_a_shard_gives_each_line_with_its_truth_and_its_own_reading_in_the_order
     assert readings.rows == len(rows)
     widths = {line.uri: line.pixels.shape[1] for line in readings.candidates}
     for row in rows:
-        counts = ErrorCounts.of(row["truth"], row["text"])
+        counts = ErrorCounts.from_texts(row["truth"], row["text"])
         assert row["text"] == f"w{widths[row['uri']]}"
         assert row["confidence"] == 0.5
         assert (row["symbols"], row["symbol_errors"]) == (counts.symbols, counts.symbol_errors)

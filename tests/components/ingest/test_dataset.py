@@ -223,7 +223,7 @@ def test_an_image_without_a_usable_label_keeps_the_reason_of_the_listing(images)
     draw(images, "abc")
     draw(images, "b")
     good, bad = references(images)
-    bad = bad._replace(text=None).rejected("several_lines", "as the listing said")
+    bad = bad._replace(text=None).reject("several_lines", "as the listing said")
     row = reject_of(images, [good, bad])
     assert (row["reason"], row["detail"]) == ("several_lines", "as the listing said")
 

@@ -145,7 +145,7 @@ def test_what_cannot_be_read_is_rejected_as_unreadable_and_is_not_waited_for(tmp
 
 @pytest.mark.parametrize("reason", GIVEN_BY_THE_LISTING)
 def test_an_image_that_the_listing_found_unusable_keeps_its_reason_and_is_not_read(tmp_path, reason):
-    reference = reference_to(tmp_path / "gone.png").rejected(reason, "as the listing said")
+    reference = reference_to(tmp_path / "gone.png").reject(reason, "as the listing said")
     assert encode_reference(reference, RULES) == Reject(reference.uri, reason, "as the listing said")
 
 

@@ -152,12 +152,12 @@ def test_single_files_are_listed_together_and_folders_apart(images):
     put(images, "a.png", "b.png")
     put(images / "more", "c.png")
     roots = [str(images / "a.png"), str(images / "b.png"), str(images / "more")]
-    assert group_roots(roots, Places.of(roots)) == [roots[2:], roots[:2]]
+    assert group_roots(roots, Places.from_roots(roots)) == [roots[2:], roots[:2]]
 
 
 def test_many_single_files_are_listed_by_the_ten_thousand():
     roots = [f"/nowhere/{number}.png" for number in range(20_001)]
-    groups = group_roots(roots, Places.of(roots))
+    groups = group_roots(roots, Places.from_roots(roots))
     assert [len(group) for group in groups] == [10_000, 10_000, 1]
     assert [root for group in groups for root in group] == roots
 
@@ -312,7 +312,7 @@ def test_a_folder_below_that_cannot_be_listed_is_one_rejected_reference_among_th
         size_bytes=0,
         modified_us=0,
         problem="unreadable_folder",
-        detail="the folder cannot be listed (Permission denied), and whatever images are in it are unknown",
+        detail="the folder cannot be listed (Permission denied), so the images in it are unknown",
     )
 
 
@@ -553,7 +553,7 @@ def test_a_remote_image_that_was_changed_has_another_identity(images):
 
 def listed_together(*roots: pathlib.Path, **rules) -> list[ImageReference]:
     found = find_roots(",".join(map(str, roots)), flag="--images")
-    places = Places.of(found)
+    places = Places.from_roots(found)
     return [
         reference for root in found for reference in list_images(root, LabelRules("filename", **rules), places=places)
     ]

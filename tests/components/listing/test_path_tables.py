@@ -103,7 +103,7 @@ def test_keys_begin_with_the_tables_folder_or_are_the_uri_so_that_none_is_twice(
     keys = [reference.key for reference in list_table(path)]
     below = ["lines/a.png", f"{tmp_path}/two/lines/a.png", f"{tmp_path}/lines/a.png", "lines/gone.png"]
     assert keys == [*below, "lines/list.csv:5"]
-    places = Places.of([path, f"{tmp_path}/lines"])  # another root of that name: both need more of their paths
+    places = Places.from_roots([path, f"{tmp_path}/lines"])  # another root of that name: both need more of their paths
     assert next(list_table(path, None, places)).key == "one/lines/a.png"
     (listed,) = list_images(f"{tmp_path}/lines", None, None, places)
     assert listed.key == f"{tmp_path.name}/lines/a.png"

@@ -84,8 +84,8 @@ def test_an_image_is_split_by_its_group_if_it_has_one_and_else_by_its_key():
 
 def test_a_rejected_image_is_the_same_image_with_a_reason():
     image = ImageReference("/scans/a.png", "scans/a.png", 1, 2, group="page 7")
-    assert image.rejected("no_label", "why") == image._replace(problem="no_label", detail="why")
-    assert image.rejected("no_label", "why").text is None
+    assert image.reject("no_label", "why") == image._replace(problem="no_label", detail="why")
+    assert image.reject("no_label", "why").text is None
 
 
 @pytest.mark.parametrize(("microseconds", "year"), [(0, 1970), (-1, 1969), (1_790_000_000_123_456, 2026)])

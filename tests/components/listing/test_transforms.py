@@ -106,7 +106,7 @@ def list_once(tmp_path):
         folder = f"{tmp_path}/{uuid.uuid4().hex}"
         sources = [*(f"{tmp_path}/{root}" for root in roots), *tables.paths]
         files = [f"{folder}/{number}.parquet" for number in range(len(sources))]
-        work = ListCollection(f"{folder}/listed.json", None, FRACTIONS, Places.of(sources), tables)
+        work = ListCollection(f"{folder}/listed.json", None, FRACTIONS, Places.from_roots(sources), tables)
         listed = run(
             [([source], file) for source, file in zip(sources, files, strict=True)], work, f"{folder}/listed.json"
         )

@@ -66,8 +66,8 @@ def test_rounds_of_any_size_find_what_sorting_everything_finds(tmp_path):
     newest = {uri: (confidence, night) for night, rows in enumerate(nights) for uri, confidence in rows.items()}
     order = sorted(newest, key=lambda uri: (newest[uri][0], uri))
     expected = [(uri, f"r{newest[uri][1]}") for uri in order]
-    for at_a_time in (1, 2, 7, 1000):
-        assert found(files, at_a_time=at_a_time) == expected
+    for rows_at_a_time in (1, 2, 7, 1000):
+        assert found(files, rows_at_a_time=rows_at_a_time) == expected
 
 
 def test_images_of_a_dataset_and_readings_without_a_confidence_are_left_out(tmp_path):
@@ -112,7 +112,7 @@ def test_memory_does_not_grow_with_the_predictions(tmp_path):
         pool = pyarrow.proxy_memory_pool(before)
         pyarrow.set_memory_pool(pool)
         try:
-            readings = find_least_confident(some, at_a_time=2_000)
+            readings = find_least_confident(some, rows_at_a_time=2_000)
             first = [next(readings).confidence for _ in range(100)]
             readings.close()
         finally:

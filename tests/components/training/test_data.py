@@ -47,7 +47,7 @@ def test_loaded_examples_are_what_the_images_and_labels_were(examples, tiny_data
         label = examples.labels[examples.offsets[i] : examples.offsets[i + 1]]
         assert charset.decode(label) == examples.texts[i]
         assert examples.label_lengths[i] == len(examples.texts[i])
-        assert examples.pixels(i).shape == (32, examples.widths[i])
+        assert examples.decode_line(i).shape == (32, examples.widths[i])
 
 
 def test_an_empty_split_has_no_examples(tiny_dataset):
@@ -112,7 +112,7 @@ def test_batches_hold_the_true_pixels_labels_and_lengths_padded_with_white(examp
         for row, i in enumerate(batch["indices"]):
             width, length = batch["widths"][row], batch["label_lengths"][row]
             assert width == examples.widths[i]
-            np.testing.assert_array_equal(batch["images"][row, :, :width, 0], examples.pixels(i))
+            np.testing.assert_array_equal(batch["images"][row, :, :width, 0], examples.decode_line(i))
             assert (batch["images"][row, :, width:] == 255).all()
             assert length == len(examples.texts[i])
             label = examples.labels[examples.offsets[i] : examples.offsets[i + 1]]
@@ -188,7 +188,7 @@ def test_reading_batches_cover_each_example_once_over_all_parts(examples, parts)
             assert len(indices) <= 3
             for image, width, i in zip(images, widths, indices, strict=True):
                 assert width == examples.widths[i]
-                np.testing.assert_array_equal(image[:, :width, 0], examples.pixels(i))
+                np.testing.assert_array_equal(image[:, :width, 0], examples.decode_line(i))
                 assert (image[:, width:] == 255).all()
             assert np.ptp(widths) < np.ptp(examples.widths) or len(examples) <= 3
             seen += indices.tolist()

@@ -21,7 +21,7 @@ def examples(tiny_dataset) -> Examples:
 
 
 def line_batch(examples: Examples) -> tuple[tf.Tensor, np.ndarray]:
-    images, widths = pad_lines([examples.pixels(i) for i in range(len(examples))], 4)
+    images, widths = pad_lines([examples.decode_line(i) for i in range(len(examples))], 4)
     return tf.constant(images), widths
 
 

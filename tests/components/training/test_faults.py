@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import signal
@@ -67,7 +68,7 @@ class Killer(threading.Thread):
 
 
 def final_state(request: dict) -> tuple[dict[str, np.ndarray], list[dict]]:
-    checkpoint = Checkpoints(request["checkpoint_folder"]).latest(pytest.fail)
+    checkpoint = Checkpoints(request["checkpoint_folder"]).find_latest()
     assert checkpoint is not None
     history = [
         {name: value for name, value in record.items() if name not in ("seconds", "images_per_second")}
@@ -94,7 +95,7 @@ def assert_same_training(found: dict, wanted: dict) -> None:
     ],
 )
 def test_a_training_whose_workers_are_killed_ends_with_the_weights_of_an_undisturbed_one(
-    workers, kills, tiny_dataset, tmp_path, request_for, capfd
+    workers, kills, tiny_dataset, tmp_path, request_for, capfd, caplog
 ):
     """With dropout, distortions and Adam as in real life, killed within and between epochs."""
     requests = [
@@ -108,18 +109,18 @@ def test_a_training_whose_workers_are_killed_ends_with_the_weights_of_an_undistu
         )
         for name in ("undisturbed", "killed")
     ]
-    said: list[str] = []
+    caplog.set_level(logging.INFO, "components")
     train_in_processes(requests[0], str(tmp_path / "undisturbed"), workers)
     killer = Killer(requests[1], tmp_path / "killed", kills)
     killer.start()
-    train_in_processes(requests[1], str(tmp_path / "killed"), workers, restarts=2, say=said.append)
+    train_in_processes(requests[1], str(tmp_path / "killed"), workers, restarts=2)
 
     assert len(killer.killed) == 2
-    assert len(said) == 2
-    for number, line in enumerate(said, 1):
+    assert len(caplog.messages) == 2
+    for number, line in enumerate(caplog.messages, 1):
         assert re.search(rf"SIGKILL.*starting again from the last checkpoint \(restart {number} of 2\)", line)
     assert_same_training(requests[1], requests[0])
-    steps = [int(step) for step in re.findall(r"going on from the checkpoint of step (\d+)", capfd.readouterr().out)]
+    steps = [int(step) for step in re.findall(r"resuming from the checkpoint of step (\d+)", capfd.readouterr().out)]
     assert len(steps) == 2
     assert all(step >= kill for step, (kill, _) in zip(steps, kills, strict=True))
     assert (tmp_path / "killed" / "model" / "saved_model" / "saved_model.pb").exists()
@@ -128,7 +129,7 @@ def test_a_training_whose_workers_are_killed_ends_with_the_weights_of_an_undistu
 def test_a_training_goes_on_with_another_number_of_workers(tiny_dataset, tmp_path, request_for):
     request = request_for(tiny_dataset, epochs=8, batch_size=2, checkpoint_every_s=0.0)
     Killer(request, tmp_path, [(20, 1)]).start()
-    with pytest.raises(TrainingLostError, match=r"training worker 1 of 2 was killed by SIGKILL.*same command goes on"):
+    with pytest.raises(TrainingLostError, match=r"training worker 1 of 2 was killed by SIGKILL.*run the same command"):
         train_in_processes(request, str(tmp_path), workers=2)
     stopped_at = last_step(request)
     assert 20 <= stopped_at < 64
@@ -137,45 +138,47 @@ def test_a_training_goes_on_with_another_number_of_workers(tiny_dataset, tmp_pat
     assert [record["step"] for record in history] == [8 * epoch for epoch in range(1, 9)]
 
 
-def test_a_worker_that_is_frozen_is_noticed_and_replaced(tiny_dataset, tmp_path, request_for):
+def test_a_worker_that_is_frozen_is_noticed_and_replaced(tiny_dataset, tmp_path, request_for, caplog):
     """Neither dead nor alive: its silence tells the others."""
     request = request_for(tiny_dataset, epochs=12, batch_size=2, checkpoint_every_s=0.0)
     killer = Killer(request, tmp_path, [(10, 1)], signal.SIGSTOP)
     killer.start()
-    said: list[str] = []
+    caplog.set_level(logging.INFO, "components")
     started = time.monotonic()
-    train_in_processes(request, str(tmp_path), 2, restarts=1, say=said.append)
+    train_in_processes(request, str(tmp_path), 2, restarts=1)
     assert time.monotonic() - started < 150
-    assert re.search(r"training worker 0 of 2 (lost the other workers|waited too long).*restart 1 of 1", said[0])
+    assert re.search(
+        r"training worker 0 of 2 (lost the other workers|waited too long).*restart 1 of 1", caplog.messages[0]
+    )
     assert last_step(request) == 96
 
 
 def test_a_worker_that_never_comes_is_named_by_its_address(tiny_dataset, tmp_path, request_for):
-    first, second = (f"localhost:{port}" for port in cluster._free_ports(2))
+    first, second = (f"localhost:{port}" for port in cluster.find_free_ports(2))
     config = {"cluster": {"worker": [first, second]}, "task": {"type": "worker", "index": 0}}
     program = (
         "import json, os, sys\n"
         "from components.training.launcher import train_in_processes\n"
         "from components.training.place import ClusterPlace\n"
-        "train_in_processes(json.loads(sys.argv[1]), sys.argv[2], 1, place=ClusterPlace.of(os.environ))\n"
+        "train_in_processes(json.loads(sys.argv[1]), sys.argv[2], 1, place=ClusterPlace.from_environment(os.environ))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, json.dumps(request_for(tiny_dataset, start_timeout_s=20.0)), str(tmp_path)],
-        env={**cluster._environment([], 0), "TF_CONFIG": json.dumps(config)},
+        env={**cluster.make_environment([], 0), "TF_CONFIG": json.dumps(config)},
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert re.search(rf"TrainingLostError: training worker 0 of 1 waited too long for {second} ", done.stderr)
-    assert "training on the CPU, when 1 other worker is there" in done.stdout
+    assert "training on the CPU once 1 other worker is there" in done.stdout
 
 
 def test_too_many_kills_end_with_one_sentence(tiny_dataset, tmp_path, request_for):
     request = request_for(tiny_dataset, epochs=2000, checkpoint_every_s=0.0)
     killer = Killer(request, tmp_path, [(2, 0), (10, 0)])
     killer.start()
-    with pytest.raises(TrainingLostError, match=r"SIGKILL.*started again 1 time; the same command goes on"):
-        train_in_processes(request, str(tmp_path), 1, restarts=1, say=lambda line: None)
+    with pytest.raises(TrainingLostError, match=r"SIGKILL.*started again 1 time; run the same command to resume"):
+        train_in_processes(request, str(tmp_path), 1, restarts=1)
     assert workers_here(tmp_path) == []
 
 
@@ -213,7 +216,7 @@ def test_checkpoints_that_cannot_be_written_end_training_at_once_with_the_reason
     request = json.dumps(request_for(tiny_dataset, checkpoint_folder=str(place)))
     done = subprocess.run(
         [sys.executable, "-c", program, request, str(tmp_path / "work"), limit],
-        env=cluster._environment([], 0),
+        env=cluster.make_environment([], 0),
         capture_output=True,
         text=True,
         timeout=240,

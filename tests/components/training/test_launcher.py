@@ -138,7 +138,7 @@ def test_workers_end_with_the_process_that_started_them(tiny_dataset, tmp_path, 
     )
     request = json.dumps(request_for(tiny_dataset, epochs=2000))
     launcher = subprocess.Popen(
-        [sys.executable, "-c", launcher_program, request, str(tmp_path)], env=cluster._environment([], 0)
+        [sys.executable, "-c", launcher_program, request, str(tmp_path)], env=cluster.make_environment([], 0)
     )
     children_path = f"/proc/{launcher.pid}/task/{launcher.pid}/children"
     if not os.path.exists(children_path):
@@ -168,8 +168,8 @@ def _runs(pid: int) -> bool:
 
 
 def test_no_worker_of_one_gets_a_cluster_and_each_of_two_gets_its_own_place():
-    assert "TF_CONFIG" not in cluster._environment([], 0) or "TF_CONFIG" in os.environ
-    config = json.loads(cluster._environment(["localhost:1", "localhost:2"], 1)["TF_CONFIG"])
+    assert "TF_CONFIG" not in cluster.make_environment([], 0) or "TF_CONFIG" in os.environ
+    config = json.loads(cluster.make_environment(["localhost:1", "localhost:2"], 1)["TF_CONFIG"])
     assert config == {
         "cluster": {"worker": ["localhost:1", "localhost:2"]},
         "task": {"type": "worker", "index": 1},
@@ -178,14 +178,14 @@ def test_no_worker_of_one_gets_a_cluster_and_each_of_two_gets_its_own_place():
 
 def test_starting_a_cluster_imports_no_tensorflow():
     program = "import sys, components.training.launcher; sys.exit('tensorflow' in sys.modules)"
-    subprocess.run([sys.executable, "-c", program], env=cluster._environment([], 0), check=True)
+    subprocess.run([sys.executable, "-c", program], env=cluster.make_environment([], 0), check=True)
 
 
 # The place in a scheduler's cluster
 
 
 def place(config: object) -> ClusterPlace | None:
-    return ClusterPlace.of({"TF_CONFIG": config if isinstance(config, str) else json.dumps(config)})
+    return ClusterPlace.from_environment({"TF_CONFIG": config if isinstance(config, str) else json.dumps(config)})
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def place(config: object) -> ClusterPlace | None:
 )
 def test_a_tf_config_that_says_nothing_of_a_cluster_is_none(config):
     assert place(config) is None
-    assert ClusterPlace.of({}) is None
+    assert ClusterPlace.from_environment({}) is None
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_a_tf_config_that_says_nothing_of_a_cluster_is_none(config):
 def test_workers_are_numbered_from_the_chief_whatever_it_is_called(cluster_spec, task, worker):
     found = place({"cluster": cluster_spec, "task": dict(zip(("type", "index"), task, strict=True))})
     assert found == ClusterPlace(worker, ("a:1", "b:1"))
-    assert found.chief == (worker == 0)
+    assert found.is_chief == (worker == 0)
 
 
 def test_what_vertex_ai_and_kubeflow_say_is_understood():
@@ -265,7 +265,7 @@ def test_a_task_that_its_cluster_does_not_have_is_refused(kind, index):
 @pytest.mark.slow
 def test_a_cluster_whose_chief_is_called_master_trains(tiny_dataset, tmp_path, request_for, capfd):
     """As older schedulers call it; TensorFlow itself does not know that name any more."""
-    first, second = (f"localhost:{port}" for port in cluster._free_ports(2))
+    first, second = (f"localhost:{port}" for port in cluster.find_free_ports(2))
     request = json.dumps(request_for(tiny_dataset, epochs=1))
     nodes = []
     for kind in ("master", "worker"):
@@ -274,12 +274,13 @@ def test_a_cluster_whose_chief_is_called_master_trains(tiny_dataset, tmp_path, r
             "import json, os, sys\n"
             "from components.training.launcher import train_in_processes\n"
             "from components.training.place import ClusterPlace\n"
-            "train_in_processes(json.loads(sys.argv[1]), sys.argv[2], 1, place=ClusterPlace.of(os.environ))\n"
+            "place = ClusterPlace.from_environment(os.environ)\n"
+            "train_in_processes(json.loads(sys.argv[1]), sys.argv[2], 1, place=place)\n"
         )
         nodes.append(
             subprocess.Popen(
                 [sys.executable, "-c", program, request, str(tmp_path / kind)],
-                env={**cluster._environment([], 0), "TF_CONFIG": json.dumps(config)},
+                env={**cluster.make_environment([], 0), "TF_CONFIG": json.dumps(config)},
             )
         )
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import logging
 import math
 import re
 import subprocess
@@ -17,8 +18,8 @@ import pytest
 
 from components.ingest.dataset import IngestRequest, commit_dataset, describe_written_shard, write_training_shard
 from components.listing import LabelRules, list_images
+from components.training import epochs, trainer
 from components.training import launcher as cluster
-from components.training import trainer
 from components.training.checkpoints import Checkpoints
 from components.training.data import shuffle_epoch
 from components.training.history import EpochRecord
@@ -36,7 +37,7 @@ from tfrecords import Charset, DataError, DatasetManifest, ImageLimits, decode_p
 PLAIN_WORKER = """
 import dataclasses, json, os, sys
 import keras, numpy as np
-from components.training import trainer
+from components.training import learner, trainer
 
 with open(sys.argv[1]) as file:
     request = trainer.TrainingRequest(**json.load(file))
@@ -55,13 +56,13 @@ def plain(build):
         return model
     return build_plain
 
-trainer.NETWORKS = {name: plain(build) for name, build in trainer.NETWORKS.items()}
+learner.NETWORKS = {name: plain(build) for name, build in learner.NETWORKS.items()}
 plain_recipe = {"augment": False, "clip_norm": clip_norm}
-trainer.RECIPES = {name: dataclasses.replace(r, **plain_recipe) for name, r in trainer.RECIPES.items()}
-trainer._optimizer = lambda request, recipe, steps: keras.optimizers.SGD(
+learner.RECIPES = {name: dataclasses.replace(r, **plain_recipe) for name, r in learner.RECIPES.items()}
+learner._make_optimizer = lambda request, recipe, steps: keras.optimizers.SGD(
     keras.optimizers.schedules.CosineDecay(request.learning_rate, steps)
 )
-trainer._write_model = lambda *arguments: None
+trainer.write_model = lambda *arguments: None
 trainer.train(request)
 folder = os.path.dirname(sys.argv[1])
 for name, weights in (("start", starts[0]), ("end", models[0].get_weights())):
@@ -111,6 +112,11 @@ def make_dataset(folder: Path, texts: list[str], widths: list[int], inverted: Co
     return folder / "committed"
 
 
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What this project logged; TensorFlow and Keras log too."""
+    return [record.getMessage() for record in caplog.records if record.name.startswith("components.")]
+
+
 def train_plainly(fields, dataset: Path, folder: Path, workers: int, model: str, clip_norm: float):
     """Trains on a cluster of real processes; the weights with which each worker began and ended."""
     folder.mkdir()
@@ -124,11 +130,11 @@ def train_plainly(fields, dataset: Path, folder: Path, workers: int, model: str,
         seed=1,
     )
     (folder / "request.json").write_text(json.dumps(fields))
-    addresses = [f"localhost:{port}" for port in cluster._free_ports(workers)] if workers > 1 else []
+    addresses = [f"localhost:{port}" for port in cluster.find_free_ports(workers)] if workers > 1 else []
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", PLAIN_WORKER, str(folder / "request.json"), str(clip_norm)],
-            env=cluster._environment(addresses, index),
+            env=cluster.make_environment(addresses, index),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -221,12 +227,13 @@ def test_labels_that_never_fit_a_network_of_fixed_width_are_refused_before_train
     ["crnn_v1", pytest.param("crnn", marks=pytest.mark.slow), pytest.param("ocr_model_v1", marks=pytest.mark.slow)],
 )
 def test_every_network_trains_with_its_own_recipe_and_without_a_validation_split(
-    model, one_width_dataset, tmp_path, request_for
+    model, one_width_dataset, tmp_path, request_for, caplog
 ):
     assert DatasetManifest.read(str(one_width_dataset)).counts == {"train": 16, "validation": 0, "test": 0}
     fields = request_for(one_width_dataset, model=model, epochs=1, batch_size=16, learning_rate=1e-3)
-    said: list[str] = []
-    train(TrainingRequest(**fields), said.append)
+    caplog.set_level(logging.INFO, "components")
+    train(TrainingRequest(**fields))
+    said = logged(caplog)
     assert re.fullmatch(r"found no GPU and \d+ processor cores?: training on the CPU", said[0])
     assert "on 16 images for 1 epochs of 1 steps; 1 worker with 1 CPU each" in said[1]
     with open(tmp_path / "model" / "history.csv", newline="") as file:
@@ -235,7 +242,7 @@ def test_every_network_trains_with_its_own_recipe_and_without_a_validation_split
     assert float(row["cer"]) > 0
     assert 0 < float(row["learning_rate"]) < 1.001e-3
     assert not (tmp_path / "model" / LEFT_OUT_NAME).exists()
-    assert not any("warning" in line for line in said)
+    assert {record.levelname for record in caplog.records if record.name.startswith("components.")} == {"INFO"}
     assert (tmp_path / "model" / "saved_model" / "saved_model.pb").exists()
 
 
@@ -243,7 +250,7 @@ def test_every_network_trains_with_its_own_recipe_and_without_a_validation_split
 def test_training_that_diverges_is_refused_with_the_way_out(one_width_dataset, tmp_path, request_for):
     request = TrainingRequest(**request_for(one_width_dataset, batch_size=16, learning_rate=1e30))
     with pytest.raises(DataError, match=r"training diverged in epoch \d.*lower --learning_rate"):
-        train(request, lambda line: None)
+        train(request)
     assert not (tmp_path / "model" / "model.keras").exists()
 
 
@@ -404,7 +411,7 @@ def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_leaves_out_the_
 
 def last_state(request: dict) -> dict[str, np.ndarray]:
     """Every array of a training's last checkpoint: weights, optimiser and seeds, and the best weights."""
-    checkpoint = Checkpoints(request["checkpoint_folder"]).latest(pytest.fail)
+    checkpoint = Checkpoints(request["checkpoint_folder"]).find_latest()
     assert checkpoint is not None
     return dict(checkpoint.arrays)
 
@@ -422,7 +429,7 @@ def history_of(request: dict) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_an_example_without_a_finite_loss_leaves_no_trace_in_the_weights_but_is_named(tmp_path, request_for):
+def test_an_example_without_a_finite_loss_leaves_no_trace_in_the_weights_but_is_named(tmp_path, request_for, caplog):
     """The same training with other images and labels in its place ends with the very same weights, and Adam's state.
 
     `ocr_model_v1` has no batch normalisation, through which the image could have an influence that is not the loss's.
@@ -440,12 +447,11 @@ def test_an_example_without_a_finite_loss_leaves_no_trace_in_the_weights_but_is_
             output_folder=str(tmp_path / name / "model"),
             checkpoint_folder=str(tmp_path / name / "checkpoints"),
         )
-        said: list[str] = []
-        train(TrainingRequest(**request), said.append)
+        train(TrainingRequest(**request))
         images = [str(tmp_path / name / "images" / image) for image in ("01.png", "04.png")]
         assert json.loads((tmp_path / name / "model" / LEFT_OUT_NAME).read_text()) == images
-        assert said[-1] == (
-            "warning: 2 images had a loss or a gradient that was not finite and were left out of those steps; "
+        assert logged(caplog)[-1] == (
+            "2 images had a loss or a gradient that was not finite and were left out of those steps; "
             f"left_out.json beside the model lists them: {images[0]}, {images[1]}"
         )
         for row in history_of(request):
@@ -486,13 +492,13 @@ def test_the_chief_names_the_examples_that_any_worker_left_out(tmp_path, request
 
 
 @pytest.mark.slow
-def test_a_wish_to_end_is_heard_while_validation_lines_are_read(tiny_dataset, tmp_path, request_for):
+def test_a_wish_to_end_is_heard_while_validation_lines_are_read(tiny_dataset, tmp_path, request_for, caplog):
     """They may take longer than a scheduler waits. What then goes on ends as if nothing had been."""
 
     class Wish(Watchdog):
         signs = 0
 
-        def alive(self) -> None:
+        def report_alive(self) -> None:
             self.signs += 1
             self.asked_to_end = self.signs == 5  # two limits, two steps, and the first batch of validation lines
 
@@ -501,15 +507,15 @@ def test_a_wish_to_end_is_heard_while_validation_lines_are_read(tiny_dataset, tm
         output_folder=str(tmp_path / "undisturbed" / "model"),
         checkpoint_folder=str(tmp_path / "undisturbed" / "checkpoints"),
     )
-    train(TrainingRequest(**undisturbed), lambda line: None)
+    train(TrainingRequest(**undisturbed))
     request = request_for(tiny_dataset)
     with pytest.raises(TrainingLost, match="was asked to end by SIGTERM"):
-        train(TrainingRequest(**request), lambda line: None, Wish(1))
-    stopped = Checkpoints(request["checkpoint_folder"]).latest(pytest.fail)
+        train(TrainingRequest(**request), Wish(1))
+    stopped = Checkpoints(request["checkpoint_folder"]).find_latest()
     assert (stopped.step, stopped.facts["history"]) == (2, [])  # the epoch is trained, and not yet closed
-    said: list[str] = []
-    train(TrainingRequest(**request), said.append)
-    assert any("going on from the checkpoint of step 2 (epoch 1)" in line for line in said)
+    caplog.set_level(logging.INFO, "components")
+    train(TrainingRequest(**request))
+    assert "resuming from the checkpoint of step 2 (epoch 1)" in logged(caplog)
     assert [row["epoch"] for row in history_of(request)] == ["1", "2", "3"]
     for found, wanted in zip(last_weights(request), last_weights(undisturbed), strict=True):
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
@@ -520,23 +526,22 @@ def test_a_wish_to_end_is_heard_while_validation_lines_are_read(tiny_dataset, tm
 
 @pytest.mark.slow
 def test_a_training_that_ends_early_keeps_the_weights_of_the_epoch_that_was_best(
-    tiny_dataset, tmp_path, request_for, monkeypatch
+    tiny_dataset, tmp_path, request_for, monkeypatch, caplog
 ):
     """Those are what a training of just so many epochs ends with, as `crnn_v1` learns at a constant rate."""
     import keras
 
-    monkeypatch.setattr(
-        trainer, "choose_best_epoch", lambda history: min(2, len(history))
-    )  # as if the others were worse
+    for module in (trainer, epochs):  # as if the others were worse
+        monkeypatch.setattr(module, "choose_best_epoch", lambda history: min(2, len(history)))
     changes = {"model": "crnn_v1", "learning_rate": 0.02, "batch_size": 4}
     patient = request_for(tiny_dataset, **changes, epochs=200, patience=1)
-    said: list[str] = []
-    train(TrainingRequest(**patient), said.append)
+    caplog.set_level(logging.INFO, "components")
+    train(TrainingRequest(**patient))
     history = [{name: float(value) for name, value in row.items()} for row in history_of(patient)]
     assert 2 < len(history) < 200
-    assert said[-1] == (
-        f"trained for {history[-1]['seconds']:.0f} s; kept are the weights of epoch 2, with a CER of "
-        f"{history[1]['cer']:.2%}; stopped after {len(history)}: none was better for 1 epochs"
+    assert logged(caplog)[-1] == (
+        f"trained for {history[-1]['seconds']:.0f} s; kept the weights of epoch 2, with a CER of "
+        f"{history[1]['cer']:.2%}; stopped after epoch {len(history)}: none was better for 1 epochs"
     )
     short = request_for(
         tiny_dataset,
@@ -545,8 +550,8 @@ def test_a_training_that_ends_early_keeps_the_weights_of_the_epoch_that_was_best
         output_folder=str(tmp_path / "short" / "model"),
         checkpoint_folder=str(tmp_path / "short" / "checkpoints"),
     )
-    train(TrainingRequest(**short), said.append)
-    assert "stopped" not in said[-1]
+    train(TrainingRequest(**short))
+    assert "stopped" not in logged(caplog)[-1]
     kept = keras.saving.load_model(tmp_path / "model" / "model.keras").get_weights()
     for found, wanted in zip(kept, last_weights(short), strict=True):
         np.testing.assert_array_equal(found, wanted)
@@ -560,7 +565,7 @@ def test_a_network_trained_in_half_precision_is_kept_and_read_in_single(model, t
     import tensorflow as tf
 
     request = request_for(tiny_dataset, model=model, epochs=2, precision="mixed_bfloat16")
-    train(TrainingRequest(**request), lambda line: None)
+    train(TrainingRequest(**request))
     for row in history_of(request):
         assert row["non_finite"] == "0"
         assert all(math.isfinite(float(value)) for value in row.values())

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from components.recogniser.manifest import ModelManifest
-from components.training.launcher import _free_ports
+from components.training.launcher import find_free_ports
 
 pytestmark = [
     pytest.mark.slow,
@@ -96,14 +96,14 @@ def test_an_interrupted_training_goes_on_where_it_was_and_ends_as_if_it_had_not_
     again = command(workspace, *flags)
     said, errors = again.communicate(timeout=300)
     assert again.returncode == 0, errors
-    assert int(re.search(r"going on from the checkpoint of step (\d+)", said)[1]) >= 4
+    assert int(re.search(r"resuming from the checkpoint of step (\d+)", said)[1]) >= 4
     for one, other in zip(weights(workspace), weights(undisturbed), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
     assert not list(workspace.glob("unfinished/*"))
 
 
 def test_two_nodes_of_a_scheduler_train_one_model_although_one_of_them_loses_its_worker(workspace):
-    first, second = (f"localhost:{port}" for port in _free_ports(2))
+    first, second = (f"localhost:{port}" for port in find_free_ports(2))
     cluster = {"chief": [first], "worker": [second]}
     flags = ("--steps=train", "--epochs=60", "--patience=60", "--batch_size=4")
     nodes = [
