@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from components.process_settings import prepare_process
 from components.training.place import ClusterPlace
 from pipeline.command_line import format_usage, parse_options
 from pipeline.console import make_printable, say, say_error, show
@@ -63,6 +64,7 @@ def main(argv: Sequence[str]) -> int:
     if {"--help", "-h"} & set(argv):
         print(format_usage())
         return EXIT_DONE
+    prepare_process()
     # Before TensorFlow is imported anywhere: its start-up messages drown ours.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
@@ -249,7 +251,7 @@ def _guarded(work: Callable[[], object], log: str, interruption: Interruption) -
         if isinstance(error, StoreError) and storage.is_remote(log):
             return choose_status(error), str(error), True
         if isinstance(error, DataError):
-            from pipeline.engines.jobs import JobLostError
+            from pipeline.engines.errors import JobLostError
 
             problem = str(error)
             if isinstance(error, JobLostError):

@@ -18,7 +18,7 @@ from components.inference.rows import ImageFile, RecognisedLine, make_prediction
 from components.lines import digest_references, map_in_order, read_referenced_line
 from components.listing import ImageReference
 from components.predictions.schema import CONFIDENCE_BINS, LEAST_CONFIDENT, ROW_GROUP_ROWS
-from components.processes import map_in_processes, prepare_helpers, split_into_groups
+from components.processes import HelperPool, split_into_groups
 from components.recogniser.batches import recognise_in_batches
 from components.recogniser.engines import choose_engine
 from components.recogniser.manifest import ModelManifest
@@ -93,15 +93,15 @@ def recognise_record_shard(
     return _recognise(index, inputs, files, records(), _read_recorded_lines, count, request, read, about_model or {})
 
 
-def prepare_recognition(request: InferenceRequest) -> None:
-    """Has helper processes load the model while the job is being started, if they will read with it."""
-    helpers = _choose_helpers(request.images // request.shards, request.processes)
-    if helpers == 1:
+def prepare_recognition(request: InferenceRequest, helpers: HelperPool) -> None:
+    """Has the helper processes of a job load the model while the job starts, if they will recognise with it."""
+    processes = _choose_helpers(request.images // request.shards, request.processes)
+    if processes == 1:
         return
     engine, _ = choose_engine(request.engine, ModelManifest.read(request.model_folder))
     if engine == "onnx":
         read_chunk = functools.partial(_recognise_chunk, lines=_read_recorded_lines, reader=request.reader(engine))
-        prepare_helpers(read_chunk, [], helpers)
+        helpers.prepare(read_chunk, [], processes)
 
 
 def _choose_helpers(images: int, processes: int) -> int:
@@ -193,16 +193,17 @@ def _recognise(
         return finished
 
     started = time.monotonic()
-    helpers = _choose_helpers(matched, request.processes)
-    if about_model.get("engine") == "onnx" and helpers > 1:
+    processes = _choose_helpers(matched, request.processes)
+    if about_model.get("engine") == "onnx" and processes > 1:
         read_chunk = functools.partial(_recognise_chunk, lines=lines, reader=request.reader("onnx"))
         # As many chunks for each helper: none waits for another's last one.
-        calls = helpers * math.ceil(matched / (helpers * _CHUNK))
+        calls = processes * math.ceil(matched / (processes * _CHUNK))
         chunks = split_into_groups(math.ceil(matched / calls), images)
         outcomes, batch_seconds = [], []
-        for some, seconds in map_in_processes(read_chunk, chunks, helpers, items_a_call=1):
-            outcomes += some
-            batch_seconds += seconds
+        with HelperPool.current() as helpers:
+            for some, seconds in helpers.map(read_chunk, chunks, processes, items_per_call=1):
+                outcomes += some
+                batch_seconds += seconds
     else:
         threads = min(request.processes, _BATCHES_AT_A_TIME)
         outcomes, batch_seconds = _recognise_lines(lines(images, request.processes), read, threads)

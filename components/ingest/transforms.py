@@ -18,7 +18,7 @@ from components.ingest.dataset import (
     describe_written_shard,
     write_training_shard,
 )
-from components.jobs import GatherOnce, pack_blocks, unpack_blocks
+from components.jobs import CallPrepared, GatherOnce, pack_blocks, unpack_blocks
 from components.listing import ImageReference, read_listing
 from components.listing.transforms import GroupByShard, sort_by_key
 from tfrecords import SplitFractions, choose_shard, choose_split
@@ -41,7 +41,7 @@ class WriteDataset(beam.PTransform):
         return (
             listings
             | GroupByShard(functools.partial(_new_shard, request=self._request, fractions=self._fractions))
-            | "WriteTrainingShard" >> beam.MapTuple(functools.partial(_write, request=self._request))
+            | "WriteTrainingShard" >> beam.ParDo(CallPrepared(functools.partial(_write, request=self._request)))
             | "Commit" >> _DescribeAndCommit(self._request)
         )
 
@@ -71,7 +71,7 @@ class AddToDataset(beam.PTransform):
             | "GroupByUri" >> beam.GroupByKey()
             | "Match" >> beam.FlatMapTuple(self._match)
             | "GroupByShard" >> beam.GroupByKey()
-            | "WriteTrainingShard" >> beam.MapTuple(self._write)
+            | "WriteTrainingShard" >> beam.ParDo(CallPrepared(self._write))
             | "Commit" >> _DescribeAndCommit(self._request)
         )
 

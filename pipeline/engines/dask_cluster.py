@@ -6,7 +6,6 @@ import concurrent.futures
 import contextlib
 import functools
 import hashlib
-import logging
 import os
 import platform
 import re
@@ -92,8 +91,6 @@ def run_on_dask(options: PipelineOptions, pipeline: beam.Pipeline, workspace: st
     """
     import distributed
 
-    # What it logs, stack traces among it, is said in one sentence here.
-    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     check_graph(pipeline)
     cluster = str(find_cluster(options))
     threads = _check_cluster(cluster, _client_flags(options), workspace)

@@ -114,13 +114,13 @@ def infer(context: Context) -> StepResult:
                 decoding=decoding,
             )
             context.say(f"reading {collection.images:,} images with model {model_id}")
-            build = functools.partial(_build_with_helpers, collection, request)
+            build = functools.partial(collection.build, request)
             if not options.template:
                 summaries = storage.join(unfinished, SUMMARIES_NAME)
                 watched = watch_shards(summaries, request.shards, request.images, context.say, context.show)
         if reads or options.template:
             with watched:
-                run_job(options, build, say=context.say)
+                run_job(options, build, say=context.say, prepare=functools.partial(prepare_recognition, request))
         if options.template:
             return _summarise_template(options.template, run_id, collection.images, destination)
         if reads:
@@ -239,12 +239,6 @@ def _describe_lexicon(context: Context, charset: Charset) -> None:
             f"warning: {len(lexicon.unreadable):,} more words of it can never be read, such as "
             f"{lexicon.unreadable[0]!r}: the model was trained without {' '.join(unknown[:20])}"
         )
-
-
-def _build_with_helpers(collection: SelectedCollection, request: InferenceRequest, pipeline: beam.Pipeline) -> object:
-    """The job that reads; helper processes load the model while it is planned."""
-    prepare_recognition(request)
-    return collection.build(request, pipeline)
 
 
 def _count_right(workspace: Workspace, folder: str, manifest: dict[str, Any]) -> dict[str, int]:

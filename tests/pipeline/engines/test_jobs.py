@@ -1,10 +1,14 @@
 """What a worker says reaches the person as the one sentence that it was."""
 
+import contextlib
+import logging
 import sys
+import threading
 
 import apache_beam as beam
 import pytest
 
+from components.processes import HelperPool
 from pipeline.command_line import parse_options
 from pipeline.engines import dask_cluster
 from pipeline.engines.jobs import describe_runner, run_job
@@ -94,3 +98,48 @@ def test_dask_gets_as_many_partitions_as_its_workers_need_or_as_the_user_says(fl
     chosen = pipeline.options.view_as(DaskOptions)
     assert (chosen.npartitions, chosen.partition_size) == expected
     assert ("Group/Spread" in pipeline.applied_labels) == spread
+
+
+def _logging_state():
+    names = (
+        None,
+        "apache_beam.runners.common",
+        "apache_beam.runners.worker.sdk_worker",
+        "apache_beam.runners.worker.data_plane",
+        "apache_beam.runners.portability.local_job_service",
+        "apache_beam.runners.portability.fn_api_runner.worker_handlers",
+        "distributed.client",
+    )
+    loggers = [logging.getLogger(name) for name in names]
+    return [(logger.name, logger.level, [*logger.filters]) for logger in loggers], threading.excepthook
+
+
+@pytest.mark.parametrize("ends", ["done", "refused", "interrupted"])
+def test_nothing_of_a_job_stays_behind(ends):
+    before = _logging_state()
+    pools: list[HelperPool] = []
+    error, expected = {
+        "done": (None, None),
+        "refused": (DataError("enough"), DataError),
+        "interrupted": (KeyboardInterrupt(), RuntimeError),  # as Beam passes it on
+    }[ends]
+
+    def build(pipeline):
+        assert _logging_state() != before
+        return pipeline | beam.Create([7]) | beam.Map(lambda element: _call_helper(element, pools, error))
+
+    with contextlib.nullcontext() if error is None else pytest.raises(expected):
+        run_job(parse_options([]), build, say=print, prepare=lambda helpers: pools.append(helpers))
+    assert _logging_state() == before
+    (pool,) = pools
+    assert not pool.has_helpers
+    with HelperPool.current() as own:
+        assert own is not pool
+
+
+def _call_helper(element, pools, error):
+    with HelperPool.current() as helpers:
+        assert [helpers.has_helpers, *helpers.map(abs, [-element], 1)] == [False, element]
+        assert helpers.has_helpers
+    if error is not None:
+        raise error
