@@ -46,7 +46,7 @@ class HelperPool:
     """
 
     _of_job: ClassVar[HelperPool | None] = None
-    """The pool of the job that runs in this process. `open_for_job` alone sets it, and takes it back."""
+    """Pool of the job that runs in this process; set and taken back by `open_for_job` alone."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -90,7 +90,7 @@ class HelperPool:
 
     @property
     def has_helpers(self) -> bool:
-        """Whether helpers run: idle, at work, or being prepared."""
+        """True while helpers run: idle, at work, or being prepared."""
         return bool(self._idle or self._prepared or self._busy)
 
     def prepare(self, function: Callable[[_Item], object], item: _Item, processes: int) -> None:

@@ -1,4 +1,4 @@
-"""What a person sees while a job reads images, wherever its workers are."""
+"""Progress of a job that reads images, for a person, wherever its workers are."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def watch_shards(
 ) -> Iterator[None]:
     """Says how far a job is, by the summaries of finished shards that its workers leave in a folder.
 
-    Shards that an earlier run finished are not counted in the images a second.
+    Shards that an earlier command finished do not count in the images a second.
 
     Args:
         folder: where each finished shard has one `.json` file.

@@ -73,7 +73,7 @@ def ingest(context: Context) -> StepResult:
                 destination=folder,
                 images=listing.images,
                 shards={
-                    split: (old.count(split) if old else 0) + choose_shard_count(listing.splits.get(split, 0))
+                    split: (old.count_shards(split) if old else 0) + choose_shard_count(listing.splits.get(split, 0))
                     for split in SPLITS
                 },
                 height=options.height,
@@ -127,7 +127,7 @@ def _write_dataset(
     """The job that writes a dataset of listed images, or of these and an old dataset."""
     if request.old is None:
         return pipeline | "Listings" >> beam.Create(files) | "Ingest" >> WriteDataset(request, fractions)
-    shards = [(split, index) for split in SPLITS for index in range(request.old.count(split))]
+    shards = [(split, index) for split in SPLITS for index in range(request.old.count_shards(split))]
     sources = [*(("listing", path) for path in files), *(("shard", shard) for shard in shards)]
     work = AddToDataset(request, request.old, fractions)
     return pipeline | "Sources" >> beam.Create(sources) | "Ingest" >> work
