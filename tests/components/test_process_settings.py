@@ -108,3 +108,18 @@ def test_a_log_level_is_put_back_whatever_happens():
         assert logger.level == logging.ERROR
         raise ZeroDivisionError
     assert logger.level == logging.INFO
+
+
+def test_the_command_is_prepared_before_it_loads_arrow():
+    """Parts of Arrow keep the memory pool that they were loaded with."""
+    program = (
+        "import os, runpy, sys, types\n"
+        "sys.modules['pipeline.main'] = main = types.ModuleType('pipeline.main')\n"
+        "main.command = lambda: print('pyarrow' in sys.modules, os.environ['ARROW_DEFAULT_MEMORY_POOL'])\n"
+        "runpy.run_path('run_pipeline.py', run_name='__main__')"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "ARROW_DEFAULT_MEMORY_POOL"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment, timeout=300
+    )
+    assert done.stdout.split() == ["False", "system"]
