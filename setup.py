@@ -14,7 +14,7 @@ setup(
         include=["pipeline", "pipeline.*", "components", "components.*", "tfrecords", "tfrecords.*"]
     ),
     package_data={"pipeline": ["report/report.html.j2"], "components": ["review/review.html.j2"]},
-    entry_points={"console_scripts": ["line-reader = pipeline.main:command"]},
+    entry_points={"console_scripts": ["line-reader = pipeline.start:command"]},
     install_requires=[
         "apache-beam[gcp]>=2.77,<2.78",
         "build>=1.3",  # and setuptools, for --setup_file

@@ -51,7 +51,7 @@ from components.listing.collection import list_images
 from components.listing.labels import LabelRules
 from components.listing.listing import read_listing, write_listing
 from components.listing.references import ImageReference, uri_to_path
-from components.processes import map_in_processes
+from components.processes import HelperPool
 from components.training.recipes import TIME_STRIDE
 from tfrecords import SPLITS, Charset, ImageLimits, SplitFractions, choose_shard, choose_split, read_line
 from tfrecords.shards import choose_shard_count
@@ -122,11 +122,12 @@ def time_stages(images: Path, folder: Path) -> dict[str, float]:
 
     shards = timed("grouping by shard", group)
     some = [reference for references in shards.values() for reference in references][: 64 * CORES]
-    list(map_in_processes(functools.partial(encode_reference, rules=request.encoding), some, CORES))  # starts helpers
-    summaries = timed(
-        "encoding by helper processes, writing the shards",
-        lambda: [write_training_shard(shard, references, request) for shard, references in shards.items()],
-    )
+    with HelperPool.open_for_job() as helpers:
+        list(helpers.map(functools.partial(encode_reference, rules=request.encoding), some, CORES))  # starts helpers
+        summaries = timed(
+            "encoding by helper processes, writing the shards",
+            lambda: [write_training_shard(shard, references, request) for shard, references in shards.items()],
+        )
     timed(
         "reading the shards back, describing them",
         lambda: [list(describe_written_shard(summary, request)) for summary in summaries],

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import apache_beam as beam
 
+from components.process_settings import prepare_process
+
 _ROWS_AT_A_TIME = 2_000
 
 _Row = TypeVar("_Row", bound=tuple)
@@ -39,6 +41,26 @@ def unpack_blocks(blocks: Iterable[bytes], kind: Callable[..., _Row]) -> Iterato
         yield from itertools.starmap(kind, pickle.loads(zlib.decompress(block)))
 
 
+class CallPrepared(beam.DoFn):
+    """A function that is called with the parts of each element, on a worker whose process is prepared.
+
+    Input:  tuples of the function's arguments.
+    Output: what it returns.
+    """
+
+    def __init__(self, function: Callable[..., Any]):
+        super().__init__()
+        self._function = function
+
+    def setup(self):
+        """Sets the libraries of the worker's process as the command sets its own."""
+        prepare_process()
+
+    def process(self, element):
+        """Calls the function."""
+        yield self._function(*element)
+
+
 class GatherOnce(beam.PTransform):
     """The last step of a job: all elements in one place, where `commit` gets them and commits the job's result."""
 
@@ -51,5 +73,5 @@ class GatherOnce(beam.PTransform):
             summaries
             | "Together" >> beam.Map(lambda summary: (None, summary))
             | "Gather" >> beam.GroupByKey()
-            | "Commit" >> beam.MapTuple(lambda _, gathered: self._commit(gathered))
+            | "Commit" >> beam.ParDo(CallPrepared(lambda _, gathered: self._commit(gathered)))
         )

@@ -1,4 +1,4 @@
-"""Lines of listed images: read and decoded in order, by threads or helper processes."""
+"""Lines of listed images, read and decoded in order by threads or helper processes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from components.listing import ImageReference, read_image
-from components.processes import map_in_processes, map_in_threads
+from components.processes import HelperPool, map_in_threads
 from components.rejects import Reject
 from tfrecords import ImageLimits, ImageRejected, LineImage, read_line, storage
 
@@ -19,21 +19,28 @@ _WORTH_CALLING = 64  # references; with fewer, helper processes cost more than t
 def map_in_order(
     function: Callable[[ImageReference], _Outcome], references: Sequence[ImageReference], processes: int
 ) -> Iterator[_Outcome]:
-    """`map` in the order of the references, which are read and decoded as fast as the machine allows.
+    """Maps in the order of the references, which are read and decoded as fast as the machine allows.
 
     Args:
-        function: to be pickled; reads the file that a reference names.
+        function: reads the file that a reference names; it has to be one that can be pickled.
         processes: how many processes this one may occupy.
     """
     if any(storage.is_remote(reference.uri) for reference in references):  # a table may name both
         return map_in_threads(function, references, _THREADS, ahead=_READ_AHEAD)
     if processes > 1 and len(references) >= _WORTH_CALLING:
-        return map_in_processes(function, references, processes)
+        return _map_in_helpers(function, references, processes)
     return map(function, references)  # threads would take turns at decoding, and lose time at each
 
 
+def _map_in_helpers(
+    function: Callable[[ImageReference], _Outcome], references: Sequence[ImageReference], processes: int
+) -> Iterator[_Outcome]:
+    with HelperPool.current() as helpers:
+        yield from helpers.map(function, references, processes)
+
+
 def read_referenced_line(reference: ImageReference, height: int, limits: ImageLimits) -> LineImage | Reject:
-    """The grey line of a listed image, or why it is none."""
+    """Reads the grey line of a listed image; returns a reject that says why, if there is none."""
     if reference.problem is not None:
         return Reject(reference.uri, reference.problem, reference.detail or "")
     try:
@@ -46,5 +53,5 @@ def read_referenced_line(reference: ImageReference, height: int, limits: ImageLi
 
 
 def digest_references(references: Sequence[ImageReference]) -> str:
-    """SHA-256 over references, hexadecimal: equal inputs in equal order, equal digest."""
+    """Computes the SHA-256 of references, hexadecimal: equal inputs in equal order give an equal digest."""
     return hashlib.sha256(repr([tuple(reference) for reference in references]).encode()).hexdigest()

@@ -13,7 +13,8 @@ from typing import Any
 
 from components.training.place import ClusterPlace
 from pipeline.console import print_error, print_line, print_to_stderr
-from pipeline.engines.jobs import JobLostError, describe_runner
+from pipeline.engines.errors import JobLostError
+from pipeline.engines.jobs import describe_runner
 from pipeline.exits import EXIT_ALARM, EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, choose_status, describe_error
 from pipeline.options import LinePipelineOptions
 from pipeline.report.notify import notify_service

@@ -13,7 +13,7 @@ EXIT_AGAIN, EXIT_INTERRUPTED, EXIT_LOST = 75, 130, 138
 
 def choose_status(error: DataError) -> int:
     """The exit status for what went wrong: whether the same command may well succeed later."""
-    from pipeline.engines.jobs import JobLostError
+    from pipeline.engines.errors import JobLostError
 
     if isinstance(error, UsageError):
         return EXIT_USAGE

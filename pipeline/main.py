@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
+from components.process_settings import prepare_process
 from components.training.place import ClusterPlace
 from pipeline.command_line import format_usage, parse_options
 from pipeline.console import log_to_console, print_error, print_line
@@ -47,6 +48,7 @@ def main(argv: Sequence[str]) -> int:
     if {"--help", "-h"} & set(argv):
         print(format_usage())
         return EXIT_DONE
+    prepare_process()
     # Before TensorFlow is imported anywhere: its start-up messages drown ours.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with log_to_console():

@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
+from components.process_settings import prepare_process
+
+prepare_process()
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 LINE_HEIGHT = 32

@@ -15,12 +15,11 @@ from __future__ import annotations
 import dataclasses
 import io
 import struct
-import warnings
 import zlib
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -40,13 +39,6 @@ _SIGNATURES = {
 _MOST_PAGES = 100  # of a TIFF that are looked at, for thumbnails
 _PNG_FILTER_UP = 2
 _LEAST_CONTRAST = 32
-
-# A truncated file must raise, whatever another library in this process prefers.
-ImageFile.LOAD_TRUNCATED_IMAGES = False
-# Descriptions of an image may be long; they take memory for a moment only.
-PngImagePlugin.MAX_TEXT_CHUNK = 16_000_000
-# What Pillow finds odd, without a file's name, helps nobody; what it cannot read is an error.
-warnings.filterwarnings("ignore", module=r"PIL\..*")
 
 
 class ImageRejected(Exception):  # noqa: N818 (an outcome, not a failure)

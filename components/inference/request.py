@@ -1,4 +1,4 @@
-"""What a collection is recognised with, and what becomes of one shard of it."""
+"""The request of an inference job, and the summary of one finished shard."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from tfrecords import ImageLimits
 
 _DECODER_VERSION = 1  # raised when images are read that were rejected before: all rejected ones are then tried again
 UNCHANGED_NAME = "unchanged.json"
-"""What a job leaves that has tried to read what could not be read before, and could not."""
+"""Left by a job that tried again what could not be read before, and still could not read it."""
 STARTED_NAME = "_started.json"
-"""When the first attempt at a run began, while it is under way."""
+"""Holds the time when the first attempt at a run began, while the run is under way."""
 SUMMARIES_NAME = "_summaries"
-"""Of each finished shard, while a run is under way."""
+"""Folder with one file for each finished shard, while a run is under way."""
 
 
 @dataclasses.dataclass(frozen=True)
 class InferenceRequest:
-    """What a collection is read with.
+    """Everything that decides how a collection is recognised, and where the results go.
 
     Attributes:
         run_id: short digest of the inputs, the model and the options.
         folder: where files are written until the run is committed.
         destination: the run's folder among the predictions.
-        rejects_folder, rejects_destination: the same of what is left out.
+        rejects_folder, rejects_destination: the same for the rejects.
         counts: what is known of the listed images before any is read: all but `read` and `rejects`.
         shards: over how many shards they are spread.
         model_folder, model_id, height: the committed model, and the height of its lines.
         limits: which images are refused.
         max_reject_fraction: the share of images that may be left out.
-        inputs: digest of what is read.
-        scored_at: time of the run, UTC; shards that a stopped run had finished keep that run's.
+        inputs: digest of the images.
+        scored_at: time of the run, UTC; shards that a stopped command finished keep its time.
         processes: how many processes a worker may occupy.
-        engine: what scores batches, one of `components.recogniser.engines.ENGINES`.
+        engine: scores batches; one of `components.recogniser.engines.ENGINES`.
         min_confidence: a row with less is marked for review.
         decoding: how logits become text.
     """
@@ -68,35 +68,36 @@ class InferenceRequest:
 
     @property
     def limits_of_lines(self) -> dict[str, int]:
-        """What decides whether an image can be read at all."""
+        """The limits that decide whether an image can be read at all."""
         return describe_limits(self.limits, self.height)
 
     def reader(self, engine: str | None = None) -> RecogniserSpec:
-        """What reads lines as asked for, or with another engine."""
+        """Specifies the recogniser that was asked for, or the same with another engine."""
         return RecogniserSpec(self.model_folder, engine or self.engine, decoding=self.decoding)
 
 
 def describe_limits(limits: ImageLimits, height: int) -> dict[str, int]:
-    """What decides whether an image can be read at all, as manifests have it."""
+    """Describes for a manifest what decides whether an image can be read at all."""
     return {**dataclasses.asdict(limits), "height": height, "decoder_version": _DECODER_VERSION}
 
 
 @dataclasses.dataclass(frozen=True)
 class RecognisedShard:
-    """What became of the images of one shard.
+    """Summary of one finished shard: what became of its images.
 
     Attributes:
         index: which shard.
-        inputs: digest of the references that were read.
+        inputs: digest of the shard's references.
         matched: how many there were; equals `rows` plus the rejects.
         rows, bytes, sha256: of the Parquet file of predictions; 0 rows, no file.
         rejects: images left out, by reason.
         confidence_sum: over the rows.
-        needs_review: rows whose confidence is below the one asked for.
+        needs_review: rows with less confidence than was asked for.
         confidence_histogram: rows by confidence, in `CONFIDENCE_BINS` bins of equal width.
         least_confident: confidence, URI and text of the `LEAST_CONFIDENT` least confident rows, by these.
-        figures: how it was read: `engine`, `why` it was chosen, `model_load_s`, `batches`, `scoring_s` (the sum of
-            the seconds that each batch took to be scored and decoded), `slowest_batch_s`, `seconds` (of the shard).
+        figures: how the shard was recognised: `engine`, `why` it was chosen, `model_load_s`, `batches`, `scoring_s`
+            (the sum of the seconds that scoring and decoding each batch took), `slowest_batch_s`, `seconds` (of the
+            shard).
     """
 
     index: int

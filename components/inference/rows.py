@@ -16,7 +16,7 @@ from components.recogniser.model import Recognition
 
 
 class ImageFile(NamedTuple):
-    """What is known of an image before it is read."""
+    """File of an image, as it was listed."""
 
     uri: str
     size_bytes: int
@@ -24,7 +24,7 @@ class ImageFile(NamedTuple):
 
 
 class RecognisedLine(NamedTuple):
-    """An image's own width and height, and what was read on it."""
+    """Width and height of an image in pixels, and the text that was recognised on it."""
 
     width: int
     height: int
@@ -37,7 +37,7 @@ def make_predictions_table(
     needs_review: np.ndarray,
     request: InferenceRequest,
 ) -> pyarrow.Table:
-    """The rows of one shard, column by column: a dictionary for each row would take longer than to read it."""
+    """Builds the rows of one shard, column by column: dictionaries, one for each row, take longer than recognition."""
     count = len(rows)
     files, reads = zip(*rows, strict=True)
     uris, sizes, modified = zip(*files, strict=True)

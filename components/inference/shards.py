@@ -1,4 +1,4 @@
-"""Reading one shard of a collection, and committing a run whose shards are all read."""
+"""Recognition of one shard of a collection or of a dataset."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from components.inference.rows import ImageFile, RecognisedLine, make_prediction
 from components.lines import digest_references, map_in_order, read_referenced_line
 from components.listing import ImageReference
 from components.predictions.schema import CONFIDENCE_BINS, LEAST_CONFIDENT, ROW_GROUP_ROWS
-from components.processes import map_in_processes, prepare_helpers, split_into_groups
+from components.processes import HelperPool, split_into_groups
 from components.recogniser.batches import recognise_in_batches
 from components.recogniser.engines import choose_engine
 from components.recogniser.manifest import ModelManifest
@@ -31,31 +31,31 @@ _LEAST_CHUNK = 32  # fewer are read sooner by this process
 _BATCHES_AT_A_TIME = 2  # by this process: one is sent to a GPU while another is scored
 _Outcome: TypeAlias = Reject | RecognisedLine
 _Lines: TypeAlias = Callable[[Any, int], Iterable[LineImage | Reject]]
-"""Some images, and how many processes may decode them, to their lines, in order."""
+"""Turns some images into their lines, in order. The number says how many processes may decode them."""
 
 
 def recognise_shard(
     index: int,
     references: Sequence[ImageReference],
     request: InferenceRequest,
-    read: Callable[[Sequence[np.ndarray]], Iterable[Recognition]],
+    recognise: Callable[[Sequence[np.ndarray]], Iterable[Recognition]],
     about_model: Mapping[str, Any] | None = None,
 ) -> RecognisedShard:
-    """Reads the images of one shard and writes its predictions and rejects.
+    """Recognises the images of one shard and writes its predictions and rejects.
 
-    Images are decoded and scored by helper processes, or decoded ahead by them while this process scores. If the
-    shard was finished before for the very same references, by a run that was stopped later, nothing is done.
+    Helper processes decode and score the images, or decode ahead while this process scores. If an earlier command
+    finished the shard for the very same references before it was stopped, nothing is done.
 
     Args:
         references: sorted by key.
-        read: scores one batch of lines, in order.
-        about_model: what reads, for the figures. Where its `engine` is `onnx`, helper processes score, too, if the
-            worker may occupy several: threads of this process would share one interpreter, and a core's cache.
+        recognise: recognises one batch of lines, in order.
+        about_model: describes the model for the figures. Where its `engine` is `onnx`, helper processes score too, if
+            the worker may occupy several: threads of this process would share one interpreter, and a core's cache.
     """
     files = [ImageFile(reference.uri, reference.size_bytes, reference.modified_us) for reference in references]
     lines = functools.partial(_read_referenced_lines, height=request.height, limits=request.limits)
     inputs = digest_references(references)
-    return _recognise(index, inputs, files, references, lines, len(references), request, read, about_model or {})
+    return _recognise(index, inputs, files, references, lines, len(references), request, recognise, about_model or {})
 
 
 def recognise_record_shard(
@@ -64,10 +64,10 @@ def recognise_record_shard(
     dataset_folder: str,
     modified: datetime.datetime,
     request: InferenceRequest,
-    read: Callable[[Sequence[np.ndarray]], Iterable[Recognition]],
+    recognise: Callable[[Sequence[np.ndarray]], Iterable[Recognition]],
     about_model: Mapping[str, Any] | None = None,
 ) -> RecognisedShard:
-    """`recognise_shard` for one TFRecord file of a dataset.
+    """Recognises one TFRecord file of a dataset, as `recognise_shard` does images.
 
     A row has the URI of the image that the line was made from; its width, height and bytes are the line's own.
 
@@ -90,22 +90,24 @@ def recognise_record_shard(
                 yield image
 
     inputs, count = shard.sha256, shard.examples
-    return _recognise(index, inputs, files, records(), _read_recorded_lines, count, request, read, about_model or {})
+    return _recognise(
+        index, inputs, files, records(), _read_recorded_lines, count, request, recognise, about_model or {}
+    )
 
 
-def prepare_recognition(request: InferenceRequest) -> None:
-    """Has helper processes load the model while the job is being started, if they will read with it."""
-    helpers = _choose_helpers(request.images // request.shards, request.processes)
-    if helpers == 1:
+def prepare_recognition(request: InferenceRequest, helpers: HelperPool) -> None:
+    """Has the helper processes of a job load the model while the job starts, if they will recognise with it."""
+    processes = _choose_helpers(request.images // request.shards, request.processes)
+    if processes == 1:
         return
     engine, _ = choose_engine(request.engine, ModelManifest.read(request.model_folder))
     if engine == "onnx":
         read_chunk = functools.partial(_recognise_chunk, lines=_read_recorded_lines, reader=request.reader(engine))
-        prepare_helpers(read_chunk, [], helpers)
+        helpers.prepare(read_chunk, [], processes)
 
 
 def _choose_helpers(images: int, processes: int) -> int:
-    """How many of the helper processes are worth calling for a shard of so many images; 1 for none."""
+    """Chooses how many of the helper processes are worth calling for a shard of so many images; 1 for none."""
     return max(1, min(processes, images // _LEAST_CHUNK))
 
 
@@ -124,9 +126,11 @@ def _read_recorded_lines(images: Iterable[bytes], processes: int) -> Iterator[Li
 
 
 def _recognise_lines(
-    lines: Iterable[LineImage | Reject], read: Callable[[Sequence[np.ndarray]], Iterable[Recognition]], threads: int = 1
+    lines: Iterable[LineImage | Reject],
+    recognise: Callable[[Sequence[np.ndarray]], Iterable[Recognition]],
+    threads: int = 1,
 ) -> tuple[list[_Outcome], list[float]]:
-    """The outcome of every line, in order, and the seconds that every batch took."""
+    """Returns the outcome of every line, in order, and the seconds that every batch took."""
     outcomes: list[Any] = []
     batch_seconds: list[float] = []
 
@@ -140,7 +144,7 @@ def _recognise_lines(
 
     def timed(batch: Sequence[np.ndarray]) -> Iterable[Recognition]:
         began = time.monotonic()
-        readings = list(read(batch))
+        readings = list(recognise(batch))
         batch_seconds.append(time.monotonic() - began)
         return readings
 
@@ -149,14 +153,14 @@ def _recognise_lines(
             outcomes[i] = RecognisedLine(width, height, reading)
     finally:
         if isinstance(lines, Generator):
-            lines.close()  # helper processes that decode ahead stop with what is read
+            lines.close()  # helper processes that decode ahead stop
     return outcomes, batch_seconds
 
 
 def _recognise_chunk(
     images: Sequence[Any], *, lines: _Lines, reader: RecogniserSpec
 ) -> tuple[list[_Outcome], list[float]]:
-    """What a helper process does: all of the work on some images."""
+    """Does all of the work on some images, in a helper process."""
     return _recognise_lines(lines(images, 1), _load(reader).read)
 
 
@@ -173,14 +177,14 @@ def _recognise(
     lines: _Lines,
     matched: int,
     request: InferenceRequest,
-    read: Callable[[Sequence[np.ndarray]], Iterable[Recognition]],
+    recognise: Callable[[Sequence[np.ndarray]], Iterable[Recognition]],
     about_model: Mapping[str, Any],
 ) -> RecognisedShard:
-    """Writes what is read on some images, unless that was done before for the same inputs.
+    """Recognises some images and writes the results, unless that was done before for the same inputs.
 
     Args:
-        image_files: of the images, when all of these have been taken.
-        images: what `lines` takes.
+        image_files: of the images, complete once all images have been taken.
+        images: the argument of `lines`.
     """
     path = storage.join(request.folder, name_shard("part", index, request.shards, "parquet"))
     rejects_path = storage.join(request.rejects_folder, name_shard("rejects", index, request.shards, "parquet"))
@@ -193,19 +197,20 @@ def _recognise(
         return finished
 
     started = time.monotonic()
-    helpers = _choose_helpers(matched, request.processes)
-    if about_model.get("engine") == "onnx" and helpers > 1:
+    processes = _choose_helpers(matched, request.processes)
+    if about_model.get("engine") == "onnx" and processes > 1:
         read_chunk = functools.partial(_recognise_chunk, lines=lines, reader=request.reader("onnx"))
         # As many chunks for each helper: none waits for another's last one.
-        calls = helpers * math.ceil(matched / (helpers * _CHUNK))
+        calls = processes * math.ceil(matched / (processes * _CHUNK))
         chunks = split_into_groups(math.ceil(matched / calls), images)
         outcomes, batch_seconds = [], []
-        for some, seconds in map_in_processes(read_chunk, chunks, helpers, items_a_call=1):
-            outcomes += some
-            batch_seconds += seconds
+        with HelperPool.current() as helpers:
+            for some, seconds in helpers.map(read_chunk, chunks, processes, items_per_call=1):
+                outcomes += some
+                batch_seconds += seconds
     else:
         threads = min(request.processes, _BATCHES_AT_A_TIME)
-        outcomes, batch_seconds = _recognise_lines(lines(images, request.processes), read, threads)
+        outcomes, batch_seconds = _recognise_lines(lines(images, request.processes), recognise, threads)
     rejected = [
         (file, outcome) for file, outcome in zip(image_files, outcomes, strict=True) if isinstance(outcome, Reject)
     ]

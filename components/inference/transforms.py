@@ -66,7 +66,7 @@ class _Recognise(RecogniserDoFn):
         super().__init__(LineModelHandler(request.model_folder, request.engine, decoding=request.decoding))
         self._request = request
 
-    def count(self, summary: RecognisedShard) -> RecognisedShard:
+    def count_images(self, summary: RecognisedShard) -> RecognisedShard:
         for counter, number in (
             ("images-matched", summary.matched),
             ("images-read", summary.rows),
@@ -79,7 +79,7 @@ class _Recognise(RecogniserDoFn):
 
 class _RecogniseShard(_Recognise):
     def process(self, element: tuple[int, list[ImageReference]]):
-        yield self.count(recognise_shard(*element, self._request, self.read, self.about_model))
+        yield self.count_images(recognise_shard(*element, self._request, self.read, self.about_model))
 
 
 class _RecogniseRecordShard(_Recognise):
@@ -90,4 +90,4 @@ class _RecogniseRecordShard(_Recognise):
 
     def process(self, element: tuple[int, ShardEntry]):
         where = (self._dataset_folder, self._made_at)
-        yield self.count(recognise_record_shard(*element, *where, self._request, self.read, self.about_model))
+        yield self.count_images(recognise_record_shard(*element, *where, self._request, self.read, self.about_model))

@@ -1,4 +1,4 @@
-"""Images that are added to a committed dataset: its shards are copied, with new labels where images have some.
+"""Addition of images to a committed dataset: its shards are copied, with new labels where new images bring them.
 
 A new dataset's shards of a split are the old ones followed by new ones. An old shard and the
 new images that take the place of some of its own are one piece of work.
@@ -54,7 +54,7 @@ class OldDataset:
 
     @classmethod
     def read(cls, folder: str) -> OldDataset:
-        """The dataset in a folder.
+        """Reads the dataset in a folder.
 
         Raises:
             FileNotFoundError: if nothing is committed there.
@@ -79,16 +79,16 @@ class OldDataset:
 
     @property
     def examples(self) -> int:
-        """How many examples it has, in all splits together."""
+        """The number of examples in all splits together."""
         return sum(shard.examples for shards in self.shards.values() for shard in shards)
 
-    def count(self, split: str) -> int:
-        """How many shards a split has; 0 to this number are the old ones of the new dataset."""
+    def count_shards(self, split: str) -> int:
+        """Counts the shards of a split; they become the first ones of that split in the new dataset."""
         return len(self.shards[split])
 
 
 class OldPlace(NamedTuple):
-    """In which shard of the old dataset the example of an image is."""
+    """Shard of the old dataset that holds the example of an image."""
 
     uri: str
     split: str
@@ -96,7 +96,7 @@ class OldPlace(NamedTuple):
 
 
 def read_places(old: OldDataset, split: str, number: int) -> Iterator[OldPlace]:
-    """The images of one old shard.
+    """Reads which images are in one old shard.
 
     Raises:
         DataError: if the file is damaged.
@@ -109,7 +109,7 @@ def read_places(old: OldDataset, split: str, number: int) -> Iterator[OldPlace]:
 def copy_examples(
     entry: ShardEntry, references: Sequence[ImageReference], old: OldDataset, rules: EncodingRules, processes: int
 ) -> Iterator[tuple[ImageReference | None, bytes | Reject]]:
-    """The examples of an old shard in their order, each with the image that took its place, if one did.
+    """Copies the examples of an old shard in their order, each with the new image that took its place, if one did.
 
     Labels get the ids of the new charset, which has all symbols of the old one.
 

@@ -1,4 +1,4 @@
-"""Writing one shard of a dataset, and committing a dataset whose shards are all written."""
+"""One shard of a dataset, and the commit of a dataset whose shards are all written."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ Described = tuple[list[ShardSummary], ShardDescription]
 
 @dataclasses.dataclass(frozen=True)
 class IngestRequest:
-    """What a dataset is made with.
+    """Everything that decides what a dataset is made of, and where it goes.
 
     Attributes:
         dataset_id: short digest of inputs and options.
@@ -105,7 +105,7 @@ class IngestRequest:
 
     @property
     def encoding(self) -> EncodingRules:
-        """What decides the bytes of an example."""
+        """The rules that decide the bytes of an example."""
         return EncodingRules(self.charset, self.height, self.time_stride, self.limits)
 
     @property
@@ -113,16 +113,16 @@ class IngestRequest:
         """The split of every shard, by the shard's number in the whole dataset."""
         return [split for split in SPLITS for _ in range(self.shards[split])]
 
-    def old_shards(self, split: str) -> int:
-        """How many shards of a split are copies of old ones."""
-        return self.old.count(split) if self.old else 0
+    def count_old_shards(self, split: str) -> int:
+        """Counts the shards of a split that are copies of old ones."""
+        return self.old.count_shards(split) if self.old else 0
 
     def shard_number(self, split: str, index: int) -> int:
-        """A shard's number in the whole dataset."""
+        """Returns a shard's number in the whole dataset."""
         return sum(self.shards[before] for before in SPLITS[: SPLITS.index(split)]) + index
 
     def shard_path(self, split: str, index: int) -> str:
-        """Where a shard is written."""
+        """Returns the path at which a shard is written."""
         return storage.join(self.folder, name_shard(split, index, self.shards[split], "tfrecord.gz"))
 
 
@@ -131,8 +131,8 @@ def write_training_shard(
 ) -> ShardSummary:
     """Reads, checks and encodes the images of one shard and writes its TFRecord file.
 
-    The TFRecord file's bytes depend on the references and the request alone. If the shard was finished
-    before for the very same references, by a run that was stopped later, nothing is done.
+    The TFRecord file's bytes depend on the references and the request alone. If an earlier command finished the shard
+    for the very same references before it was stopped, nothing is done.
 
     Args:
         references: sorted by key.
@@ -148,7 +148,7 @@ def write_training_shard(
 def copy_training_shard(
     shard: tuple[str, int], references: Sequence[ImageReference], request: IngestRequest
 ) -> ShardSummary:
-    """Writes an old shard anew: with the ids of the new charset, and new images in the place of those of the same URI.
+    """Writes an old shard anew, with the ids of the new charset. New images replace old ones of the same URI.
 
     Args:
         references: the new images, sorted by key.
@@ -246,7 +246,7 @@ def describe_written_shard(summary: ShardSummary, request: IngestRequest) -> Ite
 
 
 def describe_or_find_twins(key: str, values: Iterable[Any], request: IngestRequest) -> Described | Twins:
-    """What `describe_written_shard` yielded under one key, for the commit: as much for many shards as for one."""
+    """Merges for the commit what `describe_written_shard` yielded under one key: many shards give as little as one."""
     if key.startswith("twins"):
         return find_twins(values, [SPLITS.index(split) for split in request.shard_splits])
     parts = list(values)
@@ -344,7 +344,7 @@ def commit_dataset(settled: Iterable[Described | Twins], request: IngestRequest)
 def _check_old_shards(summaries: Iterable[ShardSummary], request: IngestRequest) -> None:
     """Makes sure before a commit that every example of the old dataset reached its shard."""
     examples = request.old.examples if request.old else 0
-    reached = sum(summary.matched for summary in summaries if summary.index < request.old_shards(summary.split))
+    reached = sum(summary.matched for summary in summaries if summary.index < request.count_old_shards(summary.split))
     if reached != examples:
         raise RuntimeError(f"the old dataset has {examples} examples, but {reached} reached a shard of the new one")
 

@@ -1,4 +1,4 @@
-"""What a dataset holds: every written shard is read back as Arrow, counted, and searched for doubtful images."""
+"""Description of what a dataset holds: every written shard is read back, counted, and searched for doubtful images."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _IDENTITIES = np.dtype([("image", "<u8"), ("text", "<u8"), ("shard", "<u4"), ("r
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where an example lies: the number of its shard among all of the dataset, and its row in it."""
+    """Position of an example: the number of its shard among all of the dataset, and its row in it."""
 
     shard: int
     row: int
@@ -50,7 +50,7 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class ShardSummary:
-    """What became of the images of one shard; small, so that all of them fit in one place.
+    """Summary of one written shard: what became of its images. It is small, so that all of them fit in one place.
 
     Attributes:
         split, index: which shard.
@@ -76,13 +76,13 @@ class ShardSummary:
 
 @dataclasses.dataclass(frozen=True)
 class ShardDescription:
-    """What one shard holds, or several of one split together; no longer for many than for few.
+    """Contents of one shard, or of several of one split together; no longer for many than for few.
 
     Attributes:
         widths, label_lengths: how often each number of pixels and of symbols occurs.
         symbols: how often each symbol occurs.
-        tight_labels: labels that may well fit, but are tighter than `time_steps > 2 * label_length + 1`:
-            room for a blank around every symbol is never needed, but its lack makes training slower.
+        tight_labels: labels that may well fit, but do not satisfy `time_steps > 2 * label_length + 1`. Room for a
+            blank around every symbol is never needed, but training is slower without it.
         contact_sheet: different images drawn by chance, as `(draw, place)`; the lowest draws count.
         longest: those with the longest labels, as `(symbols, place)`.
         narrowest, widest: those with the fewest and the most pixels per symbol, as `(pixels, place)`.
@@ -110,7 +110,7 @@ class ShardDescription:
 
 @dataclasses.dataclass(frozen=True)
 class Twins:
-    """Images of one dataset whose pixels are equal.
+    """Groups of images of one dataset whose pixels are equal.
 
     Attributes:
         conflicting: how many images have twins with other labels.
@@ -142,12 +142,12 @@ def describe_shard(
     counts = _Counts(number, charset, height, time_stride)
     for batch in read_record_batches(path):
         counts.add(batch)
-    identities = counts.identities()
-    return counts.description(identities), identities
+    identities = counts.collect_identities()
+    return counts.describe(identities), identities
 
 
 def merge_descriptions(descriptions: Sequence[ShardDescription]) -> ShardDescription:
-    """The description of several shards together."""
+    """Merges the descriptions of several shards."""
 
     def counted(name: str) -> dict[Any, int]:
         return merge_counts(getattr(description, name) for description in descriptions)
@@ -175,12 +175,12 @@ def merge_descriptions(descriptions: Sequence[ShardDescription]) -> ShardDescrip
 
 
 def choose_search_count(images: int) -> int:
-    """Over how many places the search for twins is spread."""
+    """Chooses over how many places the search for twins is spread."""
     return 1 + images // _IMAGES_PER_SEARCH
 
 
 def split_by_search(identities: np.ndarray, searches: int) -> Iterator[tuple[int, bytes]]:
-    """The identities for each place of the search: equal images meet in one."""
+    """Splits identities by the places that search for twins: equal images meet in one place."""
     for search in range(searches):
         mine = identities[identities["image"] % searches == search]
         if len(mine):
@@ -188,7 +188,7 @@ def split_by_search(identities: np.ndarray, searches: int) -> Iterator[tuple[int
 
 
 def find_twins(blocks: Iterable[bytes], split_of_shard: Sequence[int]) -> Twins:
-    """Images whose pixels are equal though their labels differ, or which lie in different splits.
+    """Finds images whose pixels are equal though their labels differ, or which lie in different splits.
 
     Args:
         blocks: identities, as `split_by_search` gave them.
@@ -199,23 +199,23 @@ def find_twins(blocks: Iterable[bytes], split_of_shard: Sequence[int]) -> Twins:
     conflicting, leaking = 0, 0
     conflicts: list[list[Place]] = []
     leaks: list[list[Place]] = []
-    for start, stop in _runs(rows["image"]):
-        texts = [(start + first, start + last) for first, last in _runs(rows["text"][start:stop], least=1)]
+    for start, stop in _find_series(rows["image"]):
+        texts = [(start + first, start + last) for first, last in _find_series(rows["text"][start:stop], least=1)]
         if len(texts) > 1:
             conflicting += stop - start
             if len(conflicts) < _TWIN_GROUPS_SHOWN:
-                conflicts.append([_place(rows[first]) for first, _ in texts[:_TWIN_GROUPS_SHOWN]])
+                conflicts.append([_locate(rows[first]) for first, _ in texts[:_TWIN_GROUPS_SHOWN]])
         for first, last in texts:
             _, other = np.unique(splits[first:last], return_index=True)
             if len(other) > 1:
                 leaking += last - first
                 if len(leaks) < _TWIN_GROUPS_SHOWN:
-                    leaks.append([_place(rows[first + row]) for row in other])
+                    leaks.append([_locate(rows[first + row]) for row in other])
     return Twins(conflicting, leaking, (conflicts + leaks)[:_TWIN_GROUPS_SHOWN], len(conflicts))
 
 
 def fetch_examples(places: Iterable[Place], path_of: Callable[[int], str]) -> dict[Place, dict[str, Any]]:
-    """Single examples of a dataset: `image`, `text`, `uri`, `width`.
+    """Fetches single examples of a dataset: `image`, `text`, `uri`, `width`.
 
     Args:
         path_of: the path of a shard by its number.
@@ -235,17 +235,17 @@ def fetch_examples(places: Iterable[Place], path_of: Callable[[int], str]) -> di
 
 
 def keep_lowest(ranked: Iterable[tuple[float, Place]], count: int) -> list[tuple[float, Place]]:
-    """The entries with the lowest numbers, the lowest first."""
+    """Keeps the entries with the lowest numbers, the lowest first."""
     return sorted(ranked, key=lambda entry: (entry[0], entry[1].shard, entry[1].row))[:count]
 
 
 def keep_highest(ranked: Iterable[tuple[float, Place]], count: int) -> list[tuple[float, Place]]:
-    """The entries with the highest numbers, the highest first."""
+    """Keeps the entries with the highest numbers, the highest first."""
     return sorted(ranked, key=lambda entry: (-entry[0], entry[1].shard, entry[1].row))[:count]
 
 
 class _Counts:
-    """The description of a shard in the making."""
+    """Counts of a shard that is being read, batch by batch."""
 
     def __init__(self, number: int, charset: Charset, height: int, time_stride: int):
         self._number = number
@@ -272,13 +272,13 @@ class _Counts:
         identities["text"] = [_digest(text.as_buffer()) for text in texts]
         self._identities.append(identities)
 
-    def identities(self) -> np.ndarray:
+    def collect_identities(self) -> np.ndarray:
         rows = np.concatenate([np.empty(0, _IDENTITIES), *self._identities])
         rows["shard"] = self._number
         rows["row"] = np.arange(len(rows))
         return rows
 
-    def description(self, identities: np.ndarray) -> ShardDescription:
+    def describe(self, identities: np.ndarray) -> ShardDescription:
         widths = np.concatenate([np.empty(0, np.int64), *self._widths])
         lengths = np.concatenate([np.empty(0, np.int64), *self._lengths])
         sizes = np.concatenate([np.empty(0, np.int64), *self._sizes])
@@ -295,30 +295,30 @@ class _Counts:
                 symbol: int(count) for symbol, count in zip(self._charset.symbols, self._symbols, strict=True) if count
             },
             tight_labels=int(np.sum(~ample)),
-            contact_sheet=self._lowest(draws, min(CONTACT_SHEET, len(different))),
-            longest=[(-length, place) for length, place in self._lowest(-lengths, EXTREMES)],
-            narrowest=self._lowest(spacings, EXTREMES),
-            widest=[(-spacing, place) for spacing, place in self._lowest(-spacings, EXTREMES)],
+            contact_sheet=self._find_lowest(draws, min(CONTACT_SHEET, len(different))),
+            longest=[(-length, place) for length, place in self._find_lowest(-lengths, EXTREMES)],
+            narrowest=self._find_lowest(spacings, EXTREMES),
+            widest=[(-spacing, place) for spacing, place in self._find_lowest(-spacings, EXTREMES)],
             spacings=_count(spacings.round().astype(np.int64)),
-            emptiest=self._lowest(densities, EXTREMES),
-            fullest=[(-density, place) for density, place in self._lowest(-densities, EXTREMES)],
+            emptiest=self._find_lowest(densities, EXTREMES),
+            fullest=[(-density, place) for density, place in self._find_lowest(-densities, EXTREMES)],
             densities=_count(densities.round().astype(np.int64)),
         )
 
-    def _lowest(self, values: np.ndarray, count: int) -> list[tuple[float, Place]]:
+    def _find_lowest(self, values: np.ndarray, count: int) -> list[tuple[float, Place]]:
         rows = np.argsort(values, kind="stable")[:count]
         return [(float(values[row]), Place(self._number, int(row))) for row in rows]
 
 
-def _runs(values: np.ndarray, least: int = 2) -> list[tuple[int, int]]:
-    """Start and end of every run of at least so many equal values."""
+def _find_series(values: np.ndarray, least: int = 2) -> list[tuple[int, int]]:
+    """Finds the start and the end of every series of at least so many equal values."""
     borders = np.flatnonzero(np.r_[True, values[1:] != values[:-1], True]) if len(values) else np.empty(0, int)
     starts, stops = borders[:-1], borders[1:]
     long = stops - starts >= least
     return list(zip(starts[long].tolist(), stops[long].tolist(), strict=True))
 
 
-def _place(identity: np.void) -> Place:
+def _locate(identity: np.void) -> Place:
     return Place(int(identity["shard"]), int(identity["row"]))
 
 

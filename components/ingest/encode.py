@@ -1,4 +1,4 @@
-"""One listed image as a serialised example, or why it cannot be one."""
+"""Encoding of one listed image as a serialised example."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tfrecords import Charset, ImageLimits, LineExample, encode_example, encode_
 
 @dataclasses.dataclass(frozen=True)
 class EncodingRules:
-    """What decides the bytes of an example.
+    """Rules that decide the bytes of an example.
 
     Attributes:
         charset: encodes the labels.
@@ -29,7 +29,7 @@ class EncodingRules:
 
 
 def encode_reference(reference: ImageReference, rules: EncodingRules) -> bytes | Reject:
-    """Reads, checks and encodes a labelled image as a `tf.train.Example`."""
+    """Reads, checks and encodes a labelled image as a serialised `tf.train.Example`; returns a reject if it cannot."""
     uri = reference.uri
     if reference.problem is not None or reference.text is None:
         return Reject(uri, reference.problem or "no_label", reference.detail or "no label was asked for")

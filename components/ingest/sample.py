@@ -38,9 +38,9 @@ def render_sample(folder: str, seed: int = 0) -> tuple[str, str]:
         os.makedirs(labelled, exist_ok=True)
         os.makedirs(unlabelled, exist_ok=True)
         truth = []
-        chooser, noise, fonts = random.Random(seed), np.random.default_rng(seed), _fonts()
-        for number, text in enumerate(_labels(chooser, LABELLED + UNLABELLED)):
-            image = _plate(text, chooser, noise, fonts)
+        chooser, noise, fonts = random.Random(seed), np.random.default_rng(seed), _find_fonts()
+        for number, text in enumerate(_draw_labels(chooser, LABELLED + UNLABELLED)):
+            image = _render_plate(text, chooser, noise, fonts)
             if number < LABELLED:
                 image.save(os.path.join(labelled, f"{text}.png"))
             else:
@@ -58,13 +58,13 @@ def is_sample_rendered(folder: str) -> bool:
 
 
 def read_truth(folder: str) -> dict[str, str]:
-    """The texts of the unlabelled images, by file name."""
+    """Reads the texts of the unlabelled images, by file name."""
     with open(os.path.join(folder, TRUTH_NAME), encoding="utf-8") as file:
         return dict(line.rstrip("\n").split("\t") for line in file)
 
 
-def _labels(chooser: random.Random, count: int) -> Iterator[str]:
-    """Distinct labels of mixed lengths; about every third has an adjacent repeat."""
+def _draw_labels(chooser: random.Random, count: int) -> Iterator[str]:
+    """Draws distinct labels of mixed lengths; about every third has an adjacent repeat."""
     seen: set[str] = set()
     while len(seen) < count:
         symbols = chooser.choices(_SYMBOLS, k=chooser.randint(3, 10))
@@ -79,14 +79,14 @@ def _labels(chooser: random.Random, count: int) -> Iterator[str]:
             yield label
 
 
-def _fonts() -> list[str]:
+def _find_fonts() -> list[str]:
     import matplotlib
 
     return [os.path.join(matplotlib.get_data_path(), "fonts", "ttf", name) for name in _FONTS]
 
 
-def _plate(text: str, chooser: random.Random, noise: np.random.Generator, fonts: list[str]) -> Image.Image:
-    """One plate: dark text on a light ground, a little crooked, blurred and grainy."""
+def _render_plate(text: str, chooser: random.Random, noise: np.random.Generator, fonts: list[str]) -> Image.Image:
+    """Renders one plate: dark text on a light ground, a little crooked, blurred and grainy."""
     height = chooser.randint(40, 64)
     font = ImageFont.truetype(chooser.choice(fonts), round(height * chooser.uniform(0.5, 0.65)))
     left, top, right, bottom = font.getbbox(text)

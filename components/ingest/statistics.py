@@ -1,4 +1,4 @@
-"""Statistics of a whole dataset from those of its shards, its doubtful images, and what to warn of."""
+"""Statistics of a whole dataset from those of its shards, its doubtful images, and warnings about it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def collect_statistics(
     split_by: str,
     charset: Charset,
 ) -> dict[str, Any]:
-    """What `statistics.json` says of the examples: counts by split, and what is doubtful about them."""
+    """Collects for `statistics.json` the counts of each split, and what is doubtful about the examples."""
     splits: dict[str, dict[str, Any]] = {}
     whole = merge_descriptions([description for _, description in described])
     for split in SPLITS:
@@ -55,8 +55,8 @@ def collect_statistics(
         splits[split] = {
             "examples": sum(summary.examples for summaries, _ in mine for summary in summaries),
             "rejects": merge_counts(summary.rejects for summaries, _ in mine for summary in summaries),
-            "widths": _pairs(description.widths),
-            "label_lengths": _pairs(description.label_lengths),
+            "widths": _list_pairs(description.widths),
+            "label_lengths": _list_pairs(description.label_lengths),
             "symbols": description.symbols,
             "groups": len(description.groups),
             "largest_groups": dict(largest),
@@ -77,7 +77,7 @@ def collect_statistics(
         "rare_symbols": {symbol: trained[symbol] for symbol in symbols if 0 < trained.get(symbol, 0) < RARE},
         "symbols_without_image": charset.missing_from(symbols),
         "tight_labels": whole.tight_labels,
-        "median_pixels_per_symbol": _median(whole.spacings),
+        "median_pixels_per_symbol": _find_median(whole.spacings),
         "identical_images": {
             "with_other_labels": sum(part.conflicting for part in twins),
             "in_several_splits": sum(part.leaking for part in twins),
@@ -86,7 +86,7 @@ def collect_statistics(
 
 
 def find_warnings(statistics: dict[str, Any]) -> Iterator[str]:
-    """Sentences for the person who is about to train on the dataset."""
+    """Yields sentences for the person who is about to train on the dataset."""
     splits = statistics["splits"]
     by_group = "" if statistics["split_by"] == "image" else f" or groups of --split_by={statistics['split_by']}"
     for split in SPLITS:
@@ -114,16 +114,16 @@ def find_warnings(statistics: dict[str, Any]) -> Iterator[str]:
             "--height gives more time steps"
         )
     if unmeasured := statistics["symbols_in_one_split"].get("train"):
-        yield f"{_named(unmeasured)} only in the training split: how well they are read cannot be measured"
+        yield f"{_name_symbols(unmeasured)} only in the training split: how well they are read cannot be measured"
     if unlearned := [symbol for symbol in statistics["symbols"] if symbol not in splits["train"]["symbols"]]:
         where = " and the ".join(s for s in SPLITS if any(symbol in splits[s]["symbols"] for symbol in unlearned))
-        yield f"{_named(unlearned)} only in the {where} split and cannot be learned"
+        yield f"{_name_symbols(unlearned)} only in the {where} split and cannot be learned"
     if rare := statistics["rare_symbols"]:
-        yield f"{_named(rare)} fewer than {RARE} times in the training split and will be read badly"
+        yield f"{_name_symbols(rare)} fewer than {RARE} times in the training split and will be read badly"
     if missing := statistics["symbols_without_image"]:
-        yield f"{_named(missing)} in the charset but in no image that was written, and cannot be learned"
+        yield f"{_name_symbols(missing)} in the charset but in no image that was written, and cannot be learned"
     if invisible := [symbol for symbol in statistics["symbols"] if symbol in _INVISIBLE]:
-        yield f"{_named(invisible)} in labels, though no image shows them: are the labels damaged?"
+        yield f"{_name_symbols(invisible)} in labels, though no image shows them: are the labels damaged?"
 
 
 def collect_samples(
@@ -132,11 +132,11 @@ def collect_samples(
     shard_splits: Sequence[str],
     path_of: Callable[[int], str],
 ) -> pyarrow.Table:
-    """Examples to look at: a contact sheet, the longest, the strangest, and identical ones with other labels.
+    """Collects examples to look at: a contact sheet, the longest, the strangest, and identical ones with other labels.
 
-    The strangest are farthest from the median, in proportion, by their width per symbol (the
-    label says much more or much less than there is room for) or by the bytes that their pixels
-    take (next to nothing is in the image, or much more than in others).
+    The strangest are farthest from the median, in proportion, by their width per symbol (the label says much more or
+    much less than there is room for) or by the bytes that their pixels take (there is next to nothing in the image, or
+    much more than in others).
 
     Args:
         shard_splits: the split of each shard, by its number.
@@ -150,7 +150,7 @@ def collect_samples(
         (("narrowest", "widest"), "spacings", "pixels per symbol"),
         (("emptiest", "fullest"), "densities", "bytes in 1,000 pixels"),
     ):
-        median = _median(getattr(whole, histogram)) or 1
+        median = _find_median(getattr(whole, histogram)) or 1
         for value, place in itertools.chain.from_iterable(getattr(whole, name) for name in names):
             difference = abs(math.log(value / median))
             if difference > strange.get(place, (-1.0, ""))[0]:
@@ -181,19 +181,19 @@ def _count(number: int, one: str, many: str) -> str:
     return f"1 {one}" if number == 1 else f"{number} {many}"
 
 
-def _named(symbols: Iterable[str]) -> str:
+def _name_symbols(symbols: Iterable[str]) -> str:
     symbols = list(symbols)
     shown = " ".join(f"{symbol!r}" if symbol.isprintable() else f"U+{ord(symbol):04X}" for symbol in symbols[:_NAMED])
     more = f" and {len(symbols) - _NAMED} more" if len(symbols) > _NAMED else ""
     return f"{_count(len(symbols), 'symbol occurs', 'symbols occur')} ({shown}{more})"
 
 
-def _pairs(histogram: dict[int, int]) -> list[list[int]]:
+def _list_pairs(histogram: dict[int, int]) -> list[list[int]]:
     return sorted([value, count] for value, count in histogram.items())
 
 
-def _median(histogram: dict[int, int]) -> int:
-    """The value in the middle of a histogram; 0 of an empty one."""
+def _find_median(histogram: dict[int, int]) -> int:
+    """Finds the value in the middle of a histogram; 0 for an empty one."""
     half = sum(histogram.values()) / 2
     for value, count in sorted(histogram.items()):
         half -= count

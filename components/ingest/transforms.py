@@ -18,7 +18,7 @@ from components.ingest.dataset import (
     describe_written_shard,
     write_training_shard,
 )
-from components.jobs import GatherOnce, pack_blocks, unpack_blocks
+from components.jobs import CallPrepared, GatherOnce, pack_blocks, unpack_blocks
 from components.listing import ImageReference, read_listing
 from components.listing.transforms import GroupByShard, sort_by_key
 from tfrecords import SplitFractions, choose_shard, choose_split
@@ -41,7 +41,7 @@ class WriteDataset(beam.PTransform):
         return (
             listings
             | GroupByShard(functools.partial(_new_shard, request=self._request, fractions=self._fractions))
-            | "WriteTrainingShard" >> beam.MapTuple(functools.partial(_write, request=self._request))
+            | "WriteTrainingShard" >> beam.ParDo(CallPrepared(functools.partial(_write, request=self._request)))
             | "Commit" >> _DescribeAndCommit(self._request)
         )
 
@@ -71,7 +71,7 @@ class AddToDataset(beam.PTransform):
             | "GroupByUri" >> beam.GroupByKey()
             | "Match" >> beam.FlatMapTuple(self._match)
             | "GroupByShard" >> beam.GroupByKey()
-            | "WriteTrainingShard" >> beam.MapTuple(self._write)
+            | "WriteTrainingShard" >> beam.ParDo(CallPrepared(self._write))
             | "Commit" >> _DescribeAndCommit(self._request)
         )
 
@@ -118,21 +118,21 @@ class _DescribeAndCommit(beam.PTransform):
             summaries
             | "ReadBack" >> beam.FlatMap(functools.partial(describe_written_shard, request=self._request))
             | "GroupByPlace" >> beam.GroupByKey()
-            | "Settle" >> beam.MapTuple(functools.partial(describe_or_find_twins, request=self._request))
+            | "MergeOrFindTwins" >> beam.MapTuple(functools.partial(describe_or_find_twins, request=self._request))
             | "CommitDataset" >> GatherOnce(functools.partial(commit_dataset, request=self._request))
         )
 
 
 def _new_shard(reference: ImageReference, request: IngestRequest, fractions: SplitFractions) -> tuple[str, int]:
-    """The shard of an image that is in no old one."""
+    """Chooses the shard of an image that is in no old one."""
     split = choose_split(reference.split_key, fractions)
-    old = request.old_shards(split)
+    old = request.count_old_shards(split)
     return split, old + choose_shard(reference.key, request.shards[split] - old)
 
 
 def _write(shard: tuple[str, int], references: list[ImageReference], request: IngestRequest) -> ShardSummary:
     split, index = shard
-    write = copy_training_shard if index < request.old_shards(split) else write_training_shard
+    write = copy_training_shard if index < request.count_old_shards(split) else write_training_shard
     summary = write(shard, references, request)
     for counter, count in (
         ("images-matched", summary.matched),

@@ -11,6 +11,7 @@ from apache_beam.ml.inference.base import ModelHandler
 from apache_beam.utils.shared import Shared
 
 from components.ctc.decoders import Decoding
+from components.process_settings import prepare_process
 from components.recogniser.model import Recogniser, RecogniserSpec, Recognition
 
 
@@ -64,7 +65,8 @@ class RecogniserDoFn(beam.DoFn):
         self._shared = Shared()
 
     def setup(self):
-        """Loads the model, or finds it loaded."""
+        """Prepares the worker's process, and loads the model, or finds it loaded."""
+        prepare_process()
         self._model = self._shared.acquire(self._handler.load_model)
 
     def read(self, lines):

@@ -18,6 +18,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from components.process_settings import set_log_level
 from components.recogniser.manifest import KERAS_NAME, ONNX_NAME, SAVED_MODEL_NAME
 from components.training.recipes import TIME_STRIDE
 from components.training.serving import decode_text, read_lines
@@ -130,8 +131,8 @@ def _write_onnx(
     import onnx  # both only here: what does not export does not pay for them
     import tf2onnx
 
-    logging.getLogger("tf2onnx").setLevel(logging.ERROR)  # it warns of the seeds of dropout, which nothing reads here
-    model, _ = tf2onnx.convert.from_function(score, signature, opset=ONNX_OPSET)
+    with set_log_level("tf2onnx", logging.ERROR):  # it warns of the seeds of dropout, which nothing reads here
+        model, _ = tf2onnx.convert.from_function(score, signature, opset=ONNX_OPSET)
     model.graph.name = preprocessing["model"]
     model.graph.ClearField("doc_string")
     axes = {"images": ("batch", "height", "width", "channel"), "logits": ("batch", "time", "class")}

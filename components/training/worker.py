@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 
+from components.process_settings import prepare_process
 from components.training.lost import ERROR_NAME, STATUS_LOST, TrainingLost, Watchdog
 
 
@@ -31,6 +32,7 @@ def main(request_path: str) -> int:
         The exit status.
     """
     _end_with_parent()
+    prepare_process()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a person's Ctrl-C reaches the launcher too, which ends its workers
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     from components.training.place import ClusterPlace

@@ -6,7 +6,6 @@ import concurrent.futures
 import contextlib
 import functools
 import hashlib
-import logging
 import os
 import platform
 import re
@@ -23,16 +22,16 @@ from tfrecords import DataError, storage
 
 DASK_RUNNER = "apache_beam.runners.dask.dask_runner.DaskRunner"
 PATIENCE_S = 60
-"""How long a job waits for a worker while there is none."""
+"""Seconds that a job waits for a worker while there is none."""
 ANSWER_S = 60
-"""How long a scheduler may take to answer."""
+"""Seconds that a scheduler may take to answer."""
 _LOOK_EVERY_MS = 2000
 _HANDSHAKE_S = 5
 _PARTITIONS_A_THREAD, _FEWEST_PARTITIONS, _MOST_PARTITIONS = 2, 8, 128
 
 
 class ClusterLostError(DataError):
-    """The cluster lost its scheduler, or has no worker: it may well have them later."""
+    """A cluster that lost its scheduler, or has no worker: it may well have them later."""
 
 
 def register_flags() -> None:
@@ -51,7 +50,7 @@ def register_flags() -> None:
 
 
 def check_flags(options: PipelineOptions) -> None:
-    """What can be said of a job for Dask before anything starts.
+    """Checks before anything starts what can be known of a job for Dask.
 
     Raises:
         DataError: if no cluster is named, or packages are to be staged, which this runner does not.
@@ -61,7 +60,7 @@ def check_flags(options: PipelineOptions) -> None:
             "--runner=DaskRunner needs the address of a Dask scheduler, as --dask_client_address=tcp://HOST:8786; to "
             "use all processors of this machine, leave --runner out"
         )
-    flags = _client_flags(options)
+    flags = _collect_client_flags(options)
     if "timeout" in flags and not isinstance(flags["timeout"], int):  # DaskRunner drops what it does not understand
         raise DataError("--dask_connection_timeout has to be a whole number of seconds, such as 30")
     file = flags.get("scheduler_file")
@@ -76,10 +75,10 @@ def check_flags(options: PipelineOptions) -> None:
 
 
 def find_cluster(options: PipelineOptions) -> str | None:
-    """The scheduler's address, or the file that holds it, if the flags or Dask's own settings name one."""
+    """Finds the scheduler's address, or the file that holds it, in the flags or in Dask's own settings."""
     import dask
 
-    flags = _client_flags(options)
+    flags = _collect_client_flags(options)
     return flags.get("address") or flags.get("scheduler_file") or dask.config.get("scheduler-address", None)
 
 
@@ -92,11 +91,9 @@ def run_on_dask(options: PipelineOptions, pipeline: beam.Pipeline, workspace: st
     """
     import distributed
 
-    # What it logs, stack traces among it, is said in one sentence here.
-    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     check_graph(pipeline)
     cluster = str(find_cluster(options))
-    threads = _check_cluster(cluster, _client_flags(options), workspace)
+    threads = _check_cluster(cluster, _collect_client_flags(options), workspace)
     _choose_partitions(pipeline, threads)
     with _close_clients():
         try:
@@ -108,8 +105,8 @@ def run_on_dask(options: PipelineOptions, pipeline: beam.Pipeline, workspace: st
             ) from None
 
 
-def _client_flags(options: PipelineOptions) -> dict[str, Any]:
-    """The flags for Dask's client, as DaskRunner hands them over."""
+def _collect_client_flags(options: PipelineOptions) -> dict[str, Any]:
+    """Collects the flags for Dask's client, as DaskRunner hands them over."""
     from apache_beam.runners.dask.dask_runner import DaskOptions
 
     given = options.view_as(DaskOptions).get_all_options(drop_default=True, current_only=True)
@@ -117,7 +114,7 @@ def _client_flags(options: PipelineOptions) -> dict[str, Any]:
 
 
 def _check_cluster(cluster: str, flags: dict[str, Any], workspace: str) -> int:
-    """Makes sure that a cluster is there and set up; how many threads its workers have.
+    """Makes sure that a cluster is there and set up, and counts the threads of its workers.
 
     The scheduler unpacks the jobs that it gets, and so needs the project, too.
     """
@@ -140,20 +137,20 @@ def _check_cluster(cluster: str, flags: dict[str, Any], workspace: str) -> int:
         return sum(_ask(cluster, client.nthreads).values())
 
 
-def _ask(cluster: str, ask: Callable[[], Any], beside_s: float = 0.0) -> Any:
-    """What is asked of a scheduler, in a thread: one that is frozen never answers.
+def _ask(cluster: str, ask: Callable[[], Any], more_s: float = 0.0) -> Any:
+    """Asks a scheduler, in a thread, since one that is frozen never answers.
 
     Args:
-        beside_s: seconds that the answer may take on top, since it waits for something.
+        more_s: seconds that the answer may take on top, since it waits for something.
     """
     try:
-        return _run_in_thread(ask).result(ANSWER_S + beside_s)
+        return _run_in_thread(ask).result(ANSWER_S + more_s)
     except concurrent.futures.TimeoutError as error:
         if str(error):  # Dask's own
             raise
         raise ClusterLostError(
             f"the Dask scheduler at {cluster} has not answered for {ANSWER_S:g} s: is its machine overloaded, or "
-            "asleep? What is finished is kept, and the same command goes on from there"
+            "asleep? What is finished is kept: run the same command to resume from there"
         ) from None
 
 
@@ -171,7 +168,7 @@ def _run_in_thread(function: Callable[[], Any]) -> concurrent.futures.Future[Any
 
 
 def _connect(cluster: str, flags: dict[str, Any]) -> Any:
-    """A client, made in a thread: where a port is served by something else, Dask waits for its answer for ever."""
+    """Connects a client, in a thread: where something else serves the port, Dask waits for its answer for ever."""
     import dask
     import distributed
 
@@ -194,7 +191,7 @@ def _connect(cluster: str, flags: dict[str, Any]) -> Any:
 
 
 def _describe_process(workspace: str) -> dict[str, str | None]:
-    """What has to be the same in this process and in those that work for it."""
+    """Describes what has to be the same in this process and in those that work for it."""
     lock = None
     if not storage.is_remote(workspace):
         with contextlib.suppress(OSError):
@@ -205,7 +202,7 @@ def _describe_process(workspace: str) -> dict[str, str | None]:
 
 @functools.cache
 def _digest_project() -> str:
-    """A digest of this project's modules; once, since a process goes on with those that it has loaded."""
+    """Computes a digest of this project's modules, once: a process goes on with those that it has loaded."""
     root = Path(__file__).parents[2]
     digest = hashlib.sha256()
     for package in ("components", "pipeline", "tfrecords"):
@@ -221,9 +218,9 @@ def _check_same(who: str, here: dict[str, str | None], found: dict[str, str | No
         if lacking := re.search(r"No module named '[\w.]+'", str(found)):
             raise DataError(f"{who} lacks this project ({lacking.group()}): install it there, and start it again")
         raise found
-    for what in ("Python", "apache-beam"):
-        if found[what] != here[what]:
-            raise DataError(f"{who} has {what} {found[what]}, but this command {here[what]}: they have to be the same")
+    for part in ("Python", "apache-beam"):
+        if found[part] != here[part]:
+            raise DataError(f"{who} has {part} {found[part]}, but this command {here[part]}: they have to be the same")
     if found["project"] != here["project"]:
         raise DataError(
             f"{who} has another version of this project than this command: install the same, and start it again"
@@ -236,7 +233,7 @@ def _check_same(who: str, here: dict[str, str | None], found: dict[str, str | No
 
 
 def _choose_partitions(pipeline: beam.Pipeline, threads: int) -> None:
-    """Says into how many partitions elements go, if the user did not."""
+    """Chooses how many partitions elements go into, if the user did not."""
     from apache_beam.runners.dask.dask_runner import DaskOptions
 
     given = pipeline.options.view_as(DaskOptions)
@@ -260,14 +257,14 @@ def _wait(result: Any, cluster: str) -> None:
             if any(future.status == "error" for future in result.futures):
                 raise  # it is the job's own
         except distributed.CancelledError:
-            pass  # told below
+            pass  # handled below
         else:
             if all(future.status == "finished" for future in result.futures):
                 return
         if any(future.status in ("cancelled", "lost") for future in result.futures):  # DaskRunner takes it for success
             raise ClusterLostError(
-                f"the Dask scheduler at {cluster} was lost; what is finished is kept, and the same command goes on "
-                "from there"
+                f"the Dask scheduler at {cluster} was lost; what is finished is kept: run the same command to "
+                "resume from there"
             )
         alone_s = 0.0 if _ask(cluster, result.client.nthreads) else alone_s + _LOOK_EVERY_MS / 1000
         if alone_s >= PATIENCE_S:
@@ -280,13 +277,13 @@ def _wait(result: Any, cluster: str) -> None:
 def _explain_no_worker(cluster: str) -> ClusterLostError:
     return ClusterLostError(
         f"the Dask scheduler at {cluster} has had no worker for {PATIENCE_S:g} s: start some with `dask worker "
-        "ADDRESS`; what is finished is kept, and the same command goes on from there"
+        "ADDRESS`; what is finished is kept: run the same command to resume from there"
     )
 
 
 @contextlib.contextmanager
 def _close_clients() -> Iterator[None]:
-    """Closes the client that DaskRunner leaves open: whoever holds results is given old ones for the same work."""
+    """Closes the client that DaskRunner leaves open: while it lives, the same work gets its old results."""
     import distributed
 
     try:

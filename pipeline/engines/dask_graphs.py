@@ -1,4 +1,4 @@
-"""Which job graphs Beam's DaskRunner runs right, and how to let it use a whole cluster.
+"""Job graphs for Beam's DaskRunner: a check that it runs them right, and groups that use a whole cluster.
 
 The runner (apache_beam/runners/dask, Beam 2.77) makes a Dask bag of each Create, ParDo, GroupByKey and Flatten, takes
 whatever else it meets for the identity, and computes the last bag.
@@ -20,13 +20,13 @@ _REPLACED_WHOLE = (beam.Create, beam.Reshuffle)
 
 
 def check_graph(pipeline: beam.Pipeline) -> None:
-    """Makes sure that DaskRunner gives what other runners give.
+    """Makes sure that DaskRunner gives the results that other runners give.
 
     What no graph shows stays unseen: tagged outputs and timestamps that a function yields and nothing asks for, and
     keys that are equal in Python alone (`1` and `True`).
 
     Raises:
-        DataError: naming the transform with which it does not.
+        DataError: naming the transform that it would run wrong.
     """
     transforms = _list_transforms(pipeline)
     consumed = {pcollection for applied in transforms for pcollection in applied.inputs}
@@ -41,9 +41,9 @@ def check_graph(pipeline: beam.Pipeline) -> None:
 def spread_groups(pipeline: beam.Pipeline, partitions: int) -> None:
     """Lets a job have so many tasks at a time, from its first GroupByKey on.
 
-    Dask groups a bag into as many partitions as it has, and it has no more than the Create at its beginning has
-    elements: the job over the listing of one folder would be the work of one worker. So empty partitions are put
-    beside the others.
+    Dask groups a bag into as many partitions as the bag has. It has no more than the Create at its beginning has
+    elements, so that one worker would do the whole job over the listing of one folder. Empty partitions are therefore
+    added.
     """
     partitions_of: dict[beam.PCollection, int] = {}
     missing: dict[beam.GroupByKey, int] = {}
@@ -83,7 +83,7 @@ class _Override(PTransformOverride):
 
 
 def _list_transforms(pipeline: beam.Pipeline) -> list[AppliedPTransform]:
-    """What the runner sees: transforms in their order, composite ones by their parts, if it does not know them."""
+    """Lists transforms in their order, as the runner sees them: composite ones that it does not know by their parts."""
     found: list[AppliedPTransform] = []
 
     class Visitor(PipelineVisitor):
@@ -107,7 +107,7 @@ def _list_transforms(pipeline: beam.Pipeline) -> list[AppliedPTransform]:
 
 
 def _explain_problem(applied: AppliedPTransform) -> str | None:
-    """What DaskRunner does with a transform, if that is wrong."""
+    """Explains what DaskRunner would do wrong with a transform; None if nothing."""
     transform = applied.transform
     if isinstance(transform, beam.WindowInto) or not all(
         output.windowing.is_default() for output in applied.outputs.values()

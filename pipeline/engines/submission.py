@@ -1,4 +1,4 @@
-"""What can be said of a job's way to another engine before anything is sent there."""
+"""Checks of what another engine needs, before anything is sent there."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OWN_JOB_SERVER = ("flinkrunner", "sparkrunner")
 
 
 def check_submission(options: LinePipelineOptions) -> None:
-    """Checks what the runner needs, so that a job that cannot run is refused before it is built; sets what is left out.
+    """Checks what the runner needs and sets what is left out, so that a job that cannot run is refused unbuilt.
 
     Takes at most 10 seconds for a job service, and as long as the object store may take for a bucket.
 

@@ -109,7 +109,11 @@ class InferStep:
                 log.info(f"recognising {collection.images:,} images with model {request.model_id}")
                 summaries = storage.join(request.folder, SUMMARIES_NAME)
                 with watch_shards(summaries, request.shards, request.images):
-                    run_job(options, functools.partial(_build_with_helpers, collection, request))
+                    run_job(
+                        options,
+                        functools.partial(collection.build, request),
+                        prepare=functools.partial(prepare_recognition, request),
+                    )
                 raise_if_refused(request.folder, request.rejects_folder)
                 unchanged = storage.join(request.folder, UNCHANGED_NAME)
                 if storage.exists(unchanged):
@@ -260,7 +264,7 @@ def _hand_over(context: Context, resolved: _Resolved, place: str) -> StepResult:
         request = _start(context, resolved)
         run_id, destination = request.run_id, request.destination
         log.info(f"recognising {collection.images:,} images with model {request.model_id}")
-        build = functools.partial(_build_with_helpers, collection, request)
+        build = functools.partial(collection.build, request)
     run_job(options, build)
     summary = (
         f"the job that reads {collection.images:,} images as run {run_id} is in {place}; it commits the run to "
@@ -314,9 +318,3 @@ def _describe_lexicon(options: LinePipelineOptions, charset: Charset) -> None:
             f"{len(lexicon.unreadable):,} more words of it can never be read, such as "
             f"{lexicon.unreadable[0]!r}: the model was trained without {' '.join(unknown[:20])}"
         )
-
-
-def _build_with_helpers(collection: SelectedCollection, request: InferenceRequest, pipeline: beam.Pipeline) -> object:
-    """Builds the job that recognises; helper processes load the model while it is planned."""
-    prepare_recognition(request)
-    return collection.build(request, pipeline)

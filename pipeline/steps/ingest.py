@@ -225,7 +225,9 @@ def _find_dataset(folder: str) -> tuple[DatasetManifest | None, str | None]:
 def _count_shards(resolved: _Resolved) -> dict[str, int]:
     """Counts the shards of each split, those of an old dataset included."""
     old, splits = resolved.old, resolved.listing.splits
-    return {split: (old.count(split) if old else 0) + choose_shard_count(splits.get(split, 0)) for split in SPLITS}
+    return {
+        split: (old.count_shards(split) if old else 0) + choose_shard_count(splits.get(split, 0)) for split in SPLITS
+    }
 
 
 def _make_request(options: LinePipelineOptions, resolved: _Resolved) -> IngestRequest:
@@ -275,7 +277,7 @@ def _write_dataset(
     """Builds the job that writes a dataset of listed images, or of these and an old dataset."""
     if request.old is None:
         return pipeline | "Listings" >> beam.Create(files) | "Ingest" >> WriteDataset(request, fractions)
-    shards = [(split, index) for split in SPLITS for index in range(request.old.count(split))]
+    shards = [(split, index) for split in SPLITS for index in range(request.old.count_shards(split))]
     sources = [*(("listing", path) for path in files), *(("shard", shard) for shard in shards)]
     work = AddToDataset(request, request.old, fractions)
     return pipeline | "Sources" >> beam.Create(sources) | "Ingest" >> work

@@ -16,7 +16,7 @@ from components.commit import check_files, read_finished_summary
 from components.counts import Counts, merge_counts
 from components.lines import digest_references, map_in_order, read_referenced_line
 from components.listing import ImageReference, path_to_uri
-from components.processes import helpers_run, stop_helpers
+from components.processes import HelperPool
 from components.rejects import Reject
 from tfrecords import DataError, ImageLimits, storage
 from tfrecords.shards import choose_shard_count
@@ -56,11 +56,10 @@ def size_or_error(reference: ImageReference, forbidden: str) -> int:
 
 
 @pytest.fixture
-def no_helpers() -> Iterator[None]:
-    """No helper process runs before the test and none after it."""
-    stop_helpers()
-    yield
-    stop_helpers()
+def helpers() -> Iterator[HelperPool]:
+    """The helper processes of a job."""
+    with HelperPool.open_for_job() as helpers:
+        yield helpers
 
 
 # Work in order
@@ -121,22 +120,29 @@ def test_remote_files_are_read_only_so_far_ahead_of_what_is_consumed():
     outcomes.close()
 
 
-def test_many_references_are_shared_out_to_helper_processes_and_few_are_not(no_helpers):
+def test_many_references_are_shared_out_to_helper_processes_and_few_are_not(helpers):
     assert set(map_in_order(process_of, references(63), 2)) == {os.getpid()}
-    assert not helpers_run()
+    assert not helpers.has_helpers
     assert os.getpid() not in set(map_in_order(process_of, references(64), 2))
-    assert helpers_run()
+    assert helpers.has_helpers
 
 
-def test_remote_files_are_waited_for_by_threads_however_many_processes_there_are(no_helpers):
+def test_without_a_job_helpers_end_with_the_work():
+    (helper, *_) = pids = set(map_in_order(process_of, references(200), 2))
+    assert os.getpid() not in pids
+    with pytest.raises(ProcessLookupError):
+        os.kill(helper, 0)
+
+
+def test_remote_files_are_waited_for_by_threads_however_many_processes_there_are(helpers):
     assert set(map_in_order(process_of, references(600, REMOTE), 2)) == {os.getpid()}
     mixed = [*references(300), *references(300, REMOTE)]
     assert set(map_in_order(process_of, mixed, 2)) == {os.getpid()}
 
 
-def test_a_worker_that_may_occupy_one_process_starts_no_helper(no_helpers):
+def test_a_worker_that_may_occupy_one_process_starts_no_helper(helpers):
     assert set(map_in_order(process_of, references(1000), 1)) == {os.getpid()}
-    assert not helpers_run()
+    assert not helpers.has_helpers
 
 
 # One referenced image

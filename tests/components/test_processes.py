@@ -14,15 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from components.processes import (
-    _ask,
-    helpers_run,
-    map_in_processes,
-    map_in_threads,
-    prepare_helpers,
-    split_into_groups,
-    stop_helpers,
-)
+from components.processes import HelperPool, _ask, map_in_threads, split_into_groups
 from tfrecords import CharsetError, DataError, ImageRejected
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -38,11 +30,11 @@ ERRORS = {
 
 
 @pytest.fixture
-def no_helpers() -> Iterator[None]:
-    """No helper runs before the test and none after it."""
-    stop_helpers()
-    yield
-    stop_helpers()
+def helpers() -> Iterator[HelperPool]:
+    """A pool of a test's own."""
+    with HelperPool() as helpers:
+        yield helpers
+    assert not helpers.has_helpers
 
 
 # What the helpers are asked to do; they import this module to find it.
@@ -129,16 +121,16 @@ def first_waits_for_the_last(item: tuple[str, int, int]) -> int:
 
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 1000])
-def test_every_item_has_its_outcome_in_order(count, processes):
-    assert list(map_in_processes(square, range(count), processes)) == [number * number for number in range(count)]
+def test_every_item_has_its_outcome_in_order(count, processes, helpers):
+    assert list(helpers.map(square, range(count), processes)) == [number * number for number in range(count)]
 
 
-def test_the_order_is_kept_even_if_the_first_item_is_the_last_to_be_done(tmp_path):
+def test_the_order_is_kept_even_if_the_first_item_is_the_last_to_be_done(tmp_path, helpers):
     items = [(str(tmp_path), number, 32) for number in range(64)]
-    assert list(map_in_processes(first_waits_for_the_last, items, 2)) == list(range(64))
+    assert list(helpers.map(first_waits_for_the_last, items, 2)) == list(range(64))
 
 
-def test_few_items_are_held_at_a_time():
+def test_few_items_are_held_at_a_time(helpers):
     taken = 0
 
     def items() -> Iterator[int]:
@@ -148,7 +140,7 @@ def test_few_items_are_held_at_a_time():
             yield number
 
     ahead = 0
-    for consumed, _ in enumerate(map_in_processes(square, items(), 2), 1):
+    for consumed, _ in enumerate(helpers.map(square, items(), 2), 1):
         ahead = max(ahead, taken - consumed)
     assert taken == 5_000
     assert 64 <= ahead <= 300
@@ -161,25 +153,25 @@ def test_groups_hold_every_item_once_in_order(count, sizes):
     assert list(itertools.chain.from_iterable(groups)) == list(range(count))
 
 
-def test_a_call_takes_as_many_items_as_it_is_told(tmp_path):
+def test_a_call_takes_as_many_items_as_it_is_told(tmp_path, helpers):
     items = [(str(tmp_path), number, 1) for number in range(2)]
-    assert list(map_in_processes(first_waits_for_the_last, items, 2, items_a_call=1)) == [0, 1]
+    assert list(helpers.map(first_waits_for_the_last, items, 2, items_per_call=1)) == [0, 1]
 
 
-def test_outcomes_may_be_larger_than_a_pipe():
+def test_outcomes_may_be_larger_than_a_pipe(helpers):
     sizes = [0, 1, 1 << 20, 5 << 20]
-    assert [len(content) for content in map_in_processes(bytes_of, sizes, 1)] == sizes
+    assert [len(content) for content in helpers.map(bytes_of, sizes, 1)] == sizes
 
 
-def test_the_work_is_done_elsewhere():
-    assert os.getpid() not in set(map_in_processes(process_of, range(100), 2))
+def test_the_work_is_done_elsewhere(helpers):
+    assert os.getpid() not in set(helpers.map(process_of, range(100), 2))
 
 
-def test_two_threads_can_ask_for_work_at_the_same_time():
+def test_two_threads_can_ask_for_work_at_the_same_time(helpers):
     outcomes: dict[int, list[int]] = {}
 
     def ask(first: int) -> None:
-        outcomes[first] = list(map_in_processes(square, range(first, first + 500), 2))
+        outcomes[first] = list(helpers.map(square, range(first, first + 500), 2))
 
     threads = [threading.Thread(target=ask, args=(first,)) for first in (0, 1000)]
     for thread in threads:
@@ -189,27 +181,32 @@ def test_two_threads_can_ask_for_work_at_the_same_time():
     assert outcomes == {first: [number * number for number in range(first, first + 500)] for first in (0, 1000)}
 
 
-def test_what_is_printed_while_working_is_no_answer():
-    assert list(map_in_processes(speak, range(200), 2)) == list(range(200))
+def test_what_is_printed_while_working_is_no_answer(helpers):
+    assert list(helpers.map(speak, range(200), 2)) == list(range(200))
 
 
 # The life of a helper
 
 
-def test_helpers_are_kept_for_the_next_call(no_helpers):
-    assert not helpers_run()
-    (first,) = set(map_in_processes(process_of, range(100), 1))
-    assert helpers_run()
-    (second,) = set(map_in_processes(process_of, range(100), 1))
+def test_helpers_are_kept_for_the_next_call(helpers):
+    assert not helpers.has_helpers
+    (first,) = set(helpers.map(process_of, range(100), 1))
+    assert helpers.has_helpers
+    (second,) = set(helpers.map(process_of, range(100), 1))
     assert first == second
 
 
-def test_stopped_helpers_end_and_the_next_call_starts_new_ones(no_helpers):
-    stopped = set(map_in_processes(process_of, range(200), 2))
-    stop_helpers()
-    assert not helpers_run()
+def test_a_closed_pool_has_ended_its_helpers_and_starts_no_more(helpers):
+    stopped = set(helpers.map(process_of, range(200), 2))
+    helpers.close()
+    assert not helpers.has_helpers
     assert not [pid for pid in stopped if is_alive(pid)]
-    assert stopped.isdisjoint(map_in_processes(process_of, range(200), 2))
+    with pytest.raises(RuntimeError, match="the helper processes have been stopped"):
+        list(helpers.map(process_of, range(200), 2))
+    with pytest.raises(RuntimeError, match="the helper processes have been stopped"):
+        helpers.prepare(square, 1, 1)
+    with HelperPool() as others:
+        assert stopped.isdisjoint(others.map(process_of, range(200), 2))
 
 
 def processes_that_noted(folder: pathlib.Path, number: int) -> set[int]:
@@ -222,43 +219,43 @@ def processes_that_noted(folder: pathlib.Path, number: int) -> set[int]:
     return {int(path.stem) for path in noted}
 
 
-def test_prepared_helpers_have_done_the_work_once_and_are_those_that_are_called(no_helpers, tmp_path):
-    prepare_helpers(wait_for_go_and_note_process, str(tmp_path), 2)  # returns: it waits for none of them
+def test_prepared_helpers_have_done_the_work_once_and_are_those_that_are_called(helpers, tmp_path):
+    helpers.prepare(wait_for_go_and_note_process, str(tmp_path), 2)  # returns: it waits for none of them
     (tmp_path / "go").touch()
-    called = set(map_in_processes(process_of, range(400), 2))
+    called = set(helpers.map(process_of, range(400), 2))
     assert called <= processes_that_noted(tmp_path, 2)
 
 
-def test_no_more_helpers_are_prepared_than_are_missing(no_helpers, tmp_path):
-    (helper,) = set(map_in_processes(process_of, range(3), 1))
+def test_no_more_helpers_are_prepared_than_are_missing(helpers, tmp_path):
+    (helper,) = set(helpers.map(process_of, range(3), 1))
     (tmp_path / "go").touch()
-    prepare_helpers(wait_for_go_and_note_process, str(tmp_path), 2)
-    prepare_helpers(wait_for_go_and_note_process, str(tmp_path), 2)
-    called = set(map_in_processes(process_of, range(400), 2))
+    helpers.prepare(wait_for_go_and_note_process, str(tmp_path), 2)
+    helpers.prepare(wait_for_go_and_note_process, str(tmp_path), 2)
+    called = set(helpers.map(process_of, range(400), 2))
     assert called <= {helper} | processes_that_noted(tmp_path, 1)
 
 
-def test_helpers_that_are_still_prepared_are_stopped_at_once(no_helpers, tmp_path):
-    prepare_helpers(note_process_and_wait, str(tmp_path), 2)
+def test_helpers_that_are_still_prepared_are_stopped_at_once(helpers, tmp_path):
+    helpers.prepare(note_process_and_wait, str(tmp_path), 2)
     while len(list(tmp_path.iterdir())) < 2:
         time.sleep(0.05)
-    stop_helpers()
-    assert not helpers_run()
+    helpers.close()
+    assert not helpers.has_helpers
     assert not [path.name for path in tmp_path.iterdir() if is_alive(int(path.name))]
 
 
 @pytest.mark.parametrize("function", [raise_named, exit_at_once_with], ids=["raises", "ends"])
-def test_what_fails_while_helpers_are_prepared_is_raised_by_the_call_that_does_it_again(no_helpers, function):
-    prepare_helpers(function, "DataError" if function is raise_named else 3, 2)
-    assert list(map_in_processes(square, range(100), 2)) == [number * number for number in range(100)]
-    prepare_helpers(raise_named, "DataError", 2)
+def test_what_fails_while_helpers_are_prepared_is_raised_by_the_call_that_does_it_again(helpers, function):
+    helpers.prepare(function, "DataError" if function is raise_named else 3, 2)
+    assert list(helpers.map(square, range(100), 2)) == [number * number for number in range(100)]
+    helpers.prepare(raise_named, "DataError", 2)
     with pytest.raises(DataError, match="the table has no rows"):
-        list(map_in_processes(raise_named, ["DataError"], 2))
+        list(helpers.map(raise_named, ["DataError"], 2))
 
 
-def test_an_error_does_not_wait_for_what_has_not_begun(no_helpers, tmp_path):
+def test_an_error_does_not_wait_for_what_has_not_begun(helpers, tmp_path):
     with pytest.raises(ZeroDivisionError):
-        list(map_in_processes(inverse_noted, [(str(tmp_path), number) for number in range(100)], 1, items_a_call=1))
+        list(helpers.map(inverse_noted, [(str(tmp_path), number) for number in range(100)], 1, items_per_call=1))
     assert len(list(tmp_path.iterdir())) <= 2
 
 
@@ -277,72 +274,141 @@ def interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def test_an_interrupt_from_the_terminal_does_not_end_a_helper(no_helpers, interruptible):
-    (helper,) = set(map_in_processes(process_of, range(3), 1))
+def test_an_interrupt_from_the_terminal_does_not_end_a_helper(helpers, interruptible):
+    (helper,) = set(helpers.map(process_of, range(3), 1))
     os.kill(helper, signal.SIGINT)
-    assert set(map_in_processes(process_of, range(3), 1)) == {helper}
+    assert set(helpers.map(process_of, range(3), 1)) == {helper}
 
 
-def test_outcomes_that_nobody_waits_for_do_not_get_into_the_next_call(no_helpers):
-    outcomes = map_in_processes(square, range(1000), 2)
+def test_outcomes_that_nobody_waits_for_do_not_get_into_the_next_call(helpers):
+    outcomes = helpers.map(square, range(1000), 2)
     assert next(outcomes) == 0
     outcomes.close()
-    assert list(map_in_processes(square, range(500, 600), 2)) == [number * number for number in range(500, 600)]
+    assert list(helpers.map(square, range(500, 600), 2)) == [number * number for number in range(500, 600)]
+
+
+def test_closing_ends_a_helper_that_is_at_work_and_the_call_says_why(helpers, tmp_path):
+    failures: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            list(helpers.map(note_process_and_wait, [str(tmp_path)], 1))
+        except BaseException as error:
+            failures.append(error)
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    while not list(tmp_path.iterdir()):
+        time.sleep(0.05)
+    helpers.close()
+    (at_work,) = (int(path.name) for path in tmp_path.iterdir())
+    assert not is_alive(at_work)
+    caller.join(PATIENCE)
+    (failure,) = failures
+    assert "the helper processes have been stopped" in str(failure)
+    assert not helpers.has_helpers
+
+
+def test_outcomes_that_are_taken_no_more_leave_no_helper_once_the_pool_is_closed(helpers):
+    outcomes = helpers.map(process_of, range(1000), 2)
+    pids = {next(outcomes)}
+    helpers.close()
+    outcomes.close()
+    assert not helpers.has_helpers
+    assert not any(map(is_alive, pids))
+
+
+# Whose pool it is
+
+
+def test_a_job_has_one_pool_for_all_threads_of_its_process():
+    found: list[HelperPool] = []
+
+    def find() -> None:
+        with HelperPool.current() as helpers:
+            found.append(helpers)
+
+    with HelperPool.open_for_job() as helpers:
+        thread = threading.Thread(target=find)
+        thread.start()
+        thread.join()
+        find()
+        assert set(helpers.map(process_of, range(3), 1))  # leaving `current` did not close it
+        with pytest.raises(RuntimeError, match="run one job after the other"), HelperPool.open_for_job():
+            pass
+        find()
+    assert found == [helpers] * 3
+    assert not helpers.has_helpers
+
+
+def test_without_a_job_each_caller_has_a_pool_of_its_own_that_ends_with_the_work():
+    with HelperPool.current() as first, HelperPool.current() as second:
+        assert first is not second
+        (pid,) = set(first.map(process_of, range(3), 1))
+        assert is_alive(pid)
+    assert not is_alive(pid)
+
+
+def test_a_job_that_fails_gives_its_pool_back():
+    with pytest.raises(DataError), HelperPool.open_for_job() as helpers:
+        list(helpers.map(raise_named, ["DataError"], 1))
+    with HelperPool.current() as own:
+        assert own is not helpers
 
 
 # What goes wrong
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_what_the_work_raises_is_raised_here_with_its_type_and_its_words(name):
+def test_what_the_work_raises_is_raised_here_with_its_type_and_its_words(name, helpers):
     expected = ERRORS[name]()
     with pytest.raises(type(expected)) as error:
-        list(map_in_processes(raise_named, [name], 1))
+        list(helpers.map(raise_named, [name], 1))
     assert type(error.value) is type(expected)
     assert str(error.value) == str(expected)
 
 
-def test_an_exception_comes_after_the_outcomes_of_earlier_calls():
-    outcomes = map_in_processes(inverse, [*range(1, 65), 0, *range(1, 200)], 2)
+def test_an_exception_comes_after_the_outcomes_of_earlier_calls(helpers):
+    outcomes = helpers.map(inverse, [*range(1, 65), 0, *range(1, 200)], 2)
     assert [next(outcomes) for _ in range(64)] == [1 / number for number in range(1, 65)]
     with pytest.raises(ZeroDivisionError):
         next(outcomes)
 
 
-def test_a_helper_whose_work_raised_goes_on_working(no_helpers):
-    (before,) = set(map_in_processes(process_of, range(3), 1))
+def test_a_helper_whose_work_raised_goes_on_working(helpers):
+    (before,) = set(helpers.map(process_of, range(3), 1))
     with pytest.raises(ZeroDivisionError):
-        list(map_in_processes(inverse, [0], 1))
-    assert set(map_in_processes(process_of, range(3), 1)) == {before}
+        list(helpers.map(inverse, [0], 1))
+    assert set(helpers.map(process_of, range(3), 1)) == {before}
 
 
-def test_a_helper_that_is_killed_is_reported_with_its_status_and_the_next_call_works(no_helpers):
-    outcomes = map_in_processes(kill_helper_at_40, range(100), 1)
+def test_a_helper_that_is_killed_is_reported_with_its_status_and_the_next_call_works(helpers):
+    outcomes = helpers.map(kill_helper_at_40, range(100), 1)
     assert [next(outcomes) for _ in range(32)] == list(range(32))
     with pytest.raises(RuntimeError, match=r"a helper process ended with status -9: was there enough memory\?"):
         next(outcomes)
-    assert list(map_in_processes(square, range(100), 2)) == [number * number for number in range(100)]
+    assert list(helpers.map(square, range(100), 2)) == [number * number for number in range(100)]
 
 
 @pytest.mark.parametrize("leave", [exit_with, exit_at_once_with])
-def test_a_helper_that_ends_by_itself_is_reported_with_its_own_status(leave):
+def test_a_helper_that_ends_by_itself_is_reported_with_its_own_status(leave, helpers):
     with pytest.raises(RuntimeError, match=r"a helper process ended with status 3$"):
-        list(map_in_processes(leave, [3], 1))
+        list(helpers.map(leave, [3], 1))
 
 
 @pytest.mark.parametrize(
     ("function", "items"), [(lambda item: item, [1]), (square, [threading.Lock()])], ids=["function", "item"]
 )
-def test_what_cannot_be_pickled_is_not_called_the_end_of_a_helper_and_the_next_call_works(function, items):
+def test_what_cannot_be_pickled_is_not_called_the_end_of_a_helper_and_the_next_call_works(function, items, helpers):
     with pytest.raises((pickle.PicklingError, AttributeError, TypeError), match="pickle"):
-        list(map_in_processes(function, items, 1))
-    assert list(map_in_processes(square, range(3), 1)) == [0, 1, 4]
+        list(helpers.map(function, items, 1))
+    assert list(helpers.map(square, range(3), 1)) == [0, 1, 4]
 
 
-def test_an_outcome_that_cannot_be_pickled_is_an_error_and_the_next_call_works():
+def test_an_outcome_that_cannot_be_pickled_is_an_error_and_the_next_call_works(helpers):
     with pytest.raises((RuntimeError, pickle.PicklingError, TypeError)):
-        list(map_in_processes(lock_of, [1], 1))
-    assert list(map_in_processes(square, range(3), 1)) == [0, 1, 4]
+        list(helpers.map(lock_of, [1], 1))
+    assert list(helpers.map(square, range(3), 1)) == [0, 1, 4]
 
 
 # The end of the process that started them
@@ -350,8 +416,9 @@ def test_an_outcome_that_cannot_be_pickled_is_an_error_and_the_next_call_works()
 _STARTER = """
 import sys, time
 from tests.components.test_processes import process_of
-from components.processes import map_in_processes
-print(*sorted(set(map_in_processes(process_of, range(400), 2))), flush=True)
+from components.processes import HelperPool
+helpers = HelperPool()
+print(*sorted(set(helpers.map(process_of, range(400), 2))), flush=True)
 time.sleep({seconds})
 """
 
@@ -402,12 +469,12 @@ def test_helpers_end_with_a_process_that_ends():
     assert wait_until_ended(helpers) == []
 
 
-def test_helpers_take_nothing_from_the_folder_that_the_command_is_run_in(no_helpers, tmp_path, monkeypatch):
+def test_helpers_take_nothing_from_the_folder_that_the_command_is_run_in(helpers, tmp_path, monkeypatch):
     (tmp_path / "components").mkdir()
     for name in ("components/__init__.py", "signal.py", "pickle.py"):
         (tmp_path / name).write_text("raise SystemExit('taken from the current folder')")
     monkeypatch.chdir(tmp_path)
-    assert list(map_in_processes(square, range(40), 1)) == [number * number for number in range(40)]
+    assert list(helpers.map(square, range(40), 1)) == [number * number for number in range(40)]
 
 
 def test_threads_begin_nothing_more_once_an_item_failed():

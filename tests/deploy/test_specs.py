@@ -242,7 +242,7 @@ def test_the_image_holds_the_project_and_runs_its_command_as_the_specs_user():
     assert int(user) == worker().security_context.run_as_user == worker().security_context.fs_group
     (entry_point,) = values_of("command", "ENTRYPOINT")
     (command,) = json.loads(entry_point)
-    assert f'"{command} = pipeline.main:command"' in (ROOT / "setup.py").read_text()
+    assert f'"{command} = pipeline.start:command"' in (ROOT / "setup.py").read_text()
 
 
 def test_the_workers_image_starts_beams_workers_of_the_version_that_is_installed():

@@ -115,7 +115,7 @@ def test_two_workers_share_the_work_and_what_they_finished_before_one_was_killed
     assert command.returncode == EXIT_AGAIN
     (sentence,) = [line for line in said.splitlines() if line.startswith("error: ")]
     assert "a worker was lost" in sentence
-    assert "the same command again goes on from what is finished" in sentence
+    assert "run the same command to resume from what is finished" in sentence
     (story,) = (workspace / "runs").glob("*.log")
     assert str(story) in sentence
     assert "Traceback" in story.read_text()
@@ -171,5 +171,5 @@ def test_a_job_service_that_is_lost_is_one_sentence(workspace, many_images, work
         _, said = command.communicate(timeout=60)
     assert command.returncode == EXIT_AGAIN
     assert "the connection to the engine broke (UNAVAILABLE" in said
-    assert "the same command goes on from what is finished" in said
+    assert "run the same command to resume from what is finished" in said
     assert "Traceback" not in said

@@ -94,11 +94,12 @@ def test_a_second_command_is_refused_with_a_status_of_its_own(tmp_path, capsys):
 
 HOLD_WITH_CHILDREN = """
 import subprocess, sys, time
-from components.processes import _prepared, prepare_helpers
+from components.processes import HelperPool
 from pipeline.workspace import Workspace
 with Workspace(sys.argv[1]).lock():
-    prepare_helpers(time.sleep, 1000, 1)
-    children = [_prepared[0], subprocess.Popen(["sleep", "1000"], stdin=subprocess.DEVNULL)]
+    helpers = HelperPool()
+    helpers.prepare(time.sleep, 1000, 1)
+    children = [helpers._prepared[0], subprocess.Popen(["sleep", "1000"], stdin=subprocess.DEVNULL)]
     print(*(child.pid for child in children), flush=True)
     sys.stdin.read()
 """

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
-import os
 import threading
 import time
 import weakref
@@ -29,7 +27,6 @@ ANSWER_S = 30.0
 REQUEST_S = 600.0
 """For one request with all of its content, either way; it is not made again."""
 _REFUSED_S = 60.0  # for which a token server that failed is not asked again
-os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # or gcsfs imports a second client, and is slow
 
 
 def canonicalise(url: str) -> str:
@@ -82,9 +79,6 @@ def open_filesystem(url: str) -> Any:
 def _gcs_options(answer_s: float, request_s: float) -> dict[str, Any]:
     import aiohttp
 
-    logger = logging.getLogger("gcsfs")
-    if logger.level == logging.NOTSET:
-        logger.setLevel(logging.CRITICAL)  # it prints the stack trace of what is told here in a sentence
     timeout = aiohttp.ClientTimeout(total=request_s, sock_connect=answer_s, sock_read=answer_s)
     return {"requests_timeout": timeout, "use_listings_cache": False}
 

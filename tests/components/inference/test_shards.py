@@ -22,7 +22,6 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.test_pipeline import TestPipeline as BeamPipeline
 from PIL import Image
 
-from components import processes
 from components.counts import Counts
 from components.inference import shards as predictions
 from components.inference.commit import commit_run
@@ -31,7 +30,7 @@ from components.inference.shards import prepare_recognition, recognise_record_sh
 from components.inference.transforms import RecogniseCollection
 from components.listing import ImageReference, list_images, write_listing
 from components.predictions.schema import PREDICTIONS_SCHEMA
-from components.processes import helpers_run, stop_helpers
+from components.processes import HelperPool
 from components.recogniser.handler import LineModelHandler
 from components.recogniser.model import Recognition
 from components.rejects import REJECTS_SCHEMA
@@ -345,13 +344,12 @@ def test_a_row_does_not_depend_on_the_other_images_of_its_shard(collection, requ
 
 
 @pytest.fixture
-def small_chunks(monkeypatch) -> Iterator[None]:
-    """Helper processes are worth calling for 5 images; none is left from or for another test."""
+def small_chunks(monkeypatch) -> Iterator[HelperPool]:
+    """A job's helper processes, which are worth calling for 5 images."""
     monkeypatch.setattr(predictions, "_CHUNK", 5)
     monkeypatch.setattr(predictions, "_LEAST_CHUNK", 2)
-    stop_helpers()
-    yield
-    stop_helpers()
+    with HelperPool.open_for_job() as helpers:
+        yield helpers
 
 
 def nobody(lines):
@@ -373,12 +371,13 @@ def test_helper_processes_read_what_this_process_reads(collection, request_of, t
     folder = shutil.copytree(request_of.model_folder, tmp_path / "model")
     helped = dataclasses.replace(request_of, processes=2, model_folder=str(folder))
     if prepared:
-        prepare_recognition(helped)
-        for helper in processes._prepared:
+        prepare_recognition(helped, small_chunks)
+        assert len(small_chunks._prepared) == 2
+        for helper in small_chunks._prepared:
             assert select.select([helper.stdout], [], [], 60)[0]
         shutil.rmtree(folder)  # it is loaded, once for all chunks
     summary = recognise_shard(0, references, helped, nobody, ONNX)
-    assert helpers_run()
+    assert small_chunks.has_helpers
     found = rows_of(tmp_path / "unfinished" / part), rows_of(tmp_path / "unfinished-rejects" / rejected)
     assert [(row["uri"], row["text"]) for row in found[0]] == [(row["uri"], row["text"]) for row in wanted[0]]
     for one, other in zip(found[0], wanted[0], strict=True):
@@ -412,12 +411,12 @@ def test_few_images_are_read_by_few_helpers_or_none(images, available, helpers):
 
 
 def test_a_small_shard_is_read_by_this_process_and_no_helper_is_prepared_for_it(collection, request_of):
-    stop_helpers()
     read, helped = WidthReader(), dataclasses.replace(request_of, processes=2)
-    prepare_recognition(helped)
-    summary = recognise_shard(0, references_in(collection), helped, read, ONNX)
-    assert summary.rows == sum(read.batches) == 24
-    assert not helpers_run()
+    with HelperPool.open_for_job() as helpers:
+        prepare_recognition(helped, helpers)
+        summary = recognise_shard(0, references_in(collection), helped, read, ONNX)
+        assert summary.rows == sum(read.batches) == 24
+        assert not helpers.has_helpers
 
 
 def test_an_error_of_this_process_stops_the_helpers_that_decode_ahead(request_of, tmp_path):
@@ -427,12 +426,13 @@ def test_an_error_of_this_process_stops_the_helpers_that_decode_ahead(request_of
         (folder / f"{number:04d}.png").symlink_to(request_of.model_folder)  # a folder: rejected, and soon
     for number in (0, 1, 2):
         Image.fromarray(np.full((32, 60), 255, np.uint8)).save(folder / f"000{number}a.png")
-    with pytest.raises(AssertionError, match="scores nothing") as error:
-        recognise_shard(0, references_in(folder), dataclasses.replace(request_of, processes=2), nobody)
-    stop_helpers()
+    with HelperPool.open_for_job() as helpers:
+        with pytest.raises(AssertionError, match="scores nothing") as error:
+            recognise_shard(0, references_in(folder), dataclasses.replace(request_of, processes=2), nobody)
+        assert helpers.has_helpers
     time.sleep(0.5)
     assert error.value is not None  # and with it all that its traceback holds
-    assert not helpers_run()
+    assert not helpers.has_helpers
 
 
 def test_what_an_attempt_rejected_that_was_stopped_is_not_among_the_rejects(collection, request_of, tmp_path):
@@ -462,7 +462,7 @@ def test_a_model_that_was_damaged_is_named_by_a_helper_too(collection, request_o
     folder = shutil.copytree(tiny_model, tmp_path / "model")
     (folder / "model.onnx").write_bytes(b"not what it was")
     damaged = dataclasses.replace(request_of, model_folder=str(folder), processes=2)
-    prepare_recognition(damaged)
+    prepare_recognition(damaged, small_chunks)
     with pytest.raises(DataError, match=r"model\.onnx"):
         recognise_shard(0, references_in(collection), damaged, nobody, ONNX)
 

@@ -18,7 +18,7 @@ from components.ingest import IngestRequest, ShardSummary, commit_dataset, write
 from components.ingest.dataset import describe_or_find_twins, describe_written_shard
 from components.ingest.describe import SAMPLES_SCHEMA
 from components.listing import ImageReference, LabelRules, list_images, write_listing
-from components.processes import helpers_run, stop_helpers
+from components.processes import HelperPool
 from components.rejects import REJECTS_SCHEMA
 from tests.components.ingest.written import parse_shard
 from tfrecords import (
@@ -288,15 +288,7 @@ def test_a_shard_written_again_has_the_same_bytes(images):
     assert first == second
 
 
-@pytest.fixture
-def no_helpers():
-    """No helper process runs before the test and none after it."""
-    stop_helpers()
-    yield
-    stop_helpers()
-
-
-def test_a_shard_is_the_same_to_the_byte_however_many_processes_write_it(images, no_helpers):
+def test_a_shard_is_the_same_to_the_byte_however_many_processes_write_it(images):
     pixels = np.random.default_rng(0).integers(0, 256, (620, 8, 24), np.uint8)
     for number in range(620):
         label = "x" if number % 50 == 7 else f"{'abc'[number % 3]}{'cab'[number // 3 % 3]}"
@@ -308,8 +300,9 @@ def test_a_shard_is_the_same_to_the_byte_however_many_processes_write_it(images,
     summaries, rows = {}, {}
     for processes, folder in folders.items():
         asked = request(images, len(listed), folder=folder, processes=processes)
-        summaries[processes] = write_training_shard(("train", 0), listed, asked)
-        assert helpers_run() == (processes == 2)
+        with HelperPool.open_for_job() as helpers:
+            summaries[processes] = write_training_shard(("train", 0), listed, asked)
+            assert helpers.has_helpers == (processes == 2)
         (rejects,) = pathlib.Path(folder).glob("rejects-*.parquet")
         rows[processes] = pyarrow.parquet.read_table(rejects).drop_columns(["at"])
     assert summaries[1] == summaries[2]

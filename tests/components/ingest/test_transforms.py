@@ -20,7 +20,7 @@ from components.ingest.transforms import WriteDataset
 from components.jobs import GatherOnce
 from components.listing import LabelRules, ListingSummary, list_images, write_listing
 from components.listing.transforms import GroupByShard, ListCollection
-from components.processes import helpers_run, stop_helpers
+from components.processes import HelperPool
 from tests.components.ingest.written import parse_shard
 from tfrecords import Charset, DatasetManifest, ImageLimits, SplitFractions, choose_shard, choose_split, storage
 
@@ -196,12 +196,11 @@ def test_a_dataset_is_the_same_to_the_byte_however_many_processes_a_worker_may_o
     listing, files = write_listings(tmp_path, [str(root)], rules)
     datasets = []
     for processes in (1, 2):
-        stop_helpers()
         shards = {"train": 1, "validation": 1, "test": 1}
-        ingest(files, request(tmp_path, listing, f"of-{processes}", shards=shards, height=8, processes=processes))
-        assert helpers_run() == (processes == 2)
+        with HelperPool.open_for_job() as helpers:
+            ingest(files, request(tmp_path, listing, f"of-{processes}", shards=shards, height=8, processes=processes))
+            assert helpers.has_helpers == (processes == 2)
         datasets.append(tmp_path / "datasets" / f"of-{processes}")
-    stop_helpers()
     one, two = datasets
     assert len(contents(one)) == 3
     assert contents(one) == contents(two)

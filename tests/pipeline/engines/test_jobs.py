@@ -1,10 +1,14 @@
 """What a worker says reaches the person as the one sentence that it was."""
 
+import contextlib
+import logging
 import sys
+import threading
 
 import apache_beam as beam
 import pytest
 
+from components.processes import HelperPool
 from pipeline.command_line import parse_options
 from pipeline.engines import dask_cluster
 from pipeline.engines.jobs import describe_runner, run_job
@@ -26,7 +30,7 @@ def test_direct_runner_is_run_in_this_process_and_says_so():
 @pytest.mark.parametrize("argv", [[], ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]])
 def test_a_sentence_of_ours_arrives_without_beams_additions(argv, caplog, capfd):
     with pytest.raises(DataError) as refusal:
-        run_job(parse_options(argv), lambda pipeline: pipeline | beam.Create([7]) | beam.Map(_refuse), say=print)
+        run_job(parse_options(argv), lambda pipeline: pipeline | beam.Create([7]) | beam.Map(_refuse))
     assert str(refusal.value) == 'element "7" is wrong: leave it out'
     assert "Traceback" not in caplog.text
 
@@ -36,7 +40,6 @@ def test_an_error_that_is_not_ours_is_not_dressed_up():
         run_job(
             parse_options([]),
             lambda pipeline: pipeline | beam.Create([0]) | beam.Map(lambda element: 1 / element),
-            say=print,
         )
 
 
@@ -94,3 +97,48 @@ def test_dask_gets_as_many_partitions_as_its_workers_need_or_as_the_user_says(fl
     chosen = pipeline.options.view_as(DaskOptions)
     assert (chosen.npartitions, chosen.partition_size) == expected
     assert ("Group/Spread" in pipeline.applied_labels) == spread
+
+
+def _logging_state():
+    names = (
+        None,
+        "apache_beam.runners.common",
+        "apache_beam.runners.worker.sdk_worker",
+        "apache_beam.runners.worker.data_plane",
+        "apache_beam.runners.portability.local_job_service",
+        "apache_beam.runners.portability.fn_api_runner.worker_handlers",
+        "distributed.client",
+    )
+    loggers = [logging.getLogger(name) for name in names]
+    return [(logger.name, logger.level, [*logger.filters]) for logger in loggers], threading.excepthook
+
+
+@pytest.mark.parametrize("ends", ["done", "refused", "interrupted"])
+def test_nothing_of_a_job_stays_behind(ends):
+    before = _logging_state()
+    pools: list[HelperPool] = []
+    error, expected = {
+        "done": (None, None),
+        "refused": (DataError("enough"), DataError),
+        "interrupted": (KeyboardInterrupt(), RuntimeError),  # as Beam passes it on
+    }[ends]
+
+    def build(pipeline):
+        assert _logging_state() != before
+        return pipeline | beam.Create([7]) | beam.Map(lambda element: _call_helper(element, pools, error))
+
+    with contextlib.nullcontext() if error is None else pytest.raises(expected):
+        run_job(parse_options([]), build, say=print, prepare=lambda helpers: pools.append(helpers))
+    assert _logging_state() == before
+    (pool,) = pools
+    assert not pool.has_helpers
+    with HelperPool.current() as own:
+        assert own is not pool
+
+
+def _call_helper(element, pools, error):
+    with HelperPool.current() as helpers:
+        assert [helpers.has_helpers, *helpers.map(abs, [-element], 1)] == [False, element]
+        assert helpers.has_helpers
+    if error is not None:
+        raise error

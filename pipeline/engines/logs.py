@@ -1,0 +1,88 @@
+"""What engines log while a job runs, without what the job's own error says in one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator
+
+from components.process_settings import set_log_level
+from pipeline.engines.errors import find_own_error
+from tfrecords import DataError
+
+_WORKER_LOGGERS = (
+    "apache_beam.runners.common",
+    "apache_beam.runners.worker.sdk_worker",
+    "apache_beam.runners.portability.local_job_service",
+)
+_LEVELS = {
+    # The error that ends the job says it, too.
+    "apache_beam.runners.worker.data_plane": logging.CRITICAL,
+    "apache_beam.runners.portability.fn_api_runner.worker_handlers": logging.CRITICAL,
+    "distributed.client": logging.CRITICAL,
+    # Workers in other processes warn about settings of a container that they do not run in.
+    "apache_beam.runners.portability.local_job_service": logging.ERROR,
+}
+_CONNECTION_THREADS = ("beam_control_read", "run_worker", "read_grpc_client_inputs", "wait_until_finish_read")
+
+
+@contextlib.contextmanager
+def quieten_engines() -> Iterator[None]:
+    """Keeps out of the log, for as long as a job runs, what the error that ends the job says.
+
+    That is a `DataError` of a worker, the stack traces that a job service passes on, and what threads say that waited
+    for a lost worker. Everything is put back in the end.
+    """
+    with contextlib.ExitStack() as stack:
+        not_ours, shortened = _NotOurs(), _WithoutStackTraces()
+        for name in (*_WORKER_LOGGERS, None):  # None, the root: Beam's client logs a job service's messages there
+            stack.enter_context(_add_filter(logging.getLogger(name), not_ours))
+        stack.enter_context(_add_filter(logging.getLogger(), shortened))
+        for name, level in _LEVELS.items():
+            stack.enter_context(set_log_level(name, level))
+        stack.enter_context(_silence_connection_threads())
+        yield
+
+
+class _WithoutStackTraces(logging.Filter):
+    """Leaves the last line of what a job service passes on: the whole is in the exception that ends the job."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if "Traceback (most recent call last)" in message:
+            record.msg, record.args = message.strip().rpartition("\n")[2], ()
+        return True
+
+
+class _NotOurs(logging.Filter):
+    """Drops records of a `DataError`: its sentence is printed once, at the end, without a stack trace."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, DataError) and not find_own_error(record.getMessage().replace("\\n", "\n"))
+
+
+@contextlib.contextmanager
+def _add_filter(logger: logging.Logger, added: logging.Filter) -> Iterator[None]:
+    logger.addFilter(added)
+    try:
+        yield
+    finally:
+        logger.removeFilter(added)
+
+
+@contextlib.contextmanager
+def _silence_connection_threads() -> Iterator[None]:
+    """Prints nothing for what ends a thread that waited for a worker that is lost: the job's error says so."""
+    before = threading.excepthook
+
+    def tell(about: threading.ExceptHookArgs) -> None:
+        if about.thread is None or about.thread.name not in _CONNECTION_THREADS:
+            before(about)
+
+    threading.excepthook = tell
+    try:
+        yield
+    finally:
+        threading.excepthook = before
