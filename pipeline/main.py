@@ -71,6 +71,8 @@ def main(argv: Sequence[str]) -> int:
         place = _find_place(options)
     except DataError as error:
         return _refuse(error, EXIT_USAGE)
+    if options.network != options.model:
+        say(f"--model={options.model} is now called {options.network}")
     try:
         check_submission(options)
     except DataError as error:

@@ -359,5 +359,5 @@ def _refuse_labels_that_never_fit(reader: keras.Model, examples: Examples, name:
         raise DataError(
             f"--model={name} gives {steps[worst]} time steps, too few for {np.count_nonzero(needed > steps)} of "
             f"{len(examples)} labels: "
-            f'"{examples.texts[worst]}" of {examples.uris[worst]} needs {needed[worst]}; use --model=crnn'
+            f'"{examples.texts[worst]}" of {examples.uris[worst]} needs {needed[worst]}; use --model=ctc_conv'
         )

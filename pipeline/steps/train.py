@@ -15,6 +15,7 @@ from components.recogniser.manifest import (
     SAVED_MODEL_NAME,
     ModelManifest,
     describe_files,
+    get_first_name,
 )
 from components.training.launcher import train_in_processes
 from components.training.place import ClusterPlace
@@ -132,7 +133,7 @@ def plan_training(
         DataError: if the model of `--init_from` is not there, or is no start for it.
     """
     start = _find_start(options, workspace, dataset)
-    network = options.model or (start[1].model if start else DEFAULT_MODEL)
+    network = options.network or (start[1].model if start else DEFAULT_MODEL)
     recipe = RECIPES[network]
     batch_size = options.batch_size or recipe.batch_size
     epochs = options.epochs or recipe.epochs_for(dataset.examples("train"), batch_size)
@@ -145,7 +146,8 @@ def plan_training(
         "seed": options.seed,
         "init_from": start[1].model_id if start else None,
     }
-    return TrainingPlan(make_id(version=CODE_VERSION, dataset_id=dataset_id, **request), request, start)
+    hashed = {**request, "model": get_first_name(network)}
+    return TrainingPlan(make_id(version=CODE_VERSION, dataset_id=dataset_id, **hashed), request, start)
 
 
 def _find_start(
@@ -160,10 +162,10 @@ def _find_start(
             model = ModelManifest.read(folder)
         except (FileNotFoundError, NotADirectoryError, TypeError):  # the last for the manifest of a dataset
             continue
-        if options.model not in (None, model.model):
+        if options.network not in (None, model.model):
             raise DataError(
                 f"--init_from={named} is a model of the network {model.model}, which cannot be the start of "
-                f"--model={options.model}: leave --model out"
+                f"--model={options.network}: leave --model out"
             )
         if model.height != dataset.height:
             raise DataError(
