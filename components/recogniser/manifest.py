@@ -16,6 +16,8 @@ KERAS_NAME = "model.keras"
 ONNX_NAME = "model.onnx"
 SAVED_MODEL_NAME = "saved_model"
 PLOTS_NAME = "plots"
+MODELS_NAME, ACCEPTED = "models", "ACCEPTED"
+"""The folder of all models in a workspace, and the file in it that names the one in use."""
 _OLDEST_VERSION = 1
 _ADDED = {"time_stride": 4, "temperature": 1.0}  # in versions 2 and 3; with the values that version 1 implied
 RENAMED_NETWORKS = {"crnn": "ctc_conv", "crnn_large": "ctc_conv_large"}
