@@ -129,7 +129,8 @@ def rate_of_ocr_model_v1(paths: list[str], processes: int, threads: int, batch: 
     import numpy as np
     import tensorflow as tf
 
-    from components.training.networks import NETWORKS, FixedTimeSteps, ResizeLines
+    from components.training.layers import FixedTimeSteps, ResizeLines
+    from components.training.networks import NETWORKS
 
     del processes, threads  # TensorFlow takes all cores
     symbols = "0123456789abcdefghijklmnopqrstuvwxyz"

@@ -253,7 +253,7 @@ def time_stages(images: Path, count: int, model: str, folder: Path) -> dict[str,
             loaded, engine=dataclasses.replace(loaded.engine, score=lambda *_, ready=ready: next(ready))
         )
         with timed("padding, and CTC decoding"):
-            readings = [reading for batch in batches for reading in replayed.read(batch)]
+            readings = [reading for batch in batches for reading in replayed.recognise_lines(batch)]
         with timed("Parquet"):
             rows = [
                 (

@@ -1,7 +1,7 @@
 """How fast training is, what bounds it, and how soon each network reads well.
 
     python benchmarks/training.py --images=../shared/data/captcha [--split_by=image] [--only=speed|race]
-        [--models=crnn,ocr_model_v1,crnn_v1] [--seeds=0] [--scratch=DIR]
+        [--models=ctc_conv,ocr_model_v1,crnn_v1] [--seeds=0] [--scratch=DIR]
 
 `speed`: images a second of the input alone (decode, distort, pad), of the network alone on ready batches, and of the
 training that has both, all in this run; and the share of the pixels that is padding.
@@ -132,7 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure training.", allow_abbrev=False)
     parser.add_argument("--images", required=True, help="labelled images")
     parser.add_argument("--split_by", default="image", help="as the command has it (default: %(default)s)")
-    parser.add_argument("--models", default="crnn,ocr_model_v1,crnn_v1", help="for the race (default: %(default)s)")
+    parser.add_argument("--models", default="ctc_conv,ocr_model_v1,crnn_v1", help="for the race (default: %(default)s)")
     parser.add_argument("--seeds", default="0", help="for the race, comma separated (default: %(default)s)")
     parser.add_argument("--only", choices=("speed", "race"), help="one part")
     parser.add_argument("--scratch", help="where the temporary folder is made (default: the system's)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import sys
@@ -32,6 +33,8 @@ from tfrecords import DataError
 if TYPE_CHECKING:
     from pipeline.workspace import Workspace
 
+log = logging.getLogger(__name__)
+
 _LOCK_OF_A_LOST_NODE_S = 660  # until a file server gives up on it, or it counts for nothing in an object store
 
 
@@ -57,6 +60,8 @@ def main(argv: Sequence[str]) -> int:
             place = _find_place(options)
         except DataError as error:
             return _refuse(error, EXIT_USAGE)
+        if options.network != options.model:
+            log.info(f"--model={options.model} is now called {options.network}")
         try:
             check_submission(options)
         except DataError as error:
@@ -97,7 +102,9 @@ def _run(options: LinePipelineOptions, place: ClusterPlace | None) -> int:
             return _plan(options, workspace)
         if place is not None and not place.is_chief:
             return train_beside_the_chief(options, workspace, place)
-        with workspace.lock(wait_s=_LOCK_OF_A_LOST_NODE_S if place else 0, end=end):
+        with workspace.lock(wait_s=log = logging.getLogger(__name__)
+
+_LOCK_OF_A_LOST_NODE_S if place else 0, end=end):
             return run_steps(options, workspace)
     except WorkspaceHeldError as error:
         return _refuse(error, held, options)

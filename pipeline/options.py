@@ -10,6 +10,7 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 from components.ctc.decoders import DECODERS, Decoding
 from components.listing import LABEL_SOURCES, LabelRules, TableColumns
 from components.recogniser.engines import ENGINES
+from components.recogniser.manifest import RENAMED_NETWORKS
 from components.training.recipes import RECIPES
 from tfrecords import DataError, ImageLimits, SplitFractions, storage
 
@@ -156,9 +157,11 @@ class LinePipelineOptions(PipelineOptions):
         training = parser.add_argument_group("training")
         training.add_argument(
             "--model",
-            choices=tuple(RECIPES),
-            help="the network: crnn and crnn_large read lines of any width; crnn_v1 and ocr_model_v1 are references "
-            "of fixed width (default: crnn, or the one of --init_from)",
+            choices=(*RECIPES, *RENAMED_NETWORKS),
+            metavar="NETWORK",
+            help="ctc_conv and ctc_conv_large read lines of any width; crnn_v1 and ocr_model_v1 are references of "
+            "fixed width; crnn and crnn_large are older names of the first two (default: ctc_conv, or the one of "
+            "--init_from)",
         )
         training.add_argument("--epochs", type=int, help="passes over the training images (default: by model)")
         training.add_argument(
@@ -293,6 +296,11 @@ class LinePipelineOptions(PipelineOptions):
     def template(self) -> str | None:
         """Where the job of a Dataflow template goes, which is handed over and not waited for, if one is asked for."""
         return self.view_as(GoogleCloudOptions).template_location
+
+    @property
+    def network(self) -> str | None:
+        """The network that `--model` names, by its present name, or None."""
+        return RENAMED_NETWORKS.get(self.model, self.model)
 
     @property
     def step_names(self) -> tuple[str, ...]:

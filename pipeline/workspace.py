@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from components.recogniser.manifest import ACCEPTED as ACCEPTED
 from components.recogniser.manifest import ModelManifest
 from pipeline.lock import StoreLock, WorkspaceHeldError, describe_holder
 from tfrecords import DataError, DatasetManifest, storage
-from tfrecords.manifest import MANIFEST_NAME
+from tfrecords.manifest import MANIFEST_NAME, read_pointer
 
-LATEST, ACCEPTED = "LATEST", "ACCEPTED"
+LATEST = "LATEST"
 
 
 def read_latest_dataset(workspace: Workspace) -> tuple[str, str, DatasetManifest]:
@@ -236,10 +237,7 @@ class Workspace:
 
     def read_pointer(self, kind: str, name: str) -> str | None:
         """The ID that `datasets/LATEST`, `models/LATEST` or `models/ACCEPTED` names, or None."""
-        try:
-            return storage.read_bytes(storage.join(self.root, kind, name)).decode().strip() or None
-        except FileNotFoundError:
-            return None
+        return read_pointer(storage.join(self.root, kind, name))
 
     def expects(self, kind: str, name: str) -> bool:
         """Checks whether a pointer will name something that is not there yet; only in a plan it may."""

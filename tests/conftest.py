@@ -121,7 +121,7 @@ def tiny_dataset(tiny_images: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A committed `crnn` that never trained, but whose random weights make it read something on every line.
+    """A committed `ctc_conv` that never trained, but whose random weights make it read something on every line.
 
     Never write into it: copy it first.
     """
@@ -129,13 +129,13 @@ def tiny_model(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
     from components.recogniser.manifest import ModelManifest, describe_files
     from components.training.export import export_model
-    from components.training.networks import build_crnn
+    from components.training.networks import build_ctc_conv
     from tfrecords import DatasetManifest
 
     dataset = DatasetManifest.read(str(tiny_dataset))
     charset = dataset.read_charset(str(tiny_dataset))
     keras.utils.set_random_seed(3)
-    model = build_crnn(charset.classes, dataset.height)
+    model = build_ctc_conv(charset.classes, dataset.height)
     kernel, bias = model.get_layer("logits").get_weights()
     spread = np.random.default_rng(1).normal(0, 3, kernel.shape)
     model.get_layer("logits").set_weights([spread, bias])
@@ -146,12 +146,12 @@ def tiny_model(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     ModelManifest(
         model_id="tinymodel000",
         dataset_id=dataset.dataset_id,
-        model="crnn",
+        model="ctc_conv",
         height=dataset.height,
         time_stride=dataset.time_stride,
         temperature=TEMPERATURE,
         charset_sha256=charset.digest,
-        options={"model": "crnn", "epochs": 0},
+        options={"model": "ctc_conv", "epochs": 0},
         files=describe_files(str(folder)),
         created_at=datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC).isoformat(),
     ).write(str(folder))

@@ -7,7 +7,16 @@ encodes or decodes images starts fast.
 from tfrecords.charset import Charset, CharsetError, count_adjacent_repeats, normalise_text
 from tfrecords.errors import DataError, StoreError, StoreLostError
 from tfrecords.example import LineExample, encode_example, examples_to_record_batch, read_record_batches, read_uris
-from tfrecords.image import ImageLimits, ImageRejected, LineImage, decode_png, encode_png, pad_lines, read_line
+from tfrecords.image import (
+    ImageLimits,
+    ImageRejected,
+    LineImage,
+    convert_line,
+    decode_png,
+    encode_png,
+    pad_lines,
+    read_line,
+)
 from tfrecords.manifest import DatasetManifest, ShardEntry
 from tfrecords.shards import SPLITS, SplitFractions, choose_shard, choose_split, name_shard, read_records, write_records
 
@@ -27,6 +36,7 @@ __all__ = [
     "StoreLostError",
     "choose_shard",
     "choose_split",
+    "convert_line",
     "count_adjacent_repeats",
     "decode_png",
     "encode_example",

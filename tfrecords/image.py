@@ -42,15 +42,22 @@ _LEAST_CONTRAST = 32
 
 
 class ImageRejected(Exception):  # noqa: N818 (an outcome, not a failure)
-    """An image that is no line: `reason` from the closed list of rejects, `detail` for a person."""
+    """An image that is no line.
 
-    def __init__(self, reason: str, detail: str):
-        super().__init__(f"{reason}: {detail}")
+    Attributes:
+        reason: from the closed list of rejects.
+        detail: for a person.
+        image: its name, or an empty string where the caller knows it.
+    """
+
+    def __init__(self, reason: str, detail: str, image: str = ""):
+        super().__init__(": ".join(filter(None, [image, reason, detail])))
         self.reason = reason
         self.detail = detail
+        self.image = image
 
-    def __reduce__(self) -> tuple[type[ImageRejected], tuple[str, str]]:
-        return ImageRejected, (self.reason, self.detail)
+    def __reduce__(self) -> tuple[type[ImageRejected], tuple[str, str, str]]:
+        return ImageRejected, (self.reason, self.detail, self.image)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +142,38 @@ def read_line(data: bytes, height: int, limits: ImageLimits) -> LineImage:
         raise
     except Exception as error:  # Pillow's plugins raise a dozen different ones on damaged files.
         raise ImageRejected("truncated", f"the image ends early or is damaged: {error}") from None
+    return _scale_to_height(grey, height, limits)
+
+
+def convert_line(pixels: np.ndarray | Image.Image, height: int, limits: ImageLimits) -> LineImage:
+    """Makes a grey line of the given height from decoded pixels, as `read_line` makes it from a file's bytes.
+
+    Args:
+        pixels: a Pillow image, or an array uint8 [height, width] grey, [height, width, 1] grey, [height, width, 3]
+            RGB or [height, width, 4] RGBA.
+        height: pixels; the width follows from the aspect, at least 1.
+
+    Raises:
+        ImageRejected: with the reason and the numbers behind it.
+        TypeError: for an array of another type or shape.
+    """
+    if isinstance(pixels, np.ndarray):
+        if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (1, 3, 4))):
+            raise TypeError(
+                "an array of pixels must be uint8 [height, width], [height, width, 3] or [height, width, 4], "
+                f"not {pixels.dtype} {list(pixels.shape)}"
+            )
+        _check_size(pixels.shape[1], pixels.shape[0], limits)
+        pixels = Image.fromarray(pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels)
+    _check_size(pixels.width, pixels.height, limits)
+    try:
+        grey = _to_grey(pixels)
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow reads the pixels of an opened file only now
+        raise ImageRejected("truncated", f"the image ends early or is damaged: {error}") from None
+    return _scale_to_height(grey, height, limits)
+
+
+def _scale_to_height(grey: Image.Image, height: int, limits: ImageLimits) -> LineImage:
     source_width, source_height = grey.size
     width = max(1, round(source_width * height / source_height))
     if width > limits.max_line_width:

@@ -113,6 +113,14 @@ class DatasetManifest:
         return read_charset(folder, self.charset_sha256, step="ingest")
 
 
+def read_pointer(path: str) -> str | None:
+    """Returns the ID in a file such as `models/ACCEPTED`, or None if there is no such file or nothing in it."""
+    try:
+        return storage.read_bytes(path).decode().strip() or None
+    except FileNotFoundError:
+        return None
+
+
 def suggest_remedy(folder: str, step: str) -> str:
     """What to do about a committed folder that was damaged: a step leaves alone what it finds committed."""
     return f"delete {folder} and run the {step} step again"

@@ -27,12 +27,23 @@ class Decoding:
         beam_width: number of beginnings of texts that the beam search keeps.
         lexicon: file of words, one a line in UTF-8, local or remote, for the decoder of that name.
         lexicon_sha256: of that file, hexadecimal; None if any content will do.
+
+    Raises:
+        ValueError: for a decoder that does not exist, less than one beginning, or a lexicon without its decoder.
     """
 
     decoder: str = "greedy"
     beam_width: int = 10
     lexicon: str | None = None
     lexicon_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.decoder not in DECODERS:
+            raise ValueError(f"decoder is {self.decoder!r}, but must be one of {', '.join(DECODERS)}")
+        if self.beam_width < 1:
+            raise ValueError(f"beam_width must be at least 1, not {self.beam_width}")
+        if (self.decoder == "lexicon") != (self.lexicon is not None):
+            raise ValueError("decoder='lexicon' and lexicon=FILE go together: give both, or neither")
 
     def pin_lexicon(self) -> Decoding:
         """Returns the same settings with the checksum of the lexicon as it is now."""

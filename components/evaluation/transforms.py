@@ -41,7 +41,7 @@ class _RecogniseTestShard(RecogniserDoFn):
         self._request = request
 
     def process(self, element: ShardEntry):
-        readings = recognise_test_shard(element, self._request, self.read)
+        readings = recognise_test_shard(element, self._request, self.recognise)
         beam.metrics.Metrics.counter("evaluate", "lines-read").inc(readings.rows)
         beam.metrics.Metrics.counter("evaluate", "bytes-written").inc(readings.bytes)
         yield readings

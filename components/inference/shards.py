@@ -161,7 +161,7 @@ def _recognise_chunk(
     images: Sequence[Any], *, lines: _Lines, reader: RecogniserSpec
 ) -> tuple[list[_Outcome], list[float]]:
     """Does all of the work on some images, in a helper process."""
-    return _recognise_lines(lines(images, 1), _load(reader).read)
+    return _recognise_lines(lines(images, 1), _load(reader).recognise_lines)
 
 
 @functools.lru_cache(maxsize=1)

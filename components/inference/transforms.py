@@ -79,7 +79,7 @@ class _Recognise(RecogniserDoFn):
 
 class _RecogniseShard(_Recognise):
     def process(self, element: tuple[int, list[ImageReference]]):
-        yield self.count_images(recognise_shard(*element, self._request, self.read, self.about_model))
+        yield self.count_images(recognise_shard(*element, self._request, self.recognise, self.about_model))
 
 
 class _RecogniseRecordShard(_Recognise):
@@ -90,4 +90,6 @@ class _RecogniseRecordShard(_Recognise):
 
     def process(self, element: tuple[int, ShardEntry]):
         where = (self._dataset_folder, self._made_at)
-        yield self.count_images(recognise_record_shard(*element, *where, self._request, self.read, self.about_model))
+        yield self.count_images(
+            recognise_record_shard(*element, *where, self._request, self.recognise, self.about_model)
+        )

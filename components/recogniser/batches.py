@@ -1,4 +1,4 @@
-"""Lines in any order and of any width, scored in full batches of like width."""
+"""Lines in any order and of any width, recognised in full batches of like width."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import TypeVar
 import numpy as np
 
 from components.processes import map_in_threads
-from components.recogniser.model import Recognition
 
 _Tag = TypeVar("_Tag")
+_Result = TypeVar("_Result")
 BATCH_PIXELS = 1_000_000
 BATCH_LINES = 128
 _WIDTH_RATIO = 1.15
@@ -21,36 +21,36 @@ _WIDTH_RATIO = 1.15
 
 def recognise_in_batches(
     lines: Iterable[tuple[_Tag, np.ndarray]],
-    read: Callable[[Sequence[np.ndarray]], Iterable[Recognition]],
+    recognise: Callable[[Sequence[np.ndarray]], Iterable[_Result]],
     threads: int = 1,
-) -> Iterator[tuple[_Tag, Recognition]]:
-    """Scores lines as they come, collected in buckets of widths at most 15 % apart.
+) -> Iterator[tuple[_Tag, _Result]]:
+    """Recognises lines as they come, collected in buckets of widths at most 15 % apart.
 
-    A bucket is scored when it holds `BATCH_PIXELS` or `BATCH_LINES`; memory is bounded by
-    the number of buckets and threads, whatever the number of lines.
+    A bucket becomes a batch when it holds `BATCH_PIXELS` or `BATCH_LINES`. The number of buckets and threads bounds
+    the memory, whatever the number of lines.
 
     Args:
         lines: `(tag, pixels)`, pixels uint8 [height, width].
-        read: scores one batch, in order; called by several threads at once.
-        threads: how many batches are scored at a time, while the next lines come; 1 for one batch after the
-            other, by the caller's own thread.
+        recognise: one batch to one result for each line, in order; several threads call it at once.
+        threads: how many batches are recognised at a time, while the next lines come; with 1, the caller's own
+            thread takes one batch after the other.
 
     Yields:
-        `(tag, reading)`, each line once, in another order than they came in.
+        `(tag, result)`, each line once, in another order than they came in.
     """
 
-    def score(batch: list[tuple[_Tag, np.ndarray]]) -> list[tuple[_Tag, Recognition]]:
-        return list(zip((tag for tag, _ in batch), read([pixels for _, pixels in batch]), strict=True))
+    def recognise_batch(batch: list[tuple[_Tag, np.ndarray]]) -> list[tuple[_Tag, _Result]]:
+        return list(zip((tag for tag, _ in batch), recognise([pixels for _, pixels in batch]), strict=True))
 
-    scored = (
-        map(score, _batches(lines))
+    results = (
+        map(recognise_batch, _collect_batches(lines))
         if threads == 1
-        else map_in_threads(score, _batches(lines), threads, ahead=2 * threads)
+        else map_in_threads(recognise_batch, _collect_batches(lines), threads, ahead=2 * threads)
     )
-    return itertools.chain.from_iterable(scored)
+    return itertools.chain.from_iterable(results)
 
 
-def _batches(lines: Iterable[tuple[_Tag, np.ndarray]]) -> Iterator[list[tuple[_Tag, np.ndarray]]]:
+def _collect_batches(lines: Iterable[tuple[_Tag, np.ndarray]]) -> Iterator[list[tuple[_Tag, np.ndarray]]]:
     buckets: dict[int, list[tuple[_Tag, np.ndarray]]] = collections.defaultdict(list)
     for tag, pixels in lines:
         bucket = math.ceil(math.log(pixels.shape[1], _WIDTH_RATIO))

@@ -1,4 +1,4 @@
-"""The recogniser as Beam sees it: a `ModelHandler`, and a DoFn that holds one model a process."""
+"""A model in a Beam pipeline: a `ModelHandler` for Beam's `RunInference`, and a DoFn that keeps one model a process."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ from components.recogniser.model import Recogniser, RecogniserSpec, Recognition
 
 
 class LineModelHandler(ModelHandler[np.ndarray, Recognition, Recogniser]):
-    """Reads grey lines, uint8 [height, width], of any widths; works in a plain `RunInference` too.
+    """Recognises grey lines, uint8 [height, width] of the model's height and of any width, in `RunInference`.
+
+    `components.recogniser.make_line` makes such lines from images.
 
     Args:
         model_folder: of a committed model, local or remote.
-        engine: what scores batches: `tensorflow`, `onnx`, or `auto` for the faster one on each machine.
+        engine: what computes logits: `tensorflow`, `onnx`, or `auto` for the faster one on each machine.
         threads: processor cores that ONNX Runtime may use at once; TensorFlow takes what there is.
         decoding: how logits become text.
     """
 
     def __init__(self, model_folder: str, engine: str = "auto", threads: int = 1, decoding: Decoding | None = None):
         super().__init__()
-        self.reader = RecogniserSpec(model_folder, engine, threads, decoding or Decoding())
+        self._spec = RecogniserSpec(model_folder, engine, threads, decoding or Decoding())
 
     def load_model(self) -> Recogniser:
         """Loads what the engine needs, its files checked against the manifest.
@@ -35,25 +37,25 @@ class LineModelHandler(ModelHandler[np.ndarray, Recognition, Recogniser]):
         Raises:
             DataError: if the folder holds no intact model, or none for this engine.
         """
-        return self.reader.load()
+        return self._spec.load()
 
     def run_inference(
         self, batch: Sequence[np.ndarray], model: Recogniser, inference_args: dict[str, Any] | None = None
     ) -> Iterable[Recognition]:
-        """One reading for each line, in order.
+        """Recognises one batch of lines, in order.
 
         Raises:
             DataError: for a line of another height than the model's, or a model that gives no numbers.
         """
         del inference_args
-        return model.read(batch)
+        return model.recognise_lines(batch)
 
     def get_num_bytes(self, batch: Sequence[np.ndarray]) -> int:
-        """Bytes of the lines' pixels."""
+        """Returns the bytes of the lines' pixels."""
         return sum(line.nbytes for line in batch)
 
     def get_metrics_namespace(self) -> str:
-        """Where RunInference's own counters appear."""
+        """Returns the namespace of RunInference's own counters."""
         return "inference"
 
 
@@ -69,12 +71,12 @@ class RecogniserDoFn(beam.DoFn):
         prepare_process()
         self._model = self._shared.acquire(self._handler.load_model)
 
-    def read(self, lines):
-        """The readings of one batch of lines, in order."""
+    def recognise(self, lines):
+        """Recognises one batch of lines, in order."""
         return self._handler.run_inference(lines, self._model)
 
     @property
     def about_model(self) -> dict[str, Any]:
-        """What reads, for a shard's figures."""
+        """The engine, the reason for it, and the seconds of loading, for a shard's figures."""
         engine = self._model.engine
         return {"engine": engine.name, "why": engine.why, "model_load_s": self._model.load_s}

@@ -18,8 +18,12 @@ KERAS_NAME = "model.keras"
 ONNX_NAME = "model.onnx"
 SAVED_MODEL_NAME = "saved_model"
 PLOTS_NAME = "plots"
+MODELS_NAME, ACCEPTED = "models", "ACCEPTED"
+"""The folder of all models in a workspace, and the file in it that names the one in use."""
 _OLDEST_VERSION = 1
 _ADDED = {"time_stride": 4, "temperature": 1.0}  # in versions 2 and 3; with the values that version 1 implied
+RENAMED_NETWORKS = {"crnn": "ctc_conv", "crnn_large": "ctc_conv_large"}
+"""Networks by the names that they had first. Older manifests and command lines have these names."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +71,9 @@ class ModelManifest:
         """
         content = read_manifest(folder, SCHEMA_VERSION, step="train", oldest=_OLDEST_VERSION)
         manifest = cls(**{**_ADDED, **content})
+        if manifest.model in RENAMED_NETWORKS:
+            name = RENAMED_NETWORKS[manifest.model]
+            manifest = dataclasses.replace(manifest, model=name, options={**manifest.options, "model": name})
         if outside := [name for name in manifest.files if not {"", ".", ".."}.isdisjoint(name.split("/"))]:
             raise DataError(f"the manifest in {folder} names a file that is not in its folder: {outside[0]}")
         return manifest
@@ -115,6 +122,14 @@ class ModelManifest:
                     f"{folder}/{name} has checksum {digest[:12]}, the manifest says {expected['sha256'][:12]}: "
                     f"it was damaged or replaced; {suggest_remedy(folder, 'train')}"
                 )
+
+
+def get_first_name(network: str) -> str:
+    """Returns the name that a network had first.
+
+    IDs of models are digests over this name, so that a renamed network's finished models are found again.
+    """
+    return next((first for first, now in RENAMED_NETWORKS.items() if now == network), network)
 
 
 def describe_files(folder: str) -> dict[str, dict[str, Any]]:

@@ -1,30 +1,40 @@
-"""Reading lines with a committed model, without Beam: what helper processes import as well."""
+"""A trained model that recognises lines, without Beam: the command's helper processes use it too."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal, overload
 
 import numpy as np
+from PIL import Image
 
 from components.ctc.decoders import Decoding
 from components.ctc.decoding import Decoded
-from components.recogniser.engines import Engine, load_engine
+from components.recogniser.batches import recognise_in_batches
+from components.recogniser.engines import ENGINES, Engine, load_engine
+from components.recogniser.images import ImageSource, make_line
 from components.recogniser.manifest import ModelManifest
-from tfrecords import Charset, DataError, pad_lines
+from tfrecords import Charset, DataError, ImageLimits, ImageRejected, pad_lines
+
+_READ_AHEAD = 1024
+"""Images that `Recogniser.recognise` takes before it gives their results."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Recognition:
-    """What was read on one line.
+    """The text of one line.
 
     Attributes:
         text: what the decoder found.
         confidence: posterior of the text over all its alignments, 0 to 1.
         symbol_confidences: one for each symbol of the text, 0 to 1.
-        alternatives: other texts and the natural logarithms of their posteriors, the most probable first.
+        alternatives: other texts and the natural logarithms of their posteriors, the most probable first; none with
+            greedy decoding, which finds one text.
         margin: by how much the logarithm of the text's posterior exceeds that of the first alternative; None
             without one.
     """
@@ -38,19 +48,28 @@ class Recognition:
 
 @dataclasses.dataclass(frozen=True)
 class RecogniserSpec:
-    """Which model reads, and how.
+    """A model to load, and the way to use it; small to send to other processes.
 
     Attributes:
         model_folder: of a committed model, local or remote.
-        engine: what scores batches: `tensorflow`, `onnx`, or `auto` for the faster one on each machine.
+        engine: what computes logits: `tensorflow`, `onnx`, or `auto` for the faster one on each machine.
         threads: processor cores that ONNX Runtime may use at once; TensorFlow takes what there is.
         decoding: how logits become text.
+
+    Raises:
+        ValueError: for an engine that does not exist, or less than one thread.
     """
 
     model_folder: str
     engine: str = "auto"
     threads: int = 1
     decoding: Decoding = dataclasses.field(default_factory=Decoding)
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise ValueError(f"engine is {self.engine!r}, but must be one of {', '.join(ENGINES)}")
+        if self.threads < 1:
+            raise ValueError(f"threads must be at least 1, not {self.threads}")
 
     def load(self) -> Recogniser:
         """Loads what the engine needs, its files checked against the manifest.
@@ -63,6 +82,8 @@ class RecogniserSpec:
             manifest = ModelManifest.read(self.model_folder)
         except FileNotFoundError:
             raise DataError(f"{self.model_folder} holds no committed model: run the train step first") from None
+        except TypeError:
+            raise DataError(f"the manifest in {self.model_folder} is not that of a model") from None
         charset = manifest.read_charset(self.model_folder)
         engine = load_engine(self.engine, self.model_folder, manifest, self.threads)
         decode = self.decoding.make_function(charset)
@@ -71,11 +92,11 @@ class RecogniserSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Recogniser:
-    """A model ready to score on this machine.
+    """A model that is loaded on this machine.
 
     Attributes:
         folder: of the model.
-        engine: what scores its batches.
+        engine: what computes its logits.
         decode: logits float [batch, time, classes] and time steps int [batch] to what they say.
         charset: of its classes.
         manifest: what it is.
@@ -89,8 +110,68 @@ class Recogniser:
     manifest: ModelManifest
     load_s: float
 
-    def read(self, batch: Sequence[np.ndarray]) -> list[Recognition]:
-        """One reading for each line, uint8 [height, width], in order.
+    @overload
+    def recognise(
+        self, images: Iterable[ImageSource], *, return_rejects: Literal[False] = ..., limits: ImageLimits | None = ...
+    ) -> Iterator[Recognition]: ...
+    @overload
+    def recognise(
+        self, images: Iterable[ImageSource], *, return_rejects: Literal[True], limits: ImageLimits | None = ...
+    ) -> Iterator[Recognition | ImageRejected]: ...
+    def recognise(
+        self, images: Iterable[ImageSource], *, return_rejects: bool = False, limits: ImageLimits | None = None
+    ) -> Iterator[Any]:
+        """Recognises images of any size, one result for each, in order.
+
+        Images are taken as results are asked for, up to 1,024 ahead, and computed in batches of like width. An image
+        that cannot be read raises `ImageRejected` when its turn comes, after the results of all images before it. To
+        go on behind such an image, have the error returned in the place of its result.
+
+        Args:
+            images: paths or `gs://` URLs, bytes of image files, Pillow images, or arrays uint8 [height, width] grey,
+                [height, width, 3] RGB or [height, width, 4] RGBA; mixed as you like.
+            return_rejects: whether an `ImageRejected` is returned like a result instead of raised.
+            limits: which images are refused; by default those that the command refuses by default.
+
+        Raises:
+            ImageRejected: for an image that cannot be read, with its path, or its place in `images`.
+            TypeError: if `images` is one image, or something in it is none.
+            DataError: if the model gives no numbers.
+        """
+        one = isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike, Image.Image))
+        if one or (isinstance(images, np.ndarray) and images.ndim < 3):
+            raise TypeError(f"recognise takes several images, not one {type(images).__name__}: give it [image]")
+        return self._recognise(enumerate(images), return_rejects, limits)
+
+    def _recognise(
+        self, numbered: Iterator[tuple[int, ImageSource]], return_rejects: bool, limits: ImageLimits | None
+    ) -> Iterator[Recognition | ImageRejected]:
+        outcomes: list[Any] = []
+
+        def make_lines() -> Iterator[tuple[int, np.ndarray]]:
+            for number, image in itertools.islice(numbered, _READ_AHEAD):
+                name = "" if isinstance(image, (str, os.PathLike)) else f"images[{number}]"
+                try:
+                    line = make_line(image, self.manifest.height, limits, name)
+                except ImageRejected as error:
+                    outcomes.append(error)
+                else:
+                    outcomes.append(None)
+                    yield len(outcomes) - 1, line.pixels
+
+        while True:
+            outcomes.clear()
+            for i, recognition in recognise_in_batches(make_lines(), self.recognise_lines):
+                outcomes[i] = recognition
+            if not outcomes:
+                return
+            for outcome in outcomes:
+                if isinstance(outcome, ImageRejected) and not return_rejects:
+                    raise outcome
+                yield outcome
+
+    def recognise_lines(self, batch: Sequence[np.ndarray]) -> list[Recognition]:
+        """Recognises one batch of lines, uint8 [height, width] of the model's height, in order.
 
         Raises:
             DataError: for a line of another height than the model's, or a model that gives no numbers.

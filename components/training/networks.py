@@ -14,16 +14,13 @@ Logits are float32 also where the rest computes in bfloat16.
 from __future__ import annotations
 
 import keras
-import tensorflow as tf
-from keras import layers, ops
+from keras import layers
 
+from components.training.layers import FixedTimeSteps, Ink, MaskColumns, ResizeLines, StridedTimeSteps
 from components.training.recipes import TIME_STRIDE
 
-_PACKAGE = "line_networks"
-_JUST_INSIDE = 1 - 1e-6
 
-
-def build_crnn(classes: int, height: int, synchronized: bool = False) -> keras.Model:
+def build_ctc_conv(classes: int, height: int, synchronized: bool = False) -> keras.Model:
     """The default: any width, one time step for every 4 pixels, about 0.15 million weights.
 
         conv 5x5, stride 2x2   ->  [height/2,  width/2, 16]
@@ -42,11 +39,11 @@ def build_crnn(classes: int, height: int, synchronized: bool = False) -> keras.M
     every layer the columns behind a line's end are set to zero, as if the line stood alone:
     its logits do not depend on the batch that it is in.
     """
-    return _strided("crnn", classes, height, synchronized, (16, 32, 48, 64), 96, (1, 2, 4), 0.1)
+    return _strided("ctc_conv", classes, height, synchronized, (16, 32, 48, 64), 96, (1, 2, 4), 0.1)
 
 
-def build_crnn_large(classes: int, height: int, synchronized: bool = False) -> keras.Model:
-    """`crnn`, wider and deeper, about 1 million weights: for large collections of long lines, and patience.
+def build_ctc_conv_large(classes: int, height: int, synchronized: bool = False) -> keras.Model:
+    """`ctc_conv`, wider and deeper, about 1 million weights: for large collections of long lines, and patience.
 
         conv 5x5, stride 2x2   ->  [height/2,  width/2, 32]
         conv 3x3, stride 2x2   ->  [height/4,  width/4, 64]
@@ -57,9 +54,9 @@ def build_crnn_large(classes: int, height: int, synchronized: bool = False) -> k
                                                     14 neighbours on either side
         dense                  ->  [width/4, classes]
 
-    A step of training takes 2.7 times as long as with `crnn`.
+    A step of training takes 2.7 times as long as with `ctc_conv`.
     """
-    return _strided("crnn_large", classes, height, synchronized, (32, 64, 96, 128), 192, (1, 2, 4, 1, 2, 4), 0.2)
+    return _strided("ctc_conv_large", classes, height, synchronized, (32, 64, 96, 128), 192, (1, 2, 4, 1, 2, 4), 0.2)
 
 
 def build_crnn_v1(classes: int, height: int, synchronized: bool = False) -> keras.Model:
@@ -115,108 +112,13 @@ def build_ocr_model_v1(classes: int, height: int, synchronized: bool = False) ->
 
 
 NETWORKS = {
-    "crnn": build_crnn,
-    "crnn_large": build_crnn_large,
+    "ctc_conv": build_ctc_conv,
+    "ctc_conv_large": build_ctc_conv_large,
     "crnn_v1": build_crnn_v1,
     "ocr_model_v1": build_ocr_model_v1,
 }
 """`(classes, height, synchronized)` to a Keras model; `synchronized` says that batch
 normalisation shares its statistics over replicas."""
-
-
-@keras.saving.register_keras_serializable(package=_PACKAGE)
-class Ink(layers.Layer):
-    """Grey 0 to 255 to ink 1 to 0, so that white and padding are zero.
-
-    Without the last axis, of length 1, while it computes: ONNX Runtime would go through it element by element, which
-    took a third of `crnn`'s time.
-    """
-
-    def call(self, images):
-        grey = ops.cast(ops.squeeze(images, -1), "float32")
-        return ops.expand_dims((255.0 - grey) / 255.0, -1)
-
-
-@keras.saving.register_keras_serializable(package=_PACKAGE)
-class StridedTimeSteps(layers.Layer):
-    """Widths in pixels, int32 [batch], to time steps: one for every `stride` pixels begun."""
-
-    def __init__(self, stride: int, **kwargs):
-        super().__init__(**kwargs)
-        self.stride = stride
-
-    def call(self, widths):
-        return (widths + self.stride - 1) // self.stride
-
-    def get_config(self):
-        return {**super().get_config(), "stride": self.stride}
-
-
-@keras.saving.register_keras_serializable(package=_PACKAGE)
-class FixedTimeSteps(layers.Layer):
-    """The same number of time steps for every line: widths, int32 [batch], to int32 [batch]."""
-
-    def __init__(self, steps: int, **kwargs):
-        super().__init__(**kwargs)
-        self.steps = steps
-
-    def call(self, widths):
-        return ops.full_like(widths, self.steps)
-
-    def get_config(self):
-        return {**super().get_config(), "steps": self.steps}
-
-
-@keras.saving.register_keras_serializable(package=_PACKAGE)
-class MaskColumns(layers.Layer):
-    """Sets what lies behind each line's end to zero: [x, time_steps] to x.
-
-    x is [batch, rows, columns, channels] or [batch, columns, channels];
-    `columns_per_step` is how many of its columns make one time step.
-    """
-
-    def __init__(self, columns_per_step: int, **kwargs):
-        super().__init__(**kwargs)
-        self.columns_per_step = columns_per_step
-
-    def call(self, inputs):
-        x, steps = inputs
-        inside = ops.arange(ops.shape(x)[-2], dtype="int32") < self.columns_per_step * steps[:, None]
-        inside = ops.cast(inside, x.dtype)[..., None]
-        return x * (inside[:, None] if len(x.shape) == 4 else inside)
-
-    def compute_output_shape(self, input_shape):
-        return input_shape[0]
-
-    def get_config(self):
-        return {**super().get_config(), "columns_per_step": self.columns_per_step}
-
-
-@keras.saving.register_keras_serializable(package=_PACKAGE)
-class ResizeLines(layers.Layer):
-    """Each line, without the padding behind its end, to one size: [images, widths] to [batch, height, width, 1]."""
-
-    def __init__(self, height: int, width: int, **kwargs):
-        super().__init__(**kwargs)
-        self.height = height
-        self.width = width
-
-    def call(self, inputs):
-        images, widths = inputs
-        images = ops.cast(images, "float32")
-        # crop_and_resize maps corner pixel to corner pixel: the last one of a line is width - 1. What rounding puts
-        # a millionth beyond the image, it would fill with black.
-        last = tf.cast(tf.maximum(tf.shape(images)[2] - 1, 1), tf.float32)
-        right = tf.cast(widths - 1, tf.float32) / last * _JUST_INSIDE
-        zeros = tf.zeros_like(right)
-        boxes = tf.stack([zeros, zeros, tf.fill(tf.shape(right), _JUST_INSIDE), right], axis=1)
-        return tf.image.crop_and_resize(images, boxes, tf.range(tf.shape(images)[0]), (self.height, self.width))
-
-    def compute_output_shape(self, input_shape):
-        return (input_shape[0][0], self.height, self.width, input_shape[0][3])
-
-    def get_config(self):
-        return {**super().get_config(), "height": self.height, "width": self.width}
 
 
 def _strided(
@@ -229,7 +131,7 @@ def _strided(
     dilations: tuple[int, ...],
     dropout: float,
 ) -> keras.Model:
-    """Four strided convolutions over the image, then residual ones along the line: `crnn` in any size."""
+    """Four strided convolutions over the image, then residual ones along the line: `ctc_conv` in any size."""
     images, widths = _inputs(height)
     steps = StridedTimeSteps(TIME_STRIDE, name="time_steps")(widths)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-DEFAULT_MODEL = "crnn"
+DEFAULT_MODEL = "ctc_conv"
 TIME_STRIDE = 4
 """Pixels of width per time step of every network here, for lines that are not squeezed."""
 
@@ -54,7 +54,7 @@ _REFERENCE = Recipe(
     clip_norm=math.inf,
     augment=False,
 )
-_CRNN = Recipe(
+_CTC_CONV = Recipe(
     epochs=30,
     least_steps=1500,
     batch_size=16,
@@ -65,8 +65,8 @@ _CRNN = Recipe(
     augment=True,
 )
 RECIPES = {
-    "crnn": _CRNN,
-    "crnn_large": dataclasses.replace(_CRNN, epochs=24, learning_rate=2e-3, weight_decay=5e-2),
+    "ctc_conv": _CTC_CONV,
+    "ctc_conv_large": dataclasses.replace(_CTC_CONV, epochs=24, learning_rate=2e-3, weight_decay=5e-2),
     "crnn_v1": _REFERENCE,
     "ocr_model_v1": _REFERENCE,
 }

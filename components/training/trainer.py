@@ -294,7 +294,7 @@ def _refuse_labels_that_never_fit(recogniser: keras.Model, examples: Examples, n
         raise DataError(
             f"--model={name} gives {steps[worst]} time steps, too few for {np.count_nonzero(needed > steps)} of "
             f"{len(examples)} labels: "
-            f'"{examples.texts[worst]}" of {examples.uris[worst]} needs {needed[worst]}; use --model=crnn'
+            f'"{examples.texts[worst]}" of {examples.uris[worst]} needs {needed[worst]}; use --model=ctc_conv'
         )
 
 

@@ -19,6 +19,7 @@ from components.recogniser.manifest import (
     SAVED_MODEL_NAME,
     ModelManifest,
     describe_files,
+    get_first_name,
 )
 from components.training.launcher import train_in_processes
 from components.training.place import ClusterPlace
@@ -166,7 +167,8 @@ def _resolve(options: LinePipelineOptions, workspace: Workspace) -> _Resolved:
         )
     start = _find_start(options, workspace, dataset)
     request = _make_request(options, dataset, start[1] if start else None)
-    model_id = make_id(version=MODEL_VERSION, dataset_id=dataset_id, **request)
+    hashed = {**request, "model": get_first_name(request["model"])}  # the same model has the same ID as ever
+    model_id = make_id(version=MODEL_VERSION, dataset_id=dataset_id, **hashed)
     folder = workspace.model(model_id)
     found, damage = find_model(folder)
     if found is None and "evaluate" in options.step_names:
@@ -193,7 +195,7 @@ def _make_request(
     options: LinePipelineOptions, dataset: DatasetManifest, start: ModelManifest | None
 ) -> dict[str, Any]:
     """Returns the network and how it is trained, by flag: what is asked for, or what its recipe says."""
-    network = options.model or (start.model if start else DEFAULT_MODEL)
+    network = options.network or (start.model if start else DEFAULT_MODEL)
     recipe = RECIPES[network]
     batch_size = options.batch_size or recipe.batch_size
     epochs = options.epochs or recipe.epochs_for(dataset.examples("train"), batch_size)
@@ -220,10 +222,10 @@ def _find_start(
             model = ModelManifest.read(folder)
         except (FileNotFoundError, NotADirectoryError, TypeError):  # the last for the manifest of a dataset
             continue
-        if options.model not in (None, model.model):
+        if options.network not in (None, model.model):
             raise DataError(
                 f"--init_from={named} is a model of the network {model.model}, which cannot be the start of "
-                f"--model={options.model}: leave --model out"
+                f"--model={options.network}: leave --model out"
             )
         if model.height != dataset.height:
             raise DataError(

@@ -363,7 +363,7 @@ ONNX = {"engine": "onnx", "why": "faster on a CPU", "model_load_s": 0.1}
 def test_helper_processes_read_what_this_process_reads(collection, request_of, tmp_path, small_chunks, prepared):
     references = references_in(collection)
     part, rejected = "part-00000-of-00002.parquet", "rejects-00000-of-00002.parquet"
-    alone = recognise_shard(0, references, request_of, request_of.reader("onnx").load().read)
+    alone = recognise_shard(0, references, request_of, request_of.reader("onnx").load().recognise_lines)
     wanted = rows_of(tmp_path / "unfinished" / part), rows_of(tmp_path / "unfinished-rejects" / rejected)
     for folder in ("unfinished", "unfinished-rejects"):
         shutil.rmtree(tmp_path / folder)
@@ -395,7 +395,7 @@ def test_helper_processes_read_the_records_of_a_dataset_too(request_of, tmp_path
     assert shard.examples > 5
     part = tmp_path / "unfinished" / "part-00000-of-00002.parquet"
     where = (0, shard, str(tiny_dataset), AT)
-    recognise_record_shard(*where, request_of, request_of.reader("onnx").load().read)
+    recognise_record_shard(*where, request_of, request_of.reader("onnx").load().recognise_lines)
     wanted = rows_of(part)
     shutil.rmtree(tmp_path / "unfinished")
     summary = recognise_record_shard(*where, dataclasses.replace(request_of, processes=2), nobody, ONNX)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from components.recogniser.manifest import SCHEMA_VERSION, ModelManifest, describe_files
+from components.recogniser.manifest import SCHEMA_VERSION, ModelManifest, describe_files, get_first_name
 from tfrecords import Charset, DataError
 
 FILES = {"charset.txt": b"a\nb\n", "saved_model/graph.pb": b"graph", "saved_model/variables/v.data": b"weights"}
@@ -23,7 +23,7 @@ def folder(tmp_path) -> Path:
     manifest = ModelManifest(
         model_id="m1",
         dataset_id="d1",
-        model="crnn",
+        model="ctc_conv",
         height=32,
         time_stride=4,
         temperature=1.5,
@@ -53,6 +53,18 @@ def test_a_manifest_reads_back_as_it_was_written(folder):
     manifest.write(str(again))
     assert ModelManifest.read(str(again)) == manifest
     assert manifest.read_charset(str(folder)) == Charset(("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("written", "read"), [("crnn", "ctc_conv"), ("crnn_large", "ctc_conv_large"), ("crnn_v1", "crnn_v1")]
+)
+def test_a_network_has_its_present_name_whatever_an_older_manifest_calls_it(folder, written, read):
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text()) | {"model": written, "options": {"model": written, "epochs": 3}}
+    path.write_text(json.dumps(manifest))
+    found = ModelManifest.read(str(folder))
+    assert (found.model, found.options) == (read, {"model": read, "epochs": 3})
+    assert get_first_name(read) == written
 
 
 def test_a_folder_without_a_manifest_holds_no_model(folder):

@@ -18,7 +18,7 @@ def request_for(tmp_path: Path) -> Callable[..., dict[str, Any]]:
             "dataset_folder": str(dataset),
             "output_folder": str(tmp_path / "model"),
             "checkpoint_folder": str(tmp_path / "checkpoints"),
-            "model": "crnn",
+            "model": "ctc_conv",
             "epochs": 3,
             "batch_size": 8,
             "learning_rate": 4e-3,

@@ -79,7 +79,7 @@ def assert_all_agree(scores: dict, images: np.ndarray, widths: np.ndarray) -> No
 
 
 @pytest.mark.parametrize(
-    "name", ["crnn", *(pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS if name != "crnn")]
+    "name", ["ctc_conv", *(pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS if name != "ctc_conv")]
 )
 def test_every_format_gives_the_network_s_logits_at_any_batch_size_and_width(name, tmp_path, capfd):
     model = network_that_reads(name, HEIGHT)
@@ -95,7 +95,7 @@ def test_every_format_gives_the_network_s_logits_at_any_batch_size_and_width(nam
 
 @pytest.mark.slow
 @pytest.mark.shared_data
-@pytest.mark.parametrize(("name", "one_in"), [("crnn", 4), ("crnn_v1", 20), ("ocr_model_v1", 20)])
+@pytest.mark.parametrize(("name", "one_in"), [("ctc_conv", 4), ("crnn_v1", 20), ("ocr_model_v1", 20)])
 def test_every_format_agrees_on_real_images(name, one_in, shared_data, tmp_path):
     scores = exported(network_that_reads(name, 48), 48, tmp_path)
     saved = tf.saved_model.load(str(tmp_path / "saved_model"))
@@ -150,7 +150,7 @@ def test_what_an_onnx_file_says_of_itself_is_enough_to_read_with_it(tiny_model, 
     metadata = session.get_modelmeta().custom_metadata_map
     symbols, blank = json.loads(metadata["charset"]), int(metadata["blank"])
     height, stride, white = (int(metadata[name]) for name in ("height", "time_stride", "padding"))
-    assert metadata["model"] == "crnn"
+    assert metadata["model"] == "ctc_conv"
     assert white == 255
     for data, reading in zip(image_files, readings, strict=True):
         line = read_line(data, height, ImageLimits()).pixels

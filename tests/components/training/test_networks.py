@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -9,15 +11,18 @@ import tensorflow as tf
 from keras import layers
 
 from components.training.export import make_input_signature
+from components.training.layers import ResizeLines
+from components.training.learner import copy_weights
 from components.training.networks import (
     NETWORKS,
-    ResizeLines,
-    build_crnn,
-    build_crnn_large,
     build_crnn_v1,
+    build_ctc_conv,
+    build_ctc_conv_large,
     build_ocr_model_v1,
 )
+from tfrecords import Charset
 
+STORED = Path(__file__).with_name("stored")
 CLASSES = 7
 HEIGHT = 40
 WIDTHS = np.array([61, 8, 117, 3], np.int32)
@@ -127,7 +132,7 @@ def test_synchronized_reaches_every_batch_normalisation():
 
 
 @pytest.mark.parametrize(
-    ("build", "least", "most"), [(build_crnn, 100_000, 250_000), (build_crnn_large, 800_000, 1_200_000)]
+    ("build", "least", "most"), [(build_ctc_conv, 100_000, 250_000), (build_ctc_conv_large, 800_000, 1_200_000)]
 )
 def test_strided_networks_are_of_their_size_and_take_one_time_step_for_every_four_pixels_begun(build, least, most):
     model = build(37, 48)
@@ -156,7 +161,7 @@ def test_crnn_v1_has_the_layers_that_are_specified():
     assert model.output["logits"].shape == (None, 50, CLASSES)
 
 
-@pytest.mark.parametrize("build", [build_crnn, build_crnn_large, build_crnn_v1])
+@pytest.mark.parametrize("build", [build_ctc_conv, build_ctc_conv_large, build_crnn_v1])
 def test_logits_at_the_start_of_training_already_differ_from_image_to_image(build):
     """Else an LSTM learns when a symbol is due before it learns what it looks like, and then memorises."""
     keras.utils.set_random_seed(1)
@@ -191,3 +196,21 @@ def test_ocr_model_v1_has_the_layers_that_are_specified():
 def test_fixed_width_networks_give_fifty_time_steps_to_any_width(build):
     model = build(CLASSES, HEIGHT)
     assert model.get_layer("time_steps")(tf.constant([3, 200, 999])).numpy().tolist() == [50, 50, 50]
+
+
+def test_a_keras_file_with_the_former_name_loads_and_is_the_same_network():
+    """`crnn.keras` was written when `ctc_conv` was called `crnn`; its array number i is filled with i / 64."""
+    old = keras.models.load_model(STORED / "crnn.keras")
+    assert old.name == "crnn"
+    new = build_ctc_conv(old.output["logits"].shape[-1], 32)
+    assert [type(layer) for layer in new.layers] == [type(layer) for layer in old.layers]
+    for i, (weights, like) in enumerate(zip(old.get_weights(), new.get_weights(), strict=True)):
+        np.testing.assert_array_equal(weights, np.full_like(like, i / 64))
+
+
+def test_a_training_can_start_from_a_keras_file_with_the_former_name():
+    symbols = tuple("0123abc")
+    model = build_ctc_conv(len(symbols) + 1, 32)
+    copy_weights(model, str(STORED / "crnn.keras"), symbols, Charset(symbols))
+    for i, weights in enumerate(model.get_weights()):
+        np.testing.assert_array_equal(weights, np.full_like(weights, i / 64))

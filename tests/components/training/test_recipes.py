@@ -30,5 +30,5 @@ def test_reference_networks_train_as_specified(name):
     ],
 )
 def test_few_images_get_more_epochs_so_that_there_are_steps_enough(images, batch_size, epochs):
-    recipe = dataclasses.replace(RECIPES["crnn"], epochs=40, least_steps=1500)
+    recipe = dataclasses.replace(RECIPES["ctc_conv"], epochs=40, least_steps=1500)
     assert recipe.epochs_for(images, batch_size) == epochs

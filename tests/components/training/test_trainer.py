@@ -165,9 +165,9 @@ def assert_same_weights(found: list[np.ndarray], wanted: list[np.ndarray], toler
 @pytest.mark.parametrize(
     ("dataset", "model", "clip_norm"),
     [
-        pytest.param("one_width_dataset", "crnn", 0.1, id="crnn on lines of one width with clipped gradients"),
-        pytest.param("tiny_dataset", "crnn", 1e9, id="crnn on lines of many widths"),
-        pytest.param("uneven_dataset", "crnn", 1e9, id="crnn on one shard, the batches not even"),
+        pytest.param("one_width_dataset", "ctc_conv", 0.1, id="ctc_conv on lines of one width with clipped gradients"),
+        pytest.param("tiny_dataset", "ctc_conv", 1e9, id="ctc_conv on lines of many widths"),
+        pytest.param("uneven_dataset", "ctc_conv", 1e9, id="ctc_conv on one shard, the batches not even"),
         # Clipped: its large kernels multiply what rounding leaves.
         pytest.param("tiny_dataset", "crnn_v1", 0.03, id="crnn_v1 on lines of many widths"),
     ],
@@ -224,7 +224,7 @@ def test_labels_that_never_fit_a_network_of_fixed_width_are_refused_before_train
 
 @pytest.mark.parametrize(
     "model",
-    ["crnn_v1", pytest.param("crnn", marks=pytest.mark.slow), pytest.param("ocr_model_v1", marks=pytest.mark.slow)],
+    ["crnn_v1", pytest.param("ctc_conv", marks=pytest.mark.slow), pytest.param("ocr_model_v1", marks=pytest.mark.slow)],
 )
 def test_every_network_trains_with_its_own_recipe_and_without_a_validation_split(
     model, one_width_dataset, tmp_path, request_for, caplog
@@ -257,7 +257,7 @@ def test_training_that_diverges_is_refused_with_the_way_out(one_width_dataset, t
 # Starting from another model
 
 
-def network(charset: Charset, height: int = 32, name: str = "crnn", seed: int = 0):
+def network(charset: Charset, height: int = 32, name: str = "ctc_conv", seed: int = 0):
     """An untrained network, whose every weight is its own."""
     import keras
 
@@ -322,9 +322,9 @@ def test_a_network_that_started_from_another_gives_the_logits_that_it_gave(tmp_p
 @pytest.mark.parametrize(
     ("old_name", "old_height", "sentence"),
     [
-        ("ocr_model_v1", 32, r"^the model in .*old\.keras is of another network than crnn$"),
-        ("crnn_large", 32, r"^the model in .*old\.keras is of another network than crnn$"),
-        ("crnn", 64, r"^the model in .*old\.keras is crnn of another size than crnn here$"),
+        ("ocr_model_v1", 32, r"^the model in .*old\.keras is of another network than ctc_conv$"),
+        ("ctc_conv_large", 32, r"^the model in .*old\.keras is of another network than ctc_conv$"),
+        ("ctc_conv", 64, r"^the model in .*old\.keras is ctc_conv of another size than ctc_conv here$"),
     ],
 )
 def test_a_start_from_another_network_is_refused(old_name, old_height, sentence, tmp_path):
@@ -474,7 +474,7 @@ def test_an_example_without_a_finite_loss_leaves_no_trace_in_the_weights_but_is_
 def test_the_chief_names_the_examples_that_any_worker_left_out(tmp_path, request_for, capfd):
     texts = [symbol + other for symbol in "c0" for other in "01ab01ab"]
     dataset = make_dataset(tmp_path / "noise", texts, [64] * 16)
-    start = model_that_never_reads("c", dataset, tmp_path / "start.keras", "crnn")
+    start = model_that_never_reads("c", dataset, tmp_path / "start.keras", "ctc_conv")
     request = request_for(dataset, **start, batch_size=8, epochs=1)
     shares = np.split(shuffle_epoch(np.full(16, 64, np.int32), 8, request["seed"], 0), 2, axis=1)
     left_out_by_worker = [sorted(i for i in share.flat if i < 8) for share in shares]
@@ -559,7 +559,7 @@ def test_a_training_that_ends_early_keeps_the_weights_of_the_epoch_that_was_best
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["crnn", "crnn_v1", "ocr_model_v1"])
+@pytest.mark.parametrize("model", ["ctc_conv", "crnn_v1", "ocr_model_v1"])
 def test_a_network_trained_in_half_precision_is_kept_and_read_in_single(model, tiny_dataset, tmp_path, request_for):
     import keras
     import tensorflow as tf

@@ -128,7 +128,7 @@ def test_nothing_of_a_job_stays_behind(ends):
         return pipeline | beam.Create([7]) | beam.Map(lambda element: _call_helper(element, pools, error))
 
     with contextlib.nullcontext() if error is None else pytest.raises(expected):
-        run_job(parse_options([]), build, say=print, prepare=lambda helpers: pools.append(helpers))
+        run_job(parse_options([]), build, prepare=lambda helpers: pools.append(helpers))
     assert _logging_state() == before
     (pool,) = pools
     assert not pool.has_helpers

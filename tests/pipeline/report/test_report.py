@@ -190,8 +190,10 @@ def test_the_counts_on_top_add_up_and_say_what_ran(workspace, tiny_images, tmp_p
     assert step["images_per_s"] == pytest.approx(19 / step["seconds"], abs=0.1, rel=0.01)
     assert f"infer: {step['seconds']:.1f} s, {step['images_per_s']:.4g} images/s" in page.text
     used = record["used"]
-    assert (used["model_id"], used["network"], used["dataset_id"]) == ("tinymodel000", "crnn", "tinydataset0")
-    said = "read by model tinymodel000 (crnn, trained on dataset tinydataset0, 2026-01-02 00:00 UTC), decoder greedy."
+    assert (used["model_id"], used["network"], used["dataset_id"]) == ("tinymodel000", "ctc_conv", "tinydataset0")
+    said = (
+        "read by model tinymodel000 (ctc_conv, trained on dataset tinydataset0, 2026-01-02 00:00 UTC), decoder greedy."
+    )
     assert f"Ran with DirectRunner (Beam's FnApiRunner, in memory); {said}" in page.text
     for package in ("python", "tensorflow", "apache-beam", "pillow"):
         assert f"{package} {used['versions'][package]}" in page.text

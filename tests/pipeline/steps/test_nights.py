@@ -347,7 +347,7 @@ def test_another_step_between_a_stop_and_the_same_command_takes_nothing_away(
 
 
 def test_a_workspace_that_is_held_is_told_of(workspace, lines, service, capsys):
-    with Workspace(str(workspace)).lock(say=print, end=print):
+    with Workspace(str(workspace)).lock(end=print):
         flags = [f"--workspace={workspace}", "--steps=infer", f"--notify_url={service.url}"]
         assert main([*flags, f"--infer_images={workspace.parent}/lines"]) == EXIT_HELD
     ((_, posted),) = service.posted

@@ -293,7 +293,7 @@ def test_an_empty_test_split_is_refused_before_training(tiny_images, tmp_path, c
     assert main(["--steps=ingest,train,evaluate", *command]) == EXIT_REFUSED
     captured = capsys.readouterr()
     assert "raise --test_fraction" in captured.err
-    assert "training crnn" not in captured.out
+    assert "training ctc_conv" not in captured.out
 
 
 def test_a_failure_that_nobody_foresaw_is_one_sentence_and_a_log(workspace, capsys):
@@ -352,7 +352,7 @@ def test_a_start_of_another_network_is_refused_however_it_is_named(workspace, ca
     memory.put(str(workspace / "models" / "first"), url, recursive=True)
     name = {"ID": "first", "folder": str(workspace / "models" / "first"), "url": url}[by]
     assert refusal_of_training(workspace, capsys, f"--init_from={name}", "--model=crnn_v1") == (
-        f"error: --init_from={name} is a model of the network crnn, which cannot be the start of --model=crnn_v1: "
+        f"error: --init_from={name} is a model of the network ctc_conv, which cannot be the start of --model=crnn_v1: "
         "leave --model out"
     )
 

@@ -1,0 +1,105 @@
+"""Layers that Keras does not have, registered under names that `model.keras` files hold: never rename them."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+from keras import layers, ops
+
+_PACKAGE = "line_networks"
+_JUST_INSIDE = 1 - 1e-6
+
+
+@keras.saving.register_keras_serializable(package=_PACKAGE)
+class Ink(layers.Layer):
+    """Grey 0 to 255 to ink 1 to 0, so that white and padding are zero.
+
+    Without the last axis, of length 1, while it computes: ONNX Runtime would go through it element by element, which
+    took a third of `ctc_conv`'s time.
+    """
+
+    def call(self, images):
+        grey = ops.cast(ops.squeeze(images, -1), "float32")
+        return ops.expand_dims((255.0 - grey) / 255.0, -1)
+
+
+@keras.saving.register_keras_serializable(package=_PACKAGE)
+class StridedTimeSteps(layers.Layer):
+    """Widths in pixels, int32 [batch], to time steps: one for every `stride` pixels begun."""
+
+    def __init__(self, stride: int, **kwargs):
+        super().__init__(**kwargs)
+        self.stride = stride
+
+    def call(self, widths):
+        return (widths + self.stride - 1) // self.stride
+
+    def get_config(self):
+        return {**super().get_config(), "stride": self.stride}
+
+
+@keras.saving.register_keras_serializable(package=_PACKAGE)
+class FixedTimeSteps(layers.Layer):
+    """The same number of time steps for every line: widths, int32 [batch], to int32 [batch]."""
+
+    def __init__(self, steps: int, **kwargs):
+        super().__init__(**kwargs)
+        self.steps = steps
+
+    def call(self, widths):
+        return ops.full_like(widths, self.steps)
+
+    def get_config(self):
+        return {**super().get_config(), "steps": self.steps}
+
+
+@keras.saving.register_keras_serializable(package=_PACKAGE)
+class MaskColumns(layers.Layer):
+    """Sets what lies behind each line's end to zero: [x, time_steps] to x.
+
+    x is [batch, rows, columns, channels] or [batch, columns, channels];
+    `columns_per_step` is how many of its columns make one time step.
+    """
+
+    def __init__(self, columns_per_step: int, **kwargs):
+        super().__init__(**kwargs)
+        self.columns_per_step = columns_per_step
+
+    def call(self, inputs):
+        x, steps = inputs
+        inside = ops.arange(ops.shape(x)[-2], dtype="int32") < self.columns_per_step * steps[:, None]
+        inside = ops.cast(inside, x.dtype)[..., None]
+        return x * (inside[:, None] if len(x.shape) == 4 else inside)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape[0]
+
+    def get_config(self):
+        return {**super().get_config(), "columns_per_step": self.columns_per_step}
+
+
+@keras.saving.register_keras_serializable(package=_PACKAGE)
+class ResizeLines(layers.Layer):
+    """Each line, without the padding behind its end, to one size: [images, widths] to [batch, height, width, 1]."""
+
+    def __init__(self, height: int, width: int, **kwargs):
+        super().__init__(**kwargs)
+        self.height = height
+        self.width = width
+
+    def call(self, inputs):
+        images, widths = inputs
+        images = ops.cast(images, "float32")
+        # crop_and_resize maps corner pixel to corner pixel: the last one of a line is width - 1. What rounding puts
+        # a millionth beyond the image, it would fill with black.
+        last = tf.cast(tf.maximum(tf.shape(images)[2] - 1, 1), tf.float32)
+        right = tf.cast(widths - 1, tf.float32) / last * _JUST_INSIDE
+        zeros = tf.zeros_like(right)
+        boxes = tf.stack([zeros, zeros, tf.fill(tf.shape(right), _JUST_INSIDE), right], axis=1)
+        return tf.image.crop_and_resize(images, boxes, tf.range(tf.shape(images)[0]), (self.height, self.width))
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0][0], self.height, self.width, input_shape[0][3])
+
+    def get_config(self):
+        return {**super().get_config(), "height": self.height, "width": self.width}
