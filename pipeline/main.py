@@ -61,7 +61,10 @@ def main(argv: Sequence[str]) -> int:
         on from its last checkpoint.
     """
     if {"--help", "-h"} & set(argv):
-        print(format_usage())
+        try:
+            print(format_usage(argv))
+        except UsageError as error:
+            return _refuse(error, EXIT_USAGE)
         return EXIT_DONE
     # Before TensorFlow is imported anywhere: its start-up messages drown ours.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
