@@ -49,7 +49,10 @@ def main(argv: Sequence[str]) -> int:
         resumed from its last checkpoint.
     """
     if {"--help", "-h"} & set(argv):
-        print(format_usage())
+        try:
+            print(format_usage(argv))
+        except UsageError as error:
+            return _refuse(error, EXIT_USAGE)
         return EXIT_DONE
     prepare_process()
     # Before TensorFlow is imported anywhere: its start-up messages drown ours.
@@ -102,9 +105,7 @@ def _run(options: LinePipelineOptions, place: ClusterPlace | None) -> int:
             return _plan(options, workspace)
         if place is not None and not place.is_chief:
             return train_beside_the_chief(options, workspace, place)
-        with workspace.lock(wait_s=log = logging.getLogger(__name__)
-
-_LOCK_OF_A_LOST_NODE_S if place else 0, end=end):
+        with workspace.lock(wait_s=_LOCK_OF_A_LOST_NODE_S if place else 0, end=end):
             return run_steps(options, workspace)
     except WorkspaceHeldError as error:
         return _refuse(error, held, options)

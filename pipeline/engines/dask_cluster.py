@@ -34,19 +34,20 @@ class ClusterLostError(DataError):
     """A cluster that lost its scheduler, or has no worker: it may well have them later."""
 
 
-def register_flags() -> None:
-    """Makes the flags of DaskRunner known to Beam's options.
+def load_dask_options() -> type[PipelineOptions]:
+    """Returns the class of DaskRunner's own flags.
 
     Raises:
         DataError: if Dask is not installed.
     """
     try:
         import distributed  # noqa: F401
-        from apache_beam.runners.dask import dask_runner  # noqa: F401
+        from apache_beam.runners.dask.dask_runner import DaskOptions
     except ImportError as error:
         raise DataError(
             f"--runner=DaskRunner needs Dask ({error}): install it with pip install -c constraints.txt '.[dask]'"
         ) from None
+    return DaskOptions
 
 
 def check_flags(options: PipelineOptions) -> None:

@@ -11,7 +11,7 @@ from pipeline.steps.step import Step
 from pipeline.steps.train import TrainStep
 
 STEPS: tuple[Step, ...] = (IngestStep(), TrainStep(), EvaluateStep(), InferStep(), ReviewStep(), CompactStep())
-"""All steps, in the order in which they run."""
+"""All steps, in the order of `pipeline.step_names`, in which they run."""
 
 
 def choose_steps(names: Container[str]) -> tuple[Step, ...]:

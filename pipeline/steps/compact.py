@@ -45,7 +45,6 @@ class CompactStep:
 
     name = "compact"
     place = "predictions"
-    purpose = "the small runs of one day (--date) to few large files"
 
     def run(self, context: Context) -> StepResult:
         """Commits the merged runs, and removes those that were merged.

@@ -49,7 +49,6 @@ class EvaluateStep:
 
     name = "evaluate"
     place = "evaluation"
-    purpose = "the latest model on held-out images: accepted or refused"
 
     def run(self, context: Context) -> StepResult:
         """Accepts the model, or refuses it with the reason."""

@@ -93,7 +93,6 @@ class InferStep:
 
     name = "infer"
     place = "predictions"
-    purpose = "new images to predictions (Parquet), by the accepted model"
 
     def run(self, context: Context) -> StepResult:
         """Commits a run of predictions, if there is anything new."""

@@ -90,7 +90,6 @@ class IngestStep:
 
     name = "ingest"
     place = "dataset"
-    purpose = "labelled images to a dataset of TFRecords"
 
     def run(self, context: Context) -> StepResult:
         """Commits the dataset, or finds it committed."""

@@ -42,7 +42,6 @@ class ReviewStep:
 
     name = "review"
     place = "review"
-    purpose = "the least confident readings to a table and a page, for a person to correct"
 
     def run(self, context: Context) -> StepResult:
         """Commits a review."""

@@ -109,8 +109,6 @@ class Step(Protocol):
     """As `--steps` has it."""
     place: str
     """What the folder of the result is called at the end of the command."""
-    purpose: str
-    """In a few words, for the help."""
 
     def run(self, context: Context) -> StepResult:
         """Does the step.

@@ -78,7 +78,6 @@ class TrainStep:
 
     name = "train"
     place = "model"
-    purpose = "the latest dataset to a trained recogniser"
 
     def run(self, context: Context) -> StepResult:
         """Commits the model, or finds it committed; only helps to train on a node that is not the chief.

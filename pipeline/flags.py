@@ -1,0 +1,368 @@
+"""The flags of the command: one table, in which each flag stands beside the steps that use it.
+
+Help texts, docs/flags.md and the parser are made from this table.
+"""
+
+from __future__ import annotations
+
+from components.ctc.decoders import DECODERS
+from components.recogniser.engines import ENGINES
+from components.recogniser.manifest import RENAMED_NETWORKS
+from components.training.recipes import DEFAULT_MODEL, RECIPES
+from pipeline.flag_types import (
+    FRACTION,
+    Flag,
+    FlagSection,
+    number,
+    read_day,
+    read_web_address,
+    whole_number,
+)
+from pipeline.step_names import DEFAULT_STEPS, STEPS, read_steps
+from tfrecords import ImageLimits
+
+_PILLOW_LIMIT = 178_956_970
+_LIMITS = ImageLimits()
+_RECIPE = RECIPES[DEFAULT_MODEL]
+
+
+def name_steps(section: FlagSection) -> str:
+    """Returns the names of the steps that use a section's flags."""
+    return "every step" if section.steps == STEPS else ", ".join(section.steps)
+
+
+FLAG_SECTIONS = (
+    FlagSection(
+        "The command",
+        STEPS,
+        (
+            Flag(
+                "steps",
+                "steps to run, comma separated, in any order",
+                "STEP,STEP",
+                default=",".join(DEFAULT_STEPS),
+                type=read_steps,
+            ),
+            Flag(
+                "workspace",
+                "folder or gs:// URL that holds datasets, models, predictions and reports",
+                "FOLDER",
+                default="workspace",
+            ),
+            Flag("plan", "says what the command would do, on how many images, and changes nothing"),
+            Flag("config", "YAML file of flags by their names; the command line wins", "FILE"),
+            Flag(
+                "notify_url",
+                "address to which the record of the command is posted as JSON when it ends",
+                "URL",
+                type=read_web_address,
+            ),
+            Flag(
+                "retention_days",
+                "after a successful command, removes older rejects of the infer step and older run reports",
+                "DAYS",
+                without="all are kept",
+                type=whole_number(1),
+            ),
+            Flag(
+                "prediction_retention_days",
+                "after a successful command, removes older predictions; images whose predictions are gone are "
+                "recognised again if they are still listed",
+                "DAYS",
+                without="all are kept",
+                type=whole_number(1),
+            ),
+        ),
+    ),
+    FlagSection(
+        "Images and labels",
+        ("ingest",),
+        (
+            Flag(
+                "images",
+                "labelled images: folders, files or globs, comma separated",
+                "PATHS",
+                without="the folder of the label table, or a sample collection rendered into the workspace",
+            ),
+            Flag(
+                "label_source",
+                "where labels are: in the file name (filename), in a .gt.txt or .txt file beside each image "
+                "(sidecar), or in tables, given by their paths (.csv, .tsv or .jsonl, comma separated); auto looks, "
+                "and says what it found",
+                "SOURCE",
+                default="auto",
+            ),
+            Flag(
+                "label_pattern",
+                "pattern of file names without their suffix, such as {label}_{id}",
+                "PATTERN",
+                default="{label}",
+            ),
+            Flag(
+                "text_column", "column of a label table that holds the text", "NAME", without="one of the usual names"
+            ),
+            Flag(
+                "split_by",
+                "what stays together in training, validation or test: each image by itself (image), the images of "
+                "one folder (folder), or the images with the same value in a column of the label table, given by "
+                "its name",
+                "RULE",
+                default="image",
+            ),
+            Flag(
+                "add_to",
+                "dataset whose examples the new one takes over, by its ID in the workspace, or LATEST; an image "
+                "that is in both gets the new label",
+                "ID",
+                without="the dataset that a review table names, or none",
+            ),
+            Flag(
+                "charset",
+                "file of the symbols that labels may have, one a line",
+                "FILE",
+                without="every symbol that occurs",
+            ),
+            Flag(
+                "height",
+                "pixels to which every line is scaled, keeping its aspect",
+                default=48,
+                type=whole_number(16, 512, note=" pixels"),
+            ),
+            Flag(
+                "validation_fraction",
+                "share of the images on which the best epoch is chosen",
+                default=0.1,
+                type=number(least=0, below=1),
+            ),
+            Flag(
+                "test_fraction",
+                "share of the images held out for the evaluation; what both shares leave is for training",
+                default=0.1,
+                type=number(least=0, below=1),
+            ),
+            Flag("max_label_length", "rejects labels with more symbols", default=500, type=whole_number(1)),
+        ),
+    ),
+    FlagSection(
+        "Lists and rejects",
+        ("ingest", "infer"),
+        (
+            Flag(
+                "path_column",
+                "column that holds the image's path, relative to the table, in a label table or a table in "
+                "--infer_images",
+                "NAME",
+                without="one of the usual names",
+            ),
+            Flag(
+                "max_reject_fraction",
+                "a step that rejects a greater share of its images commits nothing",
+                default=0.05,
+                type=FRACTION,
+            ),
+        ),
+    ),
+    FlagSection(
+        "Limits on images",
+        ("ingest", "infer", "review"),
+        (
+            Flag(
+                "max_pixels",
+                "rejects images with more pixels, before decoding them",
+                default=_LIMITS.max_pixels,
+                type=whole_number(1, _PILLOW_LIMIT, note=", Pillow's own limit"),
+            ),
+            Flag("max_bytes", "rejects larger files", default=_LIMITS.max_bytes, type=whole_number(1)),
+            Flag(
+                "max_line_width",
+                "rejects lines that are wider after scaling, in pixels",
+                default=_LIMITS.max_line_width,
+                type=whole_number(1),
+            ),
+        ),
+    ),
+    FlagSection(
+        "Training",
+        ("train",),
+        (
+            Flag(
+                "model",
+                "network to train: ctc_conv and ctc_conv_large take lines of any width, crnn_v1 and ocr_model_v1 are "
+                "references of fixed width; crnn and crnn_large are older names of the first two",
+                "NAME",
+                without=f"{DEFAULT_MODEL}, or the network of --init_from",
+                choices=(*RECIPES, *RENAMED_NETWORKS),
+            ),
+            Flag(
+                "epochs",
+                "passes over the training images",
+                without=f"by model; {DEFAULT_MODEL} has {_RECIPE.epochs}, or more if that makes fewer than "
+                f"{_RECIPE.least_steps} steps",
+                type=whole_number(1),
+            ),
+            Flag(
+                "batch_size",
+                "images in a training step, all workers together",
+                without=f"by model; {DEFAULT_MODEL} has {_RECIPE.batch_size}",
+                type=whole_number(1),
+            ),
+            Flag(
+                "learning_rate",
+                "learning rate at its peak",
+                without=f"by model; {DEFAULT_MODEL} has {_RECIPE.learning_rate}",
+                type=number(above=0, below=10),
+            ),
+            Flag(
+                "seed",
+                "seed of the initial weights, the order of images and their distortions",
+                default=0,
+                type=whole_number(0, 2**32 - 1),
+            ),
+            Flag(
+                "patience",
+                "training ends after this many epochs without a better one",
+                without="a third of the epochs",
+                type=whole_number(1),
+            ),
+            Flag(
+                "init_from",
+                "model whose weights training starts from, by its ID in the workspace or its folder; its charset may "
+                "differ",
+                "MODEL",
+                without="random weights",
+            ),
+            Flag(
+                "resume",
+                "whether a stopped training continues from its last checkpoint",
+                "WHEN",
+                default="auto",
+                choices=("auto", "never"),
+            ),
+            Flag("train_workers", "local training processes", default=1, type=whole_number(1)),
+            Flag(
+                "train_restarts",
+                "how often training continues from the last checkpoint after a worker was killed",
+                default=2,
+                type=whole_number(0),
+            ),
+        ),
+    ),
+    FlagSection(
+        "Acceptance",
+        ("evaluate",),
+        (
+            Flag(
+                "max_cer",
+                "refuses a model with a greater character error rate on the test split",
+                default=0.2,
+                type=FRACTION,
+            ),
+            Flag(
+                "max_cer_regression",
+                "how much the character error rate may exceed that of the accepted model on the same test split",
+                default=0.005,
+                type=FRACTION,
+            ),
+        ),
+    ),
+    FlagSection(
+        "Engine",
+        ("evaluate", "infer"),
+        (
+            Flag(
+                "engine",
+                "library that runs the model; auto chooses the faster one on each machine, which is tensorflow where "
+                "it sees a GPU",
+                "NAME",
+                default="auto",
+                choices=ENGINES,
+            ),
+        ),
+    ),
+    FlagSection(
+        "Recognition",
+        ("infer",),
+        (
+            Flag(
+                "infer_images",
+                "images to recognise: folders, files, globs, or tables of paths (.csv, .tsv or .jsonl), comma "
+                "separated; or a split of a dataset in the workspace, as dataset:ID:test",
+                "PATHS",
+                without="the unlabelled part of the sample",
+            ),
+            Flag(
+                "decoder",
+                "how the network's output becomes text: the best symbol at each time step (greedy), the most "
+                "probable text that a beam search finds, and alternatives (beam), or the most probable word of a "
+                "list (lexicon)",
+                "NAME",
+                default="greedy",
+                choices=DECODERS,
+            ),
+            Flag(
+                "beam_width",
+                "how many beginnings of texts --decoder=beam keeps, and how many texts it gives at most",
+                default=10,
+                type=whole_number(1),
+            ),
+            Flag("lexicon", "file of the words for --decoder=lexicon, one a line", "FILE"),
+            Flag(
+                "min_confidence",
+                "marks predictions with less confidence as needs_review; none is left out",
+                default=0.0,
+                type=FRACTION,
+            ),
+            Flag(
+                "reread",
+                "recognises every image, also those that an earlier run recognised with the same model and decoder",
+            ),
+            Flag(
+                "reread_below",
+                "recognises an image again if another model recognised it with less confidence than this; at 0, a "
+                "new model recognises only new images",
+                default=0.0,
+                type=FRACTION,
+            ),
+        ),
+    ),
+    FlagSection(
+        "Alarms, any of which makes the exit status 4",
+        ("infer",),
+        (
+            Flag(
+                "alarm_reject_fraction", "raised when a greater share of the run's images was rejected", type=FRACTION
+            ),
+            Flag(
+                "alarm_needs_review_fraction",
+                "raised when a greater share of the predictions is below --min_confidence",
+                type=FRACTION,
+            ),
+            Flag("alarm_images_per_s", "raised when a worker recognised fewer images a second", type=number(above=0)),
+            Flag(
+                "alarm_drift",
+                "raised when the confidences differ from those of earlier runs of the model by a greater population "
+                "stability index; 0.25 is usual",
+                type=number(above=0),
+            ),
+            Flag("drift_nights", "how many earlier runs --alarm_drift compares with", default=7, type=whole_number(1)),
+            Flag("alarm_no_new_images", "raised when no image was new"),
+        ),
+    ),
+    FlagSection(
+        "Review",
+        ("review",),
+        (
+            Flag(
+                "review_count",
+                "how many images a person gets to correct, the least confidently recognised first",
+                default=200,
+                type=whole_number(1),
+            ),
+        ),
+    ),
+    FlagSection(
+        "Compaction",
+        ("compact",),
+        (Flag("date", "day of the runs to merge, as YYYY-MM-DD (UTC)", "DAY", type=read_day),),
+    ),
+)
