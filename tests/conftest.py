@@ -5,11 +5,14 @@ Nothing here imports TensorFlow before a fixture that needs it is asked for.
 
 from __future__ import annotations
 
+import collections
 import datetime
 import os
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,6 +51,8 @@ LABELS = TRAIN + VALIDATION + TEST
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests that train or start processes")
+    parser.addoption("--require-tools", action="store_true", help="fail the tests whose tools this machine lacks")
+    parser.addoption("--airflow-python", metavar="PATH", help="the Python of an environment that has Airflow")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -59,6 +64,49 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(slow)
         if item.get_closest_marker("shared_data") and not folder.is_dir():
             item.add_marker(absent)
+    if hasattr(config, "workerinput"):
+        from tests.scheduling import sort_longest_first
+
+        sort_longest_first(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from tests.scheduling import FileScheduling
+
+    return FileScheduling(config, log) if config.getvalue("dist") == "load" else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips a test that this machine has no tool for; fails it with `--require-tools`."""
+    for marker in item.iter_markers("tool"):
+        reason = marker.args[0]() if callable(marker.args[0]) else find_missing_tool(*marker.args)
+        if reason and item.config.getoption("--require-tools"):
+            pytest.fail(f"{reason}, and --require-tools was given", pytrace=False)
+        elif reason:
+            pytest.skip(reason)
+
+
+def find_missing_tool(*names: str) -> str | None:
+    """Returns why none of these commands can be run, or None if one of them can."""
+    if any(map(shutil.which, names)):
+        return None
+    return f"{names[0]} is not installed" if len(names) == 1 else f"none of {', '.join(names)} is installed"
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Lists what was skipped, a line a reason."""
+    places: dict[str, list[str]] = collections.defaultdict(list)
+    for report in terminalreporter.stats.get("skipped", ()):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        places[reason.removeprefix("Skipped: ")].append(report.nodeid)
+    if places:
+        terminalreporter.section("skipped")
+    for reason, tests in sorted(places.items(), key=lambda place: -len(place[1])):
+        files = {test.partition("::")[0] for test in tests}
+        where = tests[0] if len(tests) == 1 else min(files) if len(files) == 1 else f"{len(files)} files"
+        terminalreporter.write_line(f"{len(tests)} {'test' if len(tests) == 1 else 'tests'}, {where}: {reason}")
 
 
 def _shared_data_folder(config: pytest.Config) -> Path:

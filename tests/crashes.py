@@ -74,13 +74,14 @@ cp -a "$disk" "$workspace"
 """
 
 
-def disks_can_be_made() -> bool:
-    """Whether this machine lets a test mount a small disk."""
+def find_obstacle_to_small_disks() -> str | None:
+    """Returns why a test cannot mount a small disk on this machine, or None if it can."""
     if shutil.which("unshare") is None:
-        return False
+        return "unshare is not installed"
     with tempfile.TemporaryDirectory() as folder:
         mount = ["unshare", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "tmpfs", folder]
-        return subprocess.run(mount, capture_output=True).returncode == 0
+        done = subprocess.run(mount, capture_output=True, text=True)
+    return None if done.returncode == 0 else f"small disks cannot be mounted: {done.stderr.strip()}"
 
 
 class Collection:

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +31,6 @@ PROJECT = "/srv/line-reader"
 DONE, ALARM = pipeline.exits.EXIT_DONE, pipeline.exits.EXIT_ALARM
 AGAIN = {pipeline.exits.EXIT_HELD, pipeline.exits.EXIT_AGAIN, pipeline.exits.EXIT_INTERRUPTED, pipeline.exits.EXIT_LOST}
 FINAL = {pipeline.exits.EXIT_REFUSED, pipeline.exits.EXIT_USAGE}
-AIRFLOW = shutil.which("airflow")  # in an environment of its own: put its bin/ at the end of the path
 
 EXECUTE_READ = """
 import json, sys
@@ -203,7 +201,7 @@ def verify_units(folder: Path, **changed: str) -> str:
     return run.stdout + run.stderr
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+@pytest.mark.tool("systemd-analyze")
 def test_systemd_takes_the_units_and_knows_every_key(tmp_path):
     assert verify_units(tmp_path / "units") == ""
     misspelt = {
@@ -224,14 +222,17 @@ def test_airflow_has_a_word_for_each_status_that_it_repeats():
     assert constants["PROJECT"] == PROJECT
 
 
-@pytest.mark.skipif(AIRFLOW is None, reason="there is no airflow on the path")
-def test_airflow_repeats_fails_or_raises_the_alarm(tmp_path):
+def test_airflow_repeats_fails_or_raises_the_alarm(tmp_path, pytestconfig):
+    """Airflow's requirements contradict the project's: it has an environment of its own, given by its Python."""
+    airflow_python = pytestconfig.getoption("--airflow-python")
+    if airflow_python is None:
+        pytest.skip("Airflow needs an environment of its own: run with --airflow-python=PATH")
     dag, script = tmp_path / "airflow_nightly.py", tmp_path / "script"
     project = project_that_ends(tmp_path / "project", f". {script}")
     dag.write_text((DEPLOY / "airflow_nightly.py").read_text().replace(PROJECT, str(project)))
     killed = -9
     run = subprocess.run(
-        [str(Path(AIRFLOW).resolve().with_name("python")), "-c", EXECUTE_READ, str(dag), str(script)]
+        [airflow_python, "-c", EXECUTE_READ, str(dag), str(script)]
         + [str(status) for status in [DONE, ALARM, killed, *AGAIN, *FINAL]],
         env={**os.environ, "AIRFLOW_HOME": str(tmp_path / "home")},
         capture_output=True,
@@ -290,7 +291,7 @@ def test_cloud_scheduler_launches_the_template_with_its_flags():
     assert options.min_confidence == settings()["min_confidence"]
 
 
-@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+@pytest.mark.tool("jq")
 def test_the_documented_command_puts_words_into_the_launch_request():
     text = (ROOT / "docs" / "nightly.md").read_text()
     (command,) = re.findall(r"^(jq .+?) > job\.json$", text, re.DOTALL | re.MULTILINE)

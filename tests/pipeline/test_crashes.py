@@ -16,7 +16,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from tests.crashes import NIGHTS, ROOT, Undisturbed, disks_can_be_made, moments, run, what_is_there
+from tests.crashes import NIGHTS, ROOT, Undisturbed, find_obstacle_to_small_disks, moments, run, what_is_there
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +38,7 @@ def test_a_night_that_is_killed_again_and_again_gets_there(undisturbed, tmp_path
     undisturbed.kill(NAMES.index("infer"), 0.5, tmp_path / "workspace", kills=3)
 
 
-@pytest.mark.skipif(not disks_can_be_made(), reason="needs the right to mount a small disk")
+@pytest.mark.tool(find_obstacle_to_small_disks)
 @pytest.mark.parametrize(("night", "spare_kib"), [("ingest", 60), ("infer", 24), ("infer again", 60)])
 def test_a_full_disk_is_one_sentence_and_the_same_command_makes_up_for_it(undisturbed, tmp_path, night, spare_kib):
     said = undisturbed.fill_disk(NAMES.index(night), spare_kib, tmp_path / "workspace")

@@ -16,7 +16,7 @@ from pipeline.main import main
 from pipeline.report.page import write_report
 from pipeline.report.record import CommandRecord
 from pipeline.workspace import Workspace
-from tests.browser import LOW_CONTRAST, Browser, needs_browser
+from tests.browser import LOW_CONTRAST, OpenPage, needs_browser, start_browser
 
 pytestmark = needs_browser
 
@@ -71,18 +71,19 @@ def pages(tmp_path_factory, tiny_images, tiny_model) -> dict[str, pathlib.Path]:
 
 @pytest.fixture(scope="module")
 def browser():
-    with Browser() as browser:
+    with start_browser() as browser:
         yield browser
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("kind", ["whole", "alarm", "nothing new", "failed"])
 def test_a_report_is_whole_by_itself_and_can_be_read(browser, pages, kind, width):
-    page = browser.open(pages[kind].as_uri(), width)
+    opened = OpenPage(browser, pages[kind].as_uri(), width)
+    page = opened.page
     # Whatever lies out of sight is shown too.
     page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
-    assert page.console == []
-    assert page.requests == []
+    assert opened.console == []
+    assert opened.requests == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     contrast = page.evaluate(LOW_CONTRAST)
     assert contrast["found"] == []
@@ -101,7 +102,7 @@ def test_a_report_is_whole_by_itself_and_can_be_read(browser, pages, kind, width
 
 def test_an_alarm_s_badge_is_neither_done_s_nor_failed_s(browser, pages):
     colours = [
-        browser.open(pages[kind].as_uri()).evaluate(
+        OpenPage(browser, pages[kind].as_uri()).page.evaluate(
             "getComputedStyle(document.querySelector('.badge')).backgroundColor"
         )
         for kind in ("nothing new", "alarm", "failed")
@@ -110,15 +111,15 @@ def test_an_alarm_s_badge_is_neither_done_s_nor_failed_s(browser, pages):
 
 
 def test_everything_is_reached_by_keys_and_seen_where_it_is(browser, pages):
-    page = browser.open(pages["whole"].as_uri(), 390)
-    page.press("Tab")
+    page = OpenPage(browser, pages["whole"].as_uri(), 390).page
+    page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
     assert page.evaluate("document.activeElement.getBoundingClientRect().left >= 0")
-    page.press("Enter")
+    page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "main"
     reached = 0
     while True:
-        page.press("Tab")
+        page.keyboard.press("Tab")
         if page.evaluate("document.activeElement === document.body"):
             break
         reached += 1
@@ -131,10 +132,10 @@ def test_everything_is_reached_by_keys_and_seen_where_it_is(browser, pages):
 
 
 def test_a_box_that_is_too_narrow_for_its_table_scrolls_by_keys(browser, pages):
-    page = browser.open(pages["whole"].as_uri(), 390)
+    page = OpenPage(browser, pages["whole"].as_uri(), 390).page
     box = "document.querySelector('[aria-label=\"The last nights\"]')"
     assert page.evaluate(f"{box}.scrollWidth > {box}.clientWidth")
     page.evaluate(f"{box}.focus()")
-    page.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
     page.evaluate("new Promise(done => setTimeout(done, 500))")
     assert page.evaluate(f"{box}.scrollLeft") > 0

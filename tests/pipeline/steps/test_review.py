@@ -5,8 +5,8 @@ import datetime
 import json
 import re
 import shutil
-import subprocess
 import urllib.parse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,9 @@ from benchmarks.review import measure, parse_arguments
 from components.predictions.schema import PREDICTIONS_SCHEMA
 from pipeline.exits import EXIT_DONE, EXIT_REFUSED, EXIT_USAGE
 from pipeline.main import main
+from tests.browser import OpenPage, needs_browser, start_browser
 from tests.components.ingest.written import parse_shard
 from tfrecords import DatasetManifest
-
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-in_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
 
 
 @pytest.fixture
@@ -240,117 +238,102 @@ def page(workspace, night) -> Path:
     return review / "review.html"
 
 
-def browse(page: Path, script: str, *, width: int = 1200) -> Any:
-    """What a script says about the page, which is in a frame of some pixels: `view` is its window."""
-    assert BROWSER
-    driver = page.parent.parent.parent / "driver.html"
-    content = json.dumps(page.read_text()).replace("</", "<\\/")
-    driver.write_text(
-        "<!doctype html><meta charset=utf-8><pre id=said></pre><script>\n"
-        "const frame = document.createElement('iframe');\n"
-        f"frame.style = 'border: 0; width: {width}px; height: 900px';\n"
-        f"frame.srcdoc = {content};\n"
-        "frame.onload = async () => { const view = frame.contentWindow, page = view.document; let found;\n"
-        "const key = (name, more) => page.activeElement.dispatchEvent(new view.KeyboardEvent('keydown',\n"
-        "  {key: name, bubbles: true, cancelable: true, ...more}));\n"
-        "const type = (text) => { page.activeElement.value = text;\n"
-        "  page.activeElement.dispatchEvent(new view.Event('input', {bubbles: true})); };\n"
-        f"try {{ found = await (async () => {{ {script} }})(); }} catch (error) {{ found = 'failed: ' + error; }}\n"
-        "document.getElementById('said').textContent = encodeURIComponent(JSON.stringify(found)); };\n"
-        "document.body.append(frame);</script>"
-    )
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={driver.parent / 'browser'}"]
-    command += ["--window-size=1300,1000", "--virtual-time-budget=10000", "--dump-dom", driver.as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
-    said = re.search('<pre id="said">(.*?)</pre>', dom)
-    assert said, dom[-2000:]
-    return json.loads(urllib.parse.unquote(said[1]))
+@pytest.fixture(scope="module")
+def browser():
+    with start_browser() as browser:
+        yield browser
 
 
-DOWNLOAD = """
-  let blob, name;
-  view.URL.createObjectURL = (given) => { blob = given; return "blob:none"; };
-  view.HTMLAnchorElement.prototype.click = function () { name = this.download; };
-  page.getElementById("download").click();
-  const bytes = [...new Uint8Array(await blob.arrayBuffer())];
-"""
+def download(opened: OpenPage, target: Path, how: Callable[[], None]) -> str:
+    """Saves the table that the page hands out when something is done; returns the name that it gives it."""
+    with opened.page.expect_download() as waiting:
+        how()
+    waiting.value.save_as(target)
+    return waiting.value.suggested_filename
 
 
-@in_browser
+@needs_browser
 def test_the_keyboard_alone_corrects_and_the_table_that_is_downloaded_is_the_one_that_is_ingested(
-    page, workspace, night, tmp_path
+    browser, page, workspace, night, tmp_path
 ):
-    found = browse(
-        page,
-        """
-        const at = () => [page.activeElement.id, page.getElementById("count").textContent];
-        const steps = [at()];
-        key("Enter"); steps.push(at());
-        type("1é\\"2"); steps.push(at());
-        key("Enter", {shiftKey: true}); steps.push(at());
-        key("Enter"); key("Enter"); steps.push(at());
-        key("Enter"); steps.push(at());
-        """
-        + DOWNLOAD
-        + """
-        return {steps, bytes, name, states: [...page.querySelectorAll(".state")].map((each) => each.textContent)};
-        """,
-    )
-    assert found["steps"] == [
-        *(["text0", "0 of 3 checked"], ["text1", "1 of 3 checked"], ["text1", "2 of 3 checked"]),
-        *(["text0", "2 of 3 checked"], ["text2", "2 of 3 checked"], ["download", "3 of 3 checked"]),
+    opened = OpenPage(browser, page.as_uri())
+    keyboard = opened.page.keyboard
+
+    def state() -> tuple[str, str]:
+        ask = "[document.activeElement.id, document.getElementById('count').textContent]"
+        return tuple(opened.page.evaluate(ask))
+
+    steps = [state()]
+    keyboard.press("Enter")
+    steps.append(state())
+    keyboard.press("Control+A")
+    keyboard.type('1é"2')
+    steps.append(state())
+    keyboard.press("Shift+Enter")
+    steps.append(state())
+    keyboard.press("Enter")
+    keyboard.press("Enter")
+    steps.append(state())
+    keyboard.press("Enter")
+    steps.append(state())
+    assert steps == [
+        *(("text0", "0 of 3 checked"), ("text1", "1 of 3 checked"), ("text1", "2 of 3 checked")),
+        *(("text0", "2 of 3 checked"), ("text2", "2 of 3 checked"), ("download", "3 of 3 checked")),
     ]
-    assert found["states"] == ["✓ right", "✓ corrected", "✓ left out"]
-    assert found["name"] == "review.csv"
+    assert opened.page.locator(".state").all_text_contents() == ["✓ right", "✓ corrected", "✓ left out"]
     given, downloaded = page.with_name("review.csv"), tmp_path / "review.csv"
-    downloaded.write_bytes(bytes(found["bytes"]))
+    assert download(opened, downloaded, lambda: keyboard.press("Enter")) == "review.csv"
     expected = rows_of(given)
     expected[1]["text"] = '\t1é"2'
     assert rows_of(downloaded) == expected
     assert downloaded.read_bytes().startswith(b"\xef\xbb\xbf")
+    assert opened.console == []
     assert run(workspace, "ingest", f"--label_source={downloaded}") == EXIT_DONE
     after = texts(latest(workspace))
     assert (after[urllib.parse.quote(night[1], "/ ;=+é")], len(after)) == ("=a<b>&\"'", 26)
 
 
-@in_browser
-def test_lines_that_nobody_checked_have_no_text_in_the_table(page, tmp_path):
-    found = browse(page, f"key('Enter'); {DOWNLOAD} return bytes;")
-    (tmp_path / "review.csv").write_bytes(bytes(found))
+@needs_browser
+def test_lines_that_nobody_checked_have_no_text_in_the_table(browser, page, tmp_path):
+    opened = OpenPage(browser, page.as_uri())
+    opened.page.keyboard.press("Enter")
+    download(opened, tmp_path / "review.csv", opened.page.locator("#download").click)
     assert [row["text"] for row in rows_of(tmp_path / "review.csv")] == ["\t=a<b>&\"'", "", ""]
 
 
-@in_browser
-def test_the_page_shows_images_and_doubtful_symbols_and_can_be_read_by_everybody(page):
-    found = browse(
-        page,
+@needs_browser
+def test_the_page_shows_images_and_doubtful_symbols_and_can_be_read_by_everybody(browser, page):
+    opened = OpenPage(browser, page.as_uri())
+    found = opened.page.evaluate(
         """
+        (() => {
         const grey = (color) => color.match(/[\\d.]+/g).slice(0, 3).map((part) => part / 255)
           .map((part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)
           .reduce((sum, part, i) => sum + part * [0.2126, 0.7152, 0.0722][i], 0);
         const ground = (element) => !element ? "rgb(255, 255, 255)" :
-          /, 0\\)$/.test(view.getComputedStyle(element).backgroundColor) ? ground(element.parentElement) :
-          view.getComputedStyle(element).backgroundColor;
+          /, 0\\)$/.test(getComputedStyle(element).backgroundColor) ? ground(element.parentElement) :
+          getComputedStyle(element).backgroundColor;
         const contrast = (element) => {
-          const both = [grey(view.getComputedStyle(element).color), grey(ground(element))].sort((a, b) => b - a);
+          const both = [grey(getComputedStyle(element).color), grey(ground(element))].sort((a, b) => b - a);
           return (both[0] + 0.05) / (both[1] + 0.05);
         };
         const hasText = (element) => [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
-        const written = [...page.querySelectorAll("body *:not(script)")].filter(
+        const written = [...document.querySelectorAll("body *:not(script)")].filter(
           (element) => element.tagName === "INPUT" || hasText(element));
-        const style = view.getComputedStyle(page.activeElement);
+        const style = getComputedStyle(document.activeElement);
         return {
           least: Math.min(...written.map(contrast)), elements: written.length,
-          labels: [...page.querySelectorAll("input")].map((input) => input.labels.length),
-          images: [...page.images].map((image) => [image.complete && image.naturalHeight, image.alt.length > 9]),
-          marks: [...page.querySelectorAll("li mark")].map((mark) => mark.textContent),
-          read: [...page.querySelectorAll(".read bdi")].map((each) => each.textContent),
-          values: [...page.querySelectorAll("input")].map((input) => input.value),
-          focus: [page.activeElement.matches(":focus-visible"), style.outlineStyle, parseFloat(style.outlineWidth)],
-          loaded: view.performance.getEntriesByType("resource").map((entry) => entry.name.slice(0, 5)),
-          language: page.documentElement.lang,
+          labels: [...document.querySelectorAll("input")].map((input) => input.labels.length),
+          images: [...document.images].map((image) => [image.complete && image.naturalHeight, image.alt.length > 9]),
+          marks: [...document.querySelectorAll("li mark")].map((mark) => mark.textContent),
+          read: [...document.querySelectorAll(".read bdi")].map((each) => each.textContent),
+          values: [...document.querySelectorAll("input")].map((input) => input.value),
+          focus: [document.activeElement.matches(":focus-visible"), style.outlineStyle, parseFloat(style.outlineWidth)],
+          loaded: performance.getEntriesByType("resource").map((entry) => entry.name.slice(0, 5)),
+          language: document.documentElement.lang,
         };
-        """,
+        })()
+        """
     )
     assert found["least"] >= 4.5
     assert found["elements"] > 20
@@ -361,33 +344,32 @@ def test_the_page_shows_images_and_doubtful_symbols_and_can_be_read_by_everybody
     assert found["values"] == ["=a<b>&\"'", "00", ""]
     assert found["focus"] == [True, "solid", 3]
     assert set(found["loaded"]) <= {"data:"}
+    assert (opened.requests, opened.console) == ([], [])
     assert found["language"] == "en"
     assert not re.search(r"(src|href|url)[=(]\W*(https?:)?//", page.read_text())
 
 
-@in_browser
+@needs_browser
 @pytest.mark.parametrize("width", [390, 1200])
-def test_nothing_is_wider_than_the_screen(page, width):
-    ask = (
-        "const {scrollWidth, clientWidth} = page.scrollingElement; return [scrollWidth, clientWidth, view.innerWidth];"
-    )
-    needed, there, found = browse(page, ask, width=width)
+def test_nothing_is_wider_than_the_screen(browser, page, width):
+    ask = "[document.scrollingElement.scrollWidth, document.scrollingElement.clientWidth, innerWidth]"
+    needed, there, found = OpenPage(browser, page.as_uri(), width).page.evaluate(ask)
     assert needed <= there <= found == width
 
 
-@in_browser
-def test_what_was_written_is_there_when_the_page_is_opened_again(page):
-    again = """
-        key("Enter"); type("new");
-        const first = view.localStorage.getItem(Object.keys(view.localStorage)[0]);
-        await new Promise((done) => { frame.onload = done; frame.srcdoc = frame.srcdoc + " "; });
-        const opened = frame.contentDocument;
-        return [first, opened.getElementById("text1").value, opened.getElementById("count").textContent,
-          opened.activeElement.id];
-    """
-    first, value, count, focused = browse(page, again)
+@needs_browser
+def test_what_was_written_is_there_when_the_page_is_opened_again(browser, page):
+    opened = OpenPage(browser, page.as_uri()).page
+    opened.keyboard.press("Enter")
+    opened.keyboard.press("Control+A")
+    opened.keyboard.type("new")
+    first = opened.evaluate("localStorage.getItem(Object.keys(localStorage)[0])")
     assert json.loads(first)[1] == ["new", True]
-    assert (value, count, focused) == ("new", "2 of 3 checked", "text2")
+    opened.reload()
+    assert opened.evaluate(
+        "['text1', 'count', 'active'].map(id => id === 'active' ? document.activeElement.id"
+        " : document.getElementById(id).value ?? document.getElementById(id).textContent)"
+    ) == ["new", "2 of 3 checked", "text2"]
 
 
 @pytest.mark.slow
