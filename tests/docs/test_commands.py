@@ -49,7 +49,10 @@ class Run:
 OWN_IMAGES = ("README.md", ".venv/bin/python run_pipeline.py --runner=DirectRunner --images=labelled/")
 INSTALLATION = "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e . && "
 RUNS = {
-    ("README.md", f"{INSTALLATION}.venv/bin/python run_pipeline.py"): Run({INSTALLATION: ""}, said="first rows of 400"),
+    ("README.md", f"{INSTALLATION}.venv/bin/python run_pipeline.py"): Run(
+        {INSTALLATION: "", "--runner=DirectRunner": "--runner=DirectRunner --epochs=2 --batch_size=16"},
+        said="first rows of 400",
+    ),
     OWN_IMAGES: Run(said="dataset"),
     ("README.md", ".venv/bin/python run_pipeline.py --steps=infer --infer_images=collection/"): Run(said="skipped=8"),
     ("README.md", ".venv/bin/python run_pipeline.py --workspace=work/ --steps=infer,review"): Run(
