@@ -18,13 +18,15 @@ TRUTH_NAME = "truth.tsv"
 _SYMBOLS = "0123456789ABCEFHKLMNPRTUXY"
 _FONTS = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSansMono.ttf", "DejaVuSerif.ttf")
 _FINISHED = "finished"
+_TRUTH_HEADER = "path\ttext\n"
 
 
 def render_sample(folder: str, seed: int = 0) -> tuple[str, str]:
     """Renders the collection once: a labelled folder, an unlabelled one, and the truth of the latter.
 
     Labels have 3 to 10 symbols, many with adjacent repeats; a label is the name of its
-    image. `truth.tsv` beside the folders holds `name<TAB>text` of the unlabelled images.
+    image. `truth.tsv` beside the folders is a label table of the unlabelled images: a header
+    line, `path<TAB>text`, then a row for each image, its path relative to the table.
 
     Args:
         folder: local; made if it does not exist.
@@ -37,7 +39,7 @@ def render_sample(folder: str, seed: int = 0) -> tuple[str, str]:
     if not os.path.exists(finished):
         os.makedirs(labelled, exist_ok=True)
         os.makedirs(unlabelled, exist_ok=True)
-        truth = []
+        truth = [_TRUTH_HEADER]
         chooser, noise, fonts = random.Random(seed), np.random.default_rng(seed), _find_fonts()
         for number, text in enumerate(_draw_labels(chooser, LABELLED + UNLABELLED)):
             image = _render_plate(text, chooser, noise, fonts)
@@ -46,7 +48,7 @@ def render_sample(folder: str, seed: int = 0) -> tuple[str, str]:
             else:
                 name = f"plate-{number - LABELLED:04d}.png"
                 image.save(os.path.join(unlabelled, name))
-                truth.append(f"{name}\t{text}\n")
+                truth.append(f"{os.path.basename(unlabelled)}/{name}\t{text}\n")
         storage.write_bytes(os.path.join(folder, TRUTH_NAME), "".join(truth).encode())
         storage.write_bytes(finished, b"")
     return labelled, unlabelled
@@ -58,9 +60,13 @@ def is_sample_rendered(folder: str) -> bool:
 
 
 def read_truth(folder: str) -> dict[str, str]:
-    """Reads the texts of the unlabelled images, by file name."""
+    """Reads the texts of the unlabelled images, by file name.
+
+    Earlier versions wrote the table without a header, and file names in place of paths.
+    """
     with open(os.path.join(folder, TRUTH_NAME), encoding="utf-8") as file:
-        return dict(line.rstrip("\n").split("\t") for line in file)
+        rows = (line.rstrip("\n").split("\t") for line in file if line != _TRUTH_HEADER)
+        return {os.path.basename(path): text for path, text in rows}
 
 
 def _draw_labels(chooser: random.Random, count: int) -> Iterator[str]:

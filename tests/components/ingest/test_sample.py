@@ -26,7 +26,9 @@ def contents(folder: str) -> dict[str, bytes]:
 
 def test_the_labelled_part_has_its_labels_in_the_file_names(tmp_path):
     labelled, _ = render_sample(str(tmp_path))
-    assert choose_labels(LabelRules("auto"), [labelled])[0] == NAMES
+    chosen, why = choose_labels(LabelRules("auto"), [labelled])
+    assert chosen == NAMES
+    assert "truth.tsv" not in why
     labels = [reference.text for reference in list_images(labelled, NAMES)]
     assert len(set(labels)) == 60
     assert {len(label) for label in labels} <= set(range(3, 11))
@@ -54,6 +56,17 @@ def test_the_truth_names_every_unlabelled_image_and_gives_none_away(tmp_path):
     assert sorted(truth) == sorted(os.listdir(unlabelled)) == [f"plate-{number:04d}.png" for number in range(20)]
     trained = {reference.text for reference in list_images(labelled, NAMES)}
     assert trained.isdisjoint(truth.values())
+
+
+def test_the_truth_is_a_label_table_of_the_unlabelled_images(tmp_path):
+    _, unlabelled = render_sample(str(tmp_path))
+    chosen, _ = choose_labels(LabelRules("auto"), [unlabelled])
+    assert (chosen.source, chosen.tables) == ("table", (str(tmp_path / "truth.tsv"),))
+
+
+def test_a_truth_of_an_earlier_version_without_a_header_is_still_read(tmp_path):
+    (tmp_path / "truth.tsv").write_text("plate-0000.png\tNFL7\nplate-0001.png\tXT2PU-XX\n")
+    assert read_truth(str(tmp_path)) == {"plate-0000.png": "NFL7", "plate-0001.png": "XT2PU-XX"}
 
 
 def test_equal_seeds_render_equal_files_and_other_seeds_others(tmp_path):
