@@ -20,7 +20,7 @@ class Bar:
     def __init__(self, total: int):
         self._bar = rich.progress.Progress(
             rich.progress.TextColumn("{task.description}"),
-            rich.progress.BarColumn(_BAR_WIDTH),
+            rich.progress.BarColumn(_BAR_WIDTH, finished_style="bar.complete"),
             rich.progress.TextColumn("{task.completed}/{task.total}  {task.fields[figures]}"),
             console=rich.console.Console(force_terminal=True, highlight=False),
             auto_refresh=False,
