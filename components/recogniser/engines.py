@@ -1,6 +1,6 @@
-"""What scores batches of lines: TensorFlow or ONNX Runtime, with one face.
+"""Engines that compute a model's logits: TensorFlow and ONNX Runtime, with one interface.
 
-Neither is imported before a model is loaded: a job that reads with one does not pay for the other.
+Neither is imported before a model is loaded. So a job that uses one does not pay for the other.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from components.recogniser.manifest import ONNX_NAME, SAVED_MODEL_NAME, ModelMan
 from tfrecords import DataError, storage
 
 ENGINES = ("auto", "tensorflow", "onnx")
-# What the layers make of so many pixels fits a core's second-level cache: larger batches are a quarter slower.
+# The layers' results for so many pixels fit a core's second-level cache. Larger batches are a quarter slower.
 _CACHED_PIXELS = 150_000
 _IMPORT_LOCK = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
 class Engine:
-    """A model that is ready to score.
+    """A model that is loaded and ready to score.
 
     Attributes:
         name: `tensorflow` or `onnx`.
-        why: it was chosen, for a person.
+        why: the reason for this engine, for a person.
         score: images uint8 [batch, height, width, 1] and widths int32 [batch] to logits float32
             [batch, time, classes] and time steps int32 [batch].
     """
@@ -45,25 +45,25 @@ def load_engine(name: str, folder: str, manifest: ModelManifest, threads: int) -
     """Loads a committed model, its files checked against the manifest.
 
     Args:
-        name: one of `ENGINES`; `auto` takes the one that is faster on this machine: TensorFlow where it sees a
-            GPU, ONNX Runtime where there is none.
+        name: one of `ENGINES`. `auto` takes the faster one on this machine: TensorFlow where it sees a GPU, ONNX
+            Runtime elsewhere.
         folder: of the model, local or remote.
-        threads: processor cores to use at once.
+        threads: processor cores that ONNX Runtime may use at once.
 
     Raises:
-        DataError: if the model has no file for this engine, or it was damaged.
+        DataError: if the model has no file for this engine, or the file was damaged.
     """
     name, why = choose_engine(name, manifest)
     path = manifest.fetch(folder, ONNX_NAME if name == "onnx" else SAVED_MODEL_NAME)
     try:
         return Engine(name, why, _load_onnx(path, threads) if name == "onnx" else _load_tensorflow(path))
     finally:
-        if storage.is_remote(folder):  # what was copied is in memory now
+        if storage.is_remote(folder):  # the copy is in memory now
             storage.remove_folder(os.path.dirname(path))
 
 
 def choose_engine(name: str, manifest: ModelManifest) -> tuple[str, str]:
-    """The engine that one of `ENGINES` means for a model on this machine, and why.
+    """Returns the engine that one of `ENGINES` means for a model on this machine, and the reason.
 
     Raises:
         DataError: if the model has no file for the engine that was asked for.
@@ -88,7 +88,7 @@ def _load_onnx(path: str, threads: int) -> Callable[[np.ndarray, np.ndarray], tu
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # Threads that wait in a loop would take the cores from those that decode images.
+    # Threads that wait in a loop would take cores from the processes that decode images.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -117,8 +117,10 @@ def _load_tensorflow(folder: str) -> Callable[[np.ndarray, np.ndarray], tuple[np
 
 
 def _import_tensorflow() -> ModuleType:
-    """TensorFlow, without what its libraries print to standard error as they start: on a machine without a GPU
-    that is a screenful, and it cannot be turned off before they are loaded."""
+    """Imports TensorFlow and hides the messages that its libraries print to standard error as they start.
+
+    On a machine without a GPU they fill a screen, and nothing turns them off before the libraries are loaded.
+    """
     with _IMPORT_LOCK:
         if "tensorflow" not in sys.modules:
             standard_error = os.dup(2)

@@ -16,7 +16,7 @@ from components.recogniser.model import Recogniser, RecogniserSpec, Recognition
 
 
 class LineModelHandler(ModelHandler[np.ndarray, Recognition, Recogniser]):
-    """Recognises grey lines, uint8 [height, width] of the model's height and of any width, in `RunInference`.
+    """A model handler of `RunInference` for grey lines, uint8 [height, width] of the model's height and any width.
 
     `components.recogniser.make_line` makes such lines from images.
 

@@ -1,4 +1,4 @@
-"""The manifest of a trained model: a model's folder without one does not exist for any reader."""
+"""The manifest of a trained model. A folder without one holds no model."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ RENAMED_NETWORKS = {"crnn": "ctc_conv", "crnn_large": "ctc_conv_large"}
 
 @dataclasses.dataclass(frozen=True)
 class ModelManifest:
-    """What a committed model is.
+    """The description of a committed model.
 
     Attributes:
         model_id: short digest of the dataset and the options that it was trained with.
-        dataset_id: what it was trained on.
+        dataset_id: of the dataset that it was trained on.
         model: name of the network.
-        height: pixels of the lines that it reads.
+        height: pixels of the lines that it recognises.
         time_stride: the width of a batch is a multiple of this many pixels.
-        temperature: what its logits are divided by so that confidences are calibrated.
+        temperature: its logits are divided by this, so that confidences are calibrated.
         charset_sha256: digest of `charset.txt`.
         options: the training options, by flag.
         files: `{path inside the folder: {"bytes": …, "sha256": …}}`.
         created_at: ISO 8601, UTC.
-        schema_version: of this manifest and of the files. Version 1 had no `model.onnx`, and a SavedModel that
-            could only score ready batches; version 2 had no temperature.
+        schema_version: of this manifest and of the files. Version 1 had no `model.onnx`, and its SavedModel took
+            prepared batches only. Version 2 had no temperature.
     """
 
     model_id: str
@@ -63,11 +63,12 @@ class ModelManifest:
 
     @classmethod
     def read(cls, folder: str) -> ModelManifest:
-        """The manifest of the model in `folder`.
+        """Reads the manifest of the model in `folder`, of this version or an older one.
 
         Raises:
             FileNotFoundError: if nothing was committed there.
-            DataError: if it was written by a version that this one does not know.
+            DataError: if a newer version wrote it.
+            TypeError: if it is the manifest of something else.
         """
         content = read_manifest(folder, SCHEMA_VERSION, step="train", oldest=_OLDEST_VERSION)
         manifest = cls(**{**_ADDED, **content})
@@ -79,7 +80,7 @@ class ModelManifest:
         return manifest
 
     def read_charset(self, folder: str) -> Charset:
-        """The model's charset, checked against the manifest.
+        """Reads the model's charset, and checks it against the manifest.
 
         Raises:
             DataError: if `charset.txt` is not the one that the model was trained with.
@@ -87,12 +88,12 @@ class ModelManifest:
         return read_charset(folder, self.charset_sha256, step="train")
 
     def fetch(self, folder: str, prefix: str) -> str:
-        """A local folder with the committed files whose path starts with `prefix`, each checked.
+        """Checks the committed files whose path starts with `prefix`, and returns their local path.
 
-        Local files are checked where they are; others are copied first.
+        Local files are checked where they are. Remote ones are copied to a new folder first, which the caller removes.
 
         Raises:
-            DataError: for a file that is missing or not what the manifest says.
+            DataError: for a file that is missing or differs from the manifest.
         """
         local = tempfile.mkdtemp(prefix="model-") if storage.is_remote(folder) else folder
         try:
@@ -133,7 +134,7 @@ def get_first_name(network: str) -> str:
 
 
 def describe_files(folder: str) -> dict[str, dict[str, Any]]:
-    """Bytes and SHA-256 of every file below a local folder, by path inside it."""
+    """Returns the bytes and SHA-256 of every file below a local folder, by path inside it."""
     described = {}
     for parent, _, names in os.walk(folder):
         for name in names:

@@ -97,9 +97,9 @@ class Recogniser:
     Attributes:
         folder: of the model.
         engine: what computes its logits.
-        decode: logits float [batch, time, classes] and time steps int [batch] to what they say.
+        decode: logits float [batch, time, classes] and time steps int [batch] to class ids with their probabilities.
         charset: of its classes.
-        manifest: what it is.
+        manifest: its description.
         load_s: seconds that it took to load.
     """
 

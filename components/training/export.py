@@ -1,10 +1,10 @@
-"""A trained network for readers that have neither this project nor its Python.
+"""Export of a trained network, also for users who have neither this project nor Python.
 
     model.keras    for Keras
     saved_model/   for TensorFlow and TF Serving, from image files to text
     model.onnx     for ONNX Runtime and everything else that runs ONNX
 
-What a reader must know besides is inside each: the charset, and what is done to an image first.
+Each has inside what its user must know: the charset, and how an image is prepared.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from tfrecords.manifest import CHARSET_NAME
 PREPROCESSING_NAME = "preprocessing.json"
 ONNX_OPSET = 17
 
-_EXTRA_ASSETS = "assets.extra"  # where a SavedModel keeps files that TensorFlow itself does not read
+_EXTRA_ASSETS = "assets.extra"  # a SavedModel's folder for files that TensorFlow itself ignores
 
 
 def make_input_signature(height: int) -> list[tf.TensorSpec]:
-    """Images uint8 [batch, height, width, 1], white beyond a line's end, and widths int32 [batch]."""
+    """Returns the inputs: images uint8 [batch, height, width, 1], white beyond a line's end, widths int32 [batch]."""
     return [
         tf.TensorSpec([None, height, None, 1], tf.uint8, name="images"),
         tf.TensorSpec([None], tf.int32, name="widths"),
@@ -44,23 +44,24 @@ def export_model(reader: keras.Model, charset: Charset, height: int, folder: str
 
     The SavedModel has two signatures:
 
-    - `read`, which is the default one: `files` string [batch], whole image files as `components.training.serving`
-      reads them, to `text` string [batch], UTF-8, and `confidence` float32 [batch], the posterior of the text over
-      all its alignments. One file that cannot be read fails its whole batch with an InvalidArgumentError.
-    - `score`: `images` and `widths` as `make_input_signature` says to `logits` float32 [batch, time, classes],
-      unnormalised, and `time_steps` int32 [batch].
+    - `read`, the default one. Input: `files` string [batch], whole image files of the formats that
+      `components.training.serving` names. Output: `text` string [batch], UTF-8, and `confidence` float32 [batch], the
+      posterior of the text over all its alignments. One file that cannot be read fails its whole batch with an
+      InvalidArgumentError.
+    - `score`. Input: `images` and `widths`, as `make_input_signature` says. Output: `logits` float32 [batch, time,
+      classes], unnormalised, and `time_steps` int32 [batch].
 
     The ONNX model takes and gives what `score` does.
 
-    The charset and the preprocessing are members `charset.txt` and `preprocessing.json` of the archive `model.keras`,
-    the same files in the SavedModel's `assets.extra`, and the ONNX model's metadata.
+    The charset and the preprocessing are the members `charset.txt` and `preprocessing.json` of the archive
+    `model.keras`, the same files in the SavedModel's `assets.extra`, and the ONNX model's metadata.
 
     Args:
         reader: a network of `components.training.networks`.
         charset: of its classes.
-        height: pixels of the lines that it reads.
+        height: pixels of the lines that it recognises.
         folder: local; exists.
-        temperature: what logits are divided by before confidences are computed.
+        temperature: logits are divided by this before confidences are computed.
     """
 
     @tf.function(input_signature=make_input_signature(height))

@@ -12,10 +12,10 @@ _JUST_INSIDE = 1 - 1e-6
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
 class Ink(layers.Layer):
-    """Grey 0 to 255 to ink 1 to 0, so that white and padding are zero.
+    """Ink, 1 to 0, of grey pixels, 0 to 255, so that white and padding are zero.
 
-    Without the last axis, of length 1, while it computes: ONNX Runtime would go through it element by element, which
-    took a third of `ctc_conv`'s time.
+    It computes without the last axis, of length 1. ONNX Runtime would go through that axis element by element, which
+    took a third of the time of `ctc_conv`.
     """
 
     def call(self, images):
@@ -25,7 +25,7 @@ class Ink(layers.Layer):
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
 class StridedTimeSteps(layers.Layer):
-    """Widths in pixels, int32 [batch], to time steps: one for every `stride` pixels begun."""
+    """Time steps of lines from their widths in pixels, int32 [batch]: one for every `stride` pixels begun."""
 
     def __init__(self, stride: int, **kwargs):
         super().__init__(**kwargs)
@@ -55,10 +55,10 @@ class FixedTimeSteps(layers.Layer):
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
 class MaskColumns(layers.Layer):
-    """Sets what lies behind each line's end to zero: [x, time_steps] to x.
+    """A mask that sets the columns behind each line's end to zero: [x, time_steps] to x.
 
-    x is [batch, rows, columns, channels] or [batch, columns, channels];
-    `columns_per_step` is how many of its columns make one time step.
+    x is [batch, rows, columns, channels] or [batch, columns, channels].
+    `columns_per_step` of its columns make one time step.
     """
 
     def __init__(self, columns_per_step: int, **kwargs):
@@ -80,7 +80,7 @@ class MaskColumns(layers.Layer):
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
 class ResizeLines(layers.Layer):
-    """Each line, without the padding behind its end, to one size: [images, widths] to [batch, height, width, 1]."""
+    """Lines of one size, without the padding behind their ends: [images, widths] to [batch, height, width, 1]."""
 
     def __init__(self, height: int, width: int, **kwargs):
         super().__init__(**kwargs)
@@ -90,8 +90,8 @@ class ResizeLines(layers.Layer):
     def call(self, inputs):
         images, widths = inputs
         images = ops.cast(images, "float32")
-        # crop_and_resize maps corner pixel to corner pixel: the last one of a line is width - 1. What rounding puts
-        # a millionth beyond the image, it would fill with black.
+        # crop_and_resize maps corner pixel to corner pixel: the last one of a line is width - 1. It fills with black
+        # whatever rounding puts beyond the image, be it a millionth of a pixel.
         last = tf.cast(tf.maximum(tf.shape(images)[2] - 1, 1), tf.float32)
         right = tf.cast(widths - 1, tf.float32) / last * _JUST_INSIDE
         zeros = tf.zeros_like(right)

@@ -8,7 +8,7 @@ Every network is a Keras model with the same face:
                                                           the decoder; the blank is class `classes - 1`
              time_steps  int32 [batch]               the steps that belong to each line
 
-Logits are float32 also where the rest computes in bfloat16.
+Logits are float32 even where the rest computes in bfloat16.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from components.training.recipes import TIME_STRIDE
 
 
 def build_ctc_conv(classes: int, height: int, synchronized: bool = False) -> keras.Model:
-    """The default: any width, one time step for every 4 pixels, about 0.15 million weights.
+    """Builds the default network, fully convolutional: any width, one time step for every 4 pixels.
+
+    It has about 0.15 million weights.
 
         conv 5x5, stride 2x2   ->  [height/2,  width/2, 16]
         conv 3x3, stride 2x2   ->  [height/4,  width/4, 32]
@@ -33,17 +35,19 @@ def build_ctc_conv(classes: int, height: int, synchronized: bool = False) -> ker
         + conv 3, dilation 4   ->  [width/4, 96]    a step sees 7 neighbours on either side
         dense                  ->  [width/4, classes]
 
-    Striding early keeps the convolutions cheap. "+" adds the result to the input: these three
-    stand where a recurrent layer stood, read no worse and train a third faster (Bai et al.
-    2018, "An Empirical Evaluation of Generic Convolutional and Recurrent Networks"). After
-    every layer the columns behind a line's end are set to zero, as if the line stood alone:
-    its logits do not depend on the batch that it is in.
+    Striding early keeps the convolutions cheap. "+" adds the result to the input. These three
+    layers replace a recurrent one: they recognise no worse and train a third faster (Bai et al.
+    2018, "An Empirical Evaluation of Generic Convolutional and Recurrent Networks"). After every
+    layer, the columns behind a line's end are set to zero, as if the line were alone. So its
+    logits do not depend on its batch.
     """
-    return _strided("ctc_conv", classes, height, synchronized, (16, 32, 48, 64), 96, (1, 2, 4), 0.1)
+    return _build_strided("ctc_conv", classes, height, synchronized, (16, 32, 48, 64), 96, (1, 2, 4), 0.1)
 
 
 def build_ctc_conv_large(classes: int, height: int, synchronized: bool = False) -> keras.Model:
-    """`ctc_conv`, wider and deeper, about 1 million weights: for large collections of long lines, and patience.
+    """Builds a wider and deeper `ctc_conv`, for large collections of long lines.
+
+    It has about 1 million weights. A step of training takes 2.7 times as long as with `ctc_conv`.
 
         conv 5x5, stride 2x2   ->  [height/2,  width/2, 32]
         conv 3x3, stride 2x2   ->  [height/4,  width/4, 64]
@@ -53,25 +57,25 @@ def build_ctc_conv_large(classes: int, height: int, synchronized: bool = False) 
         + conv 3, dilation 1   ->  [width/4, 192]   ... 2, 4, 1, 2, 4 likewise: a step sees
                                                     14 neighbours on either side
         dense                  ->  [width/4, classes]
-
-    A step of training takes 2.7 times as long as with `ctc_conv`.
     """
-    return _strided("ctc_conv_large", classes, height, synchronized, (32, 64, 96, 128), 192, (1, 2, 4, 1, 2, 4), 0.2)
+    return _build_strided(
+        "ctc_conv_large", classes, height, synchronized, (32, 64, 96, 128), 192, (1, 2, 4, 1, 2, 4), 0.2
+    )
 
 
 def build_crnn_v1(classes: int, height: int, synchronized: bool = False) -> keras.Model:
-    """A reference network: lines squeezed to 200 by 50 pixels, 50 time steps, two one-way LSTMs.
+    """Builds a reference network: lines squeezed to 200 by 50 pixels, 50 time steps, two one-way LSTMs.
 
-    Without cuDNN: its operation would be exported too, and not be there where no GPU is.
+    It does without cuDNN, whose operation would be exported too and fail on a machine without a GPU.
 
-    The kernels behind the convolutions start larger than usual, so that at the start the
-    logits already differ from image to image. With the usual ones an LSTM's output is about
-    a tenth of its input, and what is learned first is *when* a symbol is due instead of what
-    it looks like: on captcha codes the validation CER stood at 90 % for 80 epochs; with these
-    it is under 3 % after 10.
+    The kernels behind the convolutions start larger than usual, so that the logits differ from
+    image to image from the start. With the usual ones an LSTM's output is about a tenth of its
+    input, and the network first learns *when* a symbol is due instead of what it looks like: on
+    captcha codes the validation CER stayed at 90 % for 80 epochs. With these it is under 3 %
+    after 10.
     """
-    images, widths = _inputs(height)
-    x = _squeezed(images, widths)
+    images, widths = _make_inputs(height)
+    x = _squeeze(images, widths)
 
     def block(x, channels: int, kernel: tuple[int, int]):
         x = layers.Conv2D(channels, kernel, padding="same")(x)
@@ -88,17 +92,17 @@ def build_crnn_v1(classes: int, height: int, synchronized: bool = False) -> kera
     for scale in (4.0, 16.0):
         x = layers.LSTM(100, return_sequences=True, use_cudnn=False, kernel_initializer=larger(scale))(x)
     logits = layers.Dense(classes, kernel_initializer=larger(9.0), dtype="float32", name="logits")(x)
-    return _fixed_width_model("crnn_v1", images, widths, logits)
+    return _make_fixed_width_model("crnn_v1", images, widths, logits)
 
 
 def build_ocr_model_v1(classes: int, height: int, synchronized: bool = False) -> keras.Model:
-    """A reference network: lines squeezed to 200 by 50 pixels, 50 time steps, two bidirectional LSTMs.
+    """Builds a reference network: lines squeezed to 200 by 50 pixels, 50 time steps, two bidirectional LSTMs.
 
     It has no batch normalisation, so `synchronized` changes nothing.
     """
     del synchronized
-    images, widths = _inputs(height)
-    x = _squeezed(images, widths)
+    images, widths = _make_inputs(height)
+    x = _squeeze(images, widths)
     x = layers.Permute((2, 1, 3))(x)  # the width comes first, as in the original
     for channels in (32, 64):
         x = layers.Conv2D(channels, 3, padding="same", activation="relu", kernel_initializer="he_normal")(x)
@@ -108,7 +112,9 @@ def build_ocr_model_v1(classes: int, height: int, synchronized: bool = False) ->
     x = layers.Dropout(0.2)(x)
     x = layers.Bidirectional(layers.LSTM(128, return_sequences=True, dropout=0.25, use_cudnn=False))(x)
     x = layers.Bidirectional(layers.LSTM(64, return_sequences=True, dropout=0.25, use_cudnn=False))(x)
-    return _fixed_width_model("ocr_model_v1", images, widths, layers.Dense(classes, dtype="float32", name="logits")(x))
+    return _make_fixed_width_model(
+        "ocr_model_v1", images, widths, layers.Dense(classes, dtype="float32", name="logits")(x)
+    )
 
 
 NETWORKS = {
@@ -117,11 +123,11 @@ NETWORKS = {
     "crnn_v1": build_crnn_v1,
     "ocr_model_v1": build_ocr_model_v1,
 }
-"""`(classes, height, synchronized)` to a Keras model; `synchronized` says that batch
-normalisation shares its statistics over replicas."""
+"""Functions of `(classes, height, synchronized)` that build a Keras model. With `synchronized`, batch normalisation
+shares its statistics over replicas."""
 
 
-def _strided(
+def _build_strided(
     name: str,
     classes: int,
     height: int,
@@ -131,8 +137,8 @@ def _strided(
     dilations: tuple[int, ...],
     dropout: float,
 ) -> keras.Model:
-    """Four strided convolutions over the image, then residual ones along the line: `ctc_conv` in any size."""
-    images, widths = _inputs(height)
+    """Builds `ctc_conv` in any size: four strided convolutions over the image, then residual ones along the line."""
+    images, widths = _make_inputs(height)
     steps = StridedTimeSteps(TIME_STRIDE, name="time_steps")(widths)
 
     def normalised(x, columns_per_step: int = 1):
@@ -159,21 +165,21 @@ def _strided(
     return keras.Model([images, widths], {"logits": logits, "time_steps": steps}, name=name)
 
 
-def _inputs(height: int):
+def _make_inputs(height: int):
     return layers.Input((height, None, 1), name="images"), layers.Input((), dtype="int32", name="widths")
 
 
 def _rows_to_channels(x):
-    """[batch, rows, columns, channels] to [batch, columns, rows * channels]: a sequence over the width."""
+    """Turns [batch, rows, columns, channels] into a sequence over the width, [batch, columns, rows * channels]."""
     rows, channels = x.shape[1], x.shape[3]
     return layers.Reshape((-1, rows * channels))(layers.Permute((2, 1, 3))(x))
 
 
-def _squeezed(images, widths):
-    """Lines of 50 by 200 pixels, 0 black to 1 white, as the originals have them."""
+def _squeeze(images, widths):
+    """Squeezes lines to 200 by 50 pixels, 0 black to 1 white, as the originals do."""
     return layers.Rescaling(1 / 255)(ResizeLines(50, 200)([images, widths]))
 
 
-def _fixed_width_model(name: str, images, widths, logits) -> keras.Model:
+def _make_fixed_width_model(name: str, images, widths, logits) -> keras.Model:
     steps = FixedTimeSteps(logits.shape[1], name="time_steps")(widths)
     return keras.Model([images, widths], {"logits": logits, "time_steps": steps}, name=name)

@@ -1,4 +1,4 @@
-"""How each network is trained unless flags say otherwise; free of TensorFlow, so that options can be checked fast."""
+"""Default training settings of each network. Free of TensorFlow, so that options can be checked fast."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class Recipe:
     """Training settings that suit one network.
 
     Attributes:
-        epochs: passes over the training images; more if they would be fewer than `least_steps`.
-        least_steps: steps that a network needs to learn to read at all, however few the images.
+        epochs: passes over the training images; more if these make fewer steps than `least_steps`.
+        least_steps: steps that a network needs to learn anything at all, however few the images.
         batch_size: images a step, all workers together.
         learning_rate: at its peak.
         weight_decay: decoupled (Loshchilov & Hutter 2019); 0 gives plain Adam.
-        one_cycle: whether the rate warms up and falls to zero along a cosine; else it is constant.
+        one_cycle: whether the rate warms up and falls to zero along a cosine; otherwise it is constant.
         clip_norm: greatest norm of all gradients together; infinity clips nothing.
-        augment: whether training lines are distorted a little, each time anew.
-        fine_tuning: share of the learning rate for weights that another model has learned already.
+        augment: whether training lines are distorted a little, differently each time.
+        fine_tuning: factor on the learning rate when training starts from another model's weights.
     """
 
     epochs: int
@@ -37,13 +37,13 @@ class Recipe:
     fine_tuning: float = 0.25
 
     def epochs_for(self, images: int, batch_size: int) -> int:
-        """Epochs for a number of training images."""
+        """Returns the epochs for a number of training images."""
         steps_per_epoch = -(-images // batch_size)
         return max(self.epochs, -(-self.least_steps // steps_per_epoch))
 
 
-# Unclipped as in the originals: clipped at 5, ocr_model_v1 was at a CER of 50 % on captcha codes after 40 epochs,
-# unclipped at 0.2 % after 27.
+# Unclipped as in the originals. On captcha codes, ocr_model_v1 had a CER of 50 % after 40 epochs with gradients clipped
+# at 5, and of 0.2 % after 27 epochs without.
 _REFERENCE = Recipe(
     epochs=100,
     least_steps=0,

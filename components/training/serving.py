@@ -1,12 +1,18 @@
-"""Image files to text inside a TensorFlow graph: what a SavedModel reads with where this project is not installed.
+"""Image files to text inside a TensorFlow graph: the signature `read` of a SavedModel.
 
-It follows `tfrecords.read_line`, `pad_lines` and `components.ctc.decoding.decode_greedily`, the pixels to the
-bit. What TensorFlow's operations would read otherwise is refused, or said here:
+Why Pillow's decoding and resizing are written again here: TF Serving runs a graph, and no Python. Its users send the
+bytes of image files and get text, as `docs/models.md` promises. A signature for prepared batches alone would have each
+of them write this preprocessing in another language, and get other confidences than the `infer` step.
 
-- Read: PNG, JPEG, WebP, and BMP of 24 bits. Refused: everything else, GIF (its transparency gets lost) and other
-  BMP (palettes and alpha get lost) included.
-- Not honoured: EXIF orientation; a colour that a PNG without alpha declares transparent. Of an animation, the first
-  picture is read.
+The graph follows `tfrecords.read_line` and `pad_lines`, the pixels to the bit, and then
+`components.ctc.decoding.decode_greedily`. Tests hold it to them. It refuses formats that TensorFlow decodes in another
+way than Pillow:
+
+- It reads PNG, JPEG, WebP, and BMP of 24 bits.
+- It refuses everything else, also GIF (TensorFlow loses its transparency) and other BMP (palettes and alpha get lost).
+
+Two differences are left. It ignores EXIF orientation, and a colour that a PNG without alpha declares transparent. It
+reads the first picture of an animation, which `read_line` refuses.
 """
 
 from __future__ import annotations
@@ -25,7 +31,7 @@ _WEIGHT_BITS = 22
 
 
 def read_lines(files: tf.Tensor, height: int, time_stride: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Image files to a batch of grey lines, padded with white.
+    """Turns image files into a batch of grey lines, padded with white.
 
     Args:
         files: string [batch], the files' bytes; at least one.
@@ -51,11 +57,11 @@ def read_lines(files: tf.Tensor, height: int, time_stride: int) -> tuple[tf.Tens
 
 
 def decode_text(logits: tf.Tensor, time_steps: tf.Tensor, symbols: Sequence[str]) -> tuple[tf.Tensor, tf.Tensor]:
-    """Best class at every time step, repeats merged, then blanks dropped (Graves et al. 2006, section 3.2).
+    """Takes the best class at every time step, merges repeats and drops blanks (Graves et al. 2006, section 3.2).
 
     Args:
         logits: float32 [batch, time, classes], unnormalised; class `classes - 1` is the blank.
-        time_steps: int32 [batch]; what lies beyond never matters.
+        time_steps: int32 [batch]; the logits behind them do not matter.
         symbols: by id.
 
     Returns:
@@ -72,8 +78,8 @@ def decode_text(logits: tf.Tensor, time_steps: tf.Tensor, symbols: Sequence[str]
     written = (best != previous) & (best != blank)
     texts = tf.strings.reduce_join(tf.gather([*symbols, ""], tf.where(written, best, blank)), axis=1)
 
-    # CTCLoss refuses a label without symbols: it gets a stand-in, whose loss is then not used. (tf.nn.ctc_loss would
-    # write into the graph a variant that only a GPU can run, under a name that is another each time.)
+    # CTCLoss refuses a label without symbols. It gets a substitute, whose loss is not used. (tf.nn.ctc_loss would
+    # write a variant into the graph that only a GPU can run, under a new name each time.)
     log_probabilities = tf.nn.log_softmax(tf.cast(logits, tf.float64))
     empty = ~tf.reduce_any(written, axis=1)
     labelled = written | (empty[:, None] & (tf.range(tf.shape(best)[1]) == 0))
@@ -89,7 +95,7 @@ def decode_text(logits: tf.Tensor, time_steps: tf.Tensor, symbols: Sequence[str]
 
 
 def _read_line(data: tf.Tensor, height: int) -> tf.Tensor:
-    """One image file, string [], to the columns of its grey line, uint8 [width, height]."""
+    """Turns one image file, string [], into the columns of its grey line, uint8 [width, height]."""
     grey = _to_grey(_decode(data))
     rows, columns = tf.shape(grey)[0], tf.shape(grey)[1]
     width = tf.round(tf.cast(columns, tf.float64) * height / tf.cast(rows, tf.float64))
@@ -98,12 +104,12 @@ def _read_line(data: tf.Tensor, height: int) -> tf.Tensor:
     usable &= tf.cast(rows, tf.int64) * tf.cast(columns, tf.int64) <= _LIMITS.max_pixels
     message = f"an image is too small or too large for a line {height} pixels high; its width and height are"
     with tf.control_dependencies([tf.debugging.Assert(usable, [message, columns, rows])]):
-        line = _resampled(tf.transpose(_resampled(grey, width)), height)
+        line = _resample(tf.transpose(_resample(grey, width)), height)
     return tf.cast(line, tf.uint8)
 
 
 def _decode(data: tf.Tensor) -> tf.Tensor:
-    """Pixels uint8 [height, width, channels]: grey, grey and alpha, RGB or RGBA; of 16 bits, the upper 8."""
+    """Decodes a file to uint8 [height, width, channels]: grey, grey and alpha, RGB or RGBA; of 16 bits the upper 8."""
     head = tf.strings.substr(data + b"\0" * _HEAD_BYTES, 0, _HEAD_BYTES)
 
     def has(start: int, value: bytes) -> tf.Tensor:
@@ -124,7 +130,7 @@ def _decode(data: tf.Tensor) -> tf.Tensor:
 
 
 def _to_grey(pixels: tf.Tensor) -> tf.Tensor:
-    """Transparency laid on white, or on black if hardly anything can be seen on white: int32 [height, width]."""
+    """Returns int32 [height, width]. Lays transparency on white, or on black if white would show hardly anything."""
     pixels = tf.cast(pixels, tf.int32)
     channels = tf.shape(pixels)[2]
     has_alpha = channels % 2 == 0
@@ -132,21 +138,21 @@ def _to_grey(pixels: tf.Tensor) -> tf.Tensor:
     colour = pixels[:, :, : tf.where(has_alpha, channels - 1, channels)] + tf.zeros([3], tf.int32)  # grey three times
     on_white = _luma(_laid_on(_WHITE, colour, alpha))
 
-    def the_clearer() -> tf.Tensor:
+    def choose_clearer() -> tf.Tensor:
         on_black = _luma(_laid_on(_BLACK, colour, alpha))
         return tf.where(_contrast(on_black) > _contrast(on_white), on_black, on_white)
 
-    return tf.cond(_contrast(on_white) < _LEAST_CONTRAST, the_clearer, lambda: on_white)
+    return tf.cond(_contrast(on_white) < _LEAST_CONTRAST, choose_clearer, lambda: on_white)
 
 
 def _laid_on(ground: int, colour: tf.Tensor, alpha: tf.Tensor) -> tf.Tensor:
-    """Alpha compositing on an opaque ground, in Pillow's integers: the division by 255 is one by shifts."""
+    """Composites colour on an opaque ground in Pillow's integers, which divide by 255 with shifts."""
     value = (colour * alpha + ground * (255 - alpha) + 128) * 128
     return (value // 256 + value) // 256 // 128
 
 
 def _luma(colour: tf.Tensor) -> tf.Tensor:
-    """ITU-R 601-2 luma, in Pillow's integers."""
+    """Computes the ITU-R 601-2 luma in Pillow's integers."""
     return (colour[:, :, 0] * 19595 + colour[:, :, 1] * 38470 + colour[:, :, 2] * 7471 + 32768) // 65536
 
 
@@ -154,11 +160,11 @@ def _contrast(grey: tf.Tensor) -> tf.Tensor:
     return tf.reduce_max(grey) - tf.reduce_min(grey)
 
 
-def _resampled(grey: tf.Tensor, size: tf.Tensor | int) -> tf.Tensor:
-    """Rows of another length, int32 [rows, columns] to [rows, size]: Pillow's bilinear filter, to the bit.
+def _resample(grey: tf.Tensor, size: tf.Tensor | int) -> tf.Tensor:
+    """Resizes rows from int32 [rows, columns] to [rows, size] with Pillow's bilinear filter, to the bit.
 
-    A triangle as wide as two source pixels, or two of the new ones where it shrinks; its weights are integers that
-    sum to 2**22, and the result is rounded to a whole grey level.
+    The filter is a triangle, as wide as two source pixels, or as two new pixels where the image shrinks. Its weights
+    are integers that sum to 2**22. The result is rounded to a whole grey level.
     """
     columns = tf.shape(grey)[1]
     scale = tf.cast(columns, tf.float64) / tf.cast(size, tf.float64)
