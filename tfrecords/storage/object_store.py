@@ -27,9 +27,9 @@ from tfrecords.storage.gcs import Gcs
 ANSWER_S = 30.0
 """Seconds without a byte from an object store until a request counts as lost, and is made again."""
 REQUEST_S = 600.0
-"""Seconds for one request that reads, with all of its content, which is not made again after that.
+"""Seconds for one request of gcsfs, with all of its content, which is not made again after that.
 
-A request that writes has at most 8 MiB, and ends by `ANSWER_S` as soon as nothing moves.
+An upload goes in requests of at most 8 MiB, each of which `ANSWER_S` ends as soon as nothing moves.
 """
 _REFUSED_S = 60.0  # for which a token server that failed is not asked again
 _EXTENDED_GCSFS = "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"
@@ -86,9 +86,9 @@ def open_filesystem(url: str) -> Any:
 def _use_plain_gcsfs() -> None:
     """Keeps gcsfs, which looks at its environment when it is imported, from importing its extensions.
 
-    They come with a second client, by another protocol, and cost seconds. This is done here, just before the first URL
-    of an object store is looked at, and not by the programs' entry points: Beam's workers begin in code of their own.
-    Somebody who sets the variable has their way.
+    They bring a second client, by another protocol, and take longer to import. This is done here, just before the first
+    URL of an object store is looked at, and not by the programs' entry points, since Beam's workers start in code that
+    is not this project's. A value that the user sets is kept.
     """
     os.environ.setdefault(_EXTENDED_GCSFS, "false")
 
