@@ -19,7 +19,8 @@ setup(
         "apache-beam[gcp]>=2.77,<2.78",
         "build>=1.3",  # and setuptools, for --setup_file
         "fsspec>=2026.9",
-        "gcsfs>=2026.9",
+        "gcsfs>=2026.9,<2026.11",  # reading uses parts of it that are not public
+        "google-cloud-storage>=3.17,<4",
         "google-crc32c>=1.8",
         "jinja2>=3.1",
         "keras>=3.15,<3.16",

@@ -17,13 +17,12 @@ _MOST_TEXT_BYTES = 16_000_000
 
 
 def prepare_process() -> None:
-    """Sets Arrow, Pillow and gcsfs as this project needs them. Calling it again changes nothing.
+    """Sets Arrow and Pillow as this project needs them. Calling it again changes nothing.
 
     Call it before Arrow is loaded, if possible: parts of Arrow stay with the memory pool that they were loaded with.
     """
     _prepare_arrow()
-    _prepare_pillow()
-    _prepare_gcsfs()
+    prepare_pillow()
 
 
 @contextlib.contextmanager
@@ -45,7 +44,8 @@ def _prepare_arrow() -> None:
         pyarrow.set_memory_pool(pyarrow.system_memory_pool())
 
 
-def _prepare_pillow() -> None:
+def prepare_pillow() -> None:
+    """Has Pillow refuse truncated files, accept long descriptions, and keep its warnings to itself."""
     from PIL import ImageFile, PngImagePlugin
 
     # A truncated file must raise, whatever another library in this process prefers.
@@ -54,11 +54,3 @@ def _prepare_pillow() -> None:
     PngImagePlugin.MAX_TEXT_CHUNK = _MOST_TEXT_BYTES
     # What Pillow finds odd, without a file's name, helps nobody; what it cannot read is an error.
     warnings.filterwarnings("ignore", module=r"PIL\..*")
-
-
-def _prepare_gcsfs() -> None:
-    # Or gcsfs imports a second client, which takes a third of a second.
-    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-    logger = logging.getLogger("gcsfs")
-    if logger.level == logging.NOTSET:
-        logger.setLevel(logging.CRITICAL)  # it prints the stack trace of what this project says in one sentence

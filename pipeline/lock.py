@@ -221,7 +221,7 @@ class StoreLock:
         try:
             with storage.open_versions(self._url) as store:
                 assert store is not None
-                return store.version(self._url)
+                return store.read_version(self._url)
         except FileNotFoundError:
             return None
 

@@ -1,7 +1,7 @@
-"""The data contract: what a line image, a label, a shard and a dataset are.
+"""The data contract: line images, labels, shards and datasets.
 
-Nothing here imports TensorFlow, Beam or a cloud client, so that a worker that only
-encodes or decodes images starts fast.
+Nothing here imports TensorFlow, Beam or a cloud client, so a worker that only encodes or
+decodes images starts fast.
 """
 
 from tfrecords.charset import Charset, CharsetError, count_adjacent_repeats, normalise_text

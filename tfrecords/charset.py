@@ -1,4 +1,4 @@
-"""Every decision about text, symbols, symbol ids and the CTC blank.
+"""Text, symbols, symbol ids and the CTC blank: every decision about them is made here.
 
 A symbol is one Unicode code point of a label after `normalise_text`. Ids run from 0 in
 code-point order; the CTC blank is the last class, `len(charset)`.
@@ -20,17 +20,20 @@ class CharsetError(DataError):
 
 
 def normalise_text(text: str) -> str:
-    """The form in which labels are stored, trained on and compared.
+    """Returns a text in the form in which labels are stored, trained on and compared.
 
-    NFC (never NFKC: `ﬁ`, `²` and the long s stay what they are), every run of white space
-    one space, none at either end. Right-to-left text stays in logical order; marks that
-    NFC leaves decomposed stay, as symbols of their own.
+    That is NFC (never NFKC: `ﬁ`, `²` and the long s stay what they are), with one space for
+    each run of white space and none at either end. Right-to-left text stays in logical order.
+    Marks that NFC leaves decomposed stay symbols of their own.
     """
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def count_adjacent_repeats(label: Sequence[int]) -> int:
-    """How many symbols equal the one before them: each needs a blank between (Graves et al. 2006, section 3.1)."""
+    """Counts the symbols that equal the one before them.
+
+    Each needs a blank in between (Graves et al. 2006, section 3.1).
+    """
     return sum(1 for left, right in itertools.pairwise(label) if left == right)
 
 
@@ -64,14 +67,14 @@ class Charset:
 
     @classmethod
     def from_texts(cls, texts: Iterable[str]) -> Charset:
-        """The symbols that occur in `texts`, each text in its `normalise_text` form."""
+        """Collects the symbols that occur in `texts`, each text in its `normalise_text` form."""
         return cls(tuple(sorted({symbol for text in texts for symbol in text})))
 
     @classmethod
     def from_lines(cls, content: str) -> Charset:
-        """The symbols of a list that a person wrote, one a line, in any order.
+        """Reads a list that a person wrote: one symbol a line, in any order.
 
-        A letter with marks that NFC leaves decomposed may stand on one line; it gives a
+        A letter with marks that NFC leaves decomposed may stand on one line. It gives one
         symbol for each code point.
 
         Raises:
@@ -102,34 +105,34 @@ class Charset:
             raise CharsetError(f"{source}: {error}") from None
 
     def to_file_text(self) -> str:
-        """One symbol a line, in the order of the ids, each line ended by a newline."""
+        """Returns one symbol a line, in the order of the ids, each line ended by a newline."""
         return "".join(f"{symbol}\n" for symbol in self.symbols)
 
     @property
     def blank(self) -> int:
-        """The class of the CTC blank: always the last."""
+        """Returns the class of the CTC blank: always the last."""
         return len(self.symbols)
 
     @property
     def classes(self) -> int:
-        """How many classes the network's last layer has: the symbols and the blank."""
+        """Returns the number of classes of the network's last layer: the symbols and the blank."""
         return len(self.symbols) + 1
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the charset file, hexadecimal: a model and a dataset must agree on it."""
+        """Returns the SHA-256 of the charset file, hexadecimal, on which a model and its dataset must agree."""
         return hashlib.sha256(self.to_file_text().encode()).hexdigest()
 
     def missing(self, text: str) -> list[str]:
-        """The symbols of `text` that are not in the charset, sorted, each once."""
+        """Finds the symbols of `text` that are not in the charset; each once, sorted."""
         return sorted(set(text) - set(self.symbols))
 
     def missing_from(self, symbols: Iterable[str]) -> list[str]:
-        """The symbols of the charset that are not among `symbols`, sorted."""
+        """Finds the symbols of the charset that are not among `symbols`; sorted."""
         return sorted(set(self.symbols) - set(symbols))
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text's symbols.
+        """Returns the ids of a text's symbols.
 
         Raises:
             CharsetError: naming the symbols that are not in the charset.
@@ -141,10 +144,10 @@ class Charset:
         return [ids[symbol] for symbol in text]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of symbol ids, without blanks (a decoder has already taken them out).
+        """Returns the text of symbol ids without blanks, which a decoder has already removed.
 
         Raises:
-            CharsetError: for an id that is no symbol's, the blank's included.
+            CharsetError: for an id that belongs to no symbol; the blank's is one of these.
         """
         symbols = []
         for i in ids:

@@ -1,16 +1,16 @@
-"""The exceptions that mean: the input, the request or the surroundings are wrong, not the program."""
+"""Exceptions for what is wrong with the input, the command or the surroundings, not with the program."""
 
 
 class DataError(Exception):
-    """What is wrong, with which value, in which file, and what to do: one sentence for a person.
+    """One sentence for a person: what is wrong, with which value, in which file, and what to do.
 
     The command line prints the message alone and exits with status 1.
     """
 
 
 class StoreError(DataError):
-    """An object store does not answer, or refuses who asks: no fault of any one file, so that nothing can go on."""
+    """An object store that does not answer or refuses the credentials, so that no file can be used."""
 
 
 class StoreLostError(StoreError):
-    """An object store does not answer, or fails to: it may well do so later."""
+    """An object store that does not answer, or fails to, but may do so later."""

@@ -28,7 +28,7 @@ from tfrecords.shards import read_records
 
 @dataclasses.dataclass(frozen=True)
 class LineExample:
-    """What one TFRecord holds; see the table at the top of this module."""
+    """The content of one TFRecord; see the table at the top of this module."""
 
     image: bytes
     width: int
@@ -38,12 +38,12 @@ class LineExample:
 
     @property
     def label_length(self) -> int:
-        """How many symbols the label has: what the CTC loss gets, never a padded length."""
+        """Returns the number of symbols of the label, which the CTC loss gets; never a padded length."""
         return len(self.label)
 
 
 def encode_example(example: LineExample) -> bytes:
-    """The serialised `tf.train.Example`; equal examples give equal bytes.
+    """Serialises a line as a `tf.train.Example`; equal lines give equal bytes.
 
     Raises:
         ValueError: for a negative width or symbol id.
@@ -63,16 +63,16 @@ def encode_example(example: LineExample) -> bytes:
 
 
 def examples_to_record_batch(serialized: Sequence[bytes]) -> pyarrow.RecordBatch:
-    """Serialised examples as Arrow, decoded by tfx-bsl.
+    """Decodes serialised examples to Arrow, by tfx-bsl.
 
     Columns: `image`, `text`, `uri` as `list<binary>` of one value, `width`, `label_length`
     as `list<int64>` of one value, `label` as `list<int64>`.
 
     Raises:
-        ValueError: if bytes are no `tf.train.Example`.
+        ValueError: if some bytes are not a `tf.train.Example`.
     """
-    # A decoder is made for each batch (0.6 ms): after an error it would give the rows that it had
-    # read before to whoever asks next, and two threads must not share one.
+    # Each batch has a decoder of its own (0.6 ms): after an error, a decoder returns the rows that it had
+    # read before with the next batch, and two threads must not share one.
     try:
         return _new_decoder().DecodeBatch(list(serialized))
     except RuntimeError as error:
@@ -80,7 +80,7 @@ def examples_to_record_batch(serialized: Sequence[bytes]) -> pyarrow.RecordBatch
 
 
 def read_uris(path: str, examples_at_a_time: int = 10_000) -> Iterator[pyarrow.Array]:
-    """The URIs of the examples of a TFRecord file, as Arrow strings, many at a time.
+    """Reads the URIs of the examples of a TFRecord file, as Arrow strings, many at a time.
 
     Raises:
         DataError: if the file is damaged.
@@ -92,7 +92,7 @@ def read_uris(path: str, examples_at_a_time: int = 10_000) -> Iterator[pyarrow.A
 
 
 def read_record_batches(path: str, examples_at_a_time: int = 1000) -> Iterator[pyarrow.RecordBatch]:
-    """The examples of a TFRecord file as Arrow; see `examples_to_record_batch`.
+    """Reads the examples of a TFRecord file as Arrow; see `examples_to_record_batch`.
 
     Raises:
         DataError: if the file is damaged.
@@ -103,7 +103,7 @@ def read_record_batches(path: str, examples_at_a_time: int = 1000) -> Iterator[p
 
 
 def _new_decoder(features: Sequence[str] = ("image", "label", "label_length", "text", "uri", "width")) -> Any:
-    # Imported here: ingest workers only encode.
+    # Imported here, since workers that ingest only encode.
     from google.protobuf import text_format
     from tensorflow_metadata.proto.v0 import schema_pb2
     from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder

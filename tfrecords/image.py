@@ -1,4 +1,4 @@
-"""From a file's bytes to a grey line: the one function that ingest and inference share, to the bit.
+"""Decoding of a file's bytes to a grey line; ingest and inference share it, to the bit.
 
 The policy, in the order in which it is applied:
 
@@ -42,7 +42,7 @@ _LEAST_CONTRAST = 32
 
 
 class ImageRejected(Exception):  # noqa: N818 (an outcome, not a failure)
-    """An image that is no line.
+    """An image that cannot be used as a line.
 
     Attributes:
         reason: from the closed list of rejects.
@@ -62,7 +62,7 @@ class ImageRejected(Exception):  # noqa: N818 (an outcome, not a failure)
 
 @dataclasses.dataclass(frozen=True)
 class ImageLimits:
-    """What is refused before it is decoded.
+    """Limits past which an image is refused; all but `max_line_width` are checked before it is decoded.
 
     Attributes:
         max_pixels: width times height of the source image.
@@ -82,14 +82,14 @@ class ImageLimits:
                 raise ValueError(f"{field.name} must be at least 1, not {getattr(self, field.name)}")
 
     def check_bytes(self, size: int) -> None:
-        """Raises `ImageRejected` for a file of too many bytes."""
+        """Raises `ImageRejected` for a file with too many bytes."""
         if size > self.max_bytes:
             raise ImageRejected("too_large", f"{size} bytes are more than --max_bytes={self.max_bytes}")
 
 
 @dataclasses.dataclass(frozen=True)
 class LineImage:
-    """A grey line and what it was.
+    """A grey line, and the size of the image that it was made from.
 
     Attributes:
         pixels: uint8 [height, width], 0 black, 255 white.
@@ -188,10 +188,11 @@ def _scale_to_height(grey: Image.Image, height: int, limits: ImageLimits) -> Lin
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """A grey line, uint8 [height, width], as PNG bytes: lossless, equal pixels give equal bytes.
+    """Encodes a grey line, uint8 [height, width], as PNG bytes: lossless, equal pixels give equal bytes.
 
-    Every row is filtered by `Up` (PNG specification, section 9.2) and deflated with run lengths alone:
-    no larger than what an encoder finds that tries every filter for every row, in a third of the time.
+    Every row is filtered by `Up` (PNG specification, section 9.2) and deflated with run lengths alone.
+    The result is no larger than that of an encoder that tries every filter for every row, and takes a
+    third of the time.
     """
     height, width = pixels.shape
     rows = np.empty((height, 1 + width), np.uint8)
@@ -207,13 +208,13 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 
 def decode_png(data: bytes) -> np.ndarray:
-    """What `encode_png` wrote: uint8 [height, width]."""
+    """Decodes the bytes that `encode_png` wrote to uint8 [height, width]."""
     with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
         return np.asarray(image)
 
 
 def pad_lines(lines: Sequence[np.ndarray], multiple: int) -> tuple[np.ndarray, np.ndarray]:
-    """Lines of one height as a batch, padded with white to the widest.
+    """Makes a batch of lines of one height, padded with white to the widest.
 
     Args:
         lines: uint8 [height, width] each.
@@ -240,7 +241,7 @@ def _check_size(width: int, height: int, limits: ImageLimits) -> None:
 
 
 def _seek_picture(image: Image.Image) -> None:
-    """Goes to the one picture of a file, past thumbnails and before what a phone hides behind its photograph."""
+    """Seeks the one picture of a file: thumbnails before it, and what a phone hides behind it, do not count."""
     if image.format == "MPO":  # a JPEG to every viewer, before a second view or a gain map
         return
     pictures: list[int] = []
@@ -254,7 +255,7 @@ def _seek_picture(image: Image.Image) -> None:
 
 
 def _pages(image: Image.Image) -> list[tuple[int, bool]]:
-    """The pages of a TIFF and whether each is a thumbnail, up to the second that is none."""
+    """Lists the pages of a TIFF, and for each whether it is a thumbnail, up to the second that is not."""
     pages: list[tuple[int, bool]] = []
     for page in range(_MOST_PAGES):
         try:
@@ -269,7 +270,7 @@ def _pages(image: Image.Image) -> list[tuple[int, bool]]:
 
 
 def _check_png(data: bytes) -> None:
-    """Makes sure that a PNG is whole: Pillow decodes one with a wrong checksum, or without its end."""
+    """Raises `ImageRejected` for a PNG that is not whole: Pillow accepts a wrong checksum or a missing end."""
     start, end = len(_PNG_SIGNATURE), len(data)
     while start + 12 <= end:
         (length,) = struct.unpack_from(">I", data, start)
@@ -325,7 +326,10 @@ def _contrast(grey: Image.Image) -> int:
 
 
 def _sixteen_bits_to_grey(image: Image.Image) -> Image.Image:
-    """The upper 8 bits of 16, or of as many as a TIFF says; Pillow leaves the meaning of the values to its users."""
+    """Takes the upper 8 bits of 16, or of as many as a TIFF says.
+
+    Pillow leaves the meaning of such values to its users.
+    """
     values = np.asarray(image).astype(np.uint16)
     bits = image.tag_v2.get(_TIFF_BITS, (16,))[0] if image.format == "TIFF" else 16  # type: ignore[attr-defined]
     grey = (values >> (bits - 8)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""The manifest of a committed dataset: a folder without one does not exist for any reader."""
+"""The manifest of a committed dataset; a folder without one counts as not there."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ class ShardEntry:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetManifest:
-    """What a committed dataset is.
+    """The description of a committed dataset.
 
     Attributes:
         dataset_id: short digest of the inputs and options that it was made from.
         height: pixels of every image.
         time_stride: pixels of width per time step that labels were checked against.
         charset_sha256: digest of `charset.txt`.
-        matched: images that were listed; equals the examples plus the rejects.
+        matched: images that were listed: the examples and the rejects together.
         rejects: images left out, by reason.
-        unused_labels: labels that no image got, by reason; `unused_labels.parquet` lists them.
+        unused_labels: labels that belong to no image, by reason; `unused_labels.parquet` lists them.
         shards: every TFRecord file, by split and number.
         other_files: bytes of the charset, the statistics and the samples, by name.
         reject_files: every Parquet file of rejects, by split and number.
         warnings: sentences for the person who trains on it.
         created_at: ISO 8601, UTC.
         schema_version: of this manifest and of the examples.
-        added_to: the ID of the dataset to which images were added, if it was made so.
-        kept: examples of that dataset which no new image replaced; they are among the matched.
+        added_to: ID of the dataset that this one extends; None if it was made from images alone.
+        kept: examples of that dataset that no new image replaced; they are among the matched.
     """
 
     dataset_id: str
@@ -74,16 +74,16 @@ class DatasetManifest:
     kept: int = 0
 
     def examples(self, split: str) -> int:
-        """How many examples a split holds."""
+        """Counts the examples of a split."""
         return sum(shard.examples for shard in self.shards if shard.split == split)
 
     @property
     def counts(self) -> dict[str, int]:
-        """Examples by split."""
+        """Returns the number of examples by split."""
         return {split: self.examples(split) for split in SPLITS}
 
     def shards_of(self, split: str) -> list[ShardEntry]:
-        """The files of a split, sorted by name."""
+        """Lists the files of a split, sorted by name."""
         return [shard for shard in self.shards if shard.split == split]
 
     def write(self, folder: str) -> None:
@@ -92,7 +92,7 @@ class DatasetManifest:
 
     @classmethod
     def read(cls, folder: str) -> DatasetManifest:
-        """The manifest of the dataset in `folder`.
+        """Reads the manifest of the dataset in `folder`.
 
         Raises:
             FileNotFoundError: if nothing was committed there.
@@ -105,10 +105,10 @@ class DatasetManifest:
         return cls(**content)
 
     def read_charset(self, folder: str) -> Charset:
-        """The dataset's charset, checked against the manifest.
+        """Reads the dataset's charset and checks it against the manifest.
 
         Raises:
-            DataError: if `charset.txt` is not the one that the examples were encoded with.
+            DataError: if `charset.txt` is missing, or is not the one that the examples were encoded with.
         """
         return read_charset(folder, self.charset_sha256, step="ingest")
 
@@ -122,16 +122,21 @@ def read_pointer(path: str) -> str | None:
 
 
 def suggest_remedy(folder: str, step: str) -> str:
-    """What to do about a committed folder that was damaged: a step leaves alone what it finds committed."""
+    """Says what to do about a committed folder that was damaged: a step does not touch what is committed."""
     return f"delete {folder} and run the {step} step again"
 
 
 def read_manifest(folder: str, schema_version: int, *, step: str, oldest: int | None = None) -> dict[str, Any]:
-    """The fields of the manifest of a dataset or a model, of this schema version or of one from `oldest` on.
+    """Reads the fields of the manifest of a dataset or a model.
+
+    Args:
+        schema_version: the version that this program writes.
+        step: the step that makes the folder, for the error.
+        oldest: the oldest version that can be read; None if only `schema_version` can.
 
     Raises:
         FileNotFoundError: if nothing was committed in `folder`.
-        DataError: if it was damaged or written by another version; `step` is the one that makes it.
+        DataError: if the manifest was damaged or written by another version.
     """
     path = storage.join(folder, MANIFEST_NAME)
     content = storage.read_json(path)
@@ -147,7 +152,7 @@ def read_manifest(folder: str, schema_version: int, *, step: str, oldest: int | 
 
 
 def read_charset(folder: str, sha256: str, *, step: str) -> Charset:
-    """The charset of a dataset or a model, checked against its manifest.
+    """Reads the charset of a dataset or a model and checks it against the manifest.
 
     Raises:
         DataError: if `charset.txt` is missing or not the one that was committed.

@@ -1,4 +1,4 @@
-"""Shards: which file an example lies in, and how the file is written and read."""
+"""Shards: the choice of an example's file, and the writing and reading of such a file."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tfrecords.errors import DataError
 
 
 def choose_shard_count(images: int) -> int:
-    """How many shards a number of images is spread over: a function of the count alone.
+    """Chooses the number of shards from the number of images alone.
 
-    A power of two, so that the number changes, and with it every shard, only when the
-    collection has doubled: 2,000 to 4,000 images each; small collections get up to 8 shards
-    of at least 250, so that several workers have something to do.
+    It is a power of two. So it changes, and with it every shard, only when the collection has
+    doubled. A shard holds 2,000 to 4,000 images. A small collection has up to 8 shards of at
+    least 250 images, so that several workers have something to do.
     """
     shards = 1
     while images > 4000 * shards or (shards < 8 and images >= 500 * shards):
@@ -55,7 +55,7 @@ class SplitFractions:
 
 
 def choose_split(key: str, fractions: SplitFractions) -> str:
-    """The split of an image's key: `train`, `validation` or `test`."""
+    """Chooses the split of an image's key: `train`, `validation` or `test`."""
     position = _hash(_SPLIT_SALT, key) / 2**64
     if position < fractions.test:
         return "test"
@@ -65,22 +65,22 @@ def choose_split(key: str, fractions: SplitFractions) -> str:
 
 
 def choose_shard(key: str, shards: int) -> int:
-    """The shard, from 0, of an image's key among `shards`."""
+    """Chooses the shard, from 0, of an image's key among `shards`."""
     return _hash(_SHARD_SALT, key) % shards
 
 
 def name_shard(prefix: str, index: int, count: int, suffix: str) -> str:
-    """A shard's file name, such as `train-00000-of-00004.tfrecord.gz`."""
+    """Makes a shard's file name, such as `train-00000-of-00004.tfrecord.gz`."""
     return f"{prefix}-{index:05d}-of-{count:05d}.{suffix}"
 
 
 def write_records(path: str, records: Iterable[bytes]) -> tuple[int, int, str]:
     """Writes one gzipped TFRecord file, atomically; equal records give equal bytes.
 
-    The images inside are compressed already: gzip frames and checks them, but does not compress again.
+    The images inside are compressed already. So gzip frames and checks them, but does not compress them again.
 
     Returns:
-        How many records, the file's bytes, and its SHA-256.
+        The number of records, the file's bytes, and its SHA-256.
     """
     count = 0
     with storage.open_atomically(path) as file:
@@ -94,10 +94,10 @@ def write_records(path: str, records: Iterable[bytes]) -> tuple[int, int, str]:
 
 
 def read_records(path: str) -> Iterator[bytes]:
-    """The records of a gzipped TFRecord file, each checked against its checksum.
+    """Reads the records of a gzipped TFRecord file, and checks each against its checksum.
 
     Raises:
-        DataError: naming the file and the record that is damaged.
+        DataError: if a record is damaged; it names the file and the record.
     """
     number = 0
     try:
@@ -140,6 +140,6 @@ def _hash(salt: str, key: str) -> int:
 
 
 def _masked_crc(data: bytes) -> bytes:
-    """CRC-32C, rotated and offset as TensorFlow's `crc32c.h` defines the mask."""
+    """Computes a CRC-32C, rotated and offset as TensorFlow's `crc32c.h` defines the mask."""
     crc = google_crc32c.value(data)
     return _CHECKSUM.pack((crc >> 15 | crc << 17) + 0xA282EAD8 & 0xFFFFFFFF)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from components.ctc.decoders import Decoding
+from components.process_settings import prepare_pillow
 from components.recogniser.manifest import ACCEPTED, MODELS_NAME
 from components.recogniser.model import Recogniser, RecogniserSpec
 from tfrecords import storage
@@ -28,6 +29,7 @@ def load_recogniser(
         DataError: if there is no model or it was damaged, or the lexicon cannot be used.
         ValueError: for an engine that does not exist, or less than one thread.
     """
+    prepare_pillow()
     return RecogniserSpec(find_model(place), engine, threads, decoding or Decoding()).load()
 
 

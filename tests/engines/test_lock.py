@@ -30,9 +30,11 @@ HURRIED = f"""
 import asyncio, sys, types
 import gcsfs.retry
 import pipeline.lock
+import tfrecords.storage.gcs_writer
 pipeline.lock.LEASE_S, pipeline.lock.RENEW_S = {LEASE_S}, {RENEW_S}
 sleep = asyncio.sleep
 gcsfs.retry.asyncio = types.SimpleNamespace(sleep=lambda seconds: sleep(seconds / 100))
+tfrecords.storage.gcs_writer.FIRST_PAUSE_S = 0.01
 """
 WORKER = f"""{HURRIED}
 import logging

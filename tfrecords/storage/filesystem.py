@@ -1,4 +1,4 @@
-"""Any file system of fsspec, by a few calls."""
+"""The few calls by which this package uses any file system of fsspec."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 
 class StoredFile(NamedTuple):
-    """What an object store says of a file.
+    """A file as an object store describes it.
 
     Attributes:
         url: whose last part may be empty, or hold anything.
         size: in bytes.
-        modified: seconds since 1970 UTC, when this content was stored: what is written about a file later, such as
-            its owner, is no change of it.
+        modified: seconds since 1970 UTC, when this content was stored; a later change of what is kept about the file,
+            such as its owner, does not count.
     """
 
     url: str
@@ -24,7 +24,7 @@ class StoredFile(NamedTuple):
 
 
 class Version(NamedTuple):
-    """An object as it is at one time.
+    """One version of an object.
 
     Attributes:
         generation: the store's name for this version; no other has the same.
@@ -38,58 +38,58 @@ class Version(NamedTuple):
 
 
 NO_VERSION = "0"
-"""The generation of an object that is not there."""
+"""Generation of an object that does not exist."""
 
 
 class FileSystem:
-    """Any file system of fsspec, by a few calls that raise what it raises; told by `open_store`."""
+    """A file system of fsspec; its calls raise what fsspec raises, which `open_store` translates."""
 
     def __init__(self, fs: Any):
         self.fs = fs
 
     def read(self, url: str, at_most: int | None) -> bytes:
-        """The content of a file, or its first bytes."""
+        """Reads the content of a file, or its first bytes."""
         return self.fs.cat_file(url, end=at_most)
 
-    def information(self, url: str) -> StoredFile:
-        """What is said of a file; raises `FileNotFoundError` or `IsADirectoryError`."""
+    def describe(self, url: str) -> StoredFile:
+        """Asks for the description of a file; raises `FileNotFoundError` or `IsADirectoryError`."""
         info = self.fs.info(url)
         if info["type"] == "directory":
             raise IsADirectoryError(url)
         return make_stored_file(url, info)
 
     def is_file(self, url: str) -> bool:
-        """Whether there is a file."""
+        """Tells whether a file exists."""
         try:
-            self.information(url)
+            self.describe(url)
         except (FileNotFoundError, IsADirectoryError):
             return False
         return True
 
-    def files(self, folder: str) -> Iterator[StoredFile]:
-        """Every file below a folder, sorted by URL."""
+    def list_files(self, folder: str) -> Iterator[StoredFile]:
+        """Lists every file below a folder, sorted by URL."""
         for path, info in sorted(self.fs.find(folder, detail=True).items()):
             yield make_stored_file(self.fs.unstrip_protocol(path), info)
 
-    def names(self, folder: str, _prefix: str) -> Iterable[str]:
-        """At least those names directly inside a folder that begin so; of folders perhaps with a slash."""
+    def list_names(self, folder: str, _prefix: str) -> Iterable[str]:
+        """Lists at least those names directly inside a folder that begin so; those of folders may end with a slash."""
         above = self.fs._strip_protocol(folder).rstrip("/") + "/"
         return [entry.removeprefix(above) for entry in self.fs.ls(folder, detail=False, refresh=True)]
 
     def glob(self, pattern: str) -> list[str]:
-        """The URLs that match a pattern."""
+        """Finds the URLs that match a pattern."""
         return [self.fs.unstrip_protocol(match) for match in self.fs.glob(pattern)]
 
     def is_folder(self, url: str) -> bool:
-        """Whether there is a folder."""
+        """Tells whether a folder exists."""
         return self.fs.isdir(url)
 
     def has_bucket(self, _url: str) -> bool:
-        """Whether there is the bucket; what has no buckets has each."""
+        """Tells whether the bucket exists; a store without buckets always says yes."""
         return True
 
     def upload(self, local: str, url: str) -> None:
-        """Makes a local file appear, whole or not at all."""
+        """Uploads a local file, whole or not at all."""
         self.fs.put_file(local, url)
 
     def copy(self, source: str, destination: str) -> None:
@@ -106,6 +106,7 @@ class FileSystem:
 
 
 def make_stored_file(url: str, info: Mapping[str, Any]) -> StoredFile:
+    """Makes a `StoredFile` from what fsspec, or the JSON API of GCS, says of a file."""
     modified = info.get("mtime") or info.get("timeCreated") or info.get("created")
     if isinstance(modified, str):
         modified = datetime.datetime.fromisoformat(modified)
@@ -114,17 +115,19 @@ def make_stored_file(url: str, info: Mapping[str, Any]) -> StoredFile:
 
 
 def compute_crc32c(content: bytes) -> str:
+    """Computes the CRC-32C of some bytes as GCS writes it: base64 of its four bytes, the highest first."""
     import google_crc32c
 
     return base64.b64encode(google_crc32c.Checksum(content).digest()).decode()
 
 
 def split_url(url: str) -> tuple[str, str]:
+    """Splits a URL into its bucket and the name of the object, which may be empty."""
     bucket, _, key = url.partition("://")[2].partition("/")
     return bucket, key
 
 
 def make_prefix(folder: str) -> str:
-    """What the names of all objects in a folder begin with."""
+    """Returns what the names of all objects in a folder begin with."""
     key = split_url(folder)[1].rstrip("/")
     return f"{key}/" if key else ""

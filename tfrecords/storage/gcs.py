@@ -1,23 +1,20 @@
-"""Google Cloud Storage, with as few requests as can be."""
+"""Google Cloud Storage, asked as few times as possible."""
 
 from __future__ import annotations
 
-import base64
 import collections
 import concurrent.futures
 import datetime
 import email.utils
 import fnmatch
-import hashlib
 import io
 import itertools
 import json
-import os
 import re
-import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from typing import IO, Any
+from collections.abc import Iterable, Iterator
+from typing import Any
 
+from tfrecords.storage.faults import DamagedError
 from tfrecords.storage.filesystem import (
     FileSystem,
     StoredFile,
@@ -27,19 +24,33 @@ from tfrecords.storage.filesystem import (
     make_stored_file,
     split_url,
 )
+from tfrecords.storage.gcs_writer import GcsWriter
 
 _THREADS = 16
 _TRIES = 3  # at content that arrives damaged
-_UPLOAD_BYTES = 8 << 20  # in one request
 
 
 class Gcs(FileSystem):
-    """Google Cloud Storage, with as few requests as can be."""
+    """Google Cloud Storage, asked as few times as possible.
+
+    gcsfs reads, lists, copies and deletes. Google's own client uploads, and makes the changes that depend on a version.
+
+    Args:
+        fs: a `gcsfs.core.GCSFileSystem`, whose credentials are valid.
+        answer_s: seconds without a byte from the store until a request counts as lost, and is made again.
+    """
+
+    def __init__(self, fs: Any, answer_s: float):
+        super().__init__(fs)
+        self._answer_s = answer_s
 
     def read(self, url: str, at_most: int | None, generation: str | None = None) -> bytes:
-        """The content of an object, or its first bytes; held against the checksum that comes with it.
+        """Reads an object, or its first bytes, and compares them with the checksum that comes with them.
 
-        That is the checksum of the bytes that are stored: nothing can be held against it if they are compressed.
+        The checksum is that of the stored bytes. So nothing is compared if the object is stored compressed.
+
+        Raises:
+            DamagedError: if the content arrives damaged each of three times.
         """
         import gcsfs.retry
 
@@ -61,10 +72,10 @@ class Gcs(FileSystem):
                 return content
             if not any(part.startswith("crc32c=") for part in said):
                 return content
-        raise gcsfs.retry.ChecksumError
+        raise DamagedError
 
-    def information(self, url: str) -> StoredFile:
-        """What is said of an object; raises `FileNotFoundError` or `IsADirectoryError`."""
+    def describe(self, url: str) -> StoredFile:
+        """Asks for the description of an object; raises `FileNotFoundError` or `IsADirectoryError`."""
         bucket, key = split_url(url)
         if not key:
             raise IsADirectoryError(url)
@@ -72,8 +83,8 @@ class Gcs(FileSystem):
             url, self.fs.call("GET", "b/{}/o/{}", bucket, key, json_out=True, fields="name,size,timeCreated")
         )
 
-    def version(self, url: str) -> Version:
-        """The version of an object that is there; raises `FileNotFoundError`, also if it is replaced meanwhile."""
+    def read_version(self, url: str) -> Version:
+        """Reads the present version of an object; raises `FileNotFoundError`, also if it is replaced meanwhile."""
         bucket, key = split_url(url)
         headers, described = self.fs.call("GET", "b/{}/o/{}", bucket, key, fields="generation,updated")
         now = email.utils.parsedate_to_datetime(headers["Date"])
@@ -84,33 +95,38 @@ class Gcs(FileSystem):
         )
 
     def replace_version(self, url: str, content: bytes, generation: str) -> str:
-        """Writes an object if this is the version that is there, or `NO_VERSION`; the generation of the new one.
+        """Writes an object if this version is there, and returns the generation of the new one.
+
+        Args:
+            generation: of the version that is replaced, or `NO_VERSION` if none must be there.
 
         Raises:
-            FileExistsError: if another one is there, or none: perhaps since this was done, but the answer was lost.
+            FileExistsError: if another version is there, or none. That is also raised if the object was written, but
+                the store's answer was lost and the request made again.
         """
-        return self._upload(url, io.BytesIO(content), ifGenerationMatch=generation)["generation"]
+        return self._writer.upload(url, io.BytesIO(content), generation)
 
     def remove_version(self, url: str, generation: str) -> None:
-        """Deletes an object if this is the version that is there.
+        """Deletes an object if this version is there.
 
         Raises:
-            FileExistsError: if another one is there.
-            FileNotFoundError: if there is none: perhaps since this was done, but the answer was lost.
+            FileExistsError: if another version is there.
+            FileNotFoundError: if there is none. That is also raised if the object was deleted, but the store's answer
+                was lost and the request made again.
         """
-        self.fs.call("DELETE", "b/{}/o/{}", *split_url(url), ifGenerationMatch=generation)
+        self._writer.remove(url, generation)
 
-    def files(self, folder: str) -> Iterator[StoredFile]:
-        """Every object below a folder, sorted by URL; one request a thousand.
+    def list_files(self, folder: str) -> Iterator[StoredFile]:
+        """Lists every object below a folder, sorted by URL, by one request for a thousand objects.
 
-        The folders in it are listed at the same time, at the price of a request each, if they are not too many for
+        The folders in it are listed at the same time, which costs a request for each, unless they are too many for
         one page.
         """
-        top = next(self._pages(folder, delimiter="/"))
+        top = next(self._list_pages(folder, delimiter="/"))
         folders = top.get("prefixes", ())
         bucket, _ = split_url(folder)
         if len(folders) == 1 or "nextPageToken" in top:
-            yield from self._files_of(bucket, make_prefix(folder))
+            yield from self._list_files_of(bucket, make_prefix(folder))
             return
         order = sorted([(item["name"], item) for item in top.get("items", ())] + [(name, None) for name in folders])
         pool = concurrent.futures.ThreadPoolExecutor(_THREADS)
@@ -119,7 +135,7 @@ class Gcs(FileSystem):
 
         def list_more() -> None:
             for name in itertools.islice(waiting, _THREADS - len(listing)):
-                listing.append(pool.submit(lambda prefix: list(self._files_of(bucket, prefix)), name))
+                listing.append(pool.submit(lambda prefix: list(self._list_files_of(bucket, prefix)), name))
 
         try:
             for name, item in order:
@@ -131,13 +147,17 @@ class Gcs(FileSystem):
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _files_of(self, bucket: str, prefix: str) -> Iterator[StoredFile]:
-        for page in self._pages(f"gs://{bucket}", prefix):
+    def _list_files_of(self, bucket: str, prefix: str) -> Iterator[StoredFile]:
+        for page in self._list_pages(f"gs://{bucket}", prefix):
             for item in page.get("items", ()):
                 yield make_stored_file(f"gs://{bucket}/{item['name']}", item)
 
     def glob(self, pattern: str) -> list[str]:
-        """The URLs of objects and folders that match a pattern, sorted; only folders that may hold some are listed."""
+        """Finds the objects and folders that match a pattern, and lists only folders that may hold some.
+
+        Returns:
+            Their URLs, sorted.
+        """
         if "**" in pattern:
             return super().glob(pattern)
         bucket, key = split_url(pattern)
@@ -151,93 +171,50 @@ class Gcs(FileSystem):
             found = [
                 f"{folder}/{name.rstrip('/')}"
                 for folder in found
-                for name in dict.fromkeys(self.names(folder, literal))
+                for name in dict.fromkeys(self.list_names(folder, literal))
                 if name.strip("/") and (number == len(parts) or name.endswith("/")) and wanted.match(name.rstrip("/"))
             ]
         return sorted({url for url in found if literal != part or self.is_file(url) or self.is_folder(url)})
 
-    def names(self, folder: str, prefix: str) -> Iterable[str]:
-        """The names directly inside a folder that begin so; those of folders end with a slash."""
+    def list_names(self, folder: str, prefix: str) -> Iterable[str]:
+        """Lists the names directly inside a folder that begin so; those of folders end with a slash."""
         above = make_prefix(folder)
-        for page in self._pages(folder, prefix, delimiter="/"):
+        for page in self._list_pages(folder, prefix, delimiter="/"):
             for name in [*(item["name"] for item in page.get("items", ())), *page.get("prefixes", ())]:
                 yield name.removeprefix(above)
 
     def is_folder(self, url: str) -> bool:
-        """Whether there is anything in a folder, or there is the bucket."""
+        """Tells whether anything is in a folder; a bucket is a folder even if it is empty."""
         try:
-            page = next(self._pages(url, at_most=1))
+            page = next(self._list_pages(url, at_most=1))
         except FileNotFoundError:  # the bucket
             return False
         return bool(page.get("items")) or not split_url(url)[1]
 
     def has_bucket(self, url: str) -> bool:
-        """Whether there is the bucket."""
+        """Tells whether the bucket exists."""
         try:
-            next(self._pages(url, at_most=1))
+            next(self._list_pages(url, at_most=1))
         except FileNotFoundError:
             return False
         return True
 
     def upload(self, local: str, url: str) -> None:
-        """Makes a local file appear, whole; GCS refuses what arrives damaged, and keeps the object that it has."""
+        """Uploads a local file, whole; GCS refuses what arrives damaged, and keeps the object that it has."""
         with open(local, "rb") as file:
-            self._upload(url, file)
+            self._writer.upload(url, file)
 
     def remove_empty_folder(self, _url: str) -> None:
-        """Does nothing: folders are but parts of names."""
+        """Does nothing: folders are only parts of names."""
 
-    def _upload(self, url: str, file: IO[bytes], **conditions: str) -> dict[str, Any]:
-        import gcsfs.retry
+    @property
+    def _writer(self) -> GcsWriter:
+        return GcsWriter(self.fs.credentials.credentials, self._answer_s)
 
-        bucket, key = split_url(url)
-        digest = hashlib.file_digest(file, "md5").digest()  # type: ignore[arg-type]
-        described = {"name": key, "md5Hash": base64.b64encode(digest).decode()}
-        for _ in range(_TRIES):
-            try:
-                return self._send(bucket, described, file, **conditions)
-            except gcsfs.retry.HttpError as error:
-                if str(error.code) != "400" or "MD5" not in str(error):
-                    raise
-        raise gcsfs.retry.ChecksumError
-
-    def _send(self, bucket: str, described: Mapping[str, str], file: IO[bytes], **conditions: str) -> dict[str, Any]:
-        """Uploads a file; what the store says of the new object."""
-        import fsspec.asyn
-        import gcsfs.core
-
-        address, kind = f"{self.fs._location}/upload/storage/v1/b/{{}}/o", "application/octet-stream"
-        size = file.seek(0, os.SEEK_END)
-        file.seek(0)
-        if size <= _UPLOAD_BYTES:
-            boundary = uuid.uuid4().hex.encode()
-            parts = [(b"application/json; charset=UTF-8", json.dumps(described).encode()), (kind.encode(), file.read())]
-            body = b"".join(b"--%b\r\nContent-Type: %b\r\n\r\n%b\r\n" % (boundary, *part) for part in parts)
-            headers = {"Content-Type": f"multipart/related; boundary={boundary.decode()}"}
-            data = b"%b--%b--" % (body, boundary)
-            asked = {"uploadType": "multipart", **conditions}
-            return self.fs.call("POST", address, bucket, json_out=True, headers=headers, data=data, **asked)
-        answered, _ = self.fs.call(
-            *("POST", address, bucket),
-            uploadType="resumable",
-            name=described["name"],
-            json=described,
-            headers={"X-Upload-Content-Type": kind},
-            **conditions,
-        )
-        item: dict[str, Any] = {}
-        for offset in range(0, size, _UPLOAD_BYTES):
-            chunk = file.read(_UPLOAD_BYTES)
-            item = fsspec.asyn.sync(
-                *(self.fs.loop, gcsfs.core.upload_chunk),
-                *(self.fs, answered["Location"], chunk, offset, size, kind),
-            )
-        return item
-
-    def _pages(
+    def _list_pages(
         self, folder: str, prefix: str = "", *, delimiter: str | None = None, at_most: int = 1000
     ) -> Iterator[dict[str, Any]]:
-        """The pages of a listing, sorted by name; raises `FileNotFoundError` if there is no such bucket."""
+        """Lists the pages of a listing, sorted by name; raises `FileNotFoundError` if there is no such bucket."""
         asked = {
             "prefix": f"{make_prefix(folder)}{prefix}" or None,
             "delimiter": delimiter,

@@ -1,16 +1,18 @@
-"""Files in an object store: GCS by its JSON API through gcsfs, or what else fsspec serves.
+"""Access to an object store: GCS by its JSON API, or whatever else fsspec serves.
 
-What fails in an object store in a way that passes (429, 500 to 504, 408, no answer, a broken
-connection, a body cut short, a wrong checksum) gcsfs asks for again, six times in all, after
-pauses of 1 to 17 seconds; what arrives damaged is asked for, or sent, three times. What still
-fails then is told in one sentence: a `StoreError` if the store does not answer or refuses who
-asks, an `OSError` if it is one file's fault.
+A request to GCS that fails in a way that may pass (429, 500 to 504, 408, no answer, a broken
+connection, a body cut short) is made up to six times, after pauses of 1 to 17 seconds. What
+arrives damaged is read, or sent, three times. What still fails then is raised as one sentence:
+a `StoreError` if the store does not answer or refuses the credentials, an `OSError` if it is
+one file's fault.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import logging
+import os
 import threading
 import time
 import weakref
@@ -23,20 +25,25 @@ from tfrecords.storage.filesystem import FileSystem, split_url
 from tfrecords.storage.gcs import Gcs
 
 ANSWER_S = 30.0
-"""Without a byte from an object store until a request counts as lost, and is made again."""
+"""Seconds without a byte from an object store until a request counts as lost, and is made again."""
 REQUEST_S = 600.0
-"""For one request with all of its content, either way; it is not made again."""
+"""Seconds for one request of gcsfs, with all of its content, which is not made again after that.
+
+An upload goes in requests of at most 8 MiB, each of which `ANSWER_S` ends as soon as nothing moves.
+"""
 _REFUSED_S = 60.0  # for which a token server that failed is not asked again
+_EXTENDED_GCSFS = "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"
 
 
 def canonicalise(url: str) -> str:
-    """A URL as its file system's own listings write it; nothing is opened for that.
+    """Returns a URL in the spelling of its file system's own listings; nothing is opened for that.
 
     Raises:
         DataError: for a scheme that nothing installed serves.
     """
     import fsspec
 
+    _use_plain_gcsfs()
     try:
         kind = fsspec.get_filesystem_class(url.partition("://")[0])
     except (ImportError, ValueError) as error:
@@ -46,12 +53,12 @@ def canonicalise(url: str) -> str:
 
 
 def get_bucket(url: str) -> str:
-    """The URL of the bucket that a URL lies in."""
+    """Returns the URL of the bucket that a URL lies in."""
     return f"{url.partition('://')[0]}://{split_url(url)[0]}"
 
 
 def open_filesystem(url: str) -> Any:
-    """The fsspec file system of a URL, with credentials that are valid.
+    """Opens the fsspec file system of a URL, with credentials that are valid.
 
     Raises:
         DataError: for a scheme that nothing installed serves.
@@ -59,6 +66,7 @@ def open_filesystem(url: str) -> Any:
     """
     import fsspec
 
+    _use_plain_gcsfs()
     scheme = url.partition("://")[0]
     try:
         if scheme not in ("gs", "gcs"):
@@ -75,16 +83,32 @@ def open_filesystem(url: str) -> Any:
     return fs
 
 
+def _use_plain_gcsfs() -> None:
+    """Keeps gcsfs, which looks at its environment when it is imported, from importing its extensions.
+
+    They bring a second client, by another protocol, and take longer to import. This is done here, just before the first
+    URL of an object store is looked at, and not by the programs' entry points, since Beam's workers start in code that
+    is not this project's. A value that the user sets is kept.
+    """
+    os.environ.setdefault(_EXTENDED_GCSFS, "false")
+
+
 @functools.lru_cache(maxsize=4)
 def _gcs_options(answer_s: float, request_s: float) -> dict[str, Any]:
     import aiohttp
 
+    logger = logging.getLogger("gcsfs")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.CRITICAL)  # it prints the stack trace of what is raised here as a sentence
     timeout = aiohttp.ClientTimeout(total=request_s, sock_connect=answer_s, sock_read=answer_s)
     return {"requests_timeout": timeout, "use_listings_cache": False}
 
 
 def _refresh(credentials: Any) -> None:
-    """Makes credentials valid; what fails is not tried again for a minute: it can take two, and all threads need it."""
+    """Makes credentials valid.
+
+    What fails is not tried again for a minute: one attempt can take two, and all threads wait for it.
+    """
     with _refreshing:
         failed_at, failure = _failures.get(credentials, (0.0, None))
         if failure is not None and time.monotonic() - failed_at < _REFUSED_S:
@@ -102,15 +126,15 @@ _failures: weakref.WeakKeyDictionary[Any, tuple[float, Exception]] = weakref.Wea
 
 @contextlib.contextmanager
 def open_store(url: str, *, changing: bool = False) -> Iterator[FileSystem]:
-    """The store that a URL lies in; what that refuses or fails to do in the block is told in one sentence.
+    """Opens the store that a URL lies in, and raises what it refuses or fails to do in the block as one sentence.
 
     Args:
-        changing: what is refused is a change then, which is no fault of the file.
+        changing: True if the block changes something: what is refused is no fault of the file then.
 
     Raises:
         DataError: for a scheme that nothing installed serves.
-        StoreError: if the store does not answer, or refuses who asks, or a change.
+        StoreError: if the store does not answer, or refuses the credentials, or a change.
     """
     fs = open_filesystem(url)
     with translate_errors(url, changing=changing):
-        yield Gcs(fs) if "gs" in fs.protocol else FileSystem(fs)
+        yield Gcs(fs, ANSWER_S) if "gs" in fs.protocol else FileSystem(fs)
