@@ -1,4 +1,4 @@
-"""What the benchmarks share: images under other names, bare loops, runs of the command that are watched, the table."""
+"""Parts that the benchmarks share: images under other names, bare loops, watched commands, and the table."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ _IMAGES_A_FOLDER = 2000
 
 
 class Original(NamedTuple):
-    """A labelled image, to be linked to under other names."""
+    """A labelled image, which gets links under other names."""
 
     path: Path
     label: str
 
 
 class Run(NamedTuple):
-    """A run of the command.
+    """The measurements of one command.
 
     Attributes:
         step: seconds of its last step.
         process: seconds from the start of the process to its end.
-        processor: seconds of processor time that it took, with those processes that it started.
-        peak: bytes of memory, if they were watched.
-        figures: of its last step.
+        processor: seconds of processor time that it took, with the processes that it started.
+        peak: bytes of memory at most; 0 if they were not watched.
+        figures: the figures of its last step.
     """
 
     step: float
@@ -54,7 +54,7 @@ class Run(NamedTuple):
 
 
 def copy_originals(images: str, folder: Path) -> list[Original]:
-    """Copies of the images of `--images`, whose names are their labels."""
+    """Copies the images of `--images`, whose names are their labels."""
     from components.listing import LabelRules, list_images, uri_to_path
 
     folder.mkdir()
@@ -69,16 +69,16 @@ def copy_originals(images: str, folder: Path) -> list[Original]:
     return originals
 
 
-def named(originals: Sequence[Original], count: int) -> Iterator[tuple[Original, str]]:
-    """The originals, over and over, each with its place in the collection, without suffix."""
+def name_images(originals: Sequence[Original], count: int) -> Iterator[tuple[Original, str]]:
+    """Yields the originals, over and over, each with its place in the collection, without suffix."""
     for number in range(count):
         original = originals[number % len(originals)]
         yield original, f"{number // _IMAGES_A_FOLDER:04d}/{original.label}_{number:06d}"
 
 
 def make_images(folder: Path, originals: Sequence[Original], count: int) -> Path:
-    """A collection of images, unless it is there already."""
-    for original, name in named(originals, 0 if folder.exists() else count):
+    """Makes a collection of images, unless it is there already."""
+    for original, name in name_images(originals, 0 if folder.exists() else count):
         image = folder / f"{name}{original.path.suffix}"
         image.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -89,34 +89,34 @@ def make_images(folder: Path, originals: Sequence[Original], count: int) -> Path
 
 
 def write_table(folder: Path, originals: Sequence[Original], count: int) -> Path:
-    """A table of the labels, beside the folder of images."""
+    """Writes a table of the labels, beside the folder of images."""
     table = folder.with_suffix(".csv")
     with open(table, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "text"])
-        for original, name in named(originals, count):
+        for original, name in name_images(originals, count):
             writer.writerow([f"{folder.name}/{name}{original.path.suffix}", original.label])
     return table
 
 
 def read_only(path: str) -> bytes:
-    """The least that any reader does."""
+    """Reads a file: the least that any reader does."""
     with open(path, "rb") as file:
         return file.read()
 
 
 def read_and_decode(path: str) -> None:
-    """The least that a reader does which looks at the pixels."""
+    """Reads and decodes a file: the least that a reader does which looks at the pixels."""
     with Image.open(path) as image:
         image.load()
 
 
-def images_per_second(
+def measure_rate(
     function: Callable[[Any], object], items: Sequence[Any], *, processes: int = CORES, items_a_turn: int = 50
 ) -> float:
-    """The speed of a bare loop, shared among as many processes as there are cores.
+    """Measures the speed of a bare loop, in images a second, shared among as many processes as there are cores.
 
-    Each process calls the function once before it is timed, which then has imported and loaded what it needs.
+    Each process calls the function once before it is timed, so that everything is imported and loaded.
     """
     spawn = multiprocessing.get_context("spawn")
     barrier, claimed, finished = spawn.Barrier(processes + 1), spawn.Value("q", 0), spawn.Array("d", processes)
@@ -142,8 +142,8 @@ def _take_turns(
     claimed: Any,
     finished: Any,
 ) -> None:
-    """What one process of a loop does."""
-    function(items[0])  # imports what is imported at its first use
+    """Runs one process of a loop: takes turns of items until none is left."""
+    function(items[0])  # imports and loads what the first call needs
     barrier.wait(timeout=120)
     start = 0
     while start < len(items):
@@ -156,14 +156,14 @@ def _take_turns(
 
 
 def run_command(workspace: Path, *flags: str, watched: bool = False) -> Run:
-    """Runs the project's own command; to be watched takes it some time."""
+    """Runs the project's own command; watching its memory costs it some time."""
     command = [sys.executable, str(ROOT / "run_pipeline.py"), "--runner=DirectRunner", f"--workspace={workspace}"]
     with tempfile.TemporaryFile() as log:
-        used, started = _processor_seconds(), time.monotonic()
+        used, started = _get_processor_seconds(), time.monotonic()
         process = subprocess.Popen([*command, *flags], stdout=log, stderr=subprocess.STDOUT)
         peak = _watch(process) if watched else 0
         status = process.wait()
-        seconds, used = time.monotonic() - started, _processor_seconds() - used
+        seconds, used = time.monotonic() - started, _get_processor_seconds() - used
         log.seek(0)
         if status:
             sys.exit(f"error: the product ended with status {status}:\n{log.read().decode(errors='replace')}")
@@ -172,22 +172,23 @@ def run_command(workspace: Path, *flags: str, watched: bool = False) -> Run:
     return Run(step["seconds"], seconds, used, peak, step["figures"])
 
 
-def _processor_seconds() -> float:
-    """Of all processes that this one started and waited for."""
+def _get_processor_seconds() -> float:
+    """Returns the processor seconds of all processes that this one started and waited for."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def _watch(process: subprocess.Popen[bytes]) -> int:
-    """The most memory that a process and all its descendants held together, in bytes."""
+    """Watches a process; returns the most memory, in bytes, that it and all its descendants held together."""
     peak = 0
     while process.poll() is None:
-        peak = max(peak, sum(map(_memory, _tree(process.pid))))
+        peak = max(peak, sum(map(_get_memory, _find_tree(process.pid))))
         time.sleep(_SAMPLING_SECONDS)
     return peak
 
 
-def _memory(process: int) -> int:
+def _get_memory(process: int) -> int:
+    """Returns the memory of a process, in bytes; 0 if it has ended."""
     try:
         if MEASURE == "RSS":
             return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -197,8 +198,8 @@ def _memory(process: int) -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
 
 
-def _tree(root: int) -> list[int]:
-    """A process and all its descendants."""
+def _find_tree(root: int) -> list[int]:
+    """Finds a process and all its descendants."""
     children: dict[int, list[int]] = collections.defaultdict(list)
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -213,38 +214,38 @@ def _tree(root: int) -> list[int]:
 
 
 def parse_counts(text: str) -> list[int]:
-    """Several numbers of images, as a flag has them."""
+    """Parses several numbers of images, as a flag has them."""
     return sorted({int(count) for count in text.split(",")})
 
 
-def print_header(originals: Sequence[Original], about: str) -> None:
+def print_header(originals: Sequence[Original], setting: str) -> None:
     """Prints the head of the table."""
-    print(f"{len(originals):,} images under other names, {CORES} cores, {about}\n")
+    print(f"{len(originals):,} images under other names, {CORES} cores, {setting}\n")
     print(f"{'':<54}{'figure':>9}{'share':>9}   goal")
 
 
-def row(name: str, figure: str = "", share: str = "", goal: str = "", *, is_met: bool = False) -> None:
+def print_row(name: str, figure: str = "", share: str = "", goal: str = "", *, is_met: bool = False) -> None:
     """Prints a row of the table; one without a figure is a heading."""
     verdict = f"{goal}: {'met' if is_met else 'missed'}" if goal else ""
     print(f"{'  ' * bool(figure) + name:<54}{figure:>9}{share:>9}   {verdict}".rstrip(), flush=True)
 
 
 def print_profile(stages: Mapping[str, float], step: float, step_name: str, count: int) -> None:
-    """Prints what each stage takes alone, and what is left of the step."""
-    row(f"seconds per 10,000 images (share: of the {step_name})")
+    """Prints the time of each stage alone, and the remainder of the step."""
+    print_row(f"seconds per 10,000 images (share: of the {step_name})")
     remainder = {"remainder: Beam, start of helpers, commit, idle cores": step - sum(stages.values())}
     for name, seconds in {**stages, **remainder, step_name: step}.items():
-        row(name, f"{seconds * 10_000 / count:.2f}", f"{seconds / step:.1%}")
+        print_row(name, f"{seconds * 10_000 / count:.2f}", f"{seconds / step:.1%}")
 
 
-def print_peaks(count_and_peak: Iterator[tuple[int, int]]) -> None:
-    """Prints the peak memory of the product at several counts or one."""
-    row(f"peak memory of the product, MiB of {MEASURE}, all its processes (share: of that of the fewest images)")
+def print_peaks(counts_and_peaks: Iterator[tuple[int, int]]) -> None:
+    """Prints the peak memory of the product at one or several counts."""
+    print_row(f"peak memory of the product, MiB of {MEASURE}, all its processes (share: of that of the fewest images)")
     first = 0
-    for count, peak in count_and_peak:
+    for count, peak in counts_and_peaks:
         if not first:
             first = peak
-            row(f"{count:,} images", f"{peak / 2**20:,.0f}")
+            print_row(f"{count:,} images", f"{peak / 2**20:,.0f}")
             continue
         goal, is_met = f"at most {GOAL_MEMORY:.0%}", peak <= GOAL_MEMORY * first
-        row(f"{count:,} images", f"{peak / 2**20:,.0f}", f"{peak / first:.1%}", goal, is_met=is_met)
+        print_row(f"{count:,} images", f"{peak / 2**20:,.0f}", f"{peak / first:.1%}", goal, is_met=is_met)

@@ -1,4 +1,4 @@
-"""Other readers' images a second, each in a process of its own; `benchmarks/inference.py` runs this.
+"""Speeds of other recognisers in images a second, each in a process of its own; `benchmarks/inference.py` runs this.
 
     PYTHON benchmarks/contenders.py CONTENDER --images=FILE [--processes=2] [--threads=1] [--batch=1]
 
@@ -23,7 +23,7 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout that this file lies in
 
-from benchmarks.common import images_per_second, read_only
+from benchmarks.common import measure_rate, read_only
 
 TESSDATA = ("/usr/share/tesseract-ocr/5/tessdata", "/usr/share/tessdata")  # Debian's and others' package of English
 _IMAGES_A_TURN = 4
@@ -31,23 +31,23 @@ _WORD_SIZE = (32, 128)  # pixels of height and width that docTR's network reads
 
 
 class NotInstalledError(Exception):
-    """A contender that cannot be run here, and why."""
+    """The reason why a contender cannot be run here."""
 
 
-def rate_of_ddddocr(paths: list[str], processes: int, threads: int, batch: int) -> float:
-    """Its own `classification` of a file's bytes; its network takes one image at a time."""
+def measure_ddddocr(paths: list[str], processes: int, threads: int, batch: int) -> float:
+    """Measures ddddocr's own `classification` of a file's bytes; its network takes one image at a time."""
     del batch
-    _need("ddddocr")
+    _require_package("ddddocr")
     read = functools.partial(_read_with_ddddocr, threads=threads)
-    return images_per_second(read, paths, processes=processes, items_a_turn=_IMAGES_A_TURN)
+    return measure_rate(read, paths, processes=processes, items_a_turn=_IMAGES_A_TURN)
 
 
 def _read_with_ddddocr(path: str, threads: int) -> str:
-    return _ddddocr(threads).classification(read_only(path))
+    return _load_ddddocr(threads).classification(read_only(path))
 
 
 @functools.cache
-def _ddddocr(threads: int) -> Any:
+def _load_ddddocr(threads: int) -> Any:
     import ddddocr
     import onnxruntime
 
@@ -59,53 +59,55 @@ def _ddddocr(threads: int) -> Any:
     return reader
 
 
-def rate_of_tesserocr(paths: list[str], processes: int, threads: int, batch: int) -> float:
-    """English, each image as a single word; read from the file by Tesseract's own library."""
+def measure_tesserocr(paths: list[str], processes: int, threads: int, batch: int) -> float:
+    """Measures Tesseract, English, each image as a single word; its own library reads the file."""
     del batch
-    _need("tesserocr")
-    _tessdata()
+    _require_package("tesserocr")
+    _find_tessdata()
     os.environ["OMP_THREAD_LIMIT"] = str(threads)
-    return images_per_second(_read_with_tesserocr, paths, processes=processes, items_a_turn=_IMAGES_A_TURN)
+    return measure_rate(_read_with_tesserocr, paths, processes=processes, items_a_turn=_IMAGES_A_TURN)
 
 
 def _read_with_tesserocr(path: str) -> str:
-    reader = _tesserocr()
-    reader.SetImageFile(path)
-    return reader.GetUTF8Text()
+    recogniser = _load_tesserocr()
+    recogniser.SetImageFile(path)
+    return recogniser.GetUTF8Text()
 
 
 @functools.cache
-def _tesserocr() -> Any:
+def _load_tesserocr() -> Any:
     import tesserocr
 
-    return tesserocr.PyTessBaseAPI(path=_tessdata(), lang="eng", psm=tesserocr.PSM.SINGLE_WORD)
+    return tesserocr.PyTessBaseAPI(path=_find_tessdata(), lang="eng", psm=tesserocr.PSM.SINGLE_WORD)
 
 
-def _tessdata() -> str:
+def _find_tessdata() -> str:
     for folder in (os.environ.get("TESSDATA_PREFIX", ""), *TESSDATA):
         if os.path.exists(os.path.join(folder, "eng.traineddata")):
             return folder
     raise NotInstalledError("no eng.traineddata (Debian: tesseract-ocr-eng)")
 
 
-def rate_of_doctr(paths: list[str], processes: int, threads: int, batch: int) -> float:
-    """The forward pass of `crnn_mobilenet_v3_small` on ready batches, random weights: no image is decoded, no text."""
-    _need("python-doctr")
+def measure_doctr(paths: list[str], processes: int, threads: int, batch: int) -> float:
+    """Measures the forward pass of docTR's `crnn_mobilenet_v3_small` on ready batches: no image is decoded, no text.
+
+    Its weights are random."""
+    _require_package("python-doctr")
     batches = [batch] * max(1, len(paths) // batch)
     score = functools.partial(_score_with_doctr, threads=threads)
-    return batch * images_per_second(score, batches, processes=processes, items_a_turn=1)
+    return batch * measure_rate(score, batches, processes=processes, items_a_turn=1)
 
 
 def _score_with_doctr(batch: int, threads: int) -> None:
     import torch
 
-    network, images = _doctr(batch, threads)
+    network, images = _load_doctr(batch, threads)
     with torch.inference_mode():
         network(images)
 
 
 @functools.cache
-def _doctr(batch: int, threads: int) -> tuple[Any, Any]:
+def _load_doctr(batch: int, threads: int) -> tuple[Any, Any]:
     import torch
 
     try:
@@ -123,8 +125,8 @@ def _doctr(batch: int, threads: int) -> tuple[Any, Any]:
     return network, images
 
 
-def rate_of_ocr_model_v1(paths: list[str], processes: int, threads: int, batch: int) -> float:
-    """The reference network as tutorials use it, with random weights: `tf.data`, `predict`, Keras's CTC, a join."""
+def measure_ocr_model_v1(paths: list[str], processes: int, threads: int, batch: int) -> float:
+    """Measures the reference network as tutorials use it: `tf.data`, `predict`, Keras's CTC, a join; random weights."""
     import keras
     import numpy as np
     import tensorflow as tf
@@ -132,7 +134,7 @@ def rate_of_ocr_model_v1(paths: list[str], processes: int, threads: int, batch: 
     from components.training.layers import FixedTimeSteps, ResizeLines
     from components.training.networks import NETWORKS
 
-    del processes, threads  # TensorFlow takes all cores
+    del processes, threads  # TensorFlow uses all cores
     symbols = "0123456789abcdefghijklmnopqrstuvwxyz"
     with_resizing = NETWORKS["ocr_model_v1"](len(symbols) + 1, 50)
     ours = (keras.layers.InputLayer, ResizeLines, FixedTimeSteps)
@@ -145,28 +147,28 @@ def rate_of_ocr_model_v1(paths: list[str], processes: int, threads: int, batch: 
         image = tf.io.decode_png(tf.io.read_file(path), channels=1)
         return tf.image.resize(image, (50, 200))
 
-    def read(some: list[str]) -> list[str]:
-        images = tf.data.Dataset.from_tensor_slices(some).map(load, num_parallel_calls=tf.data.AUTOTUNE)
+    def recognise(batch_paths: list[str]) -> list[str]:
+        images = tf.data.Dataset.from_tensor_slices(batch_paths).map(load, num_parallel_calls=tf.data.AUTOTUNE)
         logits = network.predict(images.batch(batch).prefetch(tf.data.AUTOTUNE), verbose=0)
         lengths = np.full(len(logits), logits.shape[1])
         ids = keras.ops.ctc_decode(logits, lengths, strategy="greedy", mask_index=len(symbols))[0][0]
         return ["".join(symbols[i] for i in row if i >= 0) for row in keras.ops.convert_to_numpy(ids)]
 
-    read(paths[: 4 * batch])
+    recognise(paths[: 4 * batch])
     started = time.monotonic()
-    read(paths)
+    recognise(paths)
     return len(paths) / (time.monotonic() - started)
 
 
 CONTENDERS: dict[str, Callable[[list[str], int, int, int], float]] = {
-    "ddddocr": rate_of_ddddocr,
-    "tesserocr": rate_of_tesserocr,
-    "doctr": rate_of_doctr,
-    "ocr_model_v1": rate_of_ocr_model_v1,
+    "ddddocr": measure_ddddocr,
+    "tesserocr": measure_tesserocr,
+    "doctr": measure_doctr,
+    "ocr_model_v1": measure_ocr_model_v1,
 }
 
 
-def _need(package: str) -> None:
+def _require_package(package: str) -> None:
     try:
         importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -175,7 +177,7 @@ def _need(package: str) -> None:
 
 def main() -> None:
     """Measures one contender in one setting."""
-    parser = argparse.ArgumentParser(description="Measure another reader.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(description="Measure another recogniser.", allow_abbrev=False)
     parser.add_argument("contender", choices=CONTENDERS)
     parser.add_argument("--images", required=True, help="file with the paths of the images, one a line")
     parser.add_argument("--processes", type=int, default=1)

@@ -1,12 +1,12 @@
-"""How fast the infer step is, what bounds it, what others read, how much memory it takes, and how soon it starts.
+"""Benchmark of the infer step: its speed, its bounds, other recognisers, its memory and its start.
 
     python benchmarks/inference.py --images=../shared/data/captcha [--count=20000] [--workspace=WORKSPACE]
         [--contenders=PYTHON] [--memory=10000,100000] [--only=speed|contenders|memory|start] [--scratch=DIR]
 
-Prints one table; all of it is measured in this run, on the same images, which get other names in a temporary folder:
-hard links where the file system has them, so that everything is read from the page cache. The model is the accepted one
-of `--workspace`, which is only read, or else the default network, trained on `--images` first. Speeds are the best of
-two rounds, in which all that is compared takes turns; the loops' processes and the contenders' are started, and have
+Prints one table; all of it is measured now, on the same images, which get other names in a temporary folder: hard links
+where the file system has them, so that everything is read from the page cache. The model is the accepted one of
+`--workspace`, which is only read, or else the default network, trained on `--images` first. Speeds are the best of two
+rounds, in which everything that is compared takes turns; the loops' processes and the contenders' are started, and have
 loaded what they need, before they are timed; the infer step is timed as it is, by the run report.
 
 `--contenders` is the Python of an environment of its own with `benchmarks/requirements.txt`. The network of
@@ -47,15 +47,15 @@ from benchmarks.common import (
     Original,
     Run,
     copy_originals,
-    images_per_second,
     make_images,
+    measure_rate,
     parse_counts,
     print_header,
     print_peaks,
     print_profile,
+    print_row,
     read_and_decode,
     read_only,
-    row,
     run_command,
 )
 from components.counts import Counts
@@ -79,14 +79,14 @@ SHORT_LINES, LONG_LINE = 50_000, 30_000  # images, and pixels of width
 
 
 class Contender(NamedTuple):
-    """Another reader.
+    """Another recogniser.
 
     Attributes:
-        name: for a person.
-        key: as `contenders.py` has it.
-        images: how many it reads, of those that the product reads.
-        goal: how many times its speed the product's should be.
-        settings: flags of `contenders.py`, of which the fastest counts.
+        name: its name for a person.
+        key: its name in `contenders.py`.
+        images: number that it recognises, of those that the product recognises.
+        goal: the product's speed should be so many times its speed.
+        settings: flags of `contenders.py`; the fastest setting counts.
         ours: whether it runs in this project's environment.
     """
 
@@ -113,7 +113,7 @@ CONTENDERS = (
 
 
 def prepare_workspace(given: str | None, images: Path, workspace: Path) -> ModelManifest:
-    """A workspace of this benchmark's own with a model in use: a copy of the given one's, or one trained now."""
+    """Prepares a workspace with a model in use: a copy of the given workspace's, or one trained now."""
     if given is None:
         print("training the default network ...", flush=True)
         flags = ("--steps=ingest,train,evaluate", "--label_source=filename", "--max_cer=1")
@@ -123,16 +123,16 @@ def prepare_workspace(given: str | None, images: Path, workspace: Path) -> Model
         shutil.copytree(Path(given, "models", model_id), workspace / "models" / model_id)
         for pointer in ("ACCEPTED", "LATEST"):
             (workspace / "models" / pointer).write_text(f"{model_id}\n", encoding="utf-8")
-    return ModelManifest.read(str(model_folder(workspace)))
+    return ModelManifest.read(str(find_model_folder(workspace)))
 
 
-def model_folder(workspace: Path) -> Path:
-    """The model in use."""
+def find_model_folder(workspace: Path) -> Path:
+    """Finds the folder of the model in use."""
     return workspace / "models" / (workspace / "models" / "ACCEPTED").read_text(encoding="utf-8").strip()
 
 
 def write_labelled(folder: Path, originals: Sequence[Original]) -> Path:
-    """The originals under their labels, to be trained on."""
+    """Writes the originals under their labels, for training."""
     folder.mkdir()
     for original in originals:
         shutil.copyfile(original.path, folder / f"{original.label}{original.path.suffix}")
@@ -140,7 +140,7 @@ def write_labelled(folder: Path, originals: Sequence[Original]) -> Path:
 
 
 def run_infer(workspace: Path, images: str, count: int, *flags: str, watched: bool = False) -> Run:
-    """Runs the infer step by the project's own command, as if it had never read these images."""
+    """Runs the infer step by the project's own command, as if no run had read these images."""
     for name in ("predictions", "rejects"):
         shutil.rmtree(workspace / name, ignore_errors=True)
     run = run_command(workspace, "--steps=infer", f"--infer_images={images}", *flags, watched=watched)
@@ -149,15 +149,15 @@ def run_infer(workspace: Path, images: str, count: int, *flags: str, watched: bo
     return run
 
 
-def grey_line(path: str, height: int) -> None:
-    """The product's way from a file to a line."""
+def read_grey_line(path: str, height: int) -> None:
+    """Reads a file as a grey line, as the product does."""
     read_line(read_only(path), height, LIMITS)
 
 
-def ready_images_per_second(engine_name: str, folder: str, paths: Sequence[str]) -> float:
-    """The speed of an engine alone, on ready batches as the product makes them, over and over."""
+def measure_engine_rate(engine_name: str, folder: str, paths: Sequence[str]) -> float:
+    """Measures an engine alone, in images a second, on ready batches as the product makes them, over and over."""
     manifest = ModelManifest.read(folder)
-    batches = [pad_lines(batch, manifest.time_stride) for batch in _full_batches(paths, manifest.height)]
+    batches = [pad_lines(batch, manifest.time_stride) for batch in _collect_full_batches(paths, manifest.height)]
     engine = load_engine(engine_name, folder, manifest, threads=1)
     for batch in batches:
         engine.score(*batch)
@@ -176,14 +176,14 @@ def ready_images_per_second(engine_name: str, folder: str, paths: Sequence[str])
     return scored / (time.monotonic() - started)
 
 
-def _full_batches(paths: Sequence[str], height: int) -> list[list[np.ndarray]]:
-    """Without the last ones of each width, which are smaller."""
+def _collect_full_batches(paths: Sequence[str], height: int) -> list[list[np.ndarray]]:
+    """Collects the batches of lines, without the last ones of each width, which are smaller."""
     lines = [read_line(read_only(path), height, LIMITS).pixels for path in paths]
-    batches = list(_collected(lines))
+    batches = list(_collect_batches(lines))
     return [batch for batch in batches if len(batch) >= 0.9 * max(map(len, batches))]
 
 
-def _collected(lines: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+def _collect_batches(lines: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
     batches: list[list[np.ndarray]] = []
 
     def keep(batch: Sequence[np.ndarray]) -> list[Any]:
@@ -195,19 +195,19 @@ def _collected(lines: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
     return batches
 
 
-def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function gives in a fresh process, where nothing else was loaded."""
+def run_in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Runs a function in a fresh process, where nothing else was loaded; returns its result."""
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def time_stages(images: Path, count: int, model: str, folder: Path) -> dict[str, float]:
-    """Seconds of the stages of inference, one after the other in this process alone, without Beam."""
+    """Times the stages of inference in seconds, one after the other in this process alone, without Beam."""
     seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
-    def timed(name: str) -> Iterator[None]:
+    def time_stage(name: str) -> Iterator[None]:
         started = time.monotonic()
         yield
         seconds[name] = seconds.get(name, 0.0) + time.monotonic() - started
@@ -230,31 +230,31 @@ def time_stages(images: Path, count: int, model: str, folder: Path) -> dict[str,
         processes=CORES,
     )
     listing = str(folder / "listing.parquet")
-    with timed("listing"):
+    with time_stage("listing"):
         write_listing([str(images)], listing, None, SplitFractions())
     shards: dict[int, list[bytes]] = {}
-    with timed("grouping by shard"):
+    with time_stage("grouping by shard"):
         for shard, block in pack_blocks(read_listing(listing), lambda image: choose_shard(image.key, request.shards)):
             shards.setdefault(shard, []).append(block)
         groups = [sorted(unpack_blocks(blocks, ImageReference)) for blocks in shards.values()]
     loaded = request.reader().load()
     loaded.engine.score(*pad_lines([np.full((request.height, request.height), 255, np.uint8)], manifest.time_stride))
     for number, references in enumerate(groups):
-        with timed("reading files, and decoding to lines"):
+        with time_stage("reading files, and decoding to lines"):
             lines = [read_referenced_line(image, request.height, request.limits) for image in references]
-        with timed("collecting batches"):
-            batches = _collected([line.pixels for line in lines])
-        with timed("padding"):
+        with time_stage("collecting batches"):
+            batches = _collect_batches([line.pixels for line in lines])
+        with time_stage("padding"):
             padded = [pad_lines(batch, manifest.time_stride) for batch in batches]
-        with timed("model"):
+        with time_stage("model"):
             scored = [loaded.engine.score(*batch) for batch in padded]
         ready = iter(scored)
         replayed = dataclasses.replace(
             loaded, engine=dataclasses.replace(loaded.engine, score=lambda *_, ready=ready: next(ready))
         )
-        with timed("padding, and CTC decoding"):
+        with time_stage("padding, and CTC decoding"):
             readings = [reading for batch in batches for reading in replayed.recognise_lines(batch)]
-        with timed("Parquet"):
+        with time_stage("Parquet"):
             rows = [
                 (
                     ImageFile(image.uri, image.size_bytes, image.modified_us),
@@ -271,18 +271,18 @@ def time_stages(images: Path, count: int, model: str, folder: Path) -> dict[str,
 
 
 def measure_speed(originals: Sequence[Original], count: int, workspace: Path, scratch: Path) -> None:
-    """The product beside bare loops and engines, and where its time goes."""
+    """Measures the product beside bare loops and engines, and the time of its stages."""
     images = make_images(scratch / f"images-{count}", originals, count)
     paths = [str(path) for path in sorted(images.glob("*/*"))]
-    model = str(model_folder(workspace))
+    model = str(find_model_folder(workspace))
     height = ModelManifest.read(model).height
     loops = {
         "read only": read_only,
         "read and decode (Pillow)": read_and_decode,
-        "decode: file to grey line": functools.partial(grey_line, height=height),
+        "decode: file to grey line": functools.partial(read_grey_line, height=height),
     }
     engines = {"ONNX Runtime": "onnx", "TensorFlow": "tensorflow"}
-    some = [str(original.path) for original in originals]
+    original_paths = [str(original.path) for original in originals]
     for path in paths:
         read_only(path)
     rates = dict.fromkeys([*loops, *engines], 0.0)
@@ -290,26 +290,28 @@ def measure_speed(originals: Sequence[Original], count: int, workspace: Path, sc
     rounds: list[dict[str, float]] = []
     for _ in range(ROUNDS):
         for name, function in loops.items():
-            rates[name] = max(rates[name], images_per_second(function, paths))
+            rates[name] = max(rates[name], measure_rate(function, paths))
         for name, engine in engines.items():
-            rates[name] = max(rates[name], in_own_process(ready_images_per_second, engine, model, some))
+            rates[name] = max(rates[name], run_in_own_process(measure_engine_rate, engine, model, original_paths))
         runs.append(run_infer(workspace, str(images), count))
         with tempfile.TemporaryDirectory(prefix="stages-", dir=scratch) as folder:
             rounds.append(time_stages(images, count, model, Path(folder)))
     best = min(runs, key=lambda run: run.step)
     rate, decode = count / best.step, rates["decode: file to grey line"]
-    row(f"images per second, {count:,} images (share: the infer step's speed, of this one's)")
+    print_row(f"images per second, {count:,} images (share: the infer step's speed, of this one's)")
     for name in loops:
-        row(f"{name}, {CORES} processes", f"{rates[name]:,.0f}", f"{rate / rates[name]:.1%}")
+        print_row(f"{name}, {CORES} processes", f"{rates[name]:,.0f}", f"{rate / rates[name]:.1%}")
     engine_rate, goal = rates["ONNX Runtime"], f"{GOAL_ENGINE:,}"
     for name in engines:
         own_goal = {"goal": goal, "is_met": engine_rate >= GOAL_ENGINE} if name == "ONNX Runtime" else {}
-        row(f"engine: {name}, ready batches", f"{rates[name]:,.0f}", f"{rate / rates[name]:.1%}", **own_goal)
+        print_row(f"engine: {name}, ready batches", f"{rates[name]:,.0f}", f"{rate / rates[name]:.1%}", **own_goal)
     roofline = 1 / (1 / decode + 1 / engine_rate)
     share, goal = rate / roofline, f"{GOAL_SHARE:.0%} of it"
-    row("roofline: decode, then ONNX Runtime", f"{roofline:,.0f}", f"{share:.1%}", goal, is_met=share >= GOAL_SHARE)
-    row(f"product, infer step, {', '.join(best.figures['figures']['engines'])}", f"{rate:,.0f}")
-    row("product, whole process", f"{count / best.process:,.0f}")
+    print_row(
+        "roofline: decode, then ONNX Runtime", f"{roofline:,.0f}", f"{share:.1%}", goal, is_met=share >= GOAL_SHARE
+    )
+    print_row(f"product, infer step, {', '.join(best.figures['figures']['engines'])}", f"{rate:,.0f}")
+    print_row("product, whole process", f"{count / best.process:,.0f}")
     alone = {name: min(seconds[name] for seconds in rounds) for name in rounds[0]}
     reading, by_all = CORES * count / rates["read only"], "reading files, and decoding to lines"
     stages = {
@@ -324,13 +326,13 @@ def measure_speed(originals: Sequence[Original], count: int, workspace: Path, sc
         "Parquet": alone["Parquet"],
     }
     print_profile(stages, CORES * best.step, f"infer step, times {CORES} cores", count)
-    row("processor seconds of the whole process", f"{best.processor * 10_000 / count:.2f}")
+    print_row("processor seconds of the whole process", f"{best.processor * 10_000 / count:.2f}")
 
 
 def measure_contenders(
     originals: Sequence[Original], count: int, workspace: Path, scratch: Path, python: str | None
 ) -> None:
-    """The product beside other readers."""
+    """Measures the product beside other recognisers."""
     images = make_images(scratch / f"images-{count}", originals, count)
     paths = [str(path) for path in sorted(images.glob("*/*"))]
     best_step = float("inf")
@@ -339,22 +341,22 @@ def measure_contenders(
     for _ in range(ROUNDS):
         best_step = min(best_step, run_infer(workspace, str(images), count).step)
         for contender in CONTENDERS:
-            where = sys.executable if contender.ours else python
-            for setting in contender.settings if where is not None else ():
-                outcome = _run_contender(contender, setting, where, paths[: contender.images], scratch)
+            interpreter = sys.executable if contender.ours else python
+            for setting in contender.settings if interpreter is not None else ():
+                outcome = _run_contender(contender, setting, interpreter, paths[: contender.images], scratch)
                 if "rate" in outcome:
                     best[contender.key] = max(best.get(contender.key, (0.0, "")), (outcome["rate"], setting))
                 else:
                     missing[contender.key] = outcome["not_installed"]
     rate = count / best_step
-    row(f"images per second (share: how many times as fast the infer step read {count:,}, {rate:,.0f} a second)")
+    print_row(f"images per second (share: how many times as fast the infer step read {count:,}, {rate:,.0f} a second)")
     for contender in CONTENDERS:
         if contender.key not in best:
-            row(f"{contender.name}: not installed ({missing.get(contender.key, 'no --contenders')})", "-")
+            print_row(f"{contender.name}: not installed ({missing.get(contender.key, 'no --contenders')})", "-")
             continue
         other, setting = best[contender.key]
         times, read = rate / other, f"{min(contender.images, count):,} images, {setting.replace('--', '')}"
-        row(
+        print_row(
             contender.name, f"{other:,.0f}", f"{times:.1f}", f"{read}; {contender.goal}", is_met=times >= contender.goal
         )
 
@@ -373,38 +375,38 @@ def _run_contender(
 
 
 def measure_memory(originals: Sequence[Original], counts: Sequence[int], workspace: Path, scratch: Path) -> None:
-    """The product's peak memory at several counts, and with one very long line among short ones."""
+    """Measures the product's peak memory at several counts, and with one very long line among short ones."""
     folders = ((count, make_images(scratch / f"images-{count}", originals, count)) for count in counts)
     print_peaks((count, run_infer(workspace, str(images), count, watched=True).peak) for count, images in folders)
     short = make_images(scratch / f"images-{SHORT_LINES}", originals, SHORT_LINES)
-    long = write_long_line(scratch / "long", originals, ModelManifest.read(str(model_folder(workspace))).height)
+    long = write_long_line(scratch / "long", originals, ModelManifest.read(str(find_model_folder(workspace))).height)
     allowed = f"--max_line_width={LONG_LINE + 1000}"
     without = run_infer(workspace, str(short), SHORT_LINES, allowed, watched=True)
     with_it = run_infer(workspace, f"{short},{long}", SHORT_LINES + 1, allowed, watched=True)
-    row(f"{SHORT_LINES:,} images, and one of {LONG_LINE:,} pixels more (share: of the run without it)")
-    row("seconds of the infer step without it", f"{without.step:.1f}")
-    row("seconds of the infer step with it", f"{with_it.step:.1f}", f"{with_it.step / without.step:.1%}")
-    row(f"MiB of {MEASURE} without it", f"{without.peak / 2**20:,.0f}")
-    row(f"MiB of {MEASURE} with it", f"{with_it.peak / 2**20:,.0f}", f"{with_it.peak / without.peak:.1%}")
+    print_row(f"{SHORT_LINES:,} images, and one of {LONG_LINE:,} pixels more (share: of the run without it)")
+    print_row("seconds of the infer step without it", f"{without.step:.1f}")
+    print_row("seconds of the infer step with it", f"{with_it.step:.1f}", f"{with_it.step / without.step:.1%}")
+    print_row(f"MiB of {MEASURE} without it", f"{without.peak / 2**20:,.0f}")
+    print_row(f"MiB of {MEASURE} with it", f"{with_it.peak / 2**20:,.0f}", f"{with_it.peak / without.peak:.1%}")
 
 
 def write_long_line(folder: Path, originals: Sequence[Original], height: int) -> Path:
-    """A folder with one image of `LONG_LINE` pixels at the height of the lines: the originals beside each other."""
+    """Writes a folder with one image of `LONG_LINE` pixels at the lines' height: the originals beside each other."""
     folder.mkdir()
     line = Image.new("L", (LONG_LINE, height), 255)
-    at = 0
-    while at < LONG_LINE:
+    left = 0
+    while left < LONG_LINE:
         for original in originals:
             pixels = Image.fromarray(read_line(original.path.read_bytes(), height, LIMITS).pixels)
-            line.paste(pixels, (at, 0))
-            at += pixels.width
+            line.paste(pixels, (left, 0))
+            left += pixels.width
     line.save(folder / "long.png")
     return folder
 
 
 def measure_start(originals: Sequence[Original], count: int, workspace: Path, scratch: Path) -> None:
-    """How soon the first batch is scored: by the time of the first shard's file, which is written after it."""
-    row("seconds from the start of the process, at most, to the first scored batch, ONNX Runtime")
+    """Measures the time to the first scored batch, by the first shard's file, which is written after it."""
+    print_row("seconds from the start of the process, at most, to the first scored batch, ONNX Runtime")
     for number in sorted({*START_COUNTS, count}):
         images = make_images(scratch / f"images-{number}", originals, number)
         seconds = []
@@ -414,11 +416,11 @@ def measure_start(originals: Sequence[Original], count: int, workspace: Path, sc
             parts = (workspace / "predictions").glob("*/*/part-*.parquet")
             seconds.append(min(part.stat().st_mtime for part in parts) - started)
         best = min(seconds)
-        row(f"{number:,} images", f"{best:.2f}", goal=f"under {GOAL_START:g}", is_met=best < GOAL_START)
+        print_row(f"{number:,} images", f"{best:.2f}", goal=f"under {GOAL_START:g}", is_met=best < GOAL_START)
 
 
 def main() -> None:
-    """Measures what the command line asks for."""
+    """Runs the measurements that the flags ask for."""
     parser = argparse.ArgumentParser(description="Measure the infer step.", allow_abbrev=False)
     parser.add_argument("--images", required=True, help="folder of images whose names are their labels")
     parser.add_argument("--count", type=int, default=20_000, help="images for the speed (default: %(default)s)")

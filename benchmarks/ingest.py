@@ -1,12 +1,12 @@
-"""How fast ingest is, what bounds it, how much memory it takes, and whether that stays so with more images.
+"""Benchmark of the ingest step: its speed, its bounds and its memory, also with more images.
 
     python benchmarks/ingest.py --images=../shared/data/captcha [--count=20000] [--memory=10000,100000]
         [--levels=1000,10000,100000] [--only=speed|memory|levels] [--scratch=DIR]
 
-Prints one table; all of it is measured in this run, on the same images, which get other names in a temporary folder:
-hard links where the file system has them, so that everything is read from the page cache, by the product as by the
-loops beside it. Speeds are the best of two rounds, in which all that is compared takes turns. The loops' processes and
-the stages' helpers are started before they are timed; the product is timed as it is.
+Prints one table; all of it is measured now, on the same images, which get other names in a temporary folder: hard links
+where the file system has them, so that everything is read from the page cache, by the product as by the loops beside
+it. Speeds are the best of two rounds, in which everything that is compared takes turns. The loops' processes and the
+stages' helpers are started before they are timed; the product is timed as it is.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from benchmarks.common import (
     Original,
     Run,
     copy_originals,
-    images_per_second,
     make_images,
-    named,
+    measure_rate,
+    name_images,
     parse_counts,
     print_header,
     print_peaks,
     print_profile,
+    print_row,
     read_and_decode,
     read_only,
-    row,
     run_command,
     write_table,
 )
@@ -63,8 +63,8 @@ GOAL_RATE, GOAL_SHARE = 1500, 0.6
 GOAL_LEVEL = 1.1  # of the figure at the count before: as much as two equal runs may differ
 
 
-def grey_line(path: str) -> None:
-    """The product's way from a file to a line."""
+def read_grey_line(path: str) -> None:
+    """Reads a file as a grey line, as the product does."""
     read_line(read_only(path), HEIGHT, LIMITS)
 
 
@@ -85,17 +85,17 @@ def run_fresh(images: Path, count: int, flags: Sequence[str] = LABEL_FLAGS, *, w
 
 
 def time_stages(images: Path, folder: Path) -> dict[str, float]:
-    """Seconds of the stages of ingest, one after the other in this process, without Beam."""
+    """Times the stages of ingest in seconds, one after the other in this process, without Beam."""
     seconds: dict[str, float] = {}
 
-    def timed(name: str, stage: Callable[[], Any]) -> Any:
+    def time_stage(name: str, stage: Callable[[], Any]) -> Any:
         started = time.monotonic()
         result = stage()
         seconds[name] = time.monotonic() - started
         return result
 
     path = str(folder / "listing.parquet")
-    listing = timed("listing, with labels", lambda: write_listing([str(images)], path, LABELS, FRACTIONS))
+    listing = time_stage("listing, with labels", lambda: write_listing([str(images)], path, LABELS, FRACTIONS))
     request = IngestRequest(
         dataset_id="benchmark",
         folder=str(folder / "shards"),
@@ -110,25 +110,25 @@ def time_stages(images: Path, folder: Path) -> dict[str, float]:
         processes=CORES,
     )
 
-    def shard_of(reference: ImageReference) -> tuple[str, int]:
+    def choose_place(reference: ImageReference) -> tuple[str, int]:
         split = choose_split(reference.split_key, FRACTIONS)
         return split, choose_shard(reference.key, request.shards[split])
 
     def group() -> dict[tuple[str, int], list[ImageReference]]:
         shards: dict[tuple[str, int], list[bytes]] = collections.defaultdict(list)
-        for shard, block in pack_blocks(read_listing(path), shard_of):
+        for shard, block in pack_blocks(read_listing(path), choose_place):
             shards[shard].append(block)
         return {shard: sorted(unpack_blocks(blocks, ImageReference)) for shard, blocks in shards.items()}
 
-    shards = timed("grouping by shard", group)
-    some = [reference for references in shards.values() for reference in references][: 64 * CORES]
+    shards = time_stage("grouping by shard", group)
+    few = [reference for references in shards.values() for reference in references][: 64 * CORES]
     with HelperPool.open_for_job() as helpers:
-        list(helpers.map(functools.partial(encode_reference, rules=request.encoding), some, CORES))  # starts helpers
-        summaries = timed(
+        list(helpers.map(functools.partial(encode_reference, rules=request.encoding), few, CORES))  # starts helpers
+        summaries = time_stage(
             "encoding by helper processes, writing the shards",
             lambda: [write_training_shard(shard, references, request) for shard, references in shards.items()],
         )
-    timed(
+    time_stage(
         "reading the shards back, describing them",
         lambda: [list(describe_written_shard(summary, request)) for summary in summaries],
     )
@@ -136,7 +136,7 @@ def time_stages(images: Path, folder: Path) -> dict[str, float]:
 
 
 def measure_speed(originals: Sequence[Original], count: int, scratch: Path) -> None:
-    """The product beside bare loops, and where its time goes."""
+    """Measures the product beside bare loops, and the time of its stages."""
     images = make_images(scratch / f"images-{count}", originals, count)
     references = list(list_images(str(images), LABELS))
     paths = [uri_to_path(reference.uri) for reference in references]
@@ -145,7 +145,7 @@ def measure_speed(originals: Sequence[Original], count: int, scratch: Path) -> N
     loops: dict[str, tuple[Callable[[Any], object], Sequence[Any]]] = {
         "read only": (read_only, paths),
         "read and decode": (read_and_decode, paths),
-        "grey line": (grey_line, paths),
+        "grey line": (read_grey_line, paths),
         "encoded example": (encode, references),
     }
     for path in paths:
@@ -155,58 +155,58 @@ def measure_speed(originals: Sequence[Original], count: int, scratch: Path) -> N
     rounds: list[dict[str, float]] = []
     for _ in range(ROUNDS):
         for name, (function, items) in loops.items():
-            rates[name] = max(rates[name], images_per_second(function, items))
+            rates[name] = max(rates[name], measure_rate(function, items))
         runs.append(run_fresh(images, count))
         with tempfile.TemporaryDirectory(prefix="stages-", dir=scratch) as folder:
             rounds.append(time_stages(images, Path(folder)))
     best = min(runs, key=lambda run: run.step)
     rate = count / best.step
     is_met = rate >= GOAL_RATE or rate >= GOAL_SHARE * rates["read and decode"]
-    row(f"images per second, {count:,} images (share: the ingest step's speed, of the loop's)")
+    print_row(f"images per second, {count:,} images (share: the ingest step's speed, of the loop's)")
     for name, loop_rate in rates.items():
-        row(f"{name}, {CORES} processes", f"{loop_rate:,.0f}", f"{rate / loop_rate:.1%}")
+        print_row(f"{name}, {CORES} processes", f"{loop_rate:,.0f}", f"{rate / loop_rate:.1%}")
     goal = f'{GOAL_RATE:,} or {GOAL_SHARE:.0%} of "read and decode"'
-    row("product, ingest step", f"{rate:,.0f}", goal=goal, is_met=is_met)
-    row("product, whole process", f"{count / best.process:,.0f}")
+    print_row("product, ingest step", f"{rate:,.0f}", goal=goal, is_met=is_met)
+    print_row("product, whole process", f"{count / best.process:,.0f}")
     stages = {name: min(seconds[name] for seconds in rounds) for name in rounds[0]}
     print_profile(stages, best.step, "ingest step", count)
-    row("seconds, whatever the count")
-    row("start of the command, run report", f"{best.process - best.step:.2f}")
+    print_row("seconds, whatever the count")
+    print_row("start of the command, run report", f"{best.process - best.step:.2f}")
     measure_memory(originals, [count], scratch)
 
 
 def measure_memory(originals: Sequence[Original], counts: Sequence[int], scratch: Path) -> None:
-    """The product's peak memory, at several counts or one."""
+    """Measures the product's peak memory, at one or several counts."""
     folders = ((count, make_images(scratch / f"images-{count}", originals, count)) for count in counts)
     print_peaks((count, run_fresh(images, count, watched=True).peak) for count, images in folders)
 
 
 def measure_levels(originals: Sequence[Original], counts: Sequence[int], scratch: Path) -> None:
-    """The time per image at several counts, for each source of labels, and of a run that finds its dataset."""
+    """Measures the time per image at several counts, by source of labels, and of a command that finds its dataset."""
     seconds = []
     for count in counts:
         images = make_images(scratch / f"images-{count}", originals, count)
         with tempfile.TemporaryDirectory(prefix="workspace-", dir=scratch) as workspace:
             first, again = (run_product(images, count, Path(workspace)) for _ in range(2))
         table = run_fresh(images, count, [f"--label_source={write_table(images, originals, count)}"])
-        for original, name in named(originals, count):
+        for original, name in name_images(originals, count):
             (images / f"{name}.gt.txt").write_text(original.label, encoding="utf-8")
         seconds.append((first.step, table.step, run_fresh(images, count, ["--label_source=sidecar"]).step))
     for source, steps in zip(("names", "a table", "text files"), zip(*seconds, strict=True), strict=True):
-        row(f"microseconds per image of the ingest step, labels from {source} (share: of the count before)")
+        print_row(f"microseconds per image of the ingest step, labels from {source} (share: of the count before)")
         before = 0.0
         for count, step in zip(counts, steps, strict=True):
             micros = step / count * 1e6
             share, goal = (f"{micros / before:.1%}", f"at most {GOAL_LEVEL:.0%}") if before else ("", "")
-            row(f"{count:,} images", f"{micros:,.0f}", share, goal, is_met=micros <= GOAL_LEVEL * before)
+            print_row(f"{count:,} images", f"{micros:,.0f}", share, goal, is_met=micros <= GOAL_LEVEL * before)
             before = micros
-    row(f"seconds, again with nothing changed, {counts[-1]:,} images (share: of the first run)")
-    row("ingest step", f"{again.step:.2f}", f"{again.step / first.step:.1%}")
-    row("whole process", f"{again.process:.2f}", f"{again.process / first.process:.1%}")
+    print_row(f"seconds, again with nothing changed, {counts[-1]:,} images (share: of the first time)")
+    print_row("ingest step", f"{again.step:.2f}", f"{again.step / first.step:.1%}")
+    print_row("whole process", f"{again.process:.2f}", f"{again.process / first.process:.1%}")
 
 
 def main() -> None:
-    """Measures what the command line asks for."""
+    """Runs the measurements that the flags ask for."""
     parser = argparse.ArgumentParser(description="Measure the ingest step.", allow_abbrev=False)
     parser.add_argument("--images", required=True, help="folder of images whose names are their labels")
     parser.add_argument("--count", type=int, default=20_000, help="images for the speed (default: %(default)s)")

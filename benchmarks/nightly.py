@@ -1,13 +1,12 @@
-"""What a night costs on which hardly anything is new, against the night on which everything was.
+"""Benchmark of nights: the cost of one with hardly any new images, against one with only new images.
 
     python benchmarks/nightly.py --images=../shared/data/captcha [--count=200000] [--workspace=WORKSPACE]
         [--memory=20000,200000] [--scratch=/dev/shm]
 
-Prints one table; all of it is measured in this run. One image in a hundred is new on the second night. The command
-runs as a user runs it, its process watched from outside; seconds of a step are its own, without the start of the
-process. Listing is what the step itself measures for finding all files, new or not: it is paid every night, however
-little is new, and is taken off the night before that is held against the goal. Images and the model are those of
-`benchmarks/inference.py`.
+Prints one table; all of it is measured now. One image in a hundred is new on the second night. The command runs as a
+user runs it, its process watched from outside; seconds of a step are its own, without the start of the process. Listing
+is what the step itself measures for finding all files, new or not: every night pays it, however little is new, so it is
+subtracted before a night is compared with the goal. Images and the model are those of `benchmarks/inference.py`.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from benchmarks.common import (
     parse_counts,
     print_header,
     print_peaks,
-    row,
+    print_row,
     run_command,
 )
 from benchmarks.inference import prepare_workspace, run_infer, write_labelled
@@ -40,10 +39,10 @@ NEW = 100  # one image in so many
 NEW_WATCHED = 2000  # where memory is measured: enough for helper processes
 
 
-def three_nights(
+def run_three_nights(
     originals: Sequence[Original], count: int, new: int, workspace: Path, scratch: Path, *, watched: bool = False
 ) -> tuple[Run, Run, Run]:
-    """A night that reads everything, one on which some images are new, and one without new images."""
+    """Runs a night that reads everything, one on which some images are new, and one without new images."""
     images = scratch / f"images-{count}"
     make_images(images / "old", originals, count - new)
     flags = ("--steps=infer", f"--infer_images={images}")
@@ -58,31 +57,33 @@ def three_nights(
 
 
 def measure_nights(originals: Sequence[Original], count: int, workspace: Path, scratch: Path) -> None:
-    """Seconds and processor time of the nights."""
-    first, second, third = three_nights(originals, count, count // NEW, workspace, scratch)
-    row(f"seconds of the infer step, {count:,} images listed (share: of the night on which all were new)")
-    row("all new", f"{first.step:.1f}", "100.0%")
+    """Measures seconds and processor time of the nights."""
+    first, second, third = run_three_nights(originals, count, count // NEW, workspace, scratch)
+    print_row(f"seconds of the infer step, {count:,} images listed (share: of the night on which all were new)")
+    print_row("all new", f"{first.step:.1f}", "100.0%")
     for name, run in ((f"{count // NEW:,} new", second), ("none new", third)):
-        row(name, f"{run.step:.2f}", f"{run.step / first.step:.1%}")
+        print_row(name, f"{run.step:.2f}", f"{run.step / first.step:.1%}")
         for part, seconds in (("listing", run.figures["listing_s"]), ("what was read before", run.figures["unread_s"])):
-            row(f"  of these, {part}", f"{seconds:.2f}", f"{seconds / first.step:.1%}")
+            print_row(f"  of these, {part}", f"{seconds:.2f}", f"{seconds / first.step:.1%}")
     rest = second.step - second.figures["listing_s"]
     share = rest / first.step
     goal = f"at most {GOAL_NIGHT:.0%}"
-    row(f"{count // NEW:,} new, listing taken off", f"{rest:.2f}", f"{share:.1%}", goal, is_met=share <= GOAL_NIGHT)
-    row("processor seconds of the command, its start with it (share: as above)")
+    print_row(
+        f"{count // NEW:,} new, listing taken off", f"{rest:.2f}", f"{share:.1%}", goal, is_met=share <= GOAL_NIGHT
+    )
+    print_row("processor seconds of the command, its start with it (share: as above)")
     for name, run in (("all new", first), (f"{count // NEW:,} new", second), ("none new", third)):
-        row(name, f"{run.processor:.1f}", f"{run.processor / first.processor:.1%}")
+        print_row(name, f"{run.processor:.1f}", f"{run.processor / first.processor:.1%}")
 
 
-def peak_of_second_night(originals: Sequence[Original], count: int, workspace: Path, scratch: Path) -> int:
-    """Bytes of memory that a night takes whose new images are always as many, among more and more old ones."""
+def measure_second_night_peak(originals: Sequence[Original], count: int, workspace: Path, scratch: Path) -> int:
+    """Measures the peak memory, in bytes, of a night with always as many new images, among more and more old ones."""
     folder = scratch / f"watched-{count}"
-    return three_nights(originals, count, NEW_WATCHED, workspace, folder, watched=True)[1].peak
+    return run_three_nights(originals, count, NEW_WATCHED, workspace, folder, watched=True)[1].peak
 
 
 def main() -> None:
-    """Measures what the command line asks for."""
+    """Runs the measurements that the flags ask for."""
     parser = argparse.ArgumentParser(description="Measure nights on which little is new.", allow_abbrev=False)
     parser.add_argument("--images", required=True, help="folder of images whose names are their labels")
     parser.add_argument("--count", type=int, default=200_000, help="images that are listed (default: %(default)s)")
@@ -102,7 +103,9 @@ def main() -> None:
             measure_nights(originals, options.count, workspace, scratch)
         if options.only in (None, "memory"):
             print(f"\nthe second night, {NEW_WATCHED:,} new images each time:")
-            print_peaks((count, peak_of_second_night(originals, count, workspace, scratch)) for count in options.memory)
+            print_peaks(
+                (count, measure_second_night_peak(originals, count, workspace, scratch)) for count in options.memory
+            )
         print(f"\nload average {before:.1f} before, {os.getloadavg()[0]:.1f} after")
 
 

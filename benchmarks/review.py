@@ -1,14 +1,15 @@
-"""What a person's corrections bring: the least confident readings, or as many images drawn by chance.
+"""Benchmark of a person's corrections: of the least confident readings, or of as many images drawn by chance.
 
     python benchmarks/review.py --images=../shared/data/captcha [--seeds=0,1,2] [--count=150] [--held_out=300]
         [--changed=0.2] [--epochs=60] [--tuning_epochs=20] [--scratch=DIR]
 
-For each seed the images are dealt anew: `--count` of them train a model, `--held_out` are held out from everything,
-and that model reads the rest. Of both the last ones, a share of `--changed` is inverted: new images are not quite like
+For each seed the images are dealt anew: `--count` of them train a model, `--held_out` are held out from everything, and
+that model recognises the rest. Of both the last ones, a share of `--changed` is inverted: new images are not quite like
 the old ones, which is why they are reviewed. The review step gives out the `--count` least confident readings, their
 texts in `review.csv` are corrected from the truth (the images' names), and the table is ingested: the model goes on
-learning from the old images and these. Beside it as many of the same images drawn by chance. All of it is done by the
-command itself. Figures are shares of images that are read exactly, held-out ones but for `given out`.
+learning from the old images and these. Another model learns from as many of the same images drawn by chance. The
+command itself does all of it. Figures are shares of images that are recognised exactly: held-out ones, except in `given
+out`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ ACCEPT_ALL = ("--max_cer=1", "--max_cer_regression=1")
 
 
 class Outcome(NamedTuple):
-    """Shares of images that were read exactly.
+    """Shares of images that were recognised exactly.
 
     Attributes:
         before: of the held-out ones, by the first model.
@@ -50,7 +51,7 @@ class Outcome(NamedTuple):
 
 
 def correct(table: Path) -> list[bool]:
-    """Corrects a review table from the names of its images, as a person would; says which were read rightly."""
+    """Corrects a review table from the names of its images, as a person would; returns which ones were right before."""
     with open(table, encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
@@ -69,50 +70,50 @@ def invert(path: Path) -> None:
     inverted.save(path)
 
 
-def measure(images: Path, folder: Path, seed: int, about: argparse.Namespace) -> Outcome:
-    """One seed, in a folder of its own."""
+def measure(images: Path, folder: Path, seed: int, options: argparse.Namespace) -> Outcome:
+    """Measures one seed, in a folder of its own."""
     names = sorted(path.name for path in images.iterdir())
     random.Random(seed).shuffle(names)
     parts = {
-        "first": names[: about.count],
-        "held_out": names[about.count : about.count + about.held_out],
-        "new": names[about.count + about.held_out :],
+        "first": names[: options.count],
+        "held_out": names[options.count : options.count + options.held_out],
+        "new": names[options.count + options.held_out :],
     }
-    for part, some in parts.items():
+    for part, part_names in parts.items():
         (folder / part).mkdir(parents=True)
-        for number, name in enumerate(some):
+        for number, name in enumerate(part_names):
             shutil.copy2(images / name, folder / part)
-            if part != "first" and number < about.changed * len(some):
+            if part != "first" and number < options.changed * len(part_names):
                 invert(folder / part / name)
     first = folder / "workspace"
 
     def run(workspace: Path, steps: str, *flags: str) -> dict[str, object]:
         return run_command(workspace, f"--steps={steps}", f"--seed={seed}", *ACCEPT_ALL, *flags).figures
 
-    def exact(workspace: Path) -> float:
+    def measure_held_out(workspace: Path) -> float:
         run_id = run(workspace, "infer", f"--infer_images={folder / 'held_out'}")["run_id"]
-        return share_read_exactly(workspace, str(run_id))
+        return measure_share_recognised(workspace, str(run_id))
 
-    run(first, "ingest,train,evaluate", f"--images={folder / 'first'}", f"--epochs={about.epochs}")
-    before = exact(first)
+    run(first, "ingest,train,evaluate", f"--images={folder / 'first'}", f"--epochs={options.epochs}")
+    before = measure_held_out(first)
     model_id = (first / "models" / "ACCEPTED").read_text().strip()
     shutil.rmtree(first / "predictions")  # what is held out is not given out
-    run(first, "infer,review", f"--infer_images={folder / 'new'}", f"--review_count={about.count}")
+    run(first, "infer,review", f"--infer_images={folder / 'new'}", f"--review_count={options.count}")
     second = shutil.copytree(first, folder / "drawn")
     (table,) = first.glob("review/*/review.csv")
     right = correct(table)
-    go_on = (f"--init_from={model_id}", f"--epochs={about.tuning_epochs}")
-    run(first, "ingest,train,evaluate", f"--label_source={table}", *go_on)
-    doubtful = exact(first)
-    chosen = random.Random(seed).sample(sorted(parts["new"]), about.count)
+    tuning_flags = (f"--init_from={model_id}", f"--epochs={options.tuning_epochs}")
+    run(first, "ingest,train,evaluate", f"--label_source={table}", *tuning_flags)
+    doubtful = measure_held_out(first)
+    chosen = random.Random(seed).sample(sorted(parts["new"]), options.count)
     images_drawn = ",".join(str(folder / "new" / name) for name in chosen)
-    named = (f"--images={images_drawn}", "--label_source=filename", "--add_to=LATEST")
-    run(second, "ingest,train,evaluate", *named, *go_on)
-    return Outcome(before, sum(right) / len(right), doubtful, exact(second))
+    drawn_flags = (f"--images={images_drawn}", "--label_source=filename", "--add_to=LATEST")
+    run(second, "ingest,train,evaluate", *drawn_flags, *tuning_flags)
+    return Outcome(before, sum(right) / len(right), doubtful, measure_held_out(second))
 
 
-def share_read_exactly(workspace: Path, run_id: str) -> float:
-    """Of the images of a run, whose names are their texts."""
+def measure_share_recognised(workspace: Path, run_id: str) -> float:
+    """Returns the share of a run's images that were recognised exactly; their names are their texts."""
     from components.predictions.runs import read_predictions
 
     (folder,) = workspace.glob(f"predictions/*/run={run_id}")
@@ -121,7 +122,7 @@ def share_read_exactly(workspace: Path, run_id: str) -> float:
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
-    """The flags."""
+    """Parses the flags."""
     parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__.partition("\n")[0])
     parser.add_argument("--images", required=True)
     parser.add_argument("--seeds", default="0,1,2")
@@ -136,19 +137,19 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 
 def main() -> None:
     """Prints a row for each seed, and the means."""
-    about = parse_arguments(sys.argv[1:])
+    options = parse_arguments(sys.argv[1:])
     print(f"{'seed':<6}{'before':>9}{'given out':>11}{'doubtful':>10}{'gain':>8}{'drawn':>10}{'gain':>8}")
     outcomes = []
-    with tempfile.TemporaryDirectory(prefix="review-", dir=about.scratch) as folder:
-        for seed in map(int, about.seeds.split(",")):
-            outcomes.append(measure(Path(about.images).resolve(), Path(folder, str(seed)), seed, about))
+    with tempfile.TemporaryDirectory(prefix="review-", dir=options.scratch) as folder:
+        for seed in map(int, options.seeds.split(",")):
+            outcomes.append(measure(Path(options.images).resolve(), Path(folder, str(seed)), seed, options))
             print_row(str(seed), *outcomes[-1])
             shutil.rmtree(os.path.join(folder, str(seed)))
     print_row("mean", *(statistics.mean(column) for column in zip(*outcomes, strict=True)))
 
 
 def print_row(name: str, before: float, given_out: float, doubtful: float, drawn: float) -> None:
-    """Prints the shares, and how much greater they are than before."""
+    """Prints the shares, and their gains over the first model."""
     after = "".join(f"{share:>10.1%}{share - before:>+8.1%}" for share in (doubtful, drawn))
     print(f"{name:<6}{before:>9.1%}{given_out:>11.1%}{after}", flush=True)
 

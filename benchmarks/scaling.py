@@ -1,14 +1,14 @@
-"""What another worker brings on each engine, and what a path costs at ten thousand, and at a million.
+"""Benchmark of scale: the gain of another worker on each engine, and the cost of a path at several counts.
 
     python benchmarks/scaling.py --images=../shared/data/captcha [--count=12000] [--workspace=WORKSPACE]
         [--levels=10000,100000,1000000] [--only=engines|paths|store] [--scratch=/dev/shm]
 
-Prints one table; all of it is measured in this run, which makes a million files: best in memory (`--scratch`). The
-engines run on this machine as the tests start them (`tests/engines/services.py`): Beam's local engine in one process,
-with its helper processes, and in several; a job service and a worker pool, whose workers install the staged project for
-each job; a Dask scheduler and workers. Images and the model are those of `benchmarks/inference.py`. The first engine is
-held to one or two cores, which its helpers follow; with the others, one worker has one core, and the scheduler or the
-command the other.
+Prints one table; all of it is measured now, with a million files: best in memory (`--scratch`). The engines run on this
+machine as the tests start them (`tests/engines/services.py`): Beam's local engine in one process, with its helper
+processes, and in several; a job service and a worker pool, whose workers install the staged project for each job; a
+Dask scheduler and workers. Images and the model are those of `benchmarks/inference.py`. The first engine is held to one
+or two cores, which its helpers follow; with the others, one worker has one core, and the scheduler or the command the
+other.
 
 Paths are names of empty files, so that listing and grouping are all that is done; each is measured in a fresh process,
 which runs the very job that the command runs, but for the reader, in whose place a function counts. The object store is
@@ -46,12 +46,12 @@ from benchmarks.common import (
     Original,
     copy_originals,
     make_images,
-    named,
+    name_images,
     parse_counts,
     print_header,
-    row,
+    print_row,
 )
-from benchmarks.inference import in_own_process, prepare_workspace, run_infer, write_labelled
+from benchmarks.inference import prepare_workspace, run_in_own_process, run_infer, write_labelled
 from benchmarks.ingest import LABEL_FLAGS, run_product
 from components.counts import Counts
 from components.inference.commit import commit_run
@@ -82,14 +82,14 @@ _BUCKET, _NAMES_A_FOLDER = "gs://collection", 2000
 
 
 class Setting(NamedTuple):
-    """An engine with so many workers.
+    """An engine with a number of workers.
 
     Attributes:
-        engine: for a person.
-        workers: processes that work, or cores where helpers follow those.
+        engine: its name for a person.
+        workers: number of worker processes, or of cores where helpers follow the cores.
         flags: of the command.
         cores: that the command and what it starts may use.
-        stays: whether its workers are started once, and not for each job.
+        stays: whether its workers are started once for all jobs.
     """
 
     engine: str
@@ -111,8 +111,8 @@ class Sizes(NamedTuple):
 
 
 @contextlib.contextmanager
-def engine_settings(scratch: Path) -> Iterator[Iterator[Setting]]:
-    """Every engine that runs here with one worker and with two; those of a cluster start when they are come to."""
+def open_engine_settings(scratch: Path) -> Iterator[Iterator[Setting]]:
+    """Yields every engine that runs here, with one worker and with two; a cluster starts when its turn comes."""
     python = make_worker_python(scratch / "worker-environment")
     with contextlib.ExitStack() as running:
 
@@ -138,8 +138,8 @@ def engine_settings(scratch: Path) -> Iterator[Iterator[Setting]]:
 
 
 @contextlib.contextmanager
-def held_to(cores: int) -> Iterator[None]:
-    """What is started meanwhile may use so many cores."""
+def hold_to_cores(cores: int) -> Iterator[None]:
+    """Holds every process that is started in the block to a number of cores."""
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(allowed)[:cores])
     try:
@@ -149,7 +149,7 @@ def held_to(cores: int) -> Iterator[None]:
 
 
 def measure_engines(originals: Sequence[Original], count: int, workspace: Path, scratch: Path) -> Sizes:
-    """Ingest and inference on every engine, with one worker and with two."""
+    """Measures ingest and inference on every engine, with one worker and with two."""
     folders = {number: make_images(scratch / f"images-{number}", originals, number) for number in (FEW, count)}
     for path in folders[count].glob("*/*"):
         path.read_bytes()
@@ -159,42 +159,42 @@ def measure_engines(originals: Sequence[Original], count: int, workspace: Path, 
         nonlocal sizes
         with tempfile.TemporaryDirectory(prefix="workspace-", dir=scratch) as folder:
             run = run_product(folders[number], number, Path(folder), (*LABEL_FLAGS, *flags))
-            sizes = sizes._replace(example=_bytes(Path(folder).glob("datasets/*/*.tfrecord.gz")) / number)
+            sizes = sizes._replace(example=_count_bytes(Path(folder).glob("datasets/*/*.tfrecord.gz")) / number)
             return run.step
 
     def infer(number: int, flags: Sequence[str]) -> float:
         nonlocal sizes
         run = run_infer(workspace, str(folders[number]), number, *flags)
-        sizes = sizes._replace(row=_bytes(workspace.glob("predictions/*/*/*.parquet")) / number)
+        sizes = sizes._replace(row=_count_bytes(workspace.glob("predictions/*/*/*.parquet")) / number)
         return run.step
 
-    found: dict[tuple[str, str, int], tuple[float, float]] = {}
-    with engine_settings(scratch) as settings:
+    timings: dict[tuple[str, str, int], tuple[float, float]] = {}
+    with open_engine_settings(scratch) as settings:
         for setting in settings:
             for name, step in (("ingest", ingest), ("infer", infer)):
-                with held_to(setting.cores):
+                with hold_to_cores(setting.cores):
                     if setting.stays:
                         step(FEW, setting.flags)  # its workers import what they need
                     seconds = step(FEW, setting.flags), step(count, setting.flags)
-                    found[name, setting.engine, setting.workers] = seconds
+                    timings[name, setting.engine, setting.workers] = seconds
     for name in ("ingest", "infer"):
-        mine = {(engine, workers): seconds for (step, engine, workers), seconds in found.items() if step == name}
-        row(f"{name}: images per second of the step, {count:,} images (share: of one worker's speed)")
-        for (engine, workers), (_, whole) in mine.items():
-            share = f"{mine[engine, 1][1] / whole:.1%}" if workers > 1 else ""
-            row(f"{engine}, {workers}", f"{count / whole:,.0f}", share)
-        row(f"{name}: seconds of a step of {FEW} images (share: of the step of {count:,})")
-        for (engine, workers), (few, whole) in mine.items():
-            row(f"{engine}, {workers}", f"{few:.1f}", f"{few / whole:.1%}")
-        row(f"{name}: seconds beyond those, {count:,} images (share: of one worker's)")
-        for (engine, workers), (few, whole) in mine.items():
-            one_few, one_whole = mine[engine, 1]
+        of_step = {(engine, workers): seconds for (step, engine, workers), seconds in timings.items() if step == name}
+        print_row(f"{name}: images per second of the step, {count:,} images (share: of one worker's speed)")
+        for (engine, workers), (_, whole) in of_step.items():
+            share = f"{of_step[engine, 1][1] / whole:.1%}" if workers > 1 else ""
+            print_row(f"{engine}, {workers}", f"{count / whole:,.0f}", share)
+        print_row(f"{name}: seconds of a step of {FEW} images (share: of the step of {count:,})")
+        for (engine, workers), (few, whole) in of_step.items():
+            print_row(f"{engine}, {workers}", f"{few:.1f}", f"{few / whole:.1%}")
+        print_row(f"{name}: seconds beyond those, {count:,} images (share: of one worker's)")
+        for (engine, workers), (few, whole) in of_step.items():
+            one_few, one_whole = of_step[engine, 1]
             share = f"{(whole - few) / (one_whole - one_few):.1%}" if workers > 1 else ""
-            row(f"{engine}, {workers}", f"{whole - few:.1f}", share)
-    return sizes._replace(file=_bytes(folders[count].glob("*/*")) / count)
+            print_row(f"{engine}, {workers}", f"{whole - few:.1f}", share)
+    return sizes._replace(file=_count_bytes(folders[count].glob("*/*")) / count)
 
 
-def _bytes(paths: Iterable[Path]) -> int:
+def _count_bytes(paths: Iterable[Path]) -> int:
     return sum(path.stat().st_size for path in paths)
 
 
@@ -216,33 +216,33 @@ class Job(NamedTuple):
 
 def run_alone(job: Callable[..., None], *arguments: Any) -> Job:
     """Runs a job of Beam's local engine in a fresh process."""
-    return in_own_process(_timed, job, *arguments)
+    return run_in_own_process(_run_timed, job, *arguments)
 
 
-def _timed(job: Callable[..., None], *arguments: Any) -> Job:
-    before, started = _peak(), time.monotonic()
+def _run_timed(job: Callable[..., None], *arguments: Any) -> Job:
+    before, started = _get_peak(), time.monotonic()
     job(*arguments)
-    return Job(time.monotonic() - started, before, _peak())
+    return Job(time.monotonic() - started, before, _get_peak())
 
 
-def _peak() -> int:
-    """The most memory that this process held until now, in bytes."""
+def _get_peak() -> int:
+    """Returns the most memory that this process held until now, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def list_paths(root: str, listing: str) -> None:
-    """The first job of the infer step."""
+    """Runs the first job of the infer step."""
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         work = ListCollection(f"{listing}.json", None, SplitFractions())
         pipeline | beam.Create([([root], listing)]) | work
 
 
 def group_paths(listing: str, count: int) -> None:
-    """The second job of the infer step, which here counts what it would read."""
+    """Runs the second job of the infer step, with a function that counts the images in place of the recogniser."""
     shards = choose_shard_count(count)
 
-    def shard_of(reference: ImageReference) -> int:
+    def choose_place(reference: ImageReference) -> int:
         return choose_shard(reference.key, shards)
 
     def check(counts: Iterable[int]) -> None:
@@ -251,12 +251,12 @@ def group_paths(listing: str, count: int) -> None:
 
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         counted = beam.MapTuple(lambda _, references: len(references))
-        pipeline | beam.Create([listing]) | GroupByShard(shard_of) | "Count" >> counted | GatherOnce(check)
+        pipeline | beam.Create([listing]) | GroupByShard(choose_place) | "Count" >> counted | GatherOnce(check)
 
 
 def make_paths(folder: Path, originals: Sequence[Original], count: int, *, flat: bool = False) -> Path:
-    """Empty files under the names that images would have, in folders of 2,000, or in one."""
-    for original, name in named(originals, count):
+    """Makes empty files under the names that images would have, in folders of 2,000, or in one."""
+    for original, name in name_images(originals, count):
         path = folder / f"{Path(name).name if flat else name}{original.path.suffix}"
         try:
             os.mknod(path)
@@ -267,7 +267,7 @@ def make_paths(folder: Path, originals: Sequence[Original], count: int, *, flat:
 
 
 def measure_paths(originals: Sequence[Original], counts: Sequence[int], scratch: Path) -> str:
-    """Listing and grouping at several counts; the path of the longest listing file."""
+    """Measures listing and grouping at several counts; returns the path of the longest listing file."""
     in_store = [(f"{count:,}", count, _list_in_store(count, scratch)) for count in counts]
     _print_jobs("listing an object store", in_store)
     local, grouped, listing = [], [], ""
@@ -287,28 +287,28 @@ def measure_paths(originals: Sequence[Original], counts: Sequence[int], scratch:
     return listing
 
 
-def _print_jobs(what: str, jobs: Sequence[tuple[str, int, Job]]) -> None:
-    row(f"{what}: microseconds per path (share: of the count before)")
+def _print_jobs(heading: str, jobs: Sequence[tuple[str, int, Job]]) -> None:
+    print_row(f"{heading}: microseconds per path (share: of the count before)")
     before = 0.0
     for name, count, job in jobs:
         micros = job.seconds / count * 1e6
         share, goal = (f"{micros / before:.1%}", f"at most {GOAL_LEVEL:.0%}") if before else ("", "")
-        row(name, f"{micros:.1f}", share, goal, is_met=micros <= GOAL_LEVEL * before)
+        print_row(name, f"{micros:.1f}", share, goal, is_met=micros <= GOAL_LEVEL * before)
         before = micros
-    row(f"{what}: MiB of memory (share: bytes per path, beyond the start of the job)")
+    print_row(f"{heading}: MiB of memory (share: bytes per path, beyond the start of the job)")
     for name, count, job in jobs:
-        row(name, f"{job.peak / 2**20:,.0f}", f"{(job.peak - job.before) / count:,.0f}")
+        print_row(name, f"{job.peak / 2**20:,.0f}", f"{(job.peak - job.before) / count:,.0f}")
 
 
 def _list_in_store(count: int, scratch: Path) -> Job:
-    with object_store(count, b"", scratch):
+    with serve_object_store(count, b"", scratch):
         return run_alone(list_paths, f"{_BUCKET}/scans", str(scratch / "stored.parquet"))
 
 
 @contextlib.contextmanager
-def object_store(count: int, image: bytes, scratch: Path) -> Iterator[None]:
-    """A server for what is started meanwhile: it lists so many generated names, a thousand a page, of one image."""
-    with serving(_handler(count, image)) as endpoint, token_server("token") as token_uri:
+def serve_object_store(count: int, image: bytes, scratch: Path) -> Iterator[None]:
+    """Serves an object store inside the block: it lists `count` generated names, a thousand a page, of one image."""
+    with serving(_make_handler(count, image)) as endpoint, token_server("token") as token_uri:
         write_credentials(scratch / "credentials.json", token_uri)
         environment = {
             "STORAGE_EMULATOR_HOST": endpoint,
@@ -323,7 +323,7 @@ def object_store(count: int, image: bytes, scratch: Path) -> Iterator[None]:
                 del os.environ[name]
 
 
-def _handler(count: int, image: bytes) -> type[Answering]:
+def _make_handler(count: int, image: bytes) -> type[Answering]:
     class Handler(Answering):
         protocol_version = "HTTP/1.1"
 
@@ -352,21 +352,23 @@ def _handler(count: int, image: bytes) -> type[Answering]:
 
 
 def measure_shuffle(listing: str) -> None:
-    """Shards of large collections, and the bytes of the blocks that are shuffled, from the paths of one listing."""
+    """Measures shards of large collections, and the bytes of the shuffled blocks, from the paths of one listing."""
     lengths = [len(reference.uri) for reference in read_listing(listing)]
-    row("shards (share: images in each)")
+    print_row("shards (share: images in each)")
     for images in COLLECTIONS:
-        row(f"{images:,} images", f"{choose_shard_count(images):,}", f"{images / choose_shard_count(images):,.0f}")
-    row(f"shuffled bytes per path, of {sum(lengths) / len(lengths):.0f} symbols (share: elements per path)")
+        print_row(
+            f"{images:,} images", f"{choose_shard_count(images):,}", f"{images / choose_shard_count(images):,.0f}"
+        )
+    print_row(f"shuffled bytes per path, of {sum(lengths) / len(lengths):.0f} symbols (share: elements per path)")
     for images in COLLECTIONS:
-        place = functools.partial(_shard_of, shards=choose_shard_count(images))
+        place = functools.partial(_choose_shard, shards=choose_shard_count(images))
         sizes = [len(block) for _, block in pack_blocks(read_listing(listing), place)]
         figure, elements = sum(sizes) / len(lengths), len(sizes) / len(lengths)
-        row(f"in the shards of {images:,} images", f"{figure:.0f}", f"{elements:.1%}")
-    row("listing file, bytes per path", f"{storage.get_size(listing) / len(lengths):.0f}")
+        print_row(f"in the shards of {images:,} images", f"{figure:.0f}", f"{elements:.1%}")
+    print_row("listing file, bytes per path", f"{storage.get_size(listing) / len(lengths):.0f}")
 
 
-def _shard_of(reference: ImageReference, shards: int) -> int:
+def _choose_shard(reference: ImageReference, shards: int) -> int:
     return choose_shard(reference.key, shards)
 
 
@@ -374,7 +376,7 @@ def _shard_of(reference: ImageReference, shards: int) -> int:
 
 
 def read_lines_of(names: Sequence[str]) -> tuple[float, float, int]:
-    """Reads and decodes images as a worker with one thread does: seconds, those of the processor, and bytes."""
+    """Reads and decodes images as a worker with one thread does; returns seconds, processor seconds, and pixels."""
     references = [ImageReference(name, name, 0, 0) for name in names]
     read = functools.partial(read_referenced_line, height=48, limits=ImageLimits())
     for _ in map_in_order(read, references[:100], 1):
@@ -385,7 +387,7 @@ def read_lines_of(names: Sequence[str]) -> tuple[float, float, int]:
 
 
 def commit_shards(folder: str, shards: int) -> None:
-    """The last function of the infer step, for so many shards whose files are there, but empty."""
+    """Calls the last function of the infer step, for a number of shards whose files are empty."""
     request = InferenceRequest(
         run_id="r0123456789ab",
         folder=f"{folder}/unfinished/run",
@@ -401,10 +403,10 @@ def commit_shards(folder: str, shards: int) -> None:
         max_reject_fraction=0.0,
         scored_at=datetime.datetime.now(datetime.UTC),
     )
-    commit_run(map(_summary, range(shards)), request)
+    commit_run(map(_make_summary, range(shards)), request)
 
 
-def _summary(index: int) -> RecognisedShard:
+def _make_summary(index: int) -> RecognisedShard:
     figures = {
         "engine": "onnx",
         "why": "faster on a CPU",
@@ -420,16 +422,16 @@ def _summary(index: int) -> RecognisedShard:
 
 
 def measure_store(originals: Sequence[Original], count: int, scratch: Path) -> None:
-    """What reading from an object store costs a processor, and what a commit of many shards takes."""
+    """Measures the processor's cost of reading from an object store, and the commit of many shards."""
     image = originals[0].path
-    with object_store(0, image.read_bytes(), scratch):
-        remote = in_own_process(read_lines_of, [f"{_BUCKET}/{number}.png" for number in range(count)])
-    local = in_own_process(read_lines_of, [str(image)] * count)
-    row("reading and decoding, one process: processor microseconds per image (share: of those from a disk)")
-    row("from a disk", f"{local[1] / count * 1e6:,.0f}")
-    row("from an object store", f"{remote[1] / count * 1e6:,.0f}", f"{remote[1] / local[1]:.1%}")
-    row("from an object store, images per second, the server on the same machine", f"{count / remote[0]:,.0f}")
-    row("commit of a run, seconds, on a local disk (share: MiB of memory, beyond its start)")
+    with serve_object_store(0, image.read_bytes(), scratch):
+        remote = run_in_own_process(read_lines_of, [f"{_BUCKET}/{number}.png" for number in range(count)])
+    local = run_in_own_process(read_lines_of, [str(image)] * count)
+    print_row("reading and decoding, one process: processor microseconds per image (share: of those from a disk)")
+    print_row("from a disk", f"{local[1] / count * 1e6:,.0f}")
+    print_row("from an object store", f"{remote[1] / count * 1e6:,.0f}", f"{remote[1] / local[1]:.1%}")
+    print_row("from an object store, images per second, the server on the same machine", f"{count / remote[0]:,.0f}")
+    print_row("commit of a run, seconds, on a local disk (share: MiB of memory, beyond its start)")
     manifests = []
     for shards in map(choose_shard_count, COLLECTIONS):
         folder = scratch / f"run-{shards}"
@@ -438,17 +440,17 @@ def measure_store(originals: Sequence[Original], count: int, scratch: Path) -> N
             (folder / "unfinished/run" / name_shard("part", index, shards, "parquet")).touch()
             (folder / "unfinished/run/_summaries" / f"{index:05d}.json").touch()
         job = run_alone(commit_shards, str(folder), shards)
-        row(f"{shards:,} shards", f"{job.seconds:.2f}", f"{(job.peak - job.before) / 2**20:.0f}")
+        print_row(f"{shards:,} shards", f"{job.seconds:.2f}", f"{(job.peak - job.before) / 2**20:.0f}")
         manifests.append((shards, (folder / "predictions/run" / RUN_MANIFEST_NAME).stat().st_size))
         shutil.rmtree(folder)
-    row("manifest of a run, MB (share: what all summaries take on their way to the commit)")
+    print_row("manifest of a run, MB (share: what all summaries take on their way to the commit)")
     for shards, size in manifests:
-        gathered = shards * len(pickle.dumps(_summary(shards - 1), pickle.HIGHEST_PROTOCOL))
-        row(f"{shards:,} shards", f"{size / 1e6:.1f}", f"{gathered / 1e6:.1f}")
+        gathered = shards * len(pickle.dumps(_make_summary(shards - 1), pickle.HIGHEST_PROTOCOL))
+        print_row(f"{shards:,} shards", f"{size / 1e6:.1f}", f"{gathered / 1e6:.1f}")
 
 
 def main() -> None:
-    """Measures what the command line asks for."""
+    """Runs the measurements that the flags ask for."""
     parser = argparse.ArgumentParser(description="Measure what workers bring, and paths cost.", allow_abbrev=False)
     parser.add_argument("--images", required=True, help="folder of images whose names are their labels")
     parser.add_argument("--count", type=int, default=12_000, help="images for the engines (default: %(default)s)")
@@ -471,9 +473,9 @@ def main() -> None:
             manifest = prepare_workspace(options.workspace, labelled, workspace)
             print_header(originals, f"Pillow {PIL.__version__}, model {manifest.model}")
             sizes = measure_engines(originals, options.count, workspace, scratch)
-            row("bytes per image")
+            print_row("bytes per image")
             for name, size in zip(("file", "example in a dataset", "row of predictions"), sizes, strict=True):
-                row(name, f"{size:,.0f}")
+                print_row(name, f"{size:,.0f}")
         else:
             print_header(originals, f"Pillow {PIL.__version__}")
         if options.only in (None, "paths"):

@@ -1,13 +1,13 @@
-"""How fast training is, what bounds it, and how soon each network reads well.
+"""Benchmark of training: its speed, its bounds, and the time until each network recognises well.
 
     python benchmarks/training.py --images=../shared/data/captcha [--split_by=image] [--only=speed|race]
         [--models=ctc_conv,ocr_model_v1,crnn_v1] [--seeds=0] [--scratch=DIR]
 
 `speed`: images a second of the input alone (decode, distort, pad), of the network alone on ready batches, and of the
-training that has both, all in this run; and the share of the pixels that is padding.
+training that has both, all measured now; and the share of the pixels that is padding.
 `race`: each network trained and evaluated by the command itself, one after the other on the same dataset: seconds of
-training until 95 % of the validation lines were read exactly, and what the others had reached in the seconds that the
-first one took. Seconds count validation, not the start of the process.
+training until 95 % of the validation lines were recognised exactly, and what the others had reached in the seconds that
+the first one took. Seconds count validation, not the start of the process.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout tha
 
 from benchmarks.common import CORES, run_command
 
-READ_WELL = 0.95
+RECOGNISED_WELL = 0.95
 GOAL_FASTER, GOAL_PADDING = 5, 0.15
 WARM_UP_STEPS, TIMED_STEPS = 10, 60
 ACCEPT_ALL = ("--max_cer=1", "--max_cer_regression=1")
 
 
 def measure_speed(workspace: Path) -> None:
-    """The input, the network, and both."""
+    """Measures the input, the network, and both."""
     import keras
     import numpy as np
     import tensorflow as tf
@@ -98,7 +98,7 @@ def measure_speed(workspace: Path) -> None:
 
 
 def measure_race(workspace: Path, models: list[str], seeds: list[int]) -> None:
-    """Each network's way to reading well."""
+    """Measures the seconds until each network recognises well."""
     print(
         f"{'network':<16}{'seed':>5}{'seconds':>9}{'to 95 %':>9}{'exact then':>12}{'test exact':>12}{'test CER':>10}"
         f"{'slower':>8}"
@@ -111,7 +111,7 @@ def measure_race(workspace: Path, models: list[str], seeds: list[int]) -> None:
             with open(folder / "history.csv", newline="", encoding="utf-8") as file:
                 history = [(float(row["seconds"]), float(row["exact_match"])) for row in csv.DictReader(file)]
             evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-            reached = next((seconds for seconds, exact in history if exact >= READ_WELL), None)
+            reached = next((seconds for seconds, exact in history if exact >= RECOGNISED_WELL), None)
             if number == 0:
                 first = reached
             then = max((exact for seconds, exact in history if first and seconds <= first), default=0.0)
@@ -121,14 +121,12 @@ def measure_race(workspace: Path, models: list[str], seeds: list[int]) -> None:
                 f"{evaluation['exact_match']:>12.1%}{evaluation['cer']:>10.2%}{slower:>8}",
                 flush=True,
             )
-    print(
-        f"\n'exact then': of the validation lines, when {models[0]} had read 95 % of them. Goal: the reference network"
-    )
-    print(f"takes at least {GOAL_FASTER} times the seconds to 95 %.")
+    print(f"\n'exact then': of the validation lines, when {models[0]} had recognised 95 % of them.")
+    print(f"Goal: the reference network takes at least {GOAL_FASTER} times the seconds to 95 %.")
 
 
 def main() -> None:
-    """Measures what the command line asks for."""
+    """Runs the measurements that the flags ask for."""
     parser = argparse.ArgumentParser(description="Measure training.", allow_abbrev=False)
     parser.add_argument("--images", required=True, help="labelled images")
     parser.add_argument("--split_by", default="image", help="as the command has it (default: %(default)s)")

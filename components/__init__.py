@@ -1,4 +1,4 @@
-"""What each step does: ingest, training, evaluation and inference, a package each.
+"""The work of the steps: ingest, training, evaluation, inference and review, a package each.
 
-In each package plain functions come first, tested without Beam; `transforms.py` is wiring.
+In each package plain functions do the work, tested without Beam; `transforms.py` is the wiring.
 """

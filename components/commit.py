@@ -1,4 +1,4 @@
-"""How work becomes visible: written apart, checked, and moved to its place with a manifest."""
+"""Commits: work is written apart, checked, and moved to its place with a manifest."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Commit:
     to its place whole. A commit that was killed anywhere is repeated from its beginning by the same command.
 
     Attributes:
-        folder: where files are written until they are committed.
-        destination: the folder's place, in which readers look.
+        folder: the folder in which files are written until they are committed.
+        destination: the folder's final place, in which readers look.
         manifest_name: the name of the manifest's file.
         working: names of what an unfinished folder needs for a resume, besides the files to commit.
     """
@@ -40,7 +40,7 @@ class Commit:
     working: Collection[str] = ()
 
     def already_done(self) -> bool:
-        """Tells whether this was committed: an engine may repeat a commit that was done."""
+        """Tells whether this was committed before: an engine may repeat a commit."""
         return storage.exists(storage.join(self.destination, self.manifest_name))
 
     def check(self, sizes: Mapping[str, int]) -> None:
@@ -88,8 +88,8 @@ def read_finished_summary(
     if summary.inputs != inputs or "unreadable" in summary.rejects:  # type: ignore[attr-defined]
         return None
     for path, expected in files(summary).items():
-        found = storage.find_size(path)
-        if found is None or expected not in (None, found):
+        size = storage.find_size(path)
+        if size is None or expected not in (None, size):
             return None
     return summary
 

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 _Counted = TypeVar("_Counted", str, int)
-_NAMES = {"read": "rows"}  # in JSON, where it is not the field's own
+_NAMES = {"read": "rows"}  # the name in JSON, where it differs from the field's
 
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """What became of the images of one command: *matched = read + rejected + skipped*.
+    """The images of one command, by what became of them: *matched = read + rejected + skipped*.
 
     Attributes:
         matched: images that were listed.
@@ -73,7 +73,7 @@ class Counts:
         """Picks the counts out of a manifest; those that older versions did not write are 0.
 
         Raises:
-            KeyError: if rows or rejects are not told.
+            KeyError: if rows or rejects are missing.
         """
         names = {field.name: _NAMES.get(field.name, field.name) for field in dataclasses.fields(cls)}
         given = {field: content[name] for field, name in names.items() if name in content}

@@ -1,4 +1,4 @@
-"""Exit statuses, and which of them an error means."""
+"""Exit statuses, and the choice of one for an error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EXIT_AGAIN, EXIT_INTERRUPTED, EXIT_LOST = 75, 130, 138
 
 
 def choose_status(error: DataError) -> int:
-    """The exit status for what went wrong: whether the same command may well succeed later."""
+    """Chooses the exit status for an error: it says whether the same command may well succeed later."""
     from pipeline.engines.errors import JobLostError
 
     if isinstance(error, UsageError):
@@ -24,6 +24,7 @@ def choose_status(error: DataError) -> int:
 
 
 def describe_error(error: Exception) -> str:
+    """Returns an error in one sentence, with the file's name if it has one."""
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     return str(error)

@@ -153,7 +153,7 @@ class Flag:
 
     @property
     def placeholder(self) -> str:
-        """What stands for the value in help texts; empty for a switch."""
+        """Placeholder of the value in help texts; empty for a switch."""
         if self.value or not isinstance(self.type, Number):
             return self.value
         return "N" if self.type.kind is int else "X"

@@ -1,9 +1,9 @@
-"""The lock of a workspace in an object store: an object that its holder writes again every minute.
+"""The lock of a workspace in an object store: an object that its holder renews every minute.
 
-The store decides between those who want it: an object is made only if there is none, and replaced
-or deleted only if it is the version that one knows. A holder that crashed writes it no more, and
-who finds it old by the store's clock takes it over. A holder that cannot write it for that long
-has to end before: another one may hold the workspace then.
+The store decides between those who want the lock: it makes the object only if there is none, and replaces
+or deletes it only if it still is the version that the writer knows. A holder that crashed stops writing, and
+another command takes the lock over once the object is old by the store's clock. A holder that cannot write for
+that long has to end earlier, since another command may hold the workspace by then.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from tfrecords.storage.gcs import Gcs
 log = logging.getLogger(__name__)
 
 LEASE_S = 600.0
-"""Without a renewal until a lock in an object store counts as a crashed run's."""
+"""Seconds without a renewal after which a lock in an object store counts as a crashed command's."""
 RENEW_S = 60.0
-"""Between two renewals; and before the end of the lease, in which a run that cannot renew its lock has to end."""
-_GIVE_BACK_S = 30.0  # at the most, at the end of a run
+"""Seconds between two renewals; a command that cannot renew its lock must end this long before the lease does."""
+_GIVE_BACK_S = 30.0  # at the most, at the end of a command
 
 _Outcome = TypeVar("_Outcome")
 
 
 class WorkspaceHeldError(DataError):
-    """Another run works in the workspace."""
+    """A workspace in which another command works."""
 
 
 class WorkspaceLostError(WorkspaceHeldError):
-    """Another run works in the workspace by now, or may do so soon."""
+    """A workspace in which another command works by now, or may do so soon."""
 
 
 def describe_holder() -> str:
-    """This process in words, for who finds the workspace held."""
+    """Describes this process to whoever finds the workspace held."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's, without a name
@@ -56,7 +56,7 @@ def describe_holder() -> str:
 
 
 class StoreLock:
-    """The lock of one run on a workspace in an object store.
+    """The lock of one command on a workspace in an object store.
 
     Args:
         root: URL of the workspace.
@@ -79,13 +79,13 @@ class StoreLock:
 
     @contextlib.contextmanager
     def held(self, wait_s: float) -> Iterator[None]:
-        """Holds the lock within the block, in which it interrupts the main thread if it loses it.
+        """Holds the lock within the block; if the lock is lost, the main thread is interrupted.
 
         Args:
-            wait_s: for another run's end.
+            wait_s: seconds to wait for another command's end.
 
         Raises:
-            WorkspaceHeldError: if another run holds it, naming that one.
+            WorkspaceHeldError: if another command holds it, with a description of that one.
             WorkspaceLostError: if it was lost.
         """
         with storage.open_versions(self._url) as store:
@@ -93,7 +93,7 @@ class StoreLock:
         if not can_lock:
             log.warning(
                 f"{self._root} is not locked, which only gs:// and local folders can be: see to it that no "
-                "other run works in it"
+                "other command works in it"
             )
             yield
             return
@@ -112,7 +112,7 @@ class StoreLock:
                     renewing.join(_GIVE_BACK_S)
                     if self._kept:
                         log.warning(
-                            f"the lock {self._url} could not be given back ({self._problem}): other runs "
+                            f"the lock {self._url} could not be given back ({self._problem}): other commands "
                             f"have to wait until {LEASE_S:g} s after its last renewal"
                         )
         except KeyboardInterrupt:
@@ -125,14 +125,15 @@ class StoreLock:
             raise WorkspaceLostError(self._lost)
 
     def _take(self, wait_s: float) -> None:
+        """Takes the lock, waiting for its holder if need be."""
         until = time.monotonic() + wait_s
         while not self._write(NO_VERSION):
-            found = self._look()
-            if found is None:
+            current = self._look()
+            if current is None:
                 continue  # it was given back just now
-            who, age = _get_holder(found), found.age_s
+            who, age = _get_holder(current), current.age_s
             if age > LEASE_S:
-                if self._write(found.generation):
+                if self._write(current.generation):
                     log.info(
                         f"the lock of {self._root} is taken over from {who}, which did not renew it for {age:.0f} s"
                     )
@@ -141,20 +142,20 @@ class StoreLock:
                 left = LEASE_S - age
                 free = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=left)
                 raise WorkspaceHeldError(
-                    f"another run works in {self._root} ({who}; it renewed its lock {age:.0f} s ago): wait for its "
-                    "end, or use another --workspace; if it crashed, its lock can be taken over by a run that is "
-                    f"started in {left + 1:.0f} s, at {free:%H:%M:%S} UTC"
+                    f"another command works in {self._root} ({who}; it renewed its lock {age:.0f} s ago): wait for its "
+                    "end, or use another --workspace; if it crashed, its lock can be taken over by a command that "
+                    f"is started in {left + 1:.0f} s, at {free:%H:%M:%S} UTC"
                 )
             else:
                 time.sleep(RENEW_S / 6)
 
     def _keep(self) -> None:
-        """Renews the lock until the run is over, and gives it back then; in a thread of its own."""
+        """Renews the lock until the command is over, then releases it; runs in a thread of its own."""
         while not self._over.wait(RENEW_S):
             try:
                 if not self._write(self._generation):
-                    found = self._look()
-                    who = _get_holder(found) if found else "somebody who deleted it"
+                    current = self._look()
+                    who = _get_holder(current) if current else "somebody who deleted it"
                     self._kept = False
                     self._lose(f"its lock was taken over by {who}")
                     return
@@ -169,26 +170,27 @@ class StoreLock:
             self._problem = str(error)
 
     def _watch(self) -> None:
-        """Looks for the time when another run might soon take the lock over; in a thread of its own."""
+        """Waits for the time when another command might soon take the lock over; runs in a thread of its own."""
         while (left := self._renewed + LEASE_S - RENEW_S - _read_clock()) > 0:
             if self._over.wait(left):
                 return
         self._lose(f"its lock could not be renewed for {LEASE_S - RENEW_S:.0f} s ({self._problem})")
 
     def _lose(self, why: str) -> None:
+        """Notes that the lock is lost, and interrupts the main thread; ends the process if that does not."""
         with self._turn:
             if self._over.is_set() or self._lost is not None:
                 return
             self._lost = (
-                f"this run does not hold {self._root} any more ({why}), and is stopped; what is finished is kept, and "
-                "the same command goes on from there when no other run works there"
+                f"this command does not hold {self._root} any more ({why}), and is stopped; what is finished is kept: "
+                "run the same command to resume when no other command works there"
             )
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
         if not self._over.wait(RENEW_S):
             self._end(self._lost)
 
     def _write(self, generation: str) -> bool:
-        """Makes the lock, or replaces that version of it, by one of this process; whether it could."""
+        """Writes this process's lock, in place of the given version; returns whether the store accepted it."""
         self._generation = generation
 
         def replace(store: Gcs) -> None:
@@ -199,10 +201,10 @@ class StoreLock:
         return self._own(replace)
 
     def _own(self, change: Callable[[Gcs], None]) -> bool:
-        """Changes the object as long as it is this process's; whether it was.
+        """Changes the object as long as it is this process's; returns whether it was.
 
-        Another version than the one that is known may be this process's, too: a store may have done what it was asked
-        for although its answer was lost.
+        An unknown version may be this process's too: the store may have done what it was asked although its answer was
+        lost.
         """
         while True:
             try:
@@ -211,13 +213,13 @@ class StoreLock:
                     change(store)
                 return True
             except FileExistsError:
-                found = self._look()
-                if found is None or _parse_lock(found).get("token") != self._token:
+                current = self._look()
+                if current is None or _parse_lock(current).get("token") != self._token:
                     return False
-                self._generation = found.generation
+                self._generation = current.generation
 
     def _look(self) -> Version | None:
-        """The lock as it is, whoever holds it; None if nobody does."""
+        """Reads the lock, whoever holds it; None if nobody does."""
         try:
             with storage.open_versions(self._url) as store:
                 assert store is not None
@@ -227,7 +229,7 @@ class StoreLock:
 
 
 def _read_clock() -> float:
-    """Seconds of a clock that goes on while the machine sleeps."""
+    """Reads a clock, in seconds, that goes on while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 

@@ -1,4 +1,4 @@
-"""Removing what is older than it is to be kept: rejects, run reports and, only if asked for, predictions."""
+"""Retention: the removal of old rejects and reports and, only if asked for, of old predictions."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _RUN_RECORD = re.compile(r"(\d{4})(\d{2})(\d{2})T\d{6}Z-[0-9a-f]+\.(html|json|lo
 
 
 def prune(options: LinePipelineOptions, workspace: Workspace) -> None:
-    """Removes what is older than `--retention_days` and `--prediction_retention_days`, by the day in its name.
+    """Removes files older than `--retention_days` and `--prediction_retention_days`, by the day in their names.
 
-    Says in one line what that was. What cannot be removed is a warning, and is tried again after the next run.
+    Logs one line about it. A file that cannot be removed is a warning; the next command tries again.
     """
     kept, predictions_kept = options.retention_days, options.prediction_retention_days
     kinds = (
@@ -34,10 +34,10 @@ def prune(options: LinePipelineOptions, workspace: Workspace) -> None:
     pruned: list[str] = []
     problems: list[str] = []
     try:
-        for what, folder, names, days, remove in kinds:
+        for noun, folder, names, days, remove in kinds:
             if days is not None:
-                count = _remove_each(_find_older(folder, names, days), remove, problems)
-                pruned.append(f"{what} older than {days}: {count:,}")
+                count = _remove_paths(_find_older(folder, names, days), remove, problems)
+                pruned.append(f"{noun} older than {days}: {count:,}")
     except (DataError, OSError) as error:  # a store that does not answer is not asked for each file
         problems.append(str(error))
     if pruned:
@@ -48,7 +48,7 @@ def prune(options: LinePipelineOptions, workspace: Workspace) -> None:
 
 
 def _find_older(folder: str, names: re.Pattern[str], days: int) -> Iterator[str]:
-    """The paths in a folder whose names say a day that is more than so many days ago."""
+    """Finds the paths in a folder whose names hold a day more than so many days ago."""
     first_kept = _get_today() - datetime.timedelta(days=days)
     for name in storage.list_names(folder):
         if match := names.fullmatch(name):
@@ -61,8 +61,8 @@ def _get_today() -> datetime.date:
     return datetime.datetime.now(datetime.UTC).date()
 
 
-def _remove_each(paths: Iterator[str], remove: Callable[[str], None], problems: list[str]) -> int:
-    """How many were removed."""
+def _remove_paths(paths: Iterator[str], remove: Callable[[str], None], problems: list[str]) -> int:
+    """Removes paths, and adds to the problems; returns the number of the removed."""
     count = 0
     for path in paths:
         try:
@@ -81,7 +81,7 @@ def _remove_day(folder: str) -> None:
 
 
 def _remove_runs(folder: str) -> None:
-    """Removes the runs of a day: all manifests first, so that no run loses some of its files while it counts."""
+    """Removes the runs of a day: all manifests first, so that no run loses files while readers still see it."""
     runs = [storage.join(folder, name) for name in storage.list_names(folder, "run=")]
     for run in runs:
         storage.remove_file(storage.join(run, RUN_MANIFEST_NAME))

@@ -14,6 +14,7 @@ from pipeline.exits import EXIT_INTERRUPTED
 
 @contextlib.contextmanager
 def handle_signals() -> Iterator[Interruption]:
+    """Turns SIGTERM and SIGINT into a `KeyboardInterrupt` inside the block; a second one ends the process at once."""
     interruption = Interruption()
     before = {number: signal.signal(number, interruption) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -24,10 +25,10 @@ def handle_signals() -> Iterator[Interruption]:
 
 
 class Interruption:
-    """A scheduler's stop, handled as a person's Ctrl-C.
+    """A scheduler's request to stop, treated like a person's Ctrl-C.
 
     Attributes:
-        came: whether it did: an engine may pass it on as an error of its own.
+        came: whether a signal arrived: an engine may pass it on as an error of its own.
         ending: whether the process is about to end by itself, so that nothing is to be interrupted.
     """
 
@@ -43,10 +44,10 @@ class Interruption:
 
 
 def end_at_once(status: int) -> NoReturn:
-    """Ends this process and the workers that an engine started, whatever threads still wait for or are busy with.
+    """Ends this process and the workers that an engine started, whatever its threads are doing.
 
-    Left alone, an engine's thread may wait for ever for a worker that is gone; and a thread that is within C++ when the
-    interpreter is taken apart ends the process with a signal, after all the work was done.
+    Otherwise an engine's thread may wait for ever for a worker that is gone. And a thread that runs C++ code while the
+    interpreter shuts down ends the process with a signal, although all the work was done.
     """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):  # nobody reads it

@@ -22,7 +22,7 @@ LATEST = "LATEST"
 
 
 def read_latest_dataset(workspace: Workspace) -> tuple[str, str, DatasetManifest]:
-    """The ID, folder and manifest of the dataset that was made last; raises a `DataError` if there is none."""
+    """Reads the ID, folder and manifest of the latest dataset; raises a `DataError` if there is none."""
     dataset_id = workspace.read_pointer("datasets", LATEST)
     if dataset_id is None:
         raise DataError(f"no dataset is committed in {workspace.root}: run the ingest step first (--steps=ingest)")
@@ -34,7 +34,7 @@ def read_latest_dataset(workspace: Workspace) -> tuple[str, str, DatasetManifest
 
 
 def read_model(workspace: Workspace, model_id: str) -> ModelManifest:
-    """The manifest of a committed model; raises a `DataError` if it is gone."""
+    """Reads the manifest of a committed model; raises a `DataError` if it is gone."""
     try:
         return ModelManifest.read(workspace.model(model_id))
     except FileNotFoundError:
@@ -47,22 +47,22 @@ _ID_LENGTH = 12
 _WEEK_S, _MONTH_S = 7 * 24 * 3600, 30 * 24 * 3600
 
 
-def make_id(**what: Any) -> str:
-    """A short digest of what goes in: the same request, the same name."""
-    content = json.dumps(what, sort_keys=True, ensure_ascii=False, default=str)
+def make_id(**parts: Any) -> str:
+    """Returns a short digest of the parts: equal parts give the same ID."""
+    content = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(content.encode(errors="backslashreplace")).hexdigest()[:_ID_LENGTH]
 
 
 def _find_last_change(folder: str) -> float:
-    """Seconds since 1970 of the newest file below a folder."""
+    """Finds the last change below a folder, in seconds since 1970."""
     return max((os.path.getmtime(parent) for parent, _, _ in os.walk(folder)), default=0.0)
 
 
 class Unfinished(enum.Enum):
-    """A kind of unfinished work: how the names of its folders begin, and for how many seconds they are kept.
+    """A kind of unfinished work: the prefix of its folders' names, and the seconds for which they are kept.
 
-    A training, and what the infer step has read and rejected, may have taken hours, and another step may come between
-    a stop and the same command again. All else is made again within minutes.
+    A training, or a run of predictions, may have taken hours, and somebody may run other steps before the stopped
+    command is repeated. All else is made again within minutes.
     """
 
     LISTING = "listing", 0
@@ -82,7 +82,7 @@ class Unfinished(enum.Enum):
 
     @classmethod
     def of(cls, name: str) -> Unfinished | None:
-        """Returns the kind of a folder by its name; None for what is no work of a step."""
+        """Returns the kind of a folder by its name; None if no step made it."""
         return max(
             (kind for kind in cls if name.startswith(kind.prefix)), key=lambda kind: len(kind.prefix), default=None
         )
@@ -92,7 +92,7 @@ class Workspace:
     """The folders below `--workspace`.
 
     Datasets, models and predictions exist once they are moved to their place, with a
-    manifest; work in progress is below `unfinished/`.
+    manifest. Work in progress lies below `unfinished/`.
 
     Args:
         root: local folder, made absolute, or a URL.
@@ -104,17 +104,17 @@ class Workspace:
 
     @contextlib.contextmanager
     def lock(self, wait_s: float = 0, *, end: Callable[[str], None] = print) -> Iterator[None]:
-        """Makes a local workspace's folder and holds it for this process alone; one in a bucket, which has to be there.
+        """Holds the workspace for this process alone; makes a local folder, while a bucket has to be there.
 
-        The operating system gives a local lock back when its holder ends, however it ends. For
-        one in an object store see `pipeline.lock`: it can be lost, and the main thread is interrupted then.
+        The operating system releases a local lock when its holder ends, however it ends. A lock in an object store (see
+        `pipeline.lock`) can be lost; the main thread is interrupted then.
 
         Args:
-            wait_s: for another run's end.
-            end: told in a thread that the lock was lost, and that this process does not come to its end; it should.
+            wait_s: seconds to wait for another command's end.
+            end: ends the process, given one sentence; called in a thread if the lock was lost and the process goes on.
 
         Raises:
-            WorkspaceHeldError: if another run holds it, naming that one.
+            WorkspaceHeldError: if another command holds it, with a description of that one.
             WorkspaceLostError: if it was lost.
             DataError: if the folder cannot be written, or there is no such bucket that may be used.
         """
@@ -141,8 +141,8 @@ class Workspace:
                         continue
                     file.seek(0)
                     raise WorkspaceHeldError(
-                        f"another run works in {self.root} ({file.read().strip()}): wait for its end, or use another "
-                        "--workspace"
+                        f"another command works in {self.root} ({file.read().strip()}): wait for its end, or use "
+                        "another --workspace"
                     ) from None
                 except OSError as error:
                     raise DataError(
@@ -159,9 +159,9 @@ class Workspace:
             self._store_lock.check()
 
     def clear_unfinished(self) -> None:
-        """Deletes what stopped commands left, once it is older than its kind is kept.
+        """Deletes the unfinished work of stopped commands once it is older than its kind is kept.
 
-        In an object store all stays for a week at least: a job that was handed over may need it.
+        In an object store everything stays for a week at least: a job that was handed over may need it.
         """
         if storage.is_remote(self.root):
             with contextlib.suppress(OSError, DataError):  # the command did well; the next one comes here again
@@ -180,7 +180,7 @@ class Workspace:
                     storage.remove_file(storage.join(self.root, folder, name))
 
     def _clear_remote(self) -> None:
-        """Deletes the same in an object store."""
+        """Deletes old unfinished work in an object store."""
         above = f"{storage.canonicalise(self.all_unfinished).rstrip('/')}/"
         newest: dict[str, float] = {}
         for file in storage.find_files(above):
@@ -202,11 +202,11 @@ class Workspace:
         return storage.join(self.all_unfinished, f"{kind.prefix}{name}")
 
     def dataset(self, dataset_id: str) -> str:
-        """The folder of a committed dataset."""
+        """Returns the folder of a committed dataset."""
         return storage.join(self.root, "datasets", dataset_id)
 
     def model(self, model_id: str) -> str:
-        """The folder of a committed model."""
+        """Returns the folder of a committed model."""
         return storage.join(self.root, "models", model_id)
 
     def holds(self, kind: str, artefact_id: str) -> bool:
@@ -219,15 +219,15 @@ class Workspace:
         return storage.join(self.root, "predictions")
 
     def predictions(self, date: str, run_id: str) -> str:
-        """The folder of a committed run of predictions."""
+        """Returns the folder of a committed run of predictions."""
         return storage.join(self.root, "predictions", f"date={date}", f"run={run_id}")
 
     def rejects(self, date: str, run_id: str) -> str:
-        """The folder of what a committed run left out; apart, so that predictions are one table."""
+        """Returns the folder of a committed run's rejects; it is apart, so that predictions are one table."""
         return storage.join(self.root, "rejects", f"date={date}", f"run={run_id}")
 
     def run_record(self, run_id: str, suffix: str) -> str:
-        """A file of the run report."""
+        """Returns the path of a file of a command's report."""
         return storage.join(self.root, "runs", f"{run_id}.{suffix}")
 
     @property
@@ -236,22 +236,22 @@ class Workspace:
         return storage.join(self.root, "sample")
 
     def read_pointer(self, kind: str, name: str) -> str | None:
-        """The ID that `datasets/LATEST`, `models/LATEST` or `models/ACCEPTED` names, or None."""
+        """Reads the ID in `datasets/LATEST`, `models/LATEST` or `models/ACCEPTED`; None if there is none."""
         return read_pointer(storage.join(self.root, kind, name))
 
     def expects(self, kind: str, name: str) -> bool:
-        """Checks whether a pointer will name something that is not there yet; only in a plan it may."""
+        """Checks whether a pointer will name something that does not exist yet; only in a plan it may."""
         del kind, name
         return False
 
     def expect(self, kind: str, name: str, target: str | None) -> None:
-        """Takes note in a plan of what a pointer would name; None for what is not known yet."""
+        """Notes in a plan what a pointer would name; None for what is not known yet."""
         raise NotImplementedError("only the workspace of a plan expects something")
 
     def remove_pointer(self, kind: str, name: str) -> None:
-        """Takes a pointer back."""
+        """Removes a pointer."""
         storage.remove_file(storage.join(self.root, kind, name))
 
     def write_pointer(self, kind: str, name: str, target: str) -> None:
-        """Replaces a pointer whole."""
+        """Writes a pointer in one atomic step."""
         storage.write_bytes(storage.join(self.root, kind, name), f"{target}\n".encode())

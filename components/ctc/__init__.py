@@ -1,0 +1,1 @@
+"""CTC: the loss, the decoders, and calibration of their confidences."""

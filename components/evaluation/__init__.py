@@ -1,0 +1,1 @@
+"""The evaluation of a model on held-out lines."""

@@ -1,0 +1,1 @@
+"""The recognition of new images in bulk, into committed runs of predictions."""

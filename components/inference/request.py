@@ -63,7 +63,7 @@ class InferenceRequest:
 
     @property
     def images(self) -> int:
-        """How many images are to be read."""
+        """Number of images to recognise."""
         return self.counts.to_read
 
     @property

@@ -1,0 +1,1 @@
+"""Committed predictions: their table, their manifests, and jobs over many runs."""

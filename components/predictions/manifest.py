@@ -39,7 +39,7 @@ class PartEntry:
 
 @dataclasses.dataclass(frozen=True)
 class RunTimes:
-    """How long the work of a run took, and what did it.
+    """The durations of a run's work, and the engines that did it.
 
     Attributes:
         engines: every engine that scored, with the reason why it was chosen.
@@ -60,7 +60,7 @@ class RunTimes:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunFigures:
-    """What one run has found: a part of its manifest, and all that is kept of it once it is merged into another.
+    """The figures of one run: a part of its manifest, and all that is kept of it after a merge into another.
 
     Attributes:
         run_id: short digest of the inputs, the model and the options.
@@ -111,14 +111,14 @@ class RunFigures:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunManifest(RunFigures):
-    """What a committed run is.
+    """The manifest of a committed run.
 
     The JSON has the fields of `Counts` beside the others.
 
     Attributes:
         files: every Parquet file of predictions, by its name.
         decoding: how logits became text; None of runs by versions that did not say.
-        limits: what decided whether an image could be read at all; None likewise.
+        limits: limits on images, beyond which one is rejected; None likewise.
         least_confident: confidence, URI and text of the `LEAST_CONFIDENT` least confident rows; None where they are not
             known.
         merged: the IDs of the runs whose rows this one holds.

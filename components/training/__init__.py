@@ -1,0 +1,1 @@
+"""Training: networks, their input, the training loop and the exported model."""

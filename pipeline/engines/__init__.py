@@ -1,0 +1,1 @@
+"""Engines: the runners of Beam jobs, and what each of them needs."""

@@ -1,4 +1,4 @@
-"""What engines log while a job runs, without what the job's own error says in one sentence."""
+"""Logs of engines, without what the job's own error says in one sentence."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _CONNECTION_THREADS = ("beam_control_read", "run_worker", "read_grpc_client_inpu
 
 @contextlib.contextmanager
 def quieten_engines() -> Iterator[None]:
-    """Keeps out of the log, for as long as a job runs, what the error that ends the job says.
+    """Keeps out of the log, while a job runs, whatever the error that ends the job says too.
 
-    That is a `DataError` of a worker, the stack traces that a job service passes on, and what threads say that waited
-    for a lost worker. Everything is put back in the end.
+    That is a `DataError` of a worker, the stack traces that a job service passes on, and the messages of threads that
+    waited for a lost worker. Every setting is restored at the end.
     """
     with contextlib.ExitStack() as stack:
         not_ours, shortened = _NotOurs(), _WithoutStackTraces()
@@ -46,9 +46,10 @@ def quieten_engines() -> Iterator[None]:
 
 
 class _WithoutStackTraces(logging.Filter):
-    """Leaves the last line of what a job service passes on: the whole is in the exception that ends the job."""
+    """Filter that shortens a job service's stack traces to their last line: the whole is in the job's exception."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Shortens the record; keeps it always."""
         message = record.getMessage()
         if "Traceback (most recent call last)" in message:
             record.msg, record.args = message.strip().rpartition("\n")[2], ()
@@ -56,9 +57,10 @@ class _WithoutStackTraces(logging.Filter):
 
 
 class _NotOurs(logging.Filter):
-    """Drops records of a `DataError`: its sentence is printed once, at the end, without a stack trace."""
+    """Filter that drops records of a `DataError`: its sentence is printed once, at the end, without a stack trace."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Tells whether the record is kept."""
         error = record.exc_info[1] if record.exc_info else None
         return not isinstance(error, DataError) and not find_own_error(record.getMessage().replace("\\n", "\n"))
 
@@ -74,14 +76,14 @@ def _add_filter(logger: logging.Logger, added: logging.Filter) -> Iterator[None]
 
 @contextlib.contextmanager
 def _silence_connection_threads() -> Iterator[None]:
-    """Prints nothing for what ends a thread that waited for a worker that is lost: the job's error says so."""
+    """Silences exceptions that end threads waiting for a lost worker: the job's error says so."""
     before = threading.excepthook
 
-    def tell(about: threading.ExceptHookArgs) -> None:
-        if about.thread is None or about.thread.name not in _CONNECTION_THREADS:
-            before(about)
+    def report(failure: threading.ExceptHookArgs) -> None:
+        if failure.thread is None or failure.thread.name not in _CONNECTION_THREADS:
+            before(failure)
 
-    threading.excepthook = tell
+    threading.excepthook = report
     try:
         yield
     finally:

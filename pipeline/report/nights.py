@@ -1,4 +1,4 @@
-"""The last nights beside the last one: figures and confidences, for the report."""
+"""The nights before the last one, compared with it: figures and confidences, for the report."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _THREADS = 8
 
 
 def find_nights(workspace: Workspace, run_id: str | None) -> list[dict[str, Any]]:
-    """The last runs up to one, as a `CommandRecord` has them."""
+    """Finds the last runs up to the given one, as a `CommandRecord` has them."""
     predictions = workspace.all_predictions
     days = [name.removeprefix("date=") for name in storage.list_names(predictions, "date=")][-_DAYS_LOOKED_AT:]
-    found = map_in_threads(lambda day: find_runs(predictions, day), days, _THREADS, ahead=_THREADS)
-    runs = sorted(itertools.chain.from_iterable(found), key=lambda run: (run.manifest.scored_at, run.run_id))
+    runs_by_day = map_in_threads(lambda day: find_runs(predictions, day), days, _THREADS, ahead=_THREADS)
+    runs = sorted(itertools.chain.from_iterable(runs_by_day), key=lambda run: (run.manifest.scored_at, run.run_id))
     tonight = next((run for run in runs if run.run_id == run_id), None)
     if tonight is not None:
         runs = runs[: runs.index(tonight)]
@@ -32,7 +32,7 @@ def find_nights(workspace: Workspace, run_id: str | None) -> list[dict[str, Any]
 
 
 def _describe_night(run: CommittedRun) -> dict[str, Any]:
-    """What a `CommandRecord` has of a run."""
+    """Returns what a `CommandRecord` says of a run."""
     manifest = run.manifest
     rows = manifest.counts.read
     seconds = manifest.figures.shard_s if manifest.figures else 0.0
@@ -58,7 +58,7 @@ def _describe_night(run: CommittedRun) -> dict[str, Any]:
 
 
 def compare_confidences(nights: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Tonight's confidences beside those of the nights that they are compared with: a share a bar."""
+    """Compares tonight's confidences with those of comparable nights: the share of rows in each bar."""
     tonight = [night["confidence_shares"] for night in nights if night["tonight"] and night["confidence_shares"]]
     if not tonight:
         return None

@@ -1,4 +1,4 @@
-"""The notification of another service when a command has ended."""
+"""The notification of another service at the end of a command."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pipeline.console import print_error
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirected post would be a request without content, as for a page to log in."""
+    """Handler that follows no redirect: the redirected post would lose its content, for example on a login page."""
 
     def redirect_request(self, *_: Any) -> None:
-        """Refuses redirects, so that the answer is an error."""
+        """Refuses the redirect, so that the answer counts as an error."""
 
 
 _OPENER = urllib.request.build_opener(_NoRedirect)
@@ -24,16 +24,16 @@ _PATIENCE_S = 10.0
 
 
 def notify_service(url: str | None, record: dict[str, Any]) -> None:
-    """Posts the record of a command to `--notify_url`, if there is one; says why if the service did not take it."""
+    """Posts the record of a command to `--notify_url`, if given; prints the reason if the service did not take it."""
     if url and (refusal := post_record(url, record)):
         print_error(f"--notify_url was told nothing of this run: {refusal}")
 
 
 def post_record(url: str, record: dict[str, Any]) -> str | None:
-    """Posts a command's record as JSON, several times if need be.
+    """Posts a command's record as JSON, and tries again if need be.
 
     Returns:
-        None if the service took it, or why it did not, without the URL, which may be a secret.
+        None if the service took it, or else the reason, without the URL, which may be a secret.
     """
     content = json.dumps(record, default=str).encode(errors="backslashreplace")
     problem = None

@@ -1,4 +1,4 @@
-"""The run report: what was asked and what happened, as JSON for machines and HTML for people."""
+"""The report of a command: its request and its results, as JSON for machines and HTML for people."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ from tfrecords.manifest import STATISTICS_NAME
 
 _PICTURES = {
     "training_samples.png": "Training samples with their labels",
-    "curves.png": "Loss and error rates while training",
+    "curves.png": "Loss and error rates during training",
 }
 _EVALUATION_PICTURES = {
-    PREDICTIONS_PICTURE: "Held-out lines as the model reads them",
+    PREDICTIONS_PICTURE: "Held-out lines as the model recognised them",
     CONFUSIONS_PICTURE: "The most frequent confusions of symbols",
-    LENGTH_PICTURE: "Lines read exactly, and CER, by the length of the label",
-    CALIBRATION_PICTURE: "Calibration: confidence against the share of lines read exactly",
+    LENGTH_PICTURE: "Lines recognised exactly, and CER, by the length of the label",
+    CALIBRATION_PICTURE: "Calibration: confidence against the share of lines recognised exactly",
 }
 _REJECTS_SHOWN = 8  # of each reason
 _REJECT_FILES_READ = 200  # in search of these
@@ -58,7 +58,7 @@ _LONG = 500  # pixels of a line that gets a wide place on the page
 _SAMPLES = {
     "contact_sheet": "Drawn by chance",
     "longest": "The longest labels",
-    "strangest": "The strangest: room for their label, or what is in the image, is far from the others'",
+    "strangest": "The strangest: the room for the label, or the content of the image, is far from that of the others",
     "twins": "Identical images with different labels, or in different splits",
 }
 
@@ -67,7 +67,7 @@ def write_report(record: CommandRecord, workspace: Workspace) -> dict[str, str]:
     """Writes `runs/ID.json` and `runs/ID.html`.
 
     Returns:
-        The two paths, by what they are; empty if the workspace cannot be written.
+        The two paths, each under its name for a person; empty if the workspace cannot be written.
     """
     steps = {step["name"]: step for step in record.steps}
     dataset = _describe_dataset(steps["ingest"]["folder"]) if "ingest" in steps else None
@@ -98,6 +98,7 @@ def write_report(record: CommandRecord, workspace: Workspace) -> dict[str, str]:
 def _render(
     record: CommandRecord, steps: dict[str, dict[str, Any]], dataset: dict[str, Any] | None, workspace: Workspace
 ) -> str:
+    """Returns the page as HTML."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -128,7 +129,7 @@ def _render(
 
 
 def _describe_model(workspace: Workspace, model_id: str | None) -> dict[str, Any]:
-    """What the page says of the model that read, if there is one."""
+    """Returns the page's facts about the model that recognised the images, if there is one."""
     if model_id is None:
         return {}
     try:
@@ -145,7 +146,7 @@ def _describe_model(workspace: Workspace, model_id: str | None) -> dict[str, Any
 
 
 def _describe_dataset(folder: str) -> dict[str, Any]:
-    """What the page says and shows of a dataset."""
+    """Returns the page's facts, charts and samples of a dataset."""
     statistics = storage.read_json(storage.join(folder, STATISTICS_NAME))
     samples = _read_table(storage.join(folder, SAMPLES_NAME)).to_pylist()
     statistics["splits"] = splits = {split: statistics["splits"][split] for split in SPLITS}
@@ -173,7 +174,7 @@ def _describe_dataset(folder: str) -> dict[str, Any]:
 
 
 def _make_bars(histogram: Iterable[list[int]]) -> list[dict[str, int]]:
-    """A histogram of whole numbers as at most `_BARS` bars of equal width: `start`, `end` and `count` of each."""
+    """Bins a histogram of whole numbers into `_BARS` equally wide bars at most: `start`, `end` and `count` of each."""
     counts: collections.Counter[int] = collections.Counter()
     for value, count in histogram:
         counts[value] += count
@@ -188,7 +189,7 @@ def _make_bars(histogram: Iterable[list[int]]) -> list[dict[str, int]]:
 
 
 def _describe_evaluation(folder: str) -> dict[str, Any]:
-    """What the page shows of an evaluation besides its figures."""
+    """Returns the pictures, confusions and worst lines of an evaluation."""
     confusions, worst = (_read_table(storage.join(folder, name)) for name in (CONFUSIONS_NAME, WORST_NAME))
     return {
         "pictures": _read_pictures(folder, _EVALUATION_PICTURES),
@@ -201,10 +202,11 @@ def _describe_evaluation(folder: str) -> dict[str, Any]:
     }
 
 
-def _mark_differences(truth: str, read: str) -> dict[str, list[tuple[bool, str]]]:
-    """Truth and reading as runs of symbols that are equal in both, or marked, in which a space can be seen."""
+def _mark_differences(truth: str, recognised: str) -> dict[str, list[tuple[bool, str]]]:
+    """Splits truth and recognised text into pieces that agree and pieces that differ; these show their spaces."""
     runs = [
-        (differs, list(pairs)) for differs, pairs in itertools.groupby(align_texts(truth, read), lambda p: p[0] != p[1])
+        (differs, list(pairs))
+        for differs, pairs in itertools.groupby(align_texts(truth, recognised), lambda p: p[0] != p[1])
     ]
     return {
         name: [
@@ -226,18 +228,18 @@ def _name_symbol(symbol: str) -> str:
 
 
 def _read_pictures(folder: str, captions: dict[str, str]) -> list[dict[str, str]]:
-    found = []
+    pictures = []
     for name, caption in captions.items():
         try:
             content = storage.read_bytes(storage.join(folder, name))
         except FileNotFoundError:
             continue
-        found.append({"caption": caption, "source": make_data_url(content)})
-    return found
+        pictures.append({"caption": caption, "source": make_data_url(content)})
+    return pictures
 
 
 def _draw_least_confident(figures: dict[str, Any], record: CommandRecord) -> list[dict[str, Any]]:
-    """The least confident rows of a run, with their images as the model saw them."""
+    """Draws the least confident rows of a run, with their images as the model saw them."""
     rows = [
         {"confidence": confidence, "uri": uri, "text": text}
         for confidence, uri, text in figures.get("least_confident", ())
@@ -252,7 +254,7 @@ def _draw_least_confident(figures: dict[str, Any], record: CommandRecord) -> lis
 
 
 def _group_rejects(record: CommandRecord) -> list[dict[str, Any]]:
-    """What was left out, by step and reason, the most frequent first; some of each, with their images."""
+    """Groups the rejects by step and reason, the most frequent first, with some images of each."""
     groups: list[dict[str, Any]] = []
     for name, counts in record.rejects.items():
         if not counts:
@@ -270,30 +272,30 @@ def _group_rejects(record: CommandRecord) -> list[dict[str, Any]]:
 
 
 def _read_some_rejects(folder: str, counts: dict[str, int]) -> dict[str, list[dict[str, Any]]]:
-    """The first rejects of each reason."""
+    """Reads the first rejects of each reason."""
     names = [name for name in storage.list_names(folder) if name.startswith(("rejects-", UNUSED_LABELS_NAME))]
-    found: dict[str, list[dict[str, Any]]] = {reason: [] for reason in counts}
+    rows_by_reason: dict[str, list[dict[str, Any]]] = {reason: [] for reason in counts}
 
     def read(name: str) -> pyarrow.Table:
         with storage.open_to_read(storage.join(folder, name)) as file:
             return pyarrow.parquet.read_table(file, columns=["uri", "reason", "detail"])
 
     for table in map_in_threads(read, names[:_REJECT_FILES_READ], _THREADS, ahead=_THREADS):
-        for reason, rows in found.items():
+        for reason, rows in rows_by_reason.items():
             if len(rows) < _REJECTS_SHOWN:
                 of_reason = table.filter(pyarrow.compute.equal(table["reason"], reason))
                 rows += of_reason.slice(0, _REJECTS_SHOWN - len(rows)).to_pylist()
-        if all(len(rows) == min(_REJECTS_SHOWN, counts[reason]) for reason, rows in found.items()):
+        if all(len(rows) == min(_REJECTS_SHOWN, counts[reason]) for reason, rows in rows_by_reason.items()):
             break
-    for rows in found.values():
+    for rows in rows_by_reason.values():
         rows.sort(key=lambda row: row["uri"])
         for row in rows:
             row["image"] = Thumbnail()
-    return found
+    return rows_by_reason
 
 
 def _format_measure(value: Any) -> str:
-    """A number as a person reads it."""
+    """Formats a number for a person."""
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     return "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,4 +1,4 @@
-"""The record of one command: what was asked and what happened."""
+"""The record of one command: its request and its results."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ _PACKAGES = (
 
 @dataclasses.dataclass
 class CommandRecord:
-    """What `runs/ID.json` holds.
+    """The content of `runs/ID.json`.
 
     Attributes:
-        run: the ID of this run of the command.
-        status: `done`, `alarm` (done, but an alarm was raised), `refused` (a check said no) or `failed` (the input
+        run: the ID of this command.
+        status: `done`, `alarm` (done, but an alarm was raised), `refused` (a check failed) or `failed` (the input
             cannot be used).
         workspace: where it ran.
-        options: every flag of ours, and Beam's that were given, without what only their owner may know.
+        options: every flag of this project, and Beam's that were given; secrets are blotted out.
         started_at, finished_at: ISO 8601, UTC.
         seconds: from start to finish.
-        steps: each step's result, how long it took, and the images that it took a second.
+        steps: each step's result, its seconds, and its images a second.
         problems: one sentence each, as printed.
         alarms: every check of the night's figures: `name`, `sentence`, `measured`, `limit`, and whether it was
             `raised`.
-        used: what ran: `runner`, `versions` of packages, and of the model that read, if one did, `model_id`,
-            `network`, `dataset_id`, `trained_at` and the `height` of its lines.
-        rejects: how many images were left out, by step and reason.
-        reject_folders: where these are listed, by step.
+        used: the `runner`, the `versions` of packages, and, if a model recognised images, its `model_id`, `network`,
+            `dataset_id`, `trained_at` and the `height` of its lines.
+        rejects: counts of the images that were left out, by step and reason.
+        reject_folders: the folders with their lists, by step.
         nights: the last runs of the infer step, the oldest first, each with its figures, whether it is `tonight`'s,
             and whether tonight's is `compared` with it: runs of the same model and decoding. `confidence_shares` is
             the share of its rows in each of `CONFIDENCE_BARS` bars of equal width from 0 to 1.
@@ -83,7 +83,7 @@ class CommandRecord:
         return cls(run, "done", workspace, json.loads(json.dumps(given, default=str)), now.isoformat(), used=used)
 
     def add(self, step: Step, result: StepResult, seconds: float) -> None:
-        """Adds a step that came to its end."""
+        """Adds a finished step."""
         name = result.place or step.name
         self.add_alarms([dataclasses.asdict(alarm) for alarm in result.alarms])
         images = step.count_images(result.figures)
@@ -108,24 +108,24 @@ class CommandRecord:
             self.problems.append(f"{name}: the new model is not used, because {result.refused}")
 
     def add_alarms(self, alarms: list[dict[str, Any]]) -> None:
-        """Adds what was asked for with flags, and whether it was raised."""
+        """Adds the alarms that flags asked for, raised or not."""
         self.alarms += alarms
         if self.status == "done" and any(alarm["raised"] for alarm in alarms):
             self.status = "alarm"
 
     def add_rejects(self, step: str, counts: dict[str, int], folder: str) -> None:
-        """Adds what a step left out, whether it came to its end or not."""
+        """Adds what a step left out, even if the step failed."""
         self.rejects[step] = counts
         self.reject_folders[step] = folder
 
     def fail(self, problem: str) -> None:
-        """Says that the command could not come to its end."""
+        """Records that the command failed."""
         self.status = "failed"
         self.problems.append(problem)
 
 
 def _find_versions() -> dict[str, str]:
-    """Finds the versions of Python, and of the main packages that are installed as such."""
+    """Finds the versions of Python and of the main packages that are installed."""
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Small pictures of files for the run report, of what can be decoded of them, however damaged they are."""
+"""Thumbnails for the report: small pictures of any files, with whatever can be decoded of damaged ones."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ _LATE = b"", "not looked at, since the others took long"
 
 
 class Thumbnail(NamedTuple):
-    """What can be shown of a file.
+    """A small picture of a file, or the reason why there is none.
 
     Attributes:
-        source: a `data:` URL, or nothing.
-        problem: why nothing, or not all, is shown; in words, or nothing.
+        source: a `data:` URL, or empty.
+        problem: in words, why nothing, or not all, is shown; empty if all is well.
         start: the first bytes of a file that is not shown, in hexadecimal and in ASCII.
         width: of the picture, pixels.
     """
@@ -56,7 +56,7 @@ class Thumbnail(NamedTuple):
 
 
 def draw_files(uris: Sequence[str]) -> Iterator[Thumbnail]:
-    """Pictures of files that may be anything, in their order."""
+    """Draws files of any content, in their order."""
     for content, problem in _read_contents(uris, _BYTES):
         if problem:
             yield Thumbnail(problem=problem)
@@ -70,11 +70,11 @@ def draw_files(uris: Sequence[str]) -> Iterator[Thumbnail]:
 
 
 def draw_lines(uris: Sequence[str], height: int, limits: ImageLimits) -> Iterator[Thumbnail]:
-    """Pictures of images as a model sees them, in their order.
+    """Draws images as a model sees them, in their order.
 
     Args:
         height: of the lines, pixels.
-        limits: which images are not decoded.
+        limits: images beyond them are not decoded.
     """
     for content, problem in _read_contents(uris, limits.max_bytes + 1):
         if problem:
@@ -92,16 +92,16 @@ def draw_lines(uris: Sequence[str], height: int, limits: ImageLimits) -> Iterato
 
 
 def make_data_url(content: bytes, kind: str = "png") -> str:
-    """The URL of a picture that is part of the page."""
+    """Returns a picture as a `data:` URL, which makes it part of the page."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 class _NotDrawn(Exception):  # noqa: N818 (an outcome, not a failure)
-    """Why nothing of a file can be shown, in words."""
+    """The reason, in words, why nothing of a file can be shown."""
 
 
 def _read_contents(uris: Sequence[str], at_most: int) -> Iterator[tuple[bytes, str]]:
-    """The first bytes of each file, or what hinders, in words; threads wait for the files, one at a time is used."""
+    """Reads the first bytes of each file, in threads; yields them in order, with the problem in words or empty."""
     deadline = time.monotonic() + _SECONDS
     failures: list[str] = []
 
@@ -120,12 +120,12 @@ def _read_contents(uris: Sequence[str], at_most: int) -> Iterator[tuple[bytes, s
         except (OSError, ValueError, DataError) as error:
             return b"", f"the file cannot be read: {getattr(error, 'strerror', None) or error}"
 
-    for found in map_in_threads(read, uris, _THREADS, ahead=_THREADS):
-        yield _LATE if time.monotonic() > deadline and not found[1] else found
+    for content, problem in map_in_threads(read, uris, _THREADS, ahead=_THREADS):
+        yield _LATE if time.monotonic() > deadline and not problem else (content, problem)
 
 
 def _draw(content: bytes) -> tuple[str, str]:
-    """The URL of a small picture, and what is wrong with it."""
+    """Draws the content of a file: the URL of a small picture, and what is wrong with it."""
     if not content:
         raise _NotDrawn("the file has 0 bytes")
     try:
@@ -165,7 +165,7 @@ def _get_extrema(image: Image.Image) -> Sequence[tuple[float, float]]:
 
 
 def _shrink(image: Image.Image) -> Image.Image:
-    """The image, grey or in colours, on white, upright, at most of `_SIZE`."""
+    """Shrinks an image to `_SIZE` at most: grey or in colour, on white, upright."""
     turn = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _stretch(image)
@@ -187,7 +187,7 @@ def _shrink(image: Image.Image) -> Image.Image:
 
 
 def _stretch(image: Image.Image) -> Image.Image:
-    """Pixel values without a fixed black and white, from their least to their greatest."""
+    """Stretches pixel values that have no fixed black and white: the least becomes 0, the greatest 255."""
     values = np.asarray(image)
     step = max(1, *(side // 1000 for side in values.shape))
     values = np.nan_to_num(values[::step, ::step].astype(np.float64), posinf=0.0, neginf=0.0)

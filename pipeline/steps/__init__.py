@@ -1,4 +1,4 @@
-"""The steps of the command. Each reads what is committed in the workspace and commits its own result."""
+"""The steps of the command: each reads what is committed in the workspace and commits its own result."""
 
 from collections.abc import Container
 

@@ -1,4 +1,4 @@
-"""What a person should be told of a night that went well otherwise."""
+"""Alarms: thresholds that a person set on the figures of a night that went well otherwise."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _LEAST_IMAGES = 200  # to measure a speed: of fewer, the time goes into starting
 
 @dataclasses.dataclass(frozen=True)
 class Alarm:
-    """One threshold, and what was measured.
+    """A threshold and the figure measured against it.
 
     Attributes:
         name: of the flag, without dashes.
         limit: its value.
-        measured: what is held against it; None where it could not be measured.
+        measured: the figure held against it; None where it could not be measured.
         raised: whether the limit was passed.
         sentence: for a person.
     """
@@ -43,7 +43,7 @@ def check_alarms(
     """Checks the alarms that were asked for.
 
     Args:
-        counts: what became of the images of this infer step.
+        counts: of the images of this infer step.
         run: the run that it committed; None if there was nothing new.
         earlier: the committed runs before it, the oldest first.
     """
@@ -67,15 +67,15 @@ def _check(
         yield _check_drift(limit, options.drift_nights, rows, run, earlier)
     if options.alarm_no_new_images:
         new = counts.looked_at - counts.reread - counts.retried
-        said = f"{new:,} of {counts.matched:,} images were new"
-        yield Alarm("alarm_no_new_images", 1, new, new < 1, said)
+        sentence = f"{new:,} of {counts.matched:,} images were new"
+        yield Alarm("alarm_no_new_images", 1, new, new < 1, sentence)
 
 
-def _check_share(name: str, limit: float, count: int, of: int, what: str) -> Alarm:
+def _check_share(name: str, limit: float, count: int, of: int, noun: str) -> Alarm:
     if not of:
         return _skip(name, limit, "nothing was read")
     share = count / of
-    return Alarm(name, limit, share, share > limit, f"{count:,} of {of:,} {what} ({share:.1%}; allowed {limit:.1%})")
+    return Alarm(name, limit, share, share > limit, f"{count:,} of {of:,} {noun} ({share:.1%}; allowed {limit:.1%})")
 
 
 def _check_speed(limit: float, images: int, run: RunManifest | None) -> Alarm:
@@ -85,8 +85,8 @@ def _check_speed(limit: float, images: int, run: RunManifest | None) -> Alarm:
     if run is None or run.figures is None:
         return _skip(name, limit, "how long that took is not known")
     rate = images / max(run.figures.shard_s, 1e-9)
-    said = f"a worker read {rate:,.1f} images/s (at least {limit:g} asked for)"
-    return Alarm(name, limit, rate, rate < limit, said)
+    sentence = f"a worker read {rate:,.1f} images/s (at least {limit:g} asked for)"
+    return Alarm(name, limit, rate, rate < limit, sentence)
 
 
 def _check_drift(
@@ -103,12 +103,12 @@ def _check_drift(
         )
     index = compute_population_stability_index(before.tolist(), run.confidence_histogram)
     compared = f"the last {len(alike)} runs" if len(alike) > 1 else "the last run"
-    said = f"confidences against {compared}: population stability index {index:.3f} (allowed {limit:g})"
-    return Alarm(name, limit, index, index > limit, said)
+    sentence = f"confidences against {compared}: population stability index {index:.3f} (allowed {limit:g})"
+    return Alarm(name, limit, index, index > limit, sentence)
 
 
 def find_comparable_runs(runs: Sequence[CommittedRun], other: RunManifest) -> list[RunManifest]:
-    """Finds the runs whose confidences can be held against those of another one: by the same model and decoder.
+    """Finds the runs whose confidences can be compared with those of another one: by the same model and decoder.
 
     Of a merged run these are the runs that were merged into it.
     """

@@ -1,4 +1,4 @@
-"""The collection that the infer step recognises: what is listed, less what was recognised before."""
+"""The collection that the infer step recognises: the listed images, less those recognised before."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ DATASET_PREFIX = "dataset:"
 
 @dataclasses.dataclass(frozen=True)
 class SelectedCollection:
-    """What is read: which images, in how many shards, their digest, and the job that reads them.
+    """The images to recognise: their counts, shards and digest, and the job that recognises them.
 
     Attributes:
         counts: of the listed images, as in an `InferenceRequest`.
-        listing_s, unread_s: seconds that it took to list all images, and to find out which of them were read.
-        found: a run that has read the very same, if it is to be taken instead.
+        listing_s, unread_s: seconds that it took to list all images, and to find those that no run has read.
+        found: a run that has recognised the very same images, if it is to be used instead.
     """
 
     counts: Counts
@@ -48,7 +48,7 @@ class SelectedCollection:
 
     @property
     def images(self) -> int:
-        """How many images are to be read."""
+        """Number of images to recognise."""
         return self.counts.to_read
 
 
@@ -56,10 +56,10 @@ class SelectedCollection:
 def select_collection(
     context: Context, images: str, runs: list[CommittedRun], reading: dict[str, Any]
 ) -> Iterator[SelectedCollection]:
-    """Lists what `--infer_images` says, less what earlier runs have read; it can be read inside the block.
+    """Lists the images of `--infer_images`, less those that earlier runs have read; they can be read inside the block.
 
     Args:
-        reading: what `describe_recognition` says of this run.
+        reading: the model, limits and decoding of this run, as its manifest has them.
     """
     if images.startswith(DATASET_PREFIX):
         split = _select_split(context.workspace, images)
@@ -70,8 +70,8 @@ def select_collection(
     roots, paths = find_roots_and_tables(images, flag="--infer_images")
     tables = PathTables(tuple(paths), context.options.path_column)
     began = time.monotonic()
-    listed_here = list_collection(context, roots, None, SplitFractions(), flag="--infer_images", tables=tables)
-    with listed_here as (listing, files):
+    listed_collection = list_collection(context, roots, None, SplitFractions(), flag="--infer_images", tables=tables)
+    with listed_collection as (listing, files):
         listed = time.monotonic()
         folder = os.path.dirname(files[0])
         unread, files = find_unread(context.options, listing, files, runs, **reading, folder=folder)
@@ -99,7 +99,7 @@ def select_collection(
 
 
 def _matches(run: CommittedRun, reading: dict[str, Any]) -> bool:
-    """Checks whether a run has read with the same model, limits and decoding, and lost nothing of it since."""
+    """Checks whether a run used the same model, limits and decoding, and has lost no file since."""
     return not run.manifest.lost and run.manifest.is_read_with(**reading)
 
 

@@ -1,4 +1,4 @@
-"""The compact step: the small runs of predictions of one day merged into few large files."""
+"""The compact step: it merges the small runs of predictions of one day into few large files."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class _Resolved:
-    """What is merged of a day's runs.
+    """The runs of a day, and the merges to make of them.
 
     Attributes:
         runs: the sound runs of the day.
-        groups: those that become one run each, with the files that are written of them.
+        groups: the runs that become one run each, with the files to write for them.
     """
 
     runs: list[CommittedRun]
@@ -36,7 +36,7 @@ class _Resolved:
 
     @property
     def merged(self) -> int:
-        """How many runs are merged into others."""
+        """Number of runs that are merged into others."""
         return sum(len(group) for group, _ in self.groups)
 
 
@@ -47,10 +47,10 @@ class CompactStep:
     place = "predictions"
 
     def run(self, context: Context) -> StepResult:
-        """Commits the merged runs, and removes those that were merged.
+        """Commits the merged runs, and removes their originals.
 
         Raises:
-            DataError: if a file of one was damaged.
+            DataError: if a file of one of them was damaged.
         """
         workspace, date = context.workspace, context.options.date
         resolved = _resolve(context)
@@ -99,7 +99,7 @@ class CompactStep:
 
 
 def _resolve(context: Context) -> _Resolved:
-    """Finds the runs of the day, and which of them become one."""
+    """Finds the runs of the day, and groups those that become one."""
     runs = [run for run in find_sound_runs(context) if run.date == context.options.date]
     # Runs without a row, whose rejects were pruned, have nothing to merge.
     groups = [(group, files) for group in group_runs_to_merge(runs) if (files := plan_merged_files(group))]
@@ -107,9 +107,9 @@ def _resolve(context: Context) -> _Resolved:
 
 
 def _make_request(workspace: Workspace, date: str, runs: list[CommittedRun]) -> MergeRequest:
-    """Makes what the job is asked for, for runs that become one."""
-    what = [[run.run_id, sorted(part.sha256 for part in run.manifest.files.values())] for run in runs]
-    run_id = f"m{make_id(merged=what)}"
+    """Makes the job's request for runs that become one."""
+    originals = [[run.run_id, sorted(part.sha256 for part in run.manifest.files.values())] for run in runs]
+    run_id = f"m{make_id(merged=originals)}"
     return MergeRequest(
         run_id=run_id,
         folder=workspace.unfinished(Unfinished.MERGED, run_id),
@@ -130,7 +130,7 @@ def _remove_rejects_of_no_run(folder: str, runs: list[CommittedRun]) -> None:
 
 
 def _summarise(figures: dict[str, Any], merged: bool) -> str:
-    """Says in one sentence what became of the day's runs."""
+    """Sums up in one sentence what became of the day's runs."""
     held = f"{figures['rows']:,} rows in {_count(figures['files'], 'file')}"
     if merged:
         return (
@@ -147,6 +147,6 @@ def _summarise(figures: dict[str, Any], merged: bool) -> str:
     )
 
 
-def _count(number: int, what: str) -> str:
-    """Writes a number and what is counted."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    """Writes a number with its noun, as in "3 runs"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -23,15 +23,15 @@ def find_old_dataset(options: LinePipelineOptions, workspace: Workspace) -> OldD
         DataError: if it is not there or damaged, its lines have another height than asked for, or
             tables name several.
     """
-    reviewed = {table: found for table in options.label_rules.tables if (found := _read_reviewed(options, table))}
-    named = sorted({dataset_id for found in reviewed.values() for dataset_id in found.datasets})
-    for table, found in reviewed.items():
-        if found.left_out:
+    reviewed = {table: review for table in options.label_rules.tables if (review := _read_reviewed(options, table))}
+    named = sorted({dataset_id for review in reviewed.values() for dataset_id in review.datasets})
+    for table, review in reviewed.items():
+        if review.left_out:
             log.info(
-                f"{location_to_uri(table)} leaves out {found.left_out:,} of {found.rows + found.left_out:,} images: "
+                f"{location_to_uri(table)} leaves out {review.left_out:,} of {review.rows + review.left_out:,} images: "
                 "no text"
             )
-        if not found.rows:
+        if not review.rows:
             raise DataError(
                 f"no row of {location_to_uri(table)} has a text: correct some images before they are ingested"
             )

@@ -1,4 +1,4 @@
-"""Estimates of how long a step takes, by the records of earlier commands."""
+"""Estimates of a step's duration, by the records of earlier commands."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _RECORDS_READ = 50
 
 
 def estimate_time(workspace: Workspace, step: str, amount: str, of: int) -> str:
-    """Says how long a step might take, by the largest of the earlier ones.
+    """Says how long a step might take, by the largest earlier one.
 
     Args:
         step: its name.
-        amount: the figure that says how much it had to do.
-        of: how much it would have to do now.
+        amount: the name of the figure that says how much the step had to do.
+        of: how much the step would have to do now.
     """
     done = [
-        (found["figures"][amount], found["seconds"])
+        (earlier["figures"][amount], earlier["seconds"])
         for record in _read_records(workspace)
-        for found in record["steps"]
-        if found["name"] == step and not found["reused"] and found["figures"].get(amount)
+        for earlier in record["steps"]
+        if earlier["name"] == step and not earlier["reused"] and earlier["figures"].get(amount)
     ]
     if not done:
         return "time: not known, since no earlier command is recorded"

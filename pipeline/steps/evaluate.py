@@ -1,4 +1,4 @@
-"""The evaluate step: the latest model on held-out images, accepted or refused."""
+"""The evaluate step: it accepts or refuses the latest model by its errors on held-out images."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class _Resolved:
-    """Which models are evaluated on which dataset.
+    """The models to evaluate, and the dataset to evaluate them on.
 
     Attributes:
         model_id: the latest model.
         dataset, dataset_folder: the latest dataset.
         accepted_id: the model accepted until now, if there is one.
-        compares: whether that is another model, which recognises the same images for comparison.
+        compares: whether that is another model, which is to recognise the same images for comparison.
         not_comparable: why such a model cannot, or None.
     """
 
@@ -115,7 +115,7 @@ class EvaluateStep:
 
 
 def _resolve(workspace: Workspace) -> _Resolved:
-    """Finds the model to evaluate and the images to do it on.
+    """Finds the model to evaluate, and the images for it.
 
     Raises:
         DataError: if there is no model, no dataset, no test split, or their charsets differ.
@@ -150,7 +150,7 @@ def _explain_not_comparable(workspace: Workspace, model_id: str, dataset: Datase
 
 
 def _evaluate_model(context: Context, model_id: str, resolved: _Resolved) -> tuple[str, dict[str, Any]]:
-    """Returns an unfinished folder with the evaluation of a model on the test split, and its figures."""
+    """Evaluates a model on the test split; returns the unfinished folder with the evaluation, and its figures."""
     dataset = resolved.dataset
     folder = context.workspace.unfinished(Unfinished.EVALUATION, f"{model_id}-{dataset.dataset_id}")
     storage.remove_folder(folder)
@@ -185,7 +185,7 @@ def _evaluate_model(context: Context, model_id: str, resolved: _Resolved) -> tup
 
 
 def _commit_evaluation(unfinished: str, model_folder: str, figures: dict[str, Any]) -> None:
-    """Puts an evaluation in the place of the model's former one.
+    """Replaces the model's former evaluation.
 
     The figures are taken away first and written last, with the files that they belong to: files
     without figures are no evaluation.

@@ -1,4 +1,4 @@
-"""The infer step: new images to committed predictions, by the accepted model."""
+"""The infer step: the accepted model turns new images into committed predictions."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ from tfrecords import Charset, DataError, storage
 log = logging.getLogger(__name__)
 
 TEMPLATE = "template"
-"""What the place of a job is called that is handed over and not waited for."""
+"""Name of the place of a job that is handed over and not waited for."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Resolved:
-    """Which images are recognised, with what.
+    """The images to recognise, and the model and decoding for them.
 
     Attributes:
-        images: where they are, as `--infer_images` says it.
+        images: their place, as in `--infer_images`.
         model: the accepted one.
         decoding: how its logits become text.
         runs: the sound committed runs, the oldest first.
         collection: the images that none of them has read.
-        asked: digest of what is asked for, whatever images there are.
+        asked: digest of the request, whatever images there are.
         unfinished: the folder of work in progress.
     """
 
@@ -70,17 +70,17 @@ class _Resolved:
 
     @property
     def reads(self) -> bool:
-        """Whether there are images to recognise."""
+        """True if there are images to recognise."""
         return self.collection.found is None and self.collection.images > 0
 
     @property
     def finished_shards(self) -> int:
-        """How many shards an earlier command finished."""
+        """Number of shards that an earlier command finished."""
         return len(storage.list_names(storage.join(self.unfinished, SUMMARIES_NAME)))
 
     @property
     def outcome(self) -> Outcome:
-        """What becomes of the run."""
+        """The outcome for the run."""
         if self.collection.found is not None:
             return Outcome.REUSED
         if not self.reads:
@@ -95,7 +95,7 @@ class InferStep:
     place = "predictions"
 
     def run(self, context: Context) -> StepResult:
-        """Commits a run of predictions, if there is anything new."""
+        """Commits a run of predictions, if there are new images."""
         options, workspace = context.options, context.workspace
         with _resolve(context) as resolved:
             outcome, collection = resolved.outcome, resolved.collection
@@ -179,7 +179,7 @@ class InferStep:
 
 @contextlib.contextmanager
 def _resolve(context: Context) -> Iterator[_Resolved]:
-    """Finds the accepted model and the images that no run has read; these are listed while the block lasts.
+    """Finds the accepted model and the images that no run has read; their listing lasts as long as the block.
 
     Raises:
         DataError: if no model is accepted, it or the lexicon cannot be used, or there are no images.
@@ -220,7 +220,7 @@ def _resolve(context: Context) -> Iterator[_Resolved]:
 
 
 def _start(context: Context, resolved: _Resolved) -> InferenceRequest:
-    """Makes what the job is asked for: the run begins, or an earlier attempt at it is resumed."""
+    """Makes the job's request: the run begins, or an earlier attempt at it is resumed."""
     options, workspace = context.options, context.workspace
     collection, model = resolved.collection, resolved.model
     earlier = [run.run_id for run in resolved.runs]
@@ -249,7 +249,7 @@ def _start(context: Context, resolved: _Resolved) -> InferenceRequest:
 
 
 def _hand_over(context: Context, resolved: _Resolved, place: str) -> StepResult:
-    """Hands the job of a template over, which commits the run, or refuses it, by itself.
+    """Hands over the job of a template, which commits the run, or refuses it, by itself.
 
     Args:
         place: of the template.
@@ -275,8 +275,8 @@ def _hand_over(context: Context, resolved: _Resolved, place: str) -> StepResult:
 def _start_run(folder: str, digest: str) -> tuple[str, str, datetime.datetime]:
     """Returns a run's ID, day and time: those of its first attempt, so that all attempts write the very same rows.
 
-    A worker that was taken for lost may still be writing when the next attempt is. The ID and the day stay, though
-    images come or go meanwhile, so that a run is committed once; the time stays for a day.
+    A worker that was thought lost may still be writing during the next attempt. The ID and the day stay even if images
+    come or go meanwhile, so that a run is committed once; the time stays for a day.
     """
     path = storage.join(folder, STARTED_NAME)
     now = get_now()
@@ -292,7 +292,7 @@ def _start_run(folder: str, digest: str) -> tuple[str, str, datetime.datetime]:
 
 
 def _discard_run(workspace: Workspace, folder: str) -> None:
-    """Removes what is left of a run whose images have gone, or were read meanwhile."""
+    """Removes the unfinished work of a run whose images are gone, or were read meanwhile."""
     with contextlib.suppress(FileNotFoundError):
         run_id = storage.read_json(storage.join(folder, STARTED_NAME))["run_id"]
         storage.remove_folder(workspace.unfinished(Unfinished.REJECTS, run_id))

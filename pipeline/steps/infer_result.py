@@ -1,4 +1,4 @@
-"""The result of the infer step: its sentence, its figures and the first rows."""
+"""The result of the infer step: its summary, its figures and the first rows."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def summarise_run(
     manifest: RunManifest,
     outcome: Outcome = Outcome.REUSED,
 ) -> StepResult:
-    """Says what a committed run holds.
+    """Sums up a committed run.
 
     Args:
-        collection: what was to be recognised.
+        collection: the images that were to be recognised.
         earlier: the committed runs before it, the oldest first.
         folder, manifest: of the run.
         outcome: whether it was made now.
@@ -77,7 +77,7 @@ def summarise_run(
 def summarise_nothing_new(
     options: LinePipelineOptions, collection: SelectedCollection, rejects: dict[str, int], folder: str
 ) -> StepResult:
-    """Says that every image was read before, but for those that still cannot be."""
+    """Sums up a step in which every image was read before, or still cannot be read."""
     counts = dataclasses.replace(collection.counts, rejects=rejects)
     summary = f"nothing new: {counts.matched:,} images matched, all of which were read before"
     if rejects:
@@ -101,7 +101,7 @@ def summarise_nothing_new(
 
 
 def _make_summary_figures(counts: Counts, needs_review: int) -> dict[str, Any]:
-    """Returns what the last line of the log says of the images."""
+    """Returns the counts of images for the last line of the log."""
     return {
         "matched": counts.matched,
         "skipped": counts.skipped,

@@ -1,4 +1,4 @@
-"""The ingest step: labelled images to a committed dataset."""
+"""The ingest step: it turns labelled images into a committed dataset."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class _Resolved:
-    """What is to be made of which images.
+    """The listed images, and the dataset to make of them.
 
     Attributes:
-        where: the folders or tables of the images, for a person.
+        where: the folders or tables of the images, in words.
         listing: of the images.
-        files: its files, which are there while the request is resolved.
-        rules: where the labels are.
+        files: the files of the listing, which exist inside the block.
+        rules: the source of the labels.
         charset: of the dataset.
         old: the dataset to whose examples the images are added.
         dataset_id: digest of all this and the options.
@@ -72,12 +72,12 @@ class _Resolved:
 
     @property
     def finished_shards(self) -> int:
-        """How many shards an earlier command finished."""
+        """Number of shards that an earlier command finished."""
         return len(storage.list_names(storage.join(self.unfinished, SUMMARIES_NAME)))
 
     @property
     def outcome(self) -> Outcome:
-        """What becomes of the dataset."""
+        """The outcome for the dataset."""
         if self.found is not None:
             return Outcome.REUSED
         if self.damage is not None:
@@ -86,7 +86,7 @@ class _Resolved:
 
 
 class IngestStep:
-    """Makes a dataset of TFRecords of labelled images."""
+    """Writes labelled images as a dataset of TFRecords."""
 
     name = "ingest"
     place = "dataset"
@@ -171,7 +171,7 @@ class IngestStep:
 
 @contextlib.contextmanager
 def _resolve(context: Context) -> Iterator[_Resolved]:
-    """Lists the images with their labels, and finds out which dataset they make.
+    """Lists the images with their labels, and determines the dataset that they make.
 
     Raises:
         DataError: if there are no images, none has a label, the flags do not fit them, or the dataset that they make
@@ -230,7 +230,7 @@ def _count_shards(resolved: _Resolved) -> dict[str, int]:
 
 
 def _make_request(options: LinePipelineOptions, resolved: _Resolved) -> IngestRequest:
-    """Makes what the job is asked for."""
+    """Makes the job's request."""
     old, listing = resolved.old, resolved.listing
     return IngestRequest(
         dataset_id=resolved.dataset_id,
@@ -254,7 +254,7 @@ def _make_request(options: LinePipelineOptions, resolved: _Resolved) -> IngestRe
 
 
 def _summarise(manifest: DatasetManifest, resolved: _Resolved) -> str:
-    """Says in one sentence what became of the images."""
+    """Sums up in one sentence what became of the images."""
     counts, old = manifest.counts, resolved.old
     summary = (
         f"dataset {manifest.dataset_id}: {manifest.matched:,} images matched, {sum(counts.values()):,} written "

@@ -1,4 +1,4 @@
-"""Listing a collection, for the ingest and infer steps."""
+"""The listing of a collection, for the ingest and infer steps."""
 
 from __future__ import annotations
 
@@ -130,19 +130,19 @@ def _list_once(
     tables: int,
     folder: str,
 ) -> tuple[ListingSummary, list[str]]:
-    """Writes listing files in which each image is once.
+    """Writes listing files that hold each image once.
 
     Args:
         files: listing files of folders and, at the end, of some tables of paths.
-        tables: how many of them are of tables.
+        tables: the number of those that are of tables.
     """
     count = choose_shard_count(
         listed.images // 8
     )  # larger than shards, since only names meet: many small blocks cost memory
-    once = [storage.join(folder, f"once-{number:05d}.parquet") for number in range(count)]
+    unique = [storage.join(folder, f"once-{number:05d}.parquet") for number in range(count)]
     summary_path = storage.join(folder, "once.json")
     kinds = ["folders"] * (len(files) - tables) + ["table"] * tables
-    work = ListOnce(summary_path, once, fractions)
+    work = ListOnce(summary_path, unique, fractions)
     run_job(
         context.options,
         lambda pipeline: pipeline | "Listings" >> beam.Create(list(zip(kinds, files, strict=True))) | "Once" >> work,
@@ -158,7 +158,7 @@ def _list_once(
         rows = "row names an image" if summary.repeats == 1 else "rows name images"
         log.info(f"{summary.repeats:,} {rows} that another row or a folder has too; each image is read once")
     summary = dataclasses.replace(summary, passed_over=listed.passed_over)
-    return summary, [path for path in once if storage.exists(path)]
+    return summary, [path for path in unique if storage.exists(path)]
 
 
 def _require_sample_folder(workspace: Workspace, flag: str) -> str:

@@ -1,4 +1,4 @@
-"""The review step: the least confident readings, given to a person to correct."""
+"""The review step: it gives the least confident readings to a person to correct."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class _Resolved:
-    """What can be given to a person.
+    """The readings that can be given to a person.
 
     Attributes:
-        runs: how many committed runs there are.
+        runs: number of committed runs.
         dataset_id: the dataset to which corrections are to be added.
         waiting: readings that no review gave out yet, the least confident first.
     """
@@ -38,7 +38,7 @@ class _Resolved:
 
 
 class ReviewStep:
-    """Gives the least confident readings, which no review gave out yet, to a person to correct."""
+    """Gives a person the least confident readings, which no review gave out yet, to correct."""
 
     name = "review"
     place = "review"
@@ -167,7 +167,7 @@ def _read_given_out(workspace: Workspace) -> set[tuple[str, str, str]]:
 
 
 def _find_dataset_to_correct(workspace: Workspace) -> tuple[str, DatasetManifest]:
-    """Returns what corrections are added to: the dataset of the model in use, or the latest if that grew out of it."""
+    """Returns the dataset for corrections: that of the model in use, or the latest if that grew out of it."""
     model_id = workspace.read_pointer("models", ACCEPTED)
     latest = workspace.read_pointer("datasets", LATEST)
     of_model = None

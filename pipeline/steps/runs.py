@@ -1,4 +1,4 @@
-"""The committed runs of a workspace, less what was lost or damaged since."""
+"""The committed runs of a workspace, less the files that were lost or damaged since."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ _READ_AGAIN = "it was damaged after it was committed; what it held is read again
 def find_sound_runs(context: Context) -> list[CommittedRun]:
     """Finds the committed runs, less the files that were lost or damaged since, whose images are read again.
 
-    What a merge of runs that was stopped left behind is removed first, if the run that it made is whole. Rejects are
-    moved to their place if their run was killed right after its predictions were. Where the step is only planned, the
-    same runs are found, and nothing is changed.
+    The remains of a stopped merge are removed first, if the run that it made is whole. Rejects are moved to their place
+    if their run was killed right after its predictions were moved. In a plan the same runs are found, and nothing is
+    changed.
     """
     workspace = context.workspace
-    found = find_all_runs(workspace.all_predictions, on_damage=log.warning)
-    for run in _find_damaged_merges(found):
+    all_runs = find_all_runs(workspace.all_predictions, on_damage=log.warning)
+    for run in _find_damaged_merges(all_runs):
         log.warning(f"{run.folder}, into which other runs were merged, is damaged: those runs count again")
         if not context.plans:
             storage.remove_folder(run.folder)
             storage.remove_folder(run.rejects_folder)
-        found.remove(run)
-    merged = find_merged_ids(found)
-    found = [run for run in found if run.run_id not in merged]
+        all_runs.remove(run)
+    merged = find_merged_ids(all_runs)
+    all_runs = [run for run in all_runs if run.run_id not in merged]
     if not context.plans:
-        remove_merged(found)
+        remove_merged(all_runs)
     runs: list[CommittedRun] = []
     set_aside = functools.partial(set_aside_damaged, change=not context.plans)
-    for kept, problems in map_concurrently(set_aside, found, remote=storage.is_remote(workspace.root)):
+    for kept, problems in map_concurrently(set_aside, all_runs, remote=storage.is_remote(workspace.root)):
         for problem in problems:
             log.warning(f"{problem}: {_READ_AGAIN}")
         if kept is not None:
@@ -58,14 +58,14 @@ def find_sound_runs(context: Context) -> list[CommittedRun]:
 
 
 def _find_damaged_merges(runs: list[CommittedRun]) -> list[CommittedRun]:
-    """Finds the damaged runs into which others were merged that are all still there."""
+    """Finds damaged runs into which others were merged, if all of those still exist."""
     there = {run.run_id for run in runs}
     unsettled = [run for run in runs if run.manifest.merged and there.issuperset(run.manifest.merged)]
     return [run for run in unsettled if set_aside_damaged(run, change=False)[1]]
 
 
 def move_pending_rejects(workspace: Workspace, runs: Iterable[CommittedRun]) -> None:
-    """Puts rejects in their place whose run was killed after its predictions were in theirs."""
+    """Moves rejects to their place if their run was killed after its predictions were in theirs."""
     places = {f"{Unfinished.REJECTS.prefix}{run.run_id}": run.rejects_folder for run in runs}
     for name in storage.list_names(workspace.all_unfinished, Unfinished.REJECTS.prefix):
         if name in places:
@@ -73,7 +73,7 @@ def move_pending_rejects(workspace: Workspace, runs: Iterable[CommittedRun]) -> 
 
 
 def set_aside_unreadable(context: Context, runs: list[CommittedRun], damaged: Iterable[str]) -> None:
-    """Takes files that cannot be read out of the runs that have them; their images were not taken for read."""
+    """Sets aside files that cannot be read, in the runs that have them; their images count as unread."""
     paths = set(damaged)
     for run in () if context.plans else runs:
         if names := [name for name in run.manifest.files if storage.join(run.folder, name) in paths]:

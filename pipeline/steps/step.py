@@ -17,7 +17,7 @@ from tfrecords import DataError, DatasetManifest, storage
 
 
 class Outcome(enum.StrEnum):
-    """What a step does with its result, or did."""
+    """The outcome of a step, planned or real."""
 
     MADE = "made"
     RESUMED = "resumed"
@@ -32,11 +32,11 @@ class Outcome(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What every step gets.
+    """The surroundings of a step.
 
     Attributes:
         options: the flags.
-        workspace: where everything lies.
+        workspace: the place of all results.
         scratch: the workspace in which listings are written: another one where a step is only planned.
     """
 
@@ -46,13 +46,13 @@ class Context:
 
     @property
     def plans(self) -> bool:
-        """Whether the step is only planned, so that nothing in the workspace may change."""
+        """True if the step is only planned, so that nothing in the workspace may change."""
         return self.scratch is not self.workspace
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a step would do.
+    """The plan of a step.
 
     Attributes:
         outcome: None if that depends on a step before.
@@ -65,20 +65,20 @@ class Plan:
 
 @dataclasses.dataclass
 class StepResult:
-    """What a step did.
+    """The result of a step.
 
     Attributes:
         summary: one sentence for the log.
-        folder: where the result lies.
+        folder: the place of the result.
         figures: counts and measures, for the report.
         outcome: whether the result was made, or was there already.
         refused: why a check failed, or None.
-        alarms: what a person should be told, and what was asked for and is well.
-        rejects: how many images were left out, by reason.
-        rejects_folder: where they are listed; None where no list was made.
-        summary_figures: what the last line of the log says of this step.
+        alarms: the checks that flags asked for, raised or not.
+        rejects: counts of the images that were left out, by reason.
+        rejects_folder: the folder with their list; None if no list was made.
+        summary_figures: the figures of this step in the last line of the log.
         closing: lines for the end of the command.
-        place: what the folder is called there; None for the step's usual word.
+        place: the name of the folder there; None for the step's usual word.
     """
 
     summary: str
@@ -95,20 +95,20 @@ class StepResult:
 
     @property
     def reused(self) -> bool:
-        """Whether the result was there before."""
+        """True if the result was there before."""
         return self.outcome in (Outcome.REUSED, Outcome.NOTHING)
 
 
 class Step(Protocol):
     """One step of the command: it reads what the steps before committed, and commits its own result.
 
-    `run` and `plan` stand on the same resolution of the request, so that a plan says what the command does.
+    `run` and `plan` resolve the request in the same way, so that a plan says what the command does.
     """
 
     name: str
     """As `--steps` has it."""
     place: str
-    """What the folder of the result is called at the end of the command."""
+    """Name of the result's folder at the end of the command."""
 
     def run(self, context: Context) -> StepResult:
         """Does the step.
@@ -160,7 +160,7 @@ def require_few_rejects(options: LinePipelineOptions, rejects: dict[str, int], m
 
 
 def raise_if_refused(folder: str, rejects_folder: str) -> None:
-    """Raises a `RefusedError` if a job left its reason for committing nothing in a folder."""
+    """Raises a `RefusedError` if a job left a reason for committing nothing in a folder."""
     path = storage.join(folder, REFUSED_NAME)
     if storage.exists(path):
         refused = storage.read_json(path)
@@ -168,7 +168,7 @@ def raise_if_refused(folder: str, rejects_folder: str) -> None:
 
 
 def plan_refusal(options: LinePipelineOptions, folder: str, matched: int) -> list[str]:
-    """Says in a plan that an earlier attempt was refused, and will be again, if that is so.
+    """Says in a plan whether an earlier attempt was refused, and will be again.
 
     Args:
         folder: of the unfinished work.

@@ -1,4 +1,4 @@
-"""The train step: the latest dataset to a committed model."""
+"""The train step: it turns the latest dataset into a committed model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class _Resolved:
-    """What is to be trained on which dataset.
+    """The model to train, and the dataset to train it on.
 
     Attributes:
         dataset, dataset_folder: the latest dataset.
@@ -48,7 +48,7 @@ class _Resolved:
         checkpoints: its folder of checkpoints.
         found: the model, if it is committed and whole.
         damage: what is wrong with a committed one.
-        resumes: whether an earlier command left a checkpoint that counts.
+        resumes: whether an earlier command left a checkpoint to resume from.
     """
 
     dataset: DatasetManifest
@@ -65,7 +65,7 @@ class _Resolved:
 
     @property
     def outcome(self) -> Outcome:
-        """What becomes of the model."""
+        """The outcome for the model."""
         if self.found is not None:
             return Outcome.REUSED
         if self.damage is not None:
@@ -117,7 +117,7 @@ class TrainStep:
         return StepResult(summary, resolved.folder, figures, resolved.outcome)
 
     def plan(self, context: Context) -> Plan:
-        """Says on what would be trained, and how."""
+        """Says which dataset would be trained on, and how."""
         options, workspace = context.options, context.workspace
         if workspace.expects("datasets", LATEST):
             workspace.expect("models", LATEST, None)
@@ -152,7 +152,7 @@ class TrainStep:
 
 
 def _resolve(options: LinePipelineOptions, workspace: Workspace) -> _Resolved:
-    """Finds out which model the latest dataset and the options make.
+    """Determines the model that the latest dataset and the options make.
 
     Raises:
         DataError: if no dataset is committed, it cannot train the model, or be evaluated on if that is asked for too;
@@ -193,7 +193,7 @@ def _resolve(options: LinePipelineOptions, workspace: Workspace) -> _Resolved:
 def _make_request(
     options: LinePipelineOptions, dataset: DatasetManifest, start: ModelManifest | None
 ) -> dict[str, Any]:
-    """Returns the network and how it is trained, by flag: what is asked for, or what its recipe says."""
+    """Returns the network and its training settings, by flag: those that were asked for, or those of its recipe."""
     network = options.network or (start.model if start else DEFAULT_MODEL)
     recipe = RECIPES[network]
     batch_size = options.batch_size or recipe.batch_size
@@ -238,7 +238,7 @@ def _find_start(
 
 
 def find_model(folder: str) -> tuple[ModelManifest | None, str | None]:
-    """Returns a committed model that has what it recognises with, or what is wrong with it; None if there is none."""
+    """Returns a committed model whose files are whole, or what is wrong with it; twice None if there is none."""
     try:
         manifest = ModelManifest.read(folder)
     except FileNotFoundError:
@@ -279,7 +279,7 @@ def _train(
 
 
 def _commit(workspace: Workspace, resolved: _Resolved, output: str) -> ModelManifest:
-    """Makes a trained model exist."""
+    """Commits a trained model."""
     dataset = resolved.dataset
     charset = storage.join(resolved.dataset_folder, CHARSET_NAME)
     storage.copy_file(charset, os.path.join(output, CHARSET_NAME))
@@ -331,7 +331,7 @@ def _fetch_dataset(folder: str, manifest: DatasetManifest, scratch: str) -> str:
 
 @contextlib.contextmanager
 def _open_training_folder(folder: str | None) -> Iterator[str]:
-    """Opens a local folder to train in: the given one, or a temporary one, of which a failure leaves only the logs."""
+    """Opens a local folder to train in: the given one, or a temporary one, of which only the logs survive a failure."""
     if folder is not None:
         yield folder
         return

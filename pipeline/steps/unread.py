@@ -1,4 +1,4 @@
-"""What of a listed collection is left to recognise, after the nights before."""
+"""The images of a listed collection that are left to recognise, after the nights before."""
 
 from __future__ import annotations
 
@@ -35,8 +35,7 @@ def find_unread(
 
     Args:
         files: the listing files.
-        runs: committed ones; those with another decoding count for nothing, nor do the rejects of those with other
-            limits.
+        runs: committed ones; runs with another decoding do not count, nor do the rejects of runs with other limits.
         decoding, limits: of this run, as manifests have them.
     """
     sources = list(_list_sources(runs, decoding, limits))

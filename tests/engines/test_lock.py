@@ -129,7 +129,7 @@ def test_of_four_that_race_one_takes_the_lock_each_time(start, workspace, object
         assert said == ["held"]
         assert len(refused) == 3
         for sentence in refused:
-            assert sentence.startswith(f"WorkspaceHeldError: another run works in {workspace} (process ")
+            assert sentence.startswith(f"WorkspaceHeldError: another command works in {workspace} (process ")
             assert f"(process {winner.process.pid} on " in sentence
         assert winner.give_back() == "given back"
         assert object_store.objects(workspace) == {}
@@ -180,9 +180,9 @@ def test_the_refusal_says_who_holds_the_workspace_since_when_and_when_it_is_free
     time.sleep(2 * RENEW_S)
     who = rf"process {holder.process.pid} on \S+, user \S+, since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC"
     assert re.fullmatch(
-        rf"WorkspaceHeldError: another run works in {workspace} \({who}; it renewed its lock [012] s ago\): wait for "
-        r"its end, or use another --workspace; if it crashed, its lock can be taken over by a run that is started in "
-        r"[3456] s, at \d\d:\d\d:\d\d UTC",
+        rf"WorkspaceHeldError: another command works in {workspace} \({who}; it renewed its lock [012] s ago\): wait "
+        r"for its end, or use another --workspace; if it crashed, its lock can be taken over by a command that is "
+        r"started in [3456] s, at \d\d:\d\d:\d\d UTC",
         other.take(),
     )
 
@@ -204,7 +204,7 @@ def test_the_lock_outlasts_bursts_of_faults(start, proxy, object_store):
     proxy.fault = fault
     until = time.monotonic() + 3 * LEASE_S
     while time.monotonic() < until:
-        assert other.take().startswith("WorkspaceHeldError: another run works in ")
+        assert other.take().startswith("WorkspaceHeldError: another command works in ")
         time.sleep(RENEW_S)
     assert all(met["write", way] > 5 for way in (503, "cut", 429, "reset", None)), met
     assert holder.give_back() == "given back"
@@ -246,7 +246,7 @@ def test_a_lock_that_cannot_be_renewed_is_lost_before_another_can_take_it(start,
     took = time.monotonic() - failing
     holder.kill()
     proxy.fault = lambda _: None
-    assert sentence.startswith("WorkspaceLostError: this run does not hold gs://")
+    assert sentence.startswith("WorkspaceLostError: this command does not hold gs://")
     assert "(its lock could not be renewed for 4 s (" in sentence
     assert LEASE_S - 3 * RENEW_S < took < LEASE_S
     assert other.take().startswith("WorkspaceHeldError: ")
@@ -270,7 +270,7 @@ def test_a_lock_that_another_took_is_missed_at_the_next_renewal(start, object_st
     assert time.monotonic() - took < RENEW_S + GAPS_S
     if content is not None:
         assert object_store.get(f"{workspace}/.lock") == content
-        assert f"WorkspaceHeldError: another run works in {workspace} ({who}; it renewed " in other.take()
+        assert f"WorkspaceHeldError: another command works in {workspace} ({who}; it renewed " in other.take()
         assert f" is taken over from {who}, which " in other.take(2 * LEASE_S)
         assert other.heard() == "held"
 
@@ -282,7 +282,7 @@ def test_a_holder_that_stood_still_stops_and_leaves_its_followers_lock(start, wo
     assert "is taken over from" in follower.take(2 * LEASE_S)
     assert follower.heard() == "held"
     holder.process.send_signal(signal.SIGCONT)
-    assert holder.heard().startswith(f"WorkspaceLostError: this run does not hold {workspace} any more (its lock ")
+    assert holder.heard().startswith(f"WorkspaceLostError: this command does not hold {workspace} any more (its lock ")
     time.sleep(2 * RENEW_S)
     assert f"(process {follower.process.pid} on " in third.take()
     assert follower.give_back() == "given back"
@@ -361,7 +361,7 @@ def test_a_second_command_is_refused_with_its_own_status(workspace):
     first = begun(workspace, "time.sleep(1000)")
     status, _, (error,) = ended(command(workspace, "raise AssertionError"))
     assert status == EXIT_HELD
-    assert error.startswith(f"error: another run works in {workspace} (process {first.pid} on ")
+    assert error.startswith(f"error: another command works in {workspace} (process {first.pid} on ")
     first.kill()
     ended(first)
 
@@ -399,11 +399,11 @@ def test_a_lock_that_cannot_be_given_back_is_a_warning(store, proxy, capsys):
     assert run(store, "ingest") == EXIT_DONE
     assert (
         f"warning: the lock {store}/ws/.lock could not be given back ({store}/ws/.lock cannot be changed: no "
-        "permission (no storage.objects access)): other runs have to wait until 600 s after its last renewal"
+        "permission (no storage.objects access)): other commands have to wait until 600 s after its last renewal"
     ) in capsys.readouterr().out.splitlines()
     assert run(store, "ingest") == EXIT_HELD
     (error,) = errors(capsys)
-    assert f"another run works in {store}/ws (process {os.getpid()} on " in error
+    assert f"another command works in {store}/ws (process {os.getpid()} on " in error
 
 
 @pytest.mark.parametrize("step", ["ingest", "train"])
@@ -422,8 +422,8 @@ def test_a_command_that_lost_the_lock_ends_and_writes_nothing_more(workspace, ob
     assert time.monotonic() - lost < 2 * RENEW_S + 2 * GAPS_S
     assert status == (EXIT_LOST if step == "train" else EXIT_HELD)
     assert said == [
-        f"error: this run does not hold {workspace} any more (its lock was taken over by process 1 on moon), and is "
-        "stopped; what is finished is kept, and the same command goes on from there when no other run works there"
+        f"error: this command does not hold {workspace} any more (its lock was taken over by process 1 on moon), and "
+        "is stopped; what is finished is kept: run the same command to resume when no other command works there"
     ]
     assert {request.name for request in proxy.requests if request.kind != "read"} == {"ws/.lock"}
     assert list(object_store.objects(workspace)) == ["ws/.lock"]

@@ -73,7 +73,7 @@ def test_a_second_run_is_refused_while_the_first_holds_the_workspace_and_not_aft
     with pytest.raises(WorkspaceHeldError) as refused, Workspace(str(tmp_path)).lock():
         pass
     assert re.fullmatch(
-        rf"another run works in {tmp_path} \(process {holder.pid} on \S+, user \S+, since "
+        rf"another command works in {tmp_path} \(process {holder.pid} on \S+, user \S+, since "
         r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC\): wait for its end, or use another --workspace",
         str(refused.value),
     )
@@ -88,7 +88,7 @@ def test_a_second_command_is_refused_with_a_status_of_its_own(tmp_path, capsys):
     assert holder.stdout.readline() == "held\n"
     assert main([f"--workspace={tmp_path}", "--steps=ingest", f"--images={tmp_path}"]) == EXIT_HELD
     error = capsys.readouterr().err
-    assert error.startswith(f"error: another run works in {tmp_path} (process {holder.pid} on ")
+    assert error.startswith(f"error: another command works in {tmp_path} (process {holder.pid} on ")
     holder.communicate()
 
 

@@ -352,7 +352,7 @@ def test_a_workspace_that_is_held_is_told_of(workspace, lines, service, capsys):
         assert main([*flags, f"--infer_images={workspace.parent}/lines"]) == EXIT_HELD
     ((_, posted),) = service.posted
     assert (posted["status"], posted["exit"]) == ("held", EXIT_HELD)
-    assert "another run works in" in posted["problems"][0]
+    assert "another command works in" in posted["problems"][0]
     assert capsys.readouterr().out.splitlines()[-1].startswith("summary: status=held exit=3 ")
 
 

@@ -88,7 +88,7 @@ def test_an_interrupted_training_goes_on_where_it_was_and_ends_as_if_it_had_not_
     stopped.send_signal(signal.SIGTERM)
     said, errors = stopped.communicate(timeout=60)
     assert stopped.returncode == 130
-    assert "the same command goes on from there" in errors
+    assert "run the same command to resume" in errors
     # Another run in between, however successful, leaves the stopped one's checkpoints alone.
     command(workspace, "--steps=ingest", "--images=nowhere").communicate(timeout=60)
     assert list(workspace.glob("unfinished/training-*/checkpoints/checkpoint-*.npz"))
