@@ -35,9 +35,11 @@ COMMON_BEAM_FLAGS = (
 """The flags of Beam that help texts mention; their parser is Beam's."""
 
 _BEAM_OPTION_CLASSES: tuple[Any, ...] = tuple(
-    found
-    for found in vars(pipeline_options).values()
-    if isinstance(found, type) and issubclass(found, PipelineOptions) and found is not PipelineOptions
+    option_class
+    for option_class in vars(pipeline_options).values()
+    if isinstance(option_class, type)
+    and issubclass(option_class, PipelineOptions)
+    and option_class is not PipelineOptions
 )
 
 

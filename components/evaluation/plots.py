@@ -135,7 +135,7 @@ def plot_accuracy_by_length(buckets: Sequence[dict[str, Any]], path: str) -> Non
     ]
     ticks = [f"{name}\n{bucket['images']:,}" for name, bucket in zip(names, buckets, strict=True)]
     for axes, rate, title in zip(
-        figure.subplots(1, 2), ("exact_match", "cer"), ("Lines read exactly", "CER"), strict=True
+        figure.subplots(1, 2), ("exact_match", "cer"), ("Lines recognised exactly", "CER"), strict=True
     ):
         values = [100 * bucket[rate] for bucket in buckets]
         bars = axes.bar(ticks, values, color=_BAR)
@@ -159,7 +159,7 @@ def plot_calibration(bins: Sequence[dict[str, Any]], error: float, path: str) ->
     curve.plot([bucket["mean_confidence"] for bucket in bins], shares, "o-", color=_BAR, label="this model")
     curve.set(
         title=f"Calibration: expected error {error:.3f}",
-        ylabel="share of lines read exactly",
+        ylabel="share of lines recognised exactly",
         xlim=(0, 1),
         ylim=(-0.02, 1.02),
     )

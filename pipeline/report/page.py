@@ -214,7 +214,7 @@ def _mark_differences(truth: str, recognised: str) -> dict[str, list[tuple[bool,
             for differs, pairs in runs
             if (text := "".join(pair[side] for pair in pairs))
         ]
-        for side, name in enumerate(("truth", "read"))
+        for side, name in enumerate(("truth", "recognised"))
     }
 
 

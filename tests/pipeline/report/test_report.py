@@ -148,7 +148,7 @@ def test_every_figure_of_the_evaluation_is_on_the_page_with_its_interval(page):
 
 
 def test_confusions_are_named_and_shown(page):
-    start = page.rows.index(["truth", "read", "count", "of", "symbols"])
+    start = page.rows.index(["truth", "recognised", "count", "of", "symbols"])
     rows = page.rows[start + 1 : start + 21]
     counts = [int(row[2]) for row in rows if len(row) == 5]
     assert counts == sorted(counts, reverse=True)
@@ -157,8 +157,8 @@ def test_confusions_are_named_and_shown(page):
 
 
 def test_pictures_are_there_with_a_text_for_who_cannot_see_them(page):
-    assert "Held-out lines as the model reads them" in page.pictures
-    assert any(text.startswith("image that says <b>&amp;\u0303 and was read as ") for text in page.pictures)
+    assert "Held-out lines as the model recognised them" in page.pictures
+    assert any(text.startswith("image that says <b>&amp;\u0303 and was recognised as ") for text in page.pictures)
     assert len(page.pictures) == 4 + 4
     for content in page.pictures.values():
         with Image.open(io.BytesIO(content)) as image:
@@ -174,7 +174,7 @@ def test_runs_of_symbols_spell_both_texts():
     sides = _mark_differences("ab cd", "axcd!")
     assert sides == {
         "truth": [(False, "a"), (True, "b␣"), (False, "cd")],
-        "read": [(False, "a"), (True, "x"), (False, "cd"), (True, "!")],
+        "recognised": [(False, "a"), (True, "x"), (False, "cd"), (True, "!")],
     }
 
 
@@ -185,14 +185,15 @@ def test_the_counts_on_top_add_up_and_say_what_ran(workspace, tiny_images, tmp_p
     add_images(images, tiny_images, 8, 14)
     add_rejects(images, tiny_images)
     record, page = infer(workspace, images)
-    assert "27 images matched = 6 read + 13 rejected + 8 skipped as read before." in page.text
+    assert "27 images matched = 6 recognised + 13 rejected + 8 skipped since an earlier run has them." in page.text
     (step,) = record["steps"]
     assert step["images_per_s"] == pytest.approx(19 / step["seconds"], abs=0.1, rel=0.01)
     assert f"infer: {step['seconds']:.1f} s, {step['images_per_s']:.4g} images/s" in page.text
     used = record["used"]
     assert (used["model_id"], used["network"], used["dataset_id"]) == ("tinymodel000", "ctc_conv", "tinydataset0")
     said = (
-        "read by model tinymodel000 (ctc_conv, trained on dataset tinydataset0, 2026-01-02 00:00 UTC), decoder greedy."
+        "recognised by model tinymodel000 (ctc_conv, trained on dataset tinydataset0, 2026-01-02 00:00 UTC), "
+        "decoder greedy."
     )
     assert f"Ran with DirectRunner (Beam's FnApiRunner, in memory); {said}" in page.text
     for package in ("python", "tensorflow", "apache-beam", "pillow"):
@@ -205,13 +206,16 @@ def test_what_was_tried_again_is_told_and_nothing_is_counted_twice(workspace, ti
     (images / "late.png").symlink_to(tmp_path / "late.png")
     infer(workspace, images)
     _, page = infer(workspace, images)
-    said = "of the 4 images that matched, 3 were read before, or rejected for good, and 1 still cannot be read."
+    said = (
+        "of the 4 images that matched, 3 were recognised, or rejected for good, on earlier nights, and 1 still cannot "
+        "be read."
+    )
     assert said in page.text
     add_images(images, tiny_images, 3, 4)
     _, page = infer(workspace, images)
-    assert "5 images matched = 1 read + 1 rejected + 3 skipped as read before." in page.text
-    assert "Of the 2 read or rejected, 0 were read again" in page.text
-    assert "and 1 were tried again, since they could not be read before." in page.text
+    assert "5 images matched = 1 recognised + 1 rejected + 3 skipped since an earlier run has them." in page.text
+    assert "Of the 2 recognised or rejected, 0 were recognised again" in page.text
+    assert "and 1 were tried again, since an earlier run could not read them." in page.text
     assert "Mean confidence" in page.text
     (images / "late.png").unlink()
     _, page = infer(workspace, images)
@@ -297,7 +301,7 @@ def test_runs_of_before_there_were_histograms_are_nights_too(workspace, tiny_ima
     path.write_text(json.dumps(manifest))
     record, page = infer(workspace, images)
     assert [(night["read"], night["compared"]) for night in record["nights"]] == [(2, False), (2, False)]
-    assert ["2", "0", "0", f"{manifest['mean_confidence']:.3f}", "–", "tinymodel000 not told"] in [
+    assert ["2", "0", "0", f"{manifest['mean_confidence']:.3f}", "–", "tinymodel000 unknown"] in [
         row[1:] for row in page.rows
     ]
 
@@ -314,7 +318,7 @@ def test_the_least_confident_rows_are_those_of_the_whole_run_with_their_images(w
     assert "The 50 least confident of 60" in page.text
     items = [" ".join(item.split()) for item in page.items if "/in/" in item]
     assert items == [f"{text or '(nothing)'} {confidence:.3f}{uri}" for confidence, uri, text in least]
-    assert {f"image that was read as {text or 'nothing'}" for _, _, text in least} == set(page.pictures)
+    assert {f"image recognised as {text or 'nothing'}" for _, _, text in least} == set(page.pictures)
 
 
 def test_images_that_are_gone_by_the_morning_are_told(workspace, tiny_dataset, tiny_images, tmp_path):
@@ -339,7 +343,10 @@ def test_a_night_without_anything_new_says_so(workspace, tiny_images, tmp_path):
     add_images(images, tiny_images, 0, 2)
     infer(workspace, images)
     record, page = infer(workspace, images)
-    assert "Nothing was new: all 2 images that matched were read before" in page.text
+    assert (
+        "Nothing was new: all 2 images that matched were recognised, or rejected for good, on earlier nights"
+        in page.text
+    )
     assert [night["tonight"] for night in record["nights"]] == [False]
     assert not any(row[0].endswith("tonight") for row in page.rows if row)
     assert "least confident" not in page.text
