@@ -61,6 +61,7 @@ from components.lines import map_in_order, read_referenced_line
 from components.listing import ImageReference, read_listing
 from components.listing.transforms import GroupByShard, ListCollection
 from components.predictions.manifest import RUN_MANIFEST_NAME
+from components.predictions.schema import CONFIDENCE_BINS
 from tests.engines.services import (
     Answering,
     dask_cluster,
@@ -407,6 +408,7 @@ def commit_shards(folder: str, shards: int) -> None:
 
 
 def _make_summary(index: int) -> RecognisedShard:
+    """Makes the summary of a shard whose file is empty."""
     figures = {
         "engine": "onnx",
         "why": "faster on a CPU",
@@ -418,7 +420,20 @@ def _make_summary(index: int) -> RecognisedShard:
     }
     digest = hashlib.sha256(str(index).encode()).hexdigest()
     rows = IMAGES_A_SHARD
-    return RecognisedShard(index, digest, rows, rows, 0, digest[::-1], {}, 0.98123456789 * rows, 0, [], [], figures)
+    return RecognisedShard(
+        index=index,
+        inputs=digest,
+        matched=rows,
+        rows=rows,
+        bytes=0,
+        sha256=digest[::-1],
+        rejects={},
+        confidence_sum=0.98123456789 * rows,
+        needs_review=0,
+        confidence_histogram=[0] * (CONFIDENCE_BINS - 1) + [rows],
+        least_confident=[],
+        figures=figures,
+    )
 
 
 def measure_store(originals: Sequence[Original], count: int, scratch: Path) -> None:
