@@ -131,19 +131,19 @@ class StoreLock:
             current = self._look()
             if current is None:
                 continue  # it was given back just now
-            who, age = _get_holder(current), current.age_s
+            holder, age = _get_holder(current), current.age_s
             if age > LEASE_S:
                 if self._write(current.generation):
                     log.info(
-                        f"the lock of {self._root} is taken over from {who}, which did not renew it for {age:.0f} s"
+                        f"the lock of {self._root} is taken over from {holder}, which did not renew it for {age:.0f} s"
                     )
                     return
             elif time.monotonic() >= until:
                 left = LEASE_S - age
                 free = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=left)
                 raise WorkspaceHeldError(
-                    f"another command works in {self._root} ({who}; it renewed its lock {age:.0f} s ago): wait for its "
-                    "end, or use another --workspace; if it crashed, its lock can be taken over by a command that "
+                    f"another command works in {self._root} ({holder}; it renewed its lock {age:.0f} s ago): wait for "
+                    "its end, or use another --workspace; if it crashed, its lock can be taken over by a command that "
                     f"is started in {left + 1:.0f} s, at {free:%H:%M:%S} UTC"
                 )
             else:
@@ -155,9 +155,9 @@ class StoreLock:
             try:
                 if not self._write(self._generation):
                     current = self._look()
-                    who = _get_holder(current) if current else "somebody who deleted it"
+                    holder = _get_holder(current) if current else "somebody who deleted it"
                     self._kept = False
-                    self._lose(f"its lock was taken over by {who}")
+                    self._lose(f"its lock was taken over by {holder}")
                     return
             except Exception as error:  # whatever it is, the lease decides
                 self._problem = str(error)

@@ -35,7 +35,7 @@ class SelectedCollection:
     Attributes:
         counts: of the listed images, as in an `InferenceRequest`.
         listing_s, unread_s: seconds that it took to list all images, and to find those that no run has read.
-        found: a run that has recognised the very same images, if it is to be used instead.
+        same_run: a run that has recognised the very same images, if it is to be used instead.
     """
 
     counts: Counts
@@ -44,7 +44,7 @@ class SelectedCollection:
     build: Callable[[InferenceRequest, beam.Pipeline], object]
     listing_s: float = 0.0
     unread_s: float = 0.0
-    found: CommittedRun | None = None
+    same_run: CommittedRun | None = None
 
     @property
     def images(self) -> int:
@@ -65,7 +65,7 @@ def select_collection(
         split = _select_split(context.workspace, images)
         readings = (original for run in runs for original in run.readings)
         same = [run for run in readings if run.manifest.inputs == split.digest and _matches(run, reading)]
-        yield dataclasses.replace(split, found=same[-1] if same and not context.options.reread else None)
+        yield dataclasses.replace(split, same_run=same[-1] if same and not context.options.reread else None)
         return
     roots, paths = find_roots_and_tables(images, flag="--infer_images")
     tables = PathTables(tuple(paths), context.options.path_column)
@@ -80,9 +80,9 @@ def select_collection(
         def build(request: InferenceRequest, pipeline: beam.Pipeline) -> object:
             return pipeline | "Listings" >> beam.Create(files) | "Infer" >> RecogniseCollection(request)
 
-        left = unread.listing
+        to_recognise = unread.listing
         counts = Counts(
-            matched=left.images + unread.skipped,
+            matched=to_recognise.images + unread.skipped,
             skipped=unread.skipped,
             repeats=listing.repeats,
             reread=unread.reread,
@@ -90,8 +90,8 @@ def select_collection(
         )
         yield SelectedCollection(
             counts,
-            choose_shard_count(left.images),
-            left.digest,
+            choose_shard_count(to_recognise.images),
+            to_recognise.digest,
             build,
             listing_s=listed - began,
             unread_s=time.monotonic() - listed,

@@ -64,8 +64,8 @@ class CompactStep:
                 lambda pipeline: pipeline | "Files" >> beam.Create(written) | "Merge" >> MergeRuns(requests),
             )
         merged = {run.run_id for group, _ in resolved.groups for run in group}
-        left = [run for run in resolved.runs if run.run_id not in merged]
-        now = left + [read_run(request.destination) for request in requests]
+        kept = [run for run in resolved.runs if run.run_id not in merged]
+        now = kept + [read_run(request.destination) for request in requests]
         figures = {
             "date": date,
             "runs_before": len(resolved.runs),

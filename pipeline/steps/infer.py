@@ -71,7 +71,7 @@ class _Resolved:
     @property
     def reads(self) -> bool:
         """True if there are images to recognise."""
-        return self.collection.found is None and self.collection.images > 0
+        return self.collection.same_run is None and self.collection.images > 0
 
     @property
     def finished_shards(self) -> int:
@@ -81,7 +81,7 @@ class _Resolved:
     @property
     def outcome(self) -> Outcome:
         """The outcome for the run."""
-        if self.collection.found is not None:
+        if self.collection.same_run is not None:
             return Outcome.REUSED
         if not self.reads:
             return Outcome.NOTHING
@@ -121,10 +121,10 @@ class InferStep:
                     return summarise_nothing_new(options, collection, rejects, workspace.all_predictions)
         if outcome is Outcome.NOTHING:
             return summarise_nothing_new(options, collection, {}, workspace.all_predictions)
-        if collection.found is not None:
-            counts, folder = collection.found.manifest.counts, collection.found.folder
-            require_few_rejects(options, counts.rejects, counts.matched, collection.found.rejects_folder)
-            return summarise_run(context, collection, resolved.runs, folder, collection.found.manifest)
+        if collection.same_run is not None:
+            counts, folder = collection.same_run.manifest.counts, collection.same_run.folder
+            require_few_rejects(options, counts.rejects, counts.matched, collection.same_run.rejects_folder)
+            return summarise_run(context, collection, resolved.runs, folder, collection.same_run.manifest)
         return summarise_run(
             context, collection, resolved.runs, request.destination, RunManifest.read(request.destination), outcome
         )
@@ -158,8 +158,8 @@ class InferStep:
                     f"of these, {counts.reread:,} again with this model, and {counts.retried:,} that could not be read "
                     "before"
                 )
-            if resolved.collection.found is not None:
-                lines.append(f"nothing to read: {resolved.collection.found.folder} is the very same")
+            if resolved.collection.same_run is not None:
+                lines.append(f"nothing to read: {resolved.collection.same_run.folder} is the very same")
             elif not resolved.reads:
                 lines.append("nothing new")
             else:
@@ -257,8 +257,8 @@ def _hand_over(context: Context, resolved: _Resolved, place: str) -> StepResult:
     options, workspace = context.options, context.workspace
     collection = resolved.collection
     run_id, destination, build = "none", workspace.all_predictions, _build_nothing
-    if collection.found is not None:
-        run_id, destination = collection.found.run_id, collection.found.folder
+    if collection.same_run is not None:
+        run_id, destination = collection.same_run.run_id, collection.same_run.folder
     elif resolved.reads:
         request = _start(context, resolved)
         run_id, destination = request.run_id, request.destination

@@ -54,7 +54,7 @@ class _Resolved:
         dataset_id: digest of all this and the options.
         folder: of the committed dataset.
         unfinished: of work in progress.
-        found: the dataset, if it is committed and whole.
+        committed: the committed dataset, if it is whole.
         damage: what is wrong with a committed one.
     """
 
@@ -67,7 +67,7 @@ class _Resolved:
     dataset_id: str
     folder: str
     unfinished: str
-    found: DatasetManifest | None
+    committed: DatasetManifest | None
     damage: str | None
 
     @property
@@ -78,7 +78,7 @@ class _Resolved:
     @property
     def outcome(self) -> Outcome:
         """The outcome for the dataset."""
-        if self.found is not None:
+        if self.committed is not None:
             return Outcome.REUSED
         if self.damage is not None:
             return Outcome.REMADE
@@ -96,7 +96,7 @@ class IngestStep:
         options, workspace = context.options, context.workspace
         with _resolve(context) as resolved:
             outcome = resolved.outcome
-            if resolved.found is not None:
+            if resolved.committed is not None:
                 storage.remove_folder(resolved.unfinished)
             else:
                 if resolved.damage is not None:
@@ -106,7 +106,7 @@ class IngestStep:
                 log.info(f"encoding {resolved.listing.images:,} images as TFRecords")
                 run_job(options, functools.partial(_write_dataset, resolved.files, request, options.split_fractions))
                 raise_if_refused(resolved.unfinished, resolved.unfinished)
-        manifest = resolved.found or DatasetManifest.read(resolved.folder)
+        manifest = resolved.committed or DatasetManifest.read(resolved.folder)
         workspace.write_pointer("datasets", LATEST, manifest.dataset_id)
         for warning in manifest.warnings:
             log.warning(warning)
@@ -148,7 +148,7 @@ class IngestStep:
             lines = [f"read {images:,} images {resolved.where}"]
             if resolved.old:
                 lines.append(f"add them to the {resolved.old.examples:,} examples of dataset {resolved.old.dataset_id}")
-            if resolved.found is not None:
+            if resolved.committed is not None:
                 return Plan(
                     Outcome.REUSED,
                     [*lines, f"nothing to write: {resolved.folder} is there already, made from the very same images"],
@@ -202,12 +202,12 @@ def _resolve(context: Context) -> Iterator[_Resolved]:
             **({"add_to": old.dataset_id} if old else {}),
         )
         folder = workspace.dataset(dataset_id)
-        found, damage = _find_dataset(folder)
-        if found is not None:
-            require_few_rejects(options, found.rejects, found.matched - found.kept, folder)
+        committed, damage = _find_dataset(folder)
+        if committed is not None:
+            require_few_rejects(options, committed.rejects, committed.matched - committed.kept, folder)
         unfinished = workspace.unfinished(Unfinished.DATASET, dataset_id)
         where = f"that {' and '.join(tables.paths)} names" if tables.paths else f"below {', '.join(roots)}"
-        yield _Resolved(where, listing, files, rules, charset, old, dataset_id, folder, unfinished, found, damage)
+        yield _Resolved(where, listing, files, rules, charset, old, dataset_id, folder, unfinished, committed, damage)
 
 
 def _find_dataset(folder: str) -> tuple[DatasetManifest | None, str | None]:
@@ -265,7 +265,7 @@ def _summarise(manifest: DatasetManifest, resolved: _Resolved) -> str:
     if manifest.unused_labels:
         unused = sum(manifest.unused_labels.values())
         summary += f"; {unused:,} label{'' if unused == 1 else 's'} without an image"
-    if resolved.found is not None:
+    if resolved.committed is not None:
         summary += "; it was there already, made from the very same images"
     return summary
 

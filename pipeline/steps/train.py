@@ -46,7 +46,7 @@ class _Resolved:
         folder: of the committed model.
         training: the folder of the training that is under way.
         checkpoints: its folder of checkpoints.
-        found: the model, if it is committed and whole.
+        committed: the committed model, if it is whole.
         damage: what is wrong with a committed one.
         resumes: whether an earlier command left a checkpoint to resume from.
     """
@@ -59,14 +59,14 @@ class _Resolved:
     folder: str
     training: str
     checkpoints: str
-    found: ModelManifest | None
+    committed: ModelManifest | None
     damage: str | None
     resumes: bool
 
     @property
     def outcome(self) -> Outcome:
         """The outcome for the model."""
-        if self.found is not None:
+        if self.committed is not None:
             return Outcome.REUSED
         if self.damage is not None:
             return Outcome.REMADE
@@ -91,10 +91,10 @@ class TrainStep:
         resolved = _resolve(options, workspace)
         model_id, request = resolved.model_id, resolved.request
         figures = {"model_id": model_id, **request}
-        if resolved.found is not None and not chief:
+        if resolved.committed is not None and not chief:
             summary = f"model {model_id} is there already: nothing is left to train"
             return StepResult(summary, resolved.folder, figures, Outcome.REUSED)
-        manifest = resolved.found
+        manifest = resolved.committed
         if manifest is None:
             if resolved.damage is not None:  # it stays in use until the new one takes its place
                 log.warning(f"{resolved.damage}: it was damaged after it was committed, and is made again")
@@ -110,7 +110,7 @@ class TrainStep:
         )
         if resolved.start:
             summary += f", from the weights of model {resolved.start[1].model_id}"
-        if resolved.found is not None:
+        if resolved.committed is not None:
             summary += "; it was there already, trained on the very same dataset with the same options"
         image_epochs = resolved.dataset.examples("train") * request["epochs"]
         figures = {"model_id": model_id, **manifest.options, "image_epochs": image_epochs}
@@ -133,7 +133,7 @@ class TrainStep:
             f"on dataset {dataset.dataset_id}, {images:,} images, and {dataset.examples('validation'):,} to validate",
             ", ".join(f"{name} {value}" for name, value in resolved.request.items() if value is not None),
         ]
-        if resolved.found is not None:
+        if resolved.committed is not None:
             reason = "trained on the very same dataset with the same options"
             return Plan(Outcome.REUSED, [*lines, f"nothing to train: {resolved.folder} is there already, {reason}"])
         if resolved.damage is not None:
@@ -169,8 +169,8 @@ def _resolve(options: LinePipelineOptions, workspace: Workspace) -> _Resolved:
     hashed = {**request, "model": get_first_name(request["model"])}  # the same model has the same ID as ever
     model_id = make_id(version=MODEL_VERSION, dataset_id=dataset_id, **hashed)
     folder = workspace.model(model_id)
-    found, damage = find_model(folder)
-    if found is None and "evaluate" in options.step_names:
+    committed, damage = find_model(folder)
+    if committed is None and "evaluate" in options.step_names:
         require_test_split(dataset)
     training = workspace.unfinished(Unfinished.TRAINING, model_id)
     checkpoints = storage.join(training, "checkpoints")
@@ -184,7 +184,7 @@ def _resolve(options: LinePipelineOptions, workspace: Workspace) -> _Resolved:
         folder=folder,
         training=training,
         checkpoints=checkpoints,
-        found=found,
+        committed=committed,
         damage=damage,
         resumes=resumes,
     )
