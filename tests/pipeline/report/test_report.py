@@ -285,7 +285,7 @@ def test_a_night_is_compared_with_those_before_it_of_the_same_model_and_decoding
 
     record, page = infer(workspace, images, "--decoder=beam")
     assert [night["compared"] for night in record["nights"]] == [False] * 8
-    assert "no earlier run of the same model and decoding says its own" in page.text
+    assert "no earlier run of the same model and decoding has recorded any" in page.text
     assert [row[-1] for row in page.rows if row[0].endswith(", tonight")] == ["tinymodel000 beam 10"]
 
 
