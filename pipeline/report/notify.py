@@ -26,7 +26,7 @@ _PATIENCE_S = 10.0
 def notify_service(url: str | None, record: dict[str, Any]) -> None:
     """Posts the record of a command to `--notify_url`, if given; prints the reason if the service did not take it."""
     if url and (refusal := post_record(url, record)):
-        print_error(f"--notify_url was told nothing of this run: {refusal}")
+        print_error(f"--notify_url was told nothing of this command: {refusal}")
 
 
 def post_record(url: str, record: dict[str, Any]) -> str | None:

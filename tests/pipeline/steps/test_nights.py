@@ -222,7 +222,7 @@ def test_a_failed_run_is_told_of_too_and_a_service_that_fails_changes_nothing(wo
     flags = [f"--workspace={workspace}", "--steps=infer", f"--notify_url={service.url}"]
     assert main([*flags, f"--infer_images={workspace.parent}/nowhere"]) == EXIT_REFUSED
     captured = capsys.readouterr()
-    assert "error: --notify_url was told nothing of this run: it answered 400 Bad Request" in captured.err
+    assert "error: --notify_url was told nothing of this command: it answered 400 Bad Request" in captured.err
     assert captured.out.splitlines()[-1].startswith("summary: status=failed exit=1 ")
     assert service.posted[0][1]["problems"][0].startswith("--infer_images: nothing matches")
     assert main([*flags, f"--infer_images={workspace.parent}/lines"]) == EXIT_DONE
