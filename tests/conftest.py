@@ -206,6 +206,14 @@ def tiny_model(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
+@pytest.fixture
+def workspace(tmp_path: Path, tiny_model: Path) -> Path:
+    """A workspace with the tiny model in use."""
+    from tests.commands import make_workspace
+
+    return make_workspace(tmp_path / "ws", tiny_model)
+
+
 @pytest.fixture(scope="session")
 def label_loss() -> Callable[[np.ndarray, list[int]], float]:
     """Minus the log probability of a label given its logits [time, classes], in float64, blank last.
