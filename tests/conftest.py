@@ -51,7 +51,12 @@ LABELS = TRAIN + VALIDATION + TEST
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests that train or start processes")
-    parser.addoption("--require-tools", action="store_true", help="fail the tests whose tools this machine lacks")
+    parser.addoption(
+        "--require-tools",
+        action="store_true",
+        default=bool(os.environ.get("REQUIRE_TOOLS")),
+        help="fail the tests whose tools this machine lacks; or set REQUIRE_TOOLS=1",
+    )
     parser.addoption("--airflow-python", metavar="PATH", help="the Python of an environment that has Airflow")
 
 

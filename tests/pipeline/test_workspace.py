@@ -15,6 +15,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from pipeline.console import log_to_console
 from pipeline.exits import EXIT_HELD
 from pipeline.lock import WorkspaceHeldError
 from pipeline.main import main
@@ -122,7 +123,7 @@ def test_a_crashed_holders_children_do_not_keep_the_lock(tmp_path):
 
 
 def test_a_workspace_in_a_store_without_conditions_is_said_not_to_be_locked(capsys):
-    with Workspace("memory://x/ws").lock(), Workspace("memory://x/ws").lock():
+    with log_to_console(), Workspace("memory://x/ws").lock(), Workspace("memory://x/ws").lock():
         pass
     sentence = (
         "warning: memory://x/ws is not locked, which only gs:// and local folders can be: see to it that no other "
