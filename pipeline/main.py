@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     """
     if {"--help", "-h"} & set(argv):
         try:
-            print(format_usage(argv))
+            print_line(format_usage(argv))
         except UsageError as error:
             return _refuse(error, EXIT_USAGE)
         return EXIT_DONE

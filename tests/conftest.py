@@ -51,7 +51,12 @@ LABELS = TRAIN + VALIDATION + TEST
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests that train or start processes")
-    parser.addoption("--require-tools", action="store_true", help="fail the tests whose tools this machine lacks")
+    parser.addoption(
+        "--require-tools",
+        action="store_true",
+        default=bool(os.environ.get("REQUIRE_TOOLS")),
+        help="fail the tests whose tools this machine lacks; or set REQUIRE_TOOLS=1",
+    )
     parser.addoption("--airflow-python", metavar="PATH", help="the Python of an environment that has Airflow")
 
 
@@ -204,6 +209,14 @@ def tiny_model(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         created_at=datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC).isoformat(),
     ).write(str(folder))
     return folder
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, tiny_model: Path) -> Path:
+    """A workspace with the tiny model in use."""
+    from tests.commands import make_workspace
+
+    return make_workspace(tmp_path / "ws", tiny_model)
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,8 @@ import pyarrow.dataset
 import pyarrow.parquet
 from PIL import Image, ImageDraw, ImageFont
 
-ROOT = Path(__file__).parents[1]
+from tests.commands import RUN_PIPELINE, start_command
+
 _SYMBOLS = "0123456789AC"
 _BEGUN = re.compile(r"\[1/\d+\] ")
 _SLOW = 10  # times as long as an undisturbed command, and a minute: then it hangs
@@ -135,13 +136,7 @@ class Ended:
 
 def run(flags: list[str], *, kill_after_s: float | None = None, patience_s: float = 600) -> Ended:
     """Runs the command; kills it some seconds after its first step began, if it has not ended by then."""
-    process = subprocess.Popen(
-        [sys.executable, "-u", str(ROOT / "run_pipeline.py"), *flags],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="backslashreplace",
-    )
+    process = start_command(*flags, stderr=subprocess.STDOUT, errors="backslashreplace")
     assert process.stdout is not None
     said: list[str] = []
     try:
@@ -282,7 +277,7 @@ class Undisturbed:
         self.restore(number, workspace)
         disk = workspace.parent / "disk"
         disk.mkdir()
-        command = [sys.executable, str(ROOT / "run_pipeline.py"), *self.collection.flags(disk, self.nights[number])]
+        command = [sys.executable, str(RUN_PIPELINE), *self.collection.flags(disk, self.nights[number])]
         done = subprocess.run(
             [
                 *("unshare", "--map-root-user", "--mount", "sh", "-c", _ON_A_SMALL_DISK, "sh"),

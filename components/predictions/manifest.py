@@ -29,12 +29,12 @@ class PartEntry:
     Attributes:
         rows: how many it holds.
         bytes: its size.
-        sha256: of its content, hexadecimal.
+        sha256: of its content, hexadecimal; empty where an older version did not say.
     """
 
     rows: int
     bytes: int
-    sha256: str
+    sha256: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

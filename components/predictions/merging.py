@@ -122,7 +122,11 @@ def group_runs_to_merge(runs: Iterable[CommittedRun]) -> list[list[CommittedRun]
 
 def plan_merged_files(runs: Sequence[CommittedRun], rows_a_file: int = ROWS_A_FILE) -> list[MergedFile]:
     """Plans the files that the runs become: few and large ones, each made of whole files of the runs."""
-    parts = [(MergedFrom(path, part.rows, part.sha256), part.rows) for run in runs for path, part in run.files.items()]
+    parts = [
+        (MergedFrom(path, part.rows, part.sha256 or None), part.rows)
+        for run in runs
+        for path, part in run.files.items()
+    ]
     rejects = []
     for run in runs:
         paths = run.reject_files

@@ -52,7 +52,8 @@ class _Resolved:
 
     Attributes:
         images: their place, as in `--infer_images`.
-        model: the accepted one.
+        model_id: of the accepted model.
+        model: its manifest.
         decoding: how its logits become text.
         runs: the sound committed runs, the oldest first.
         collection: the images that none of them has read.
@@ -61,6 +62,7 @@ class _Resolved:
     """
 
     images: str
+    model_id: str
     model: ModelManifest
     decoding: Decoding
     runs: list[CommittedRun]
@@ -108,11 +110,7 @@ class InferStep:
                 log.info(f"recognising {collection.images:,} images with model {request.model_id}")
                 summaries = storage.join(request.folder, SUMMARIES_NAME)
                 with watch_shards(summaries, request.shards, request.images):
-                    run_job(
-                        options,
-                        functools.partial(collection.build, request),
-                        prepare=functools.partial(prepare_recognition, request),
-                    )
+                    _run_job(options, collection, request)
                 raise_if_refused(request.folder, request.rejects_folder)
                 unchanged = storage.join(request.folder, UNCHANGED_NAME)
                 if storage.exists(unchanged):
@@ -134,6 +132,8 @@ class InferStep:
         options, workspace = context.options, context.workspace
         accepted = workspace.read_pointer("models", ACCEPTED)
         new_model = workspace.expects("models", ACCEPTED)
+        if accepted is None and not new_model:
+            raise _no_model(workspace)
         if new_model:
             lines = [f"with the new model, or, if it is refused, with {f'model {accepted}' if accepted else 'none'}"]
         else:
@@ -187,10 +187,7 @@ def _resolve(context: Context) -> Iterator[_Resolved]:
     options, workspace = context.options, context.workspace
     model_id = workspace.read_pointer("models", ACCEPTED)
     if model_id is None:
-        raise DataError(
-            f"no model in {workspace.root} has been accepted: run the train and evaluate steps first "
-            "(--steps=train,evaluate)"
-        )
+        raise _no_model(workspace)
     model = read_model(workspace, model_id)
     if not workspace.expects("models", ACCEPTED) and (latest := workspace.read_pointer("models", LATEST)) != model_id:
         log.warning(
@@ -216,7 +213,17 @@ def _resolve(context: Context) -> Iterator[_Resolved]:
         **reading,
     )
     with select_collection(context, images, runs, reading) as collection:
-        yield _Resolved(images, model, decoding, runs, collection, asked, workspace.unfinished(Unfinished.RUN, asked))
+        yield _Resolved(
+            images, model_id, model, decoding, runs, collection, asked, workspace.unfinished(Unfinished.RUN, asked)
+        )
+
+
+def _no_model(workspace: Workspace) -> DataError:
+    """Makes the error of a workspace without an accepted model."""
+    return DataError(
+        f"no model in {workspace.root} has been accepted: run the train and evaluate steps first "
+        "(--steps=train,evaluate)"
+    )
 
 
 def _start(context: Context, resolved: _Resolved) -> InferenceRequest:
@@ -235,8 +242,8 @@ def _start(context: Context, resolved: _Resolved) -> InferenceRequest:
         counts=collection.counts,
         inputs=collection.digest,
         shards=collection.shards,
-        model_folder=workspace.model(model.model_id),
-        model_id=model.model_id,
+        model_folder=workspace.model(resolved.model_id),
+        model_id=resolved.model_id,
         height=model.height,
         limits=options.image_limits,
         max_reject_fraction=options.max_reject_fraction,
@@ -256,15 +263,14 @@ def _hand_over(context: Context, resolved: _Resolved, place: str) -> StepResult:
     """
     options, workspace = context.options, context.workspace
     collection = resolved.collection
-    run_id, destination, build = "none", workspace.all_predictions, _build_nothing
+    run_id, destination, request = "none", workspace.all_predictions, None
     if collection.same_run is not None:
         run_id, destination = collection.same_run.run_id, collection.same_run.folder
     elif resolved.reads:
         request = _start(context, resolved)
         run_id, destination = request.run_id, request.destination
         log.info(f"recognising {collection.images:,} images with model {request.model_id}")
-        build = functools.partial(collection.build, request)
-    run_job(options, build)
+    _run_job(options, collection, request)
     summary = (
         f"the job that reads {collection.images:,} images as run {run_id} is in {place}; it commits the run to "
         f"{destination}"
@@ -297,6 +303,16 @@ def _discard_run(workspace: Workspace, folder: str) -> None:
         run_id = storage.read_json(storage.join(folder, STARTED_NAME))["run_id"]
         storage.remove_folder(workspace.unfinished(Unfinished.REJECTS, run_id))
     storage.remove_folder(folder)
+
+
+def _run_job(options: LinePipelineOptions, collection: SelectedCollection, request: InferenceRequest | None) -> None:
+    """Runs the job that recognises a collection, or, without a request, one that does nothing."""
+    if request is None:
+        build, prepare = _build_nothing, None
+    else:
+        build = functools.partial(collection.build, request)
+        prepare = functools.partial(prepare_recognition, request)
+    run_job(options, build, prepare=prepare)
 
 
 def _build_nothing(pipeline: beam.Pipeline) -> object:

@@ -36,7 +36,9 @@ def find_sound_runs(context: Context) -> list[CommittedRun]:
     workspace = context.workspace
     all_runs = find_all_runs(workspace.all_predictions, on_damage=log.warning)
     for run in _find_damaged_merges(all_runs):
-        log.warning(f"{run.folder}, into which other runs were merged, is damaged: those runs count again")
+        log.warning(
+            f"{run.folder}, into which other runs were merged, is damaged: it is removed, and those count again"
+        )
         if not context.plans:
             storage.remove_folder(run.folder)
             storage.remove_folder(run.rejects_folder)

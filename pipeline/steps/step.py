@@ -177,13 +177,15 @@ def plan_refusal(options: LinePipelineOptions, folder: str, matched: int) -> lis
     path = storage.join(folder, REFUSED_NAME)
     if not storage.exists(path):
         return []
-    rejects = storage.read_json(path)["rejects"]
     problem = explain_too_many_rejects(
-        rejects, matched, options.max_reject_fraction, where=f"{folder}/rejects-*.parquet"
+        storage.read_json(path)["rejects"],
+        matched,
+        options.max_reject_fraction,
+        where=f"{folder}/rejects-*.parquet",
     )
-    return [f"an earlier command was refused, and so is this one while the images stay as they are: {problem}"] * bool(
-        problem
-    )
+    if problem is None:  # --max_reject_fraction allows them now
+        return []
+    return [f"an earlier command was refused, and so is this one while the images stay as they are: {problem}"]
 
 
 def format_rejects(rejects: dict[str, int]) -> str:

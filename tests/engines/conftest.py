@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import uuid
 from collections.abc import Iterator
@@ -28,16 +27,6 @@ from tests.engines.services import (
 def worker_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An interpreter that imports everything that this one does, except for this project."""
     return make_worker_python(tmp_path_factory.mktemp("worker-environment"))
-
-
-@pytest.fixture
-def workspace(tmp_path: Path, tiny_model: Path) -> Path:
-    """A workspace with the tiny model in use."""
-    folder = tmp_path / "ws"
-    shutil.copytree(tiny_model, folder / "models" / "tinymodel000")
-    for pointer in ("LATEST", "ACCEPTED"):
-        (folder / "models" / pointer).write_text("tinymodel000\n")
-    return folder
 
 
 @pytest.fixture(scope="module")

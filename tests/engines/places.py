@@ -7,14 +7,14 @@ import re
 
 import pyarrow.parquet
 
-from pipeline.main import main
+from tests.commands import run_command
 from tfrecords import DatasetManifest, read_record_batches, storage
 
 
 def run(place: str, steps: str, *flags: str) -> int:
     """The command on the images in `lines` and the workspace `ws` of a place."""
     images = [f"--images={place}/lines", f"--infer_images={place}/lines", "--label_source=sidecar", "--height=32"]
-    return main([f"--workspace={place}/ws", f"--steps={steps}", *images, *flags])
+    return run_command(f"{place}/ws", f"--steps={steps}", *images, *flags)
 
 
 def examples(place: str) -> list[tuple]:

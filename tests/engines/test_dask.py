@@ -23,7 +23,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipeline.engines import dask_cluster as on_dask
 from pipeline.exits import EXIT_AGAIN, EXIT_DONE, EXIT_REFUSED
-from pipeline.main import main
+from tests.commands import run_command
 from tests.engines.services import DaskCluster, dask_cluster
 
 pytestmark = pytest.mark.slow
@@ -57,7 +57,7 @@ def many_images(tiny_images, tmp_path_factory) -> Path:
 
 
 def run(workspace: Path, *flags: str) -> int:
-    return main([f"--workspace={workspace}", "--height=32", *flags])
+    return run_command(workspace, "--height=32", *flags)
 
 
 def digests(workspace: Path) -> dict[str, str]:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import signal
-import subprocess
-import sys
 import tarfile
 import time
 from collections.abc import Iterator
@@ -20,6 +17,7 @@ from apache_beam.runners.pipeline_utils import validate_pipeline_graph
 
 from pipeline.exits import EXIT_AGAIN, EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED
 from pipeline.main import main
+from tests.commands import start_command
 from tests.engines.dataflow import Dataflow
 from tests.engines.services import wait_until
 from tfrecords import storage
@@ -191,13 +189,7 @@ def test_an_interrupted_command_cancels_its_job(workspace, images, untouched, bu
     untouched.asked = 0
     submitted = len(untouched.jobs)
     flags = [f"--workspace={workspace}", f"--infer_images={images}", "--steps=infer", STAGED]
-    command = subprocess.Popen(
-        [sys.executable, "run_pipeline.py", *flags, *flags_for(untouched, bucket)],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **object_store.environment},
-    )
+    command = start_command(*flags, *flags_for(untouched, bucket), environment=object_store.environment, stdout=None)
     wait_until(lambda: len(untouched.jobs) > submitted and untouched.asked > 0, command)
     command.send_signal(signal.SIGTERM)
     _, said = command.communicate(timeout=30)

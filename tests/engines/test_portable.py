@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,10 +17,9 @@ import pytest
 from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 
 from pipeline.exits import EXIT_AGAIN, EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED
-from pipeline.main import main
+from tests.commands import ROOT, run_command, start_command
 from tests.engines.services import portable_service, wait_until
 
-ROOT = Path(__file__).parents[2]
 STAGED = f"--setup_file={ROOT}/setup.py"
 
 pytestmark = pytest.mark.slow
@@ -39,7 +37,7 @@ def read(workspace: Path) -> list[tuple]:
 
 
 def run(workspace: Path, images: Path, *flags: str) -> int:
-    return main([f"--workspace={workspace}", f"--images={images}", f"--infer_images={images}", "--height=32", *flags])
+    return run_command(workspace, f"--images={images}", f"--infer_images={images}", "--height=32", *flags)
 
 
 def test_ingest_and_infer_give_what_the_local_runner_gives(workspace, tiny_images, portable_engine, tmp_path, capsys):
@@ -89,14 +87,8 @@ def many_images(tiny_images, tmp_path) -> Path:
 
 def start(workspace: Path, images: Path, *flags: str) -> subprocess.Popen[str]:
     """The command in a process of its own."""
-    command = [sys.executable, "run_pipeline.py", f"--workspace={workspace}", f"--images={images}"]
-    return subprocess.Popen(
-        [*command, f"--infer_images={images}", "--height=32", *flags],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    places = (f"--workspace={workspace}", f"--images={images}", f"--infer_images={images}")
+    return start_command(*places, "--height=32", *flags)
 
 
 @pytest.mark.parametrize(("step", "folder"), [("ingest", "dataset-"), ("infer", "run-")])

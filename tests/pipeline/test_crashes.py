@@ -8,15 +8,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import duckdb
 import pytest
 
-from tests.crashes import NIGHTS, ROOT, Undisturbed, find_obstacle_to_small_disks, moments, run, what_is_there
+from tests.commands import start_command
+from tests.crashes import NIGHTS, Undisturbed, find_obstacle_to_small_disks, moments, run, what_is_there
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +37,7 @@ def test_a_night_that_is_killed_again_and_again_gets_there(undisturbed, tmp_path
     undisturbed.kill(NAMES.index("infer"), 0.5, tmp_path / "workspace", kills=3)
 
 
-@pytest.mark.tool(find_obstacle_to_small_disks)
+@pytest.mark.tool.with_args(find_obstacle_to_small_disks)
 @pytest.mark.parametrize(("night", "spare_kib"), [("ingest", 60), ("infer", 24), ("infer again", 60)])
 def test_a_full_disk_is_one_sentence_and_the_same_command_makes_up_for_it(undisturbed, tmp_path, night, spare_kib):
     said = undisturbed.fill_disk(NAMES.index(night), spare_kib, tmp_path / "workspace")
@@ -52,12 +51,7 @@ def test_files_that_come_and_go_while_the_command_runs_are_each_accounted_for_on
     workspace, new = tmp_path / "workspace", undisturbed.collection.new
     undisturbed.restore(NAMES.index("infer"), workspace)
     flags = undisturbed.collection.flags(workspace, NIGHTS[NAMES.index("infer")])
-    process = subprocess.Popen(
-        [sys.executable, "-u", str(ROOT / "run_pipeline.py"), *flags],
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = start_command(*flags, stderr=None, start_new_session=True)
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("reading "):

@@ -13,8 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.exits import EXIT_DONE, EXIT_REFUSED, EXIT_USAGE
 from pipeline.main import main
-
-RUN_PIPELINE = pathlib.Path(__file__).parents[2] / "run_pipeline.py"
+from tests.commands import RUN_PIPELINE
 
 
 def _write_lines(folder: pathlib.Path, labels: list[str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from components.inference import commit
+from components import commit
 from pipeline.command_line import parse_options
 from pipeline.plan import PlannedWorkspace
 from pipeline.steps import choose_steps

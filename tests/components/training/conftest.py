@@ -2,11 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import subprocess
+import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.fork_server import ForkedProcess, fork_server
+
+
+@pytest.fixture(scope="session")
+def training_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server that has imported the training and forks for each process."""
+    with fork_server(tmp_path_factory.mktemp("fork-server")) as address:
+        yield address
+
+
+class WarmWorkers:
+    """The training workers that `train_in_processes` starts during a test, forked by a server.
+
+    Attributes:
+        prelude: Python code that each of them runs before.
+        started: all of them, in order.
+    """
+
+    def __init__(self, server: str) -> None:
+        self._server = server
+        self.prelude = ""
+        self.started: list[ForkedProcess] = []
+
+    def start(self, command: list[str], **how: Any) -> ForkedProcess:
+        """Starts a worker, in place of `subprocess.Popen`."""
+        self.started.append(ForkedProcess(self._server, command, prelude=self.prelude, **how))
+        return self.started[-1]
+
+    def skip_export(self) -> None:
+        """Lets them train and write everything but the exported model, which takes longer than a short training."""
+        self.prelude = "from components.training import result; result.export_model = lambda *_: None"
+
+    def find_running(self) -> list[int]:
+        """Returns the IDs of the workers that have not ended, in the order of their start."""
+        return [process.pid for process in list(self.started) if os.path.exists(f"/proc/{process.pid}/exe")]
+
+
+@pytest.fixture
+def warm_workers(training_server: str, monkeypatch: pytest.MonkeyPatch) -> WarmWorkers:
+    """What starts training workers in this test, instead of new interpreters that import TensorFlow."""
+    from components.training import launcher
+
+    workers = WarmWorkers(training_server)
+    starting = types.SimpleNamespace(
+        Popen=workers.start, DEVNULL=subprocess.DEVNULL, TimeoutExpired=subprocess.TimeoutExpired
+    )
+    monkeypatch.setattr(launcher, "subprocess", starting)
+    return workers
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,28 +18,13 @@ import pytest
 from components.training import launcher as cluster
 from components.training.checkpoints import Checkpoints
 from components.training.launcher import TrainingLostError, train_in_processes
+from tests.components.training.conftest import WarmWorkers
 from tfrecords import DataError
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="lists child processes"),
 ]
-
-
-def workers_here(request_folder: Path) -> list[int]:
-    """The processes that train what a folder's request says, the chief first."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                if str(request_folder / "request.json").encode() not in file.read():
-                    continue
-            with open(f"/proc/{pid}/environ", "rb") as file:
-                config = re.search(rb'"index": (\d+)', file.read())
-            found.append((int(config[1]) if config else 0, int(pid)))
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return [pid for _, pid in sorted(found)]
 
 
 def last_step(request: dict) -> int:
@@ -51,19 +35,21 @@ def last_step(request: dict) -> int:
 class Killer(threading.Thread):
     """Ends one worker after each of some steps."""
 
-    def __init__(self, request: dict, folder: Path, kills: list[tuple[int, int]], kind: int = signal.SIGKILL):
+    def __init__(
+        self, request: dict, workers: WarmWorkers, kills: list[tuple[int, int]], kind: int = signal.SIGKILL
+    ) -> None:
         super().__init__(daemon=True)
-        self.request, self.folder, self.kills, self.kind = request, folder, kills, kind
+        self.request, self.workers, self.kills, self.kind = request, workers, kills, kind
         self.killed: list[int] = []
 
     def run(self) -> None:
         for step, worker in self.kills:
-            while last_step(self.request) < step or len(workers_here(self.folder)) <= worker:
+            while last_step(self.request) < step or len(self.workers.find_running()) <= worker:
                 time.sleep(0.02)
-            pid = workers_here(self.folder)[worker]
+            pid = self.workers.find_running()[worker]
             os.kill(pid, self.kind)
             self.killed.append(pid)
-            while os.path.exists(f"/proc/{pid}/cmdline") and self.kind == signal.SIGKILL:
+            while pid in self.workers.find_running() and self.kind == signal.SIGKILL:
                 time.sleep(0.02)
 
 
@@ -95,7 +81,7 @@ def assert_same_training(found: dict, wanted: dict) -> None:
     ],
 )
 def test_a_training_whose_workers_are_killed_ends_with_the_weights_of_an_undisturbed_one(
-    workers, kills, tiny_dataset, tmp_path, request_for, capfd, caplog
+    workers, kills, tiny_dataset, tmp_path, request_for, warm_workers, capfd, caplog
 ):
     """With dropout, distortions and Adam as in real life, killed within and between epochs."""
     requests = [
@@ -110,8 +96,10 @@ def test_a_training_whose_workers_are_killed_ends_with_the_weights_of_an_undistu
         for name in ("undisturbed", "killed")
     ]
     caplog.set_level(logging.INFO, "components")
+    warm_workers.skip_export()
     train_in_processes(requests[0], str(tmp_path / "undisturbed"), workers)
-    killer = Killer(requests[1], tmp_path / "killed", kills)
+    warm_workers.prelude = ""
+    killer = Killer(requests[1], warm_workers, kills)
     killer.start()
     train_in_processes(requests[1], str(tmp_path / "killed"), workers, restarts=2)
 
@@ -126,9 +114,10 @@ def test_a_training_whose_workers_are_killed_ends_with_the_weights_of_an_undistu
     assert (tmp_path / "killed" / "model" / "saved_model" / "saved_model.pb").exists()
 
 
-def test_a_training_goes_on_with_another_number_of_workers(tiny_dataset, tmp_path, request_for):
+def test_a_training_goes_on_with_another_number_of_workers(tiny_dataset, tmp_path, request_for, warm_workers):
+    warm_workers.skip_export()
     request = request_for(tiny_dataset, epochs=8, batch_size=2, checkpoint_every_s=0.0)
-    Killer(request, tmp_path, [(20, 1)]).start()
+    Killer(request, warm_workers, [(20, 1)]).start()
     with pytest.raises(TrainingLostError, match=r"training worker 1 of 2 was killed by SIGKILL.*run the same command"):
         train_in_processes(request, str(tmp_path), workers=2)
     stopped_at = last_step(request)
@@ -138,10 +127,11 @@ def test_a_training_goes_on_with_another_number_of_workers(tiny_dataset, tmp_pat
     assert [record["step"] for record in history] == [8 * epoch for epoch in range(1, 9)]
 
 
-def test_a_worker_that_is_frozen_is_noticed_and_replaced(tiny_dataset, tmp_path, request_for, caplog):
+def test_a_worker_that_is_frozen_is_noticed_and_replaced(tiny_dataset, tmp_path, request_for, warm_workers, caplog):
     """Neither dead nor alive: its silence tells the others."""
+    warm_workers.skip_export()
     request = request_for(tiny_dataset, epochs=12, batch_size=2, checkpoint_every_s=0.0)
-    killer = Killer(request, tmp_path, [(10, 1)], signal.SIGSTOP)
+    killer = Killer(request, warm_workers, [(10, 1)], signal.SIGSTOP)
     killer.start()
     caplog.set_level(logging.INFO, "components")
     started = time.monotonic()
@@ -173,16 +163,18 @@ def test_a_worker_that_never_comes_is_named_by_its_address(tiny_dataset, tmp_pat
     assert "training on the CPU once 1 other worker is there" in done.stdout
 
 
-def test_too_many_kills_end_with_one_sentence(tiny_dataset, tmp_path, request_for):
+def test_too_many_kills_end_with_one_sentence(tiny_dataset, tmp_path, request_for, warm_workers):
     request = request_for(tiny_dataset, epochs=2000, checkpoint_every_s=0.0)
-    killer = Killer(request, tmp_path, [(2, 0), (10, 0)])
+    killer = Killer(request, warm_workers, [(2, 0), (10, 0)])
     killer.start()
     with pytest.raises(TrainingLostError, match=r"SIGKILL.*started again 1 time; run the same command to resume"):
         train_in_processes(request, str(tmp_path), 1, restarts=1)
-    assert workers_here(tmp_path) == []
+    assert warm_workers.find_running() == []
 
 
-def test_a_model_that_could_not_be_written_is_written_without_training_again(tiny_dataset, tmp_path, request_for):
+def test_a_model_that_could_not_be_written_is_written_without_training_again(
+    tiny_dataset, tmp_path, request_for, warm_workers
+):
     request = request_for(tiny_dataset)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "plots").write_text("in the way of the folder")

@@ -18,7 +18,7 @@ import pytest
 
 from components.ingest.dataset import IngestRequest, commit_dataset, describe_written_shard, write_training_shard
 from components.listing import LabelRules, list_images
-from components.training import epochs, trainer
+from components.training import epochs, result, trainer
 from components.training import launcher as cluster
 from components.training.checkpoints import Checkpoints
 from components.training.data import shuffle_epoch
@@ -28,6 +28,7 @@ from components.training.lost import TrainingLost, Watchdog
 from components.training.request import TrainingRequest
 from components.training.result import LEFT_OUT_NAME
 from components.training.trainer import train
+from tests.fork_server import ForkedProcess
 from tfrecords import Charset, DataError, DatasetManifest, ImageLimits, decode_png
 
 # What `python -m components.training.worker` does, but with settings under which any number
@@ -77,6 +78,12 @@ def one_width_dataset(tmp_path_factory) -> Path:
     return make_dataset(tmp_path_factory.mktemp("one-width"), texts, [64] * 16)
 
 
+@pytest.fixture
+def without_export(monkeypatch) -> None:
+    """Trainings in this process write everything but the exported model, which takes longer than they do."""
+    monkeypatch.setattr(result, "export_model", lambda *_: None)
+
+
 @pytest.fixture(scope="module")
 def uneven_dataset(tmp_path_factory) -> Path:
     """One shard of 13 lines of many widths: the last batch of 8 is filled up with 3 lines of the first."""
@@ -117,7 +124,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name.startswith("components.")]
 
 
-def train_plainly(fields, dataset: Path, folder: Path, workers: int, model: str, clip_norm: float):
+def train_plainly(server: str, fields, dataset: Path, folder: Path, workers: int, model: str, clip_norm: float):
     """Trains on a cluster of real processes; the weights with which each worker began and ended."""
     folder.mkdir()
     (folder / "model").mkdir()
@@ -132,7 +139,8 @@ def train_plainly(fields, dataset: Path, folder: Path, workers: int, model: str,
     (folder / "request.json").write_text(json.dumps(fields))
     addresses = [f"localhost:{port}" for port in cluster.find_free_ports(workers)] if workers > 1 else []
     processes = [
-        subprocess.Popen(
+        ForkedProcess(
+            server,
             [sys.executable, "-c", PLAIN_WORKER, str(folder / "request.json"), str(clip_norm)],
             env=cluster.make_environment(addresses, index),
             stdout=subprocess.PIPE,
@@ -172,10 +180,14 @@ def assert_same_weights(found: list[np.ndarray], wanted: list[np.ndarray], toler
         pytest.param("tiny_dataset", "crnn_v1", 0.03, id="crnn_v1 on lines of many widths"),
     ],
 )
-def test_two_workers_train_the_very_weights_that_one_trains(dataset, model, clip_norm, tmp_path, request, request_for):
+def test_two_workers_train_the_very_weights_that_one_trains(
+    dataset, model, clip_norm, tmp_path, request, request_for, training_server
+):
     dataset = request.getfixturevalue(dataset)
-    ((start, alone),) = train_plainly(request_for, dataset, tmp_path / "one", 1, model, clip_norm)
-    (_, first), (_, second) = train_plainly(request_for, dataset, tmp_path / "two", 2, model, clip_norm)
+    ((start, alone),) = train_plainly(training_server, request_for, dataset, tmp_path / "one", 1, model, clip_norm)
+    (_, first), (_, second) = train_plainly(
+        training_server, request_for, dataset, tmp_path / "two", 2, model, clip_norm
+    )
     # Far enough that a gradient of half or twice the size would show.
     assert max(np.abs(after - before).max() for after, before in zip(alone, start, strict=True)) > 0.01
     assert_same_weights(first, second, 0)
@@ -183,7 +195,9 @@ def test_two_workers_train_the_very_weights_that_one_trains(dataset, model, clip
 
 
 @pytest.mark.slow
-def test_a_short_training_in_processes_writes_model_history_and_pictures(tiny_dataset, tmp_path, capfd, request_for):
+def test_a_short_training_in_processes_writes_model_history_and_pictures(
+    tiny_dataset, tmp_path, capfd, request_for, warm_workers
+):
     import keras
     import tensorflow as tf
 
@@ -429,7 +443,9 @@ def history_of(request: dict) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_an_example_without_a_finite_loss_leaves_no_trace_in_the_weights_but_is_named(tmp_path, request_for, caplog):
+def test_an_example_without_a_finite_loss_leaves_no_trace_in_the_weights_but_is_named(
+    tmp_path, request_for, without_export, caplog
+):
     """The same training with other images and labels in its place ends with the very same weights, and Adam's state.
 
     `ocr_model_v1` has no batch normalisation, through which the image could have an influence that is not the loss's.
@@ -471,7 +487,8 @@ def test_an_example_without_a_finite_loss_leaves_no_trace_in_the_weights_but_is_
 
 
 @pytest.mark.slow
-def test_the_chief_names_the_examples_that_any_worker_left_out(tmp_path, request_for, capfd):
+def test_the_chief_names_the_examples_that_any_worker_left_out(tmp_path, request_for, capfd, warm_workers):
+    warm_workers.skip_export()
     texts = [symbol + other for symbol in "c0" for other in "01ab01ab"]
     dataset = make_dataset(tmp_path / "noise", texts, [64] * 16)
     start = model_that_never_reads("c", dataset, tmp_path / "start.keras", "ctc_conv")
@@ -492,7 +509,9 @@ def test_the_chief_names_the_examples_that_any_worker_left_out(tmp_path, request
 
 
 @pytest.mark.slow
-def test_a_wish_to_end_is_heard_while_validation_lines_are_read(tiny_dataset, tmp_path, request_for, caplog):
+def test_a_wish_to_end_is_heard_while_validation_lines_are_read(
+    tiny_dataset, tmp_path, request_for, without_export, caplog
+):
     """They may take longer than a scheduler waits. What then goes on ends as if nothing had been."""
 
     class Wish(Watchdog):
@@ -543,6 +562,7 @@ def test_a_training_that_ends_early_keeps_the_weights_of_the_epoch_that_was_best
         f"trained for {history[-1]['seconds']:.0f} s; kept the weights of epoch 2, with a CER of "
         f"{history[1]['cer']:.2%}; stopped after epoch {len(history)}: none was better for 1 epochs"
     )
+    monkeypatch.setattr(result, "export_model", lambda *_: None)
     short = request_for(
         tiny_dataset,
         **changes,
@@ -611,9 +631,10 @@ def test_the_logits_of_every_network_are_computed_in_single_precision_whatever_t
 
 @pytest.mark.slow
 def test_the_same_request_trains_the_same_weights_to_the_bit_and_another_seed_others(
-    tiny_dataset, tmp_path, request_for
+    tiny_dataset, tmp_path, request_for, warm_workers
 ):
     """With dropout and distortions, each training in a process of its own."""
+    warm_workers.skip_export()
     states = []
     for name, seed in (("once", 0), ("again", 0), ("other", 2**32 - 1)):
         request = request_for(

@@ -92,16 +92,6 @@ def page(tmp_path, tiny_dataset, tiny_model) -> Page:
     return Page(path.read_text())
 
 
-@pytest.fixture
-def workspace(tmp_path, tiny_model) -> pathlib.Path:
-    """A workspace with the tiny model in use."""
-    folder = tmp_path / "ws"
-    shutil.copytree(tiny_model, folder / "models" / "tinymodel000")
-    for name in ("LATEST", "ACCEPTED"):
-        (folder / "models" / name).write_text("tinymodel000\n")
-    return folder
-
-
 def infer(workspace: pathlib.Path, images: str | pathlib.Path, *flags: str) -> tuple[dict, Page]:
     """Reads some images, however many are rejected; the record and the page of the run."""
     known = set((workspace / "runs").glob("*.json"))

@@ -19,21 +19,15 @@ import pytest
 
 from pipeline.exits import EXIT_DONE, EXIT_REFUSED
 from pipeline.main import main
+from tests.commands import ROOT, make_workspace
 from tfrecords import storage
 
-RUN_PIPELINE = Path(__file__).parents[3] / "run_pipeline.py"
 DAY = "2026-03-04"
 
 
 @pytest.fixture
 def workspace(tmp_path, tiny_dataset, tiny_model, monkeypatch) -> Path:
     """A workspace with the tiny dataset and the tiny model in use; what is read in this process, is read that day."""
-    folder = tmp_path / "ws"
-    shutil.copytree(tiny_dataset, folder / "datasets" / "tinydataset0")
-    shutil.copytree(tiny_model, folder / "models" / "tinymodel000")
-    (folder / "datasets" / "LATEST").write_text("tinydataset0\n")
-    for pointer in ("LATEST", "ACCEPTED"):
-        (folder / "models" / pointer).write_text("tinymodel000\n")
     minutes = iter(range(1000))
     day = datetime.datetime.fromisoformat(f"{DAY}T01:00:00+00:00")
     monkeypatch.setattr(
@@ -41,7 +35,7 @@ def workspace(tmp_path, tiny_dataset, tiny_model, monkeypatch) -> Path:
         "get_now",
         lambda: day + datetime.timedelta(minutes=next(minutes)),
     )
-    return folder
+    return make_workspace(tmp_path / "ws", tiny_model, dataset=tiny_dataset)
 
 
 @pytest.fixture
@@ -284,16 +278,17 @@ main(sys.argv[2:])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("again", ["compact", "infer"])
 @pytest.mark.parametrize(
-    "moment",
+    ("moment", "again"),
     [
-        "before the rejects move",
-        "after the rejects move",
-        "after the run moves",
-        "after rejects go",
-        "after a run goes",
-        "after half a run goes",
+        ("before the rejects move", "compact"),
+        ("after the rejects move", "compact"),
+        ("after the rejects move", "infer"),
+        ("after the run moves", "compact"),
+        ("after the run moves", "infer"),
+        ("after rejects go", "infer"),
+        ("after a run goes", "compact"),
+        ("after half a run goes", "infer"),
     ],
 )
 def test_a_kill_at_any_moment_loses_and_doubles_nothing(workspace, nights, capsys, moment, again):
@@ -301,7 +296,7 @@ def test_a_kill_at_any_moment_loses_and_doubles_nothing(workspace, nights, capsy
     undisturbed = shutil.copytree(workspace, workspace.parent / "undisturbed")
     assert compact(undisturbed) == EXIT_DONE
     command = [sys.executable, "-c", _STOPPED, moment, f"--workspace={workspace}", "--steps=compact", f"--date={DAY}"]
-    done = subprocess.run(command, cwd=RUN_PIPELINE.parent, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     capsys.readouterr()
     if again == "infer":
@@ -316,7 +311,7 @@ def test_a_kill_at_any_moment_loses_and_doubles_nothing(workspace, nights, capsy
 def test_what_is_read_after_a_kill_is_merged_too_and_no_rejects_are_left_over(workspace, nights, capsys):
     """The merge that was stopped had another name: of its rejects, which were in their place, nothing is left."""
     command = ["before the run moves", f"--workspace={workspace}", "--steps=compact", f"--date={DAY}"]
-    done = subprocess.run([sys.executable, "-c", _STOPPED, *command], cwd=RUN_PIPELINE.parent, check=False)
+    done = subprocess.run([sys.executable, "-c", _STOPPED, *command], cwd=ROOT, check=False)
     assert done.returncode == -signal.SIGKILL
     assert len(list((workspace / "rejects" / f"date={DAY}").iterdir())) == 4
     shutil.copy(nights / "00-11.png", nights / "later.png")

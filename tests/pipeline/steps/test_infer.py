@@ -19,6 +19,7 @@ import pytest
 from pipeline.engines.progress import watch_shards
 from pipeline.exits import EXIT_DONE, EXIT_REFUSED, EXIT_USAGE
 from pipeline.main import main
+from tests.commands import make_workspace
 from tfrecords import DatasetManifest, read_record_batches
 
 ROOT = Path(__file__).parents[3]
@@ -26,14 +27,8 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def workspace(tmp_path, tiny_dataset, tiny_model) -> Path:
-    """A workspace with the tiny dataset, and the tiny model in use."""
-    folder = tmp_path / "ws"
-    shutil.copytree(tiny_dataset, folder / "datasets" / "tinydataset0")
-    shutil.copytree(tiny_model, folder / "models" / "tinymodel000")
-    (folder / "datasets" / "LATEST").write_text("tinydataset0\n")
-    (folder / "models" / "LATEST").write_text("tinymodel000\n")
-    (folder / "models" / "ACCEPTED").write_text("tinymodel000\n")
-    return folder
+    """A workspace with the tiny model in use and the dataset that it was made for."""
+    return make_workspace(tmp_path / "ws", tiny_model, dataset=tiny_dataset)
 
 
 def infer(workspace: Path, *flags: object) -> dict:

@@ -13,16 +13,12 @@ import pytest
 
 from pipeline.exits import EXIT_DONE, EXIT_REFUSED
 from pipeline.main import main
+from tests.commands import make_workspace
 
 
 @pytest.fixture
 def workspace(tmp_path, tiny_model) -> pathlib.Path:
-    """A workspace in which the tiny model is accepted."""
-    folder = tmp_path / "ws"
-    shutil.copytree(tiny_model, folder / "models" / "first")
-    for name in ("LATEST", "ACCEPTED"):
-        (folder / "models" / name).write_text("first\n")
-    return folder
+    return make_workspace(tmp_path / "ws", tiny_model, model_id="first")
 
 
 @pytest.fixture

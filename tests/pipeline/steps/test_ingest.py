@@ -5,7 +5,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +14,10 @@ import pytest
 from PIL import Image
 
 from pipeline.main import main
+from tests.commands import start_command
 from tfrecords import read_records
 
-IMAGES = 6000
-PROJECT = Path(__file__).parents[3]
+IMAGES = 2400
 
 pytestmark = pytest.mark.slow
 
@@ -100,12 +99,8 @@ def test_any_number_of_workers_writes_the_same_bytes(flags, collection, undistur
 
 
 def start(collection: Path, workspace: Path, *flags: str, stderr: int = subprocess.DEVNULL) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, str(PROJECT / "run_pipeline.py"), *arguments(collection, workspace, *flags)],
-        stdout=subprocess.DEVNULL,
-        stderr=stderr,
-        start_new_session=True,
-    )
+    how = {"stdout": subprocess.DEVNULL, "stderr": stderr, "start_new_session": True}
+    return start_command(*arguments(collection, workspace, *flags), **how)
 
 
 def processes_of_group(group: int) -> list[int]:
@@ -180,7 +175,7 @@ def test_a_run_that_is_told_to_stop_says_so_and_ends_with_all_its_processes(numb
     process.send_signal(number)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "error: interrupted: what is finished is kept" in said.decode()
+    assert "error: interrupted: what is finished is kept" in said
     until = time.monotonic() + 10
     while processes_of_group(process.pid):
         assert time.monotonic() < until, processes_of_group(process.pid)

@@ -11,9 +11,10 @@ import pytest
 from pipeline.command_line import parse_options
 from pipeline.exits import EXIT_DONE
 from pipeline.main import main
-from pipeline.steps.train import plan_training
+from pipeline.plan import PlannedWorkspace
+from pipeline.steps.step import Context
+from pipeline.steps.train import TrainStep
 from pipeline.workspace import Workspace
-from tfrecords import DatasetManifest
 
 CRNN_ID, CRNN_LARGE_ID = "ccf26899cf92", "bb844d8ea599"
 """Of models of the tiny dataset after 94 epochs with all defaults, by the version that called them `crnn` and
@@ -46,10 +47,11 @@ def workspace(tmp_path, tiny_dataset, tiny_model) -> Path:
     ],
 )
 def test_the_same_request_has_the_same_id_by_either_name(workspace, flags, network, wanted):
-    dataset = DatasetManifest.read(str(workspace / "datasets" / "tinydataset0"))
-    options = parse_options(["--epochs=94", *flags])
-    plan = plan_training(options, Workspace(str(workspace)), "tinydataset0", dataset)
-    assert (plan.model_id, plan.request["model"]) == (wanted, network)
+    options = parse_options([f"--workspace={workspace}", "--epochs=94", *flags])
+    context = Context(options, PlannedWorkspace(str(workspace)), Workspace(str(workspace / "scratch")))
+    lines = "\n".join(TrainStep().plan(context).lines)
+    assert f"model {network}, epochs 94" in lines
+    assert f"{workspace}/models/{wanted}" in lines
 
 
 @pytest.mark.parametrize("flags", [["--model=crnn"], ["--model=ctc_conv"], []], ids=str)
@@ -70,8 +72,8 @@ def test_a_model_with_the_former_name_is_evaluated(workspace):
 
 @pytest.mark.parametrize("flags", [[], ["--model=crnn"], ["--model=ctc_conv"]], ids=str)
 def test_a_model_with_the_former_name_can_be_the_start(workspace, flags):
-    dataset = DatasetManifest.read(str(workspace / "datasets" / "tinydataset0"))
-    options = parse_options([f"--init_from={CRNN_ID}", *flags])
-    plan = plan_training(options, Workspace(str(workspace)), "tinydataset0", dataset)
-    assert plan.request["model"] == "ctc_conv"
-    assert plan.start[1].model_id == CRNN_ID
+    options = parse_options([f"--workspace={workspace}", f"--init_from={CRNN_ID}", *flags])
+    context = Context(options, PlannedWorkspace(str(workspace)), Workspace(str(workspace / "scratch")))
+    lines = "\n".join(TrainStep().plan(context).lines)
+    assert "model ctc_conv, " in lines
+    assert f"init_from {CRNN_ID}" in lines

@@ -18,22 +18,16 @@ from PIL import Image
 from benchmarks.review import measure, parse_arguments
 from components.predictions.schema import PREDICTIONS_SCHEMA
 from pipeline.exits import EXIT_DONE, EXIT_REFUSED, EXIT_USAGE
-from pipeline.main import main
 from tests.browser import OpenPage, needs_browser, start_browser
+from tests.commands import make_workspace, run_command
 from tests.components.ingest.written import parse_shard
 from tfrecords import DatasetManifest
 
 
 @pytest.fixture
-def workspace(tmp_path, tiny_model, tiny_dataset) -> Path:
-    """A workspace in which the tiny model is accepted, with the dataset that it was made for."""
-    folder = tmp_path / "ws"
-    shutil.copytree(tiny_model, folder / "models" / "tinymodel000")
-    shutil.copytree(tiny_dataset, folder / "datasets" / "tinydataset0")
-    for name in ("models/LATEST", "models/ACCEPTED"):
-        (folder / name).write_text("tinymodel000\n")
-    (folder / "datasets" / "LATEST").write_text("tinydataset0\n")
-    return folder
+def workspace(tmp_path, tiny_dataset, tiny_model) -> Path:
+    """A workspace with the tiny model in use and the dataset that it was made for."""
+    return make_workspace(tmp_path / "ws", tiny_model, dataset=tiny_dataset)
 
 
 @pytest.fixture
@@ -48,7 +42,7 @@ def night(tmp_path, tiny_images) -> list[str]:
 
 
 def run(workspace: Path, steps: str, *flags: object) -> int:
-    return main([f"--workspace={workspace}", f"--steps={steps}", "--height=32", *map(str, flags)])
+    return run_command(workspace, f"--steps={steps}", "--height=32", *flags)
 
 
 def reviews(workspace: Path) -> list[Path]:

@@ -20,20 +20,16 @@ from pipeline.exits import EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED
 from pipeline.main import main
 from pipeline.steps.evaluate import _explain_refusal
 from pipeline.steps.train import find_model
+from tests.commands import ROOT, make_workspace, start_command
 from tfrecords import DatasetManifest, LineExample, encode_example, read_record_batches, write_records
-
-RUN_PIPELINE = pathlib.Path(__file__).parents[3] / "run_pipeline.py"
 
 
 @pytest.fixture
 def workspace(tmp_path, tiny_dataset, tiny_model) -> pathlib.Path:
     """A workspace whose latest dataset and model are the tiny ones; the model reads nothing right."""
-    folder = tmp_path / "ws"
-    shutil.copytree(tiny_dataset, folder / "datasets" / "tiny")
-    shutil.copytree(tiny_model, folder / "models" / "first")
-    (folder / "datasets" / "LATEST").write_text("tiny\n")
-    (folder / "models" / "LATEST").write_text("first\n")
-    return folder
+    return make_workspace(
+        tmp_path / "ws", tiny_model, model_id="first", accepted=False, dataset=tiny_dataset, dataset_id="tiny"
+    )
 
 
 def accepted(workspace: pathlib.Path) -> str | None:
@@ -190,7 +186,7 @@ def test_a_kill_at_any_moment_never_mixes_two_evaluations(workspace, moment):
     rewrite_test_shard(folder, "y" * 50)
     (workspace / "datasets" / "LATEST").write_text("other\n")
     command = [sys.executable, "-c", _STOPPED, moment, f"--workspace={workspace}", "--steps=evaluate", "--max_cer=1"]
-    done = subprocess.run(command, cwd=RUN_PIPELINE.parent, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     model = workspace / "models" / "first"
     assert accepted(workspace) is None
@@ -310,8 +306,7 @@ def test_a_failure_that_nobody_foresaw_is_one_sentence_and_a_log(workspace, caps
 
 
 def test_a_stop_by_the_scheduler_leaves_a_record_that_says_so(workspace):
-    command = [sys.executable, str(RUN_PIPELINE), "--steps=train", f"--workspace={workspace}", "--epochs=100000"]
-    launcher = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    launcher = start_command("--steps=train", f"--workspace={workspace}", "--epochs=100000")
     for line in launcher.stdout:
         if line.startswith("epoch"):
             break

@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +15,12 @@ import pytest
 
 from components.recogniser.manifest import ModelManifest
 from components.training.launcher import find_free_ports
+from tests.commands import start_command
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="lists child processes"),
 ]
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +38,7 @@ def workspace(ingested, tmp_path) -> Path:
 
 
 def command(workspace: Path, *flags: str, **environment: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "run_pipeline.py"), "--runner=DirectRunner", f"--workspace={workspace}", *flags],
-        env={**os.environ, **environment},
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return start_command("--runner=DirectRunner", f"--workspace={workspace}", *flags, environment=environment)
 
 
 def children(pid: int) -> list[int]:
@@ -79,7 +70,7 @@ def weights(workspace: Path) -> list[np.ndarray]:
 
 def test_an_interrupted_training_goes_on_where_it_was_and_ends_as_if_it_had_not_been(workspace, ingested, tmp_path):
     undisturbed = shutil.copytree(ingested, tmp_path / "undisturbed")
-    flags = ("--steps=train", "--epochs=60", "--patience=60", "--batch_size=4")
+    flags = ("--steps=train", "--epochs=30", "--patience=30", "--batch_size=4")
     said, errors = command(undisturbed, *flags).communicate(timeout=300)
     assert "trained for" in said, errors
 
@@ -105,7 +96,7 @@ def test_an_interrupted_training_goes_on_where_it_was_and_ends_as_if_it_had_not_
 def test_two_nodes_of_a_scheduler_train_one_model_although_one_of_them_loses_its_worker(workspace):
     first, second = (f"localhost:{port}" for port in find_free_ports(2))
     cluster = {"chief": [first], "worker": [second]}
-    flags = ("--steps=train", "--epochs=60", "--patience=60", "--batch_size=4")
+    flags = ("--steps=train", "--epochs=30", "--patience=30", "--batch_size=4")
     nodes = [
         command(
             workspace,
