@@ -37,8 +37,7 @@ gcsfs.retry.asyncio = types.SimpleNamespace(sleep=lambda seconds: sleep(seconds 
 tfrecords.storage.gcs_writer.FIRST_PAUSE_S = 0.01
 """
 WORKER = f"""{HURRIED}
-import logging
-logging.basicConfig(stream=sys.stdout, format="%(message)s", level="INFO")
+from pipeline.console import log_to_console
 from pipeline.workspace import Workspace
 from tfrecords import DataError
 def say(line):
@@ -46,7 +45,7 @@ def say(line):
 say("ready")
 for wait_s in iter(sys.stdin.readline, ""):
     try:
-        with Workspace(sys.argv[1]).lock(float(wait_s)):
+        with log_to_console(), Workspace(sys.argv[1]).lock(float(wait_s)):
             say("held")
             sys.stdin.readline()
         say("given back")

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import functools
 import hashlib
+import logging
 import os
 import random
 import time
@@ -100,6 +101,9 @@ def _open_client(credentials: Any, _emulator: str | None, _process: int) -> Any:
 
     # Or the client asks for the bucket's own description, in a thread, to put it into traces that nobody records.
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
+    logger = logging.getLogger("urllib3.connectionpool")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.ERROR)  # it warns of each request that is made again, google-auth's own among them
     credentials = credentials or google.auth.credentials.AnonymousCredentials()
     session = google.auth.transport.requests.AuthorizedSession(credentials)
     for scheme in ("https://", "http://"):
