@@ -174,7 +174,8 @@ def assert_same_weights(found: list[np.ndarray], wanted: list[np.ndarray], toler
     ("dataset", "model", "clip_norm"),
     [
         pytest.param("one_width_dataset", "ctc_conv", 0.1, id="ctc_conv on lines of one width with clipped gradients"),
-        pytest.param("tiny_dataset", "ctc_conv", 1e9, id="ctc_conv on lines of many widths"),
+        # Clipped, as in real life: without it, what rounding leaves grows on some processors.
+        pytest.param("tiny_dataset", "ctc_conv", 0.1, id="ctc_conv on lines of many widths"),
         pytest.param("uneven_dataset", "ctc_conv", 1e9, id="ctc_conv on one shard, the batches not even"),
         # Clipped: its large kernels multiply what rounding leaves.
         pytest.param("tiny_dataset", "crnn_v1", 0.03, id="crnn_v1 on lines of many widths"),
