@@ -61,13 +61,13 @@ from benchmarks.common import (
 from components.counts import Counts
 from components.inference.request import InferenceRequest
 from components.inference.rows import ImageFile, RecognisedLine, make_predictions_table
-from components.jobs import pack_blocks, unpack_blocks
 from components.lines import read_referenced_line
 from components.listing import ImageReference, read_listing, write_listing
 from components.predictions.schema import ROW_GROUP_ROWS
 from components.recogniser.batches import recognise_in_batches
 from components.recogniser.engines import load_engine
 from components.recogniser.manifest import ModelManifest
+from components.transforms import pack_blocks, unpack_blocks
 from tfrecords import ImageLimits, SplitFractions, choose_shard, pad_lines, read_line, storage
 from tfrecords.shards import choose_shard_count
 

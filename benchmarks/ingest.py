@@ -46,13 +46,13 @@ from benchmarks.common import (
 )
 from components.ingest.dataset import IngestRequest, describe_written_shard, write_training_shard
 from components.ingest.encode import EncodingRules, encode_reference
-from components.jobs import pack_blocks, unpack_blocks
 from components.listing.collection import list_images
 from components.listing.labels import LabelRules
 from components.listing.listing import read_listing, write_listing
 from components.listing.references import ImageReference, uri_to_path
 from components.processes import HelperPool
 from components.training.recipes import TIME_STRIDE
+from components.transforms import pack_blocks, unpack_blocks
 from tfrecords import SPLITS, Charset, ImageLimits, SplitFractions, choose_shard, choose_split, read_line
 from tfrecords.shards import choose_shard_count
 

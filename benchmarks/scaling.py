@@ -56,12 +56,12 @@ from benchmarks.ingest import LABEL_FLAGS, run_product
 from components.counts import Counts
 from components.inference.commit import commit_run
 from components.inference.request import InferenceRequest, RecognisedShard
-from components.jobs import GatherOnce, pack_blocks
 from components.lines import map_in_order, read_referenced_line
 from components.listing import ImageReference, read_listing
 from components.listing.transforms import GroupByShard, ListCollection
 from components.predictions.manifest import RUN_MANIFEST_NAME
 from components.predictions.schema import CONFIDENCE_BINS
+from components.transforms import GatherOnce, pack_blocks
 from tests.engines.services import (
     Answering,
     dask_cluster,

@@ -12,8 +12,8 @@ import yaml
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.beam_flags import COMMON_BEAM_FLAGS, list_beam_options
-from pipeline.checks import check_options
 from pipeline.engines import dask_cluster
+from pipeline.flag_checks import check_options
 from pipeline.flag_types import Flag, FlagSection, UsageError
 from pipeline.flags import FLAG_SECTIONS, name_steps
 from pipeline.options import LinePipelineOptions, normalise_runner

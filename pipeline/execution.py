@@ -20,7 +20,7 @@ from pipeline.options import LinePipelineOptions
 from pipeline.report.notify import notify_service
 from pipeline.report.page import write_report
 from pipeline.report.record import CommandRecord
-from pipeline.retention import prune
+from pipeline.retention import clear_unfinished, prune
 from pipeline.signals import Interruption, handle_signals
 from pipeline.steps import choose_steps
 from pipeline.steps.step import Context, RefusedError, Step, StepResult
@@ -141,7 +141,7 @@ def _write_failure(error: BaseException, log_path: str) -> str:
 def _conclude(options: LinePipelineOptions, workspace: Workspace, record: CommandRecord, status: int) -> dict[str, str]:
     """Clears up after the steps, and writes the run report; returns its paths."""
     if status in (EXIT_DONE, EXIT_ALARM):
-        workspace.clear_unfinished()
+        clear_unfinished(workspace)
         prune(options, workspace)
     return write_report(record, workspace)
 

@@ -1,16 +1,18 @@
-"""Retention: the removal of old rejects and reports and, only if asked for, of old predictions."""
+"""Retention: how long unfinished work, rejects, reports and predictions are kept, and their removal."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
 import logging
+import os
 import re
+import time
 from collections.abc import Callable, Iterator
 
 from components.predictions.manifest import RUN_MANIFEST_NAME
 from pipeline.options import LinePipelineOptions
-from pipeline.workspace import Workspace
+from pipeline.workspace import WEEK_S, Unfinished, Workspace
 from tfrecords import DataError, storage
 
 log = logging.getLogger(__name__)
@@ -86,3 +88,44 @@ def _remove_runs(folder: str) -> None:
     for run in runs:
         storage.remove_file(storage.join(run, RUN_MANIFEST_NAME))
     _remove_day(folder)
+
+
+def clear_unfinished(workspace: Workspace) -> None:
+    """Deletes the unfinished work of stopped commands once it is older than its kind is kept.
+
+    In an object store everything stays for a week at least: a job that was handed over may need it.
+    """
+    if storage.is_remote(workspace.root):
+        with contextlib.suppress(OSError, DataError):  # the command did well; the next one comes here again
+            _clear_remote(workspace)
+        return
+    for name in storage.list_names(workspace.all_unfinished):
+        path = storage.join(workspace.all_unfinished, name)
+        kind = Unfinished.of(name)
+        if kind is None or not kind.kept_s or time.time() - _find_last_change(path) > kind.kept_s:
+            storage.remove_folder(path) if storage.is_folder(path) else storage.remove_file(path)
+    with contextlib.suppress(OSError):
+        os.rmdir(workspace.all_unfinished)
+    for folder in ("datasets", "models", "runs", "sample"):
+        for name in storage.list_names(storage.join(workspace.root, folder)):
+            if name.startswith(storage.TEMPORARY_PREFIX):
+                storage.remove_file(storage.join(workspace.root, folder, name))
+
+
+def _clear_remote(workspace: Workspace) -> None:
+    """Deletes old unfinished work in an object store."""
+    above = f"{storage.canonicalise(workspace.all_unfinished).rstrip('/')}/"
+    newest: dict[str, float] = {}
+    for file in storage.find_files(above):
+        name = file.url.removeprefix(above).partition("/")[0]
+        newest[name] = max(newest.get(name, 0.0), file.modified)
+    for name, modified in newest.items():
+        kind = Unfinished.of(name)
+        if name and time.time() - modified > max(kind.kept_s if kind else 0, WEEK_S):
+            storage.remove_file(f"{above}{name}")
+            storage.remove_folder(f"{above}{name}")
+
+
+def _find_last_change(folder: str) -> float:
+    """Finds the last change below a folder, in seconds since 1970."""
+    return max((os.path.getmtime(parent) for parent, _, _ in os.walk(folder)), default=0.0)

@@ -44,18 +44,13 @@ def read_model(workspace: Workspace, model_id: str) -> ModelManifest:
 
 
 _ID_LENGTH = 12
-_WEEK_S, _MONTH_S = 7 * 24 * 3600, 30 * 24 * 3600
+WEEK_S, _MONTH_S = 7 * 24 * 3600, 30 * 24 * 3600
 
 
 def make_id(**parts: Any) -> str:
     """Returns a short digest of the parts: equal parts give the same ID."""
     content = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(content.encode(errors="backslashreplace")).hexdigest()[:_ID_LENGTH]
-
-
-def _find_last_change(folder: str) -> float:
-    """Finds the last change below a folder, in seconds since 1970."""
-    return max((os.path.getmtime(parent) for parent, _, _ in os.walk(folder)), default=0.0)
 
 
 class Unfinished(enum.Enum):
@@ -70,8 +65,8 @@ class Unfinished(enum.Enum):
     TRAINING = "training", _MONTH_S
     MODEL = "model", 0
     EVALUATION = "evaluation", 0
-    RUN = "run", _WEEK_S
-    REJECTS = "rejects", _WEEK_S
+    RUN = "run", WEEK_S
+    REJECTS = "rejects", WEEK_S
     MERGED = "merged", 0
     MERGED_REJECTS = "merged-rejects", 0
     REVIEW = "review", 0
@@ -157,40 +152,6 @@ class Workspace:
         """Raises `WorkspaceLostError` if the lock was lost."""
         if self._store_lock is not None:
             self._store_lock.check()
-
-    def clear_unfinished(self) -> None:
-        """Deletes the unfinished work of stopped commands once it is older than its kind is kept.
-
-        In an object store everything stays for a week at least: a job that was handed over may need it.
-        """
-        if storage.is_remote(self.root):
-            with contextlib.suppress(OSError, DataError):  # the command did well; the next one comes here again
-                self._clear_remote()
-            return
-        for name in storage.list_names(self.all_unfinished):
-            path = storage.join(self.all_unfinished, name)
-            kind = Unfinished.of(name)
-            if kind is None or not kind.kept_s or time.time() - _find_last_change(path) > kind.kept_s:
-                storage.remove_folder(path) if storage.is_folder(path) else storage.remove_file(path)
-        with contextlib.suppress(OSError):
-            os.rmdir(self.all_unfinished)
-        for folder in ("datasets", "models", "runs", "sample"):
-            for name in storage.list_names(storage.join(self.root, folder)):
-                if name.startswith(storage.TEMPORARY_PREFIX):
-                    storage.remove_file(storage.join(self.root, folder, name))
-
-    def _clear_remote(self) -> None:
-        """Deletes old unfinished work in an object store."""
-        above = f"{storage.canonicalise(self.all_unfinished).rstrip('/')}/"
-        newest: dict[str, float] = {}
-        for file in storage.find_files(above):
-            name = file.url.removeprefix(above).partition("/")[0]
-            newest[name] = max(newest.get(name, 0.0), file.modified)
-        for name, modified in newest.items():
-            kind = Unfinished.of(name)
-            if name and time.time() - modified > max(kind.kept_s if kind else 0, _WEEK_S):
-                storage.remove_file(f"{above}{name}")
-                storage.remove_folder(f"{above}{name}")
 
     @property
     def all_unfinished(self) -> str:

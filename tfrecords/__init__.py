@@ -4,7 +4,7 @@ Nothing here imports TensorFlow, Beam or a cloud client, so a worker that only e
 decodes images starts fast.
 """
 
-from tfrecords.charset import Charset, CharsetError, count_adjacent_repeats, normalise_text
+from tfrecords.charset import Charset, CharsetError, count_adjacent_repeats
 from tfrecords.errors import DataError, StoreError, StoreLostError
 from tfrecords.example import LineExample, encode_example, examples_to_record_batch, read_record_batches, read_uris
 from tfrecords.image import (
@@ -19,6 +19,7 @@ from tfrecords.image import (
 )
 from tfrecords.manifest import DatasetManifest, ShardEntry
 from tfrecords.shards import SPLITS, SplitFractions, choose_shard, choose_split, name_shard, read_records, write_records
+from tfrecords.text import normalise_text
 
 __all__ = [
     "SPLITS",

@@ -13,20 +13,11 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 from tfrecords.errors import DataError
+from tfrecords.text import normalise_text
 
 
 class CharsetError(DataError):
     """A charset file or a symbol that cannot be used."""
-
-
-def normalise_text(text: str) -> str:
-    """Returns a text in the form in which labels are stored, trained on and compared.
-
-    That is NFC (never NFKC: `ﬁ`, `²` and the long s stay what they are), with one space for
-    each run of white space and none at either end. Right-to-left text stays in logical order.
-    Marks that NFC leaves decomposed stay symbols of their own.
-    """
-    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def count_adjacent_repeats(label: Sequence[int]) -> int:

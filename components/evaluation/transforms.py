@@ -7,8 +7,8 @@ import functools
 import apache_beam as beam
 
 from components.evaluation.evaluate import EvaluationRequest, commit_evaluation, recognise_test_shard
-from components.jobs import GatherOnce
 from components.recogniser.handler import LineModelHandler, RecogniserDoFn
+from components.transforms import GatherOnce
 from tfrecords import ShardEntry
 
 

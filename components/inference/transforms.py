@@ -10,10 +10,10 @@ import apache_beam as beam
 from components.inference.commit import commit_run
 from components.inference.request import InferenceRequest, RecognisedShard
 from components.inference.shards import recognise_record_shard, recognise_shard
-from components.jobs import GatherOnce
 from components.listing import ImageReference
 from components.listing.transforms import GroupByShard
 from components.recogniser.handler import LineModelHandler, RecogniserDoFn
+from components.transforms import GatherOnce
 from tfrecords import ShardEntry, choose_shard
 
 

@@ -18,9 +18,9 @@ from components.ingest.dataset import (
     describe_written_shard,
     write_training_shard,
 )
-from components.jobs import CallPrepared, GatherOnce, pack_blocks, unpack_blocks
 from components.listing import ImageReference, read_listing
 from components.listing.transforms import GroupByShard, sort_by_key
+from components.transforms import CallPrepared, GatherOnce, pack_blocks, unpack_blocks
 from tfrecords import SplitFractions, choose_shard, choose_split
 from tfrecords.shards import choose_shard_count
 

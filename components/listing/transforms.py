@@ -9,7 +9,6 @@ from typing import Any
 
 import apache_beam as beam
 
-from components.jobs import GatherOnce, pack_blocks, unpack_blocks
 from components.listing.joining import (
     LabelRow,
     identify_image,
@@ -24,6 +23,7 @@ from components.listing.listing import ListingSummary, merge_listings, read_list
 from components.listing.path_tables import PathTables
 from components.listing.references import ImageReference
 from components.listing.roots import Places
+from components.transforms import GatherOnce, pack_blocks, unpack_blocks
 from tfrecords import SplitFractions, choose_shard, storage
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 
 import apache_beam as beam
 
-from components.jobs import GatherOnce
 from components.predictions.merging import MergedFile, MergedSummary, MergeRequest, commit_merge, write_merged_file
 from components.predictions.unread import SkipRule, UnreadSummary, keep_unread, list_identities, merge_unread
+from components.transforms import GatherOnce
 from tfrecords import SplitFractions, storage
 
 

@@ -54,4 +54,4 @@ def name_image(uri: str) -> str:
     )
 
 
-TABLE_NAME, PAGE_NAME, MANIFEST_NAME = "review.csv", "review.html", "manifest.json"
+TABLE_NAME, PAGE_NAME = "review.csv", "review.html"

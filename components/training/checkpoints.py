@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from components.training.lost import TrainingLost
+from components.training.watchdog import TrainingLost
 from tfrecords import DataError, StoreError, storage
 
 log = logging.getLogger(__name__)

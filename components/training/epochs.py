@@ -12,8 +12,9 @@ import numpy as np
 from components.ctc.decoding import decode_greedily
 from components.ctc.loss import compute_ctc_loss
 from components.metrics import ErrorCounts
+from components.training.best_epoch import choose_best_epoch, is_finished
 from components.training.data import Examples, make_evaluation_batches
-from components.training.history import EpochRecord, choose_best_epoch, is_finished
+from components.training.history import EpochRecord
 from components.training.learner import Learner, TrainingCluster
 from components.training.progress import Progress
 from components.training.request import TrainingRequest

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -45,31 +44,6 @@ class EpochRecord:
     non_finite: int
     seconds: float
     symbol_errors: int
-
-
-def choose_best_epoch(history: Sequence[EpochRecord]) -> int:
-    """Chooses the epoch whose weights are kept; returns its number, or 0 if there is none.
-
-    It is the last epoch whose CER cannot be told from the lowest: its symbol errors are within one standard error of
-    the fewest, by the rule of Breiman et al. 1984 ("Classification and Regression Trees", section 3.4.3). The
-    standard error of a count `n` of rare errors is the square root of `n`; here it is that of `n + 1`, because no error
-    at all may be luck. Where nothing else decides, later weights are better: the learning rate falls, and a validation
-    split of few lines may be recognised without an error by chance.
-    """
-    if not history:
-        return 0
-    fewest = min(record.symbol_errors for record in history)
-    return max(record.epoch for record in history if record.symbol_errors <= fewest + math.sqrt(fewest + 1))
-
-
-def is_finished(history: Sequence[EpochRecord], epochs: int, patience: int) -> bool:
-    """Checks whether a training is at its end.
-
-    It is, if all epochs are done, or if the last `patience` epochs brought no lower CER, nor a lower validation loss
-    at the same CER.
-    """
-    lowest = min(history, key=lambda record: (record.cer, record.validation_loss)).epoch if history else 0
-    return len(history) >= epochs or len(history) - lowest >= patience
 
 
 class HistoryWriter:

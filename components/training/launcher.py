@@ -19,8 +19,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from components.devices import find_gpus
-from components.training.lost import ERROR_NAME, STATUS_LOST
 from components.training.place import ClusterPlace
+from components.training.watchdog import ERROR_NAME, STATUS_LOST
 from tfrecords import DataError
 
 log = logging.getLogger(__name__)

@@ -15,11 +15,11 @@ from components.ctc.loss import compute_ctc_loss
 from components.training.checkpoints import Checkpoint
 from components.training.data import Examples, make_training_batches
 from components.training.export import make_input_signature
-from components.training.lost import Watchdog
 from components.training.networks import NETWORKS
 from components.training.place import ClusterPlace
 from components.training.recipes import RECIPES, Recipe
 from components.training.request import TrainingRequest
+from components.training.watchdog import Watchdog
 from tfrecords import Charset, DataError
 
 _WARM_UP = 0.1

@@ -6,7 +6,7 @@ import logging
 import time
 from types import TracebackType
 
-from components.progress import Bar, format_duration
+from components.progress_bar import Bar, format_duration
 from components.training.history import EpochRecord
 
 log = logging.getLogger(__name__)

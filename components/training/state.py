@@ -11,7 +11,7 @@ import numpy as np
 from components.training.checkpoints import Checkpoint, Checkpoints
 from components.training.history import EpochRecord
 from components.training.learner import Learner, pick_arrays
-from components.training.lost import TrainingLost
+from components.training.watchdog import TrainingLost
 
 
 @dataclasses.dataclass

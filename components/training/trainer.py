@@ -19,17 +19,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from components.training.best_epoch import choose_best_epoch, is_finished
 from components.training.checkpoints import Checkpoint, Checkpoints
 from components.training.data import Examples, load_examples
 from components.training.epochs import EpochLoop
-from components.training.history import HistoryWriter, choose_best_epoch, is_finished
+from components.training.history import HistoryWriter
 from components.training.learner import Learner, TrainingCluster
-from components.training.lost import TrainingLost, Watchdog
 from components.training.place import ClusterPlace
 from components.training.progress import Progress
 from components.training.request import TrainingRequest
 from components.training.result import write_model
 from components.training.state import CheckpointSaver, TrainingState
+from components.training.watchdog import TrainingLost, Watchdog
 from tfrecords import Charset, DataError, DatasetManifest, count_adjacent_repeats
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ import threading
 import time
 
 from components.process_settings import prepare_process
-from components.training.lost import ERROR_NAME, STATUS_LOST, TrainingLost, Watchdog
+from components.training.watchdog import ERROR_NAME, STATUS_LOST, TrainingLost, Watchdog
 
 
 def main(request_path: str) -> int:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from components.progress import Bar, format_duration
+from components.progress_bar import Bar, format_duration
 from tfrecords import storage
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from components.progress import format_duration
+from components.progress_bar import format_duration
 from pipeline.workspace import Workspace
 from tfrecords import DataError, storage
 

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from components.recogniser.manifest import ModelManifest
+from components.review.given_out import MANIFEST_NAME, list_given_out, read_given_out
 from components.review.page import choose_with_images, mark_doubtful, render_page
 from components.review.selection import DoubtfulText, find_least_confident, read_details
-from components.review.table import MANIFEST_NAME, PAGE_NAME, TABLE_NAME, format_table, split_row
+from components.review.table import PAGE_NAME, TABLE_NAME, format_table, split_row
 from pipeline.steps.runs import find_sound_runs
 from pipeline.steps.step import Context, Outcome, Plan, StepResult
 from pipeline.workspace import ACCEPTED, LATEST, Unfinished, Workspace, make_id
@@ -70,7 +71,7 @@ class ReviewStep:
             "review_id": review_id,
             "dataset_id": dataset_id,
             "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "given_out": [[reading.uri, reading.model_id, reading.text] for reading in readings],
+            "given_out": list_given_out(readings),
         }
         storage.write_json(storage.join(folder, MANIFEST_NAME), manifest)
         destination = storage.join(workspace.root, "review", review_id)
@@ -115,7 +116,7 @@ def _resolve(context: Context) -> _Resolved:
     if not runs:
         raise DataError(f"nothing was read yet in {workspace.root}: run the infer step first (--steps=infer)")
     dataset_id, dataset = _find_dataset_to_correct(workspace)
-    given = _read_given_out(workspace)
+    given = read_given_out(storage.join(workspace.root, "review"))
     records = [storage.join(workspace.dataset(dataset_id), shard.name) for shard in dataset.shards]
     waiting = (
         reading
@@ -151,19 +152,6 @@ def _write_table_and_page(
     ]
     page = render_page(review_id=review_id, dataset_id=dataset_id, lines=lines)
     storage.write_bytes(storage.join(folder, PAGE_NAME), page.encode())
-
-
-def _read_given_out(workspace: Workspace) -> set[tuple[str, str, str]]:
-    """Returns URI, model and text of every reading of a committed review: a person has had it."""
-    parent = storage.join(workspace.root, "review")
-    given: set[tuple[str, str, str]] = set()
-    for name in storage.list_names(parent):
-        try:
-            manifest = storage.read_json(storage.join(parent, name, MANIFEST_NAME))
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        given.update((uri, model_id, text) for uri, model_id, text in manifest["given_out"])
-    return given
 
 
 def _find_dataset_to_correct(workspace: Workspace) -> tuple[str, DatasetManifest]:

@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from pipeline import workspace as workspaces
+from pipeline import retention
 from pipeline.exits import EXIT_DONE, EXIT_REFUSED
 from pipeline.workspace import Workspace
 from tests.engines.places import run
@@ -118,7 +118,7 @@ def test_what_stopped_runs_left_goes_after_a_while(bucket, object_store, monkeyp
     for name in ("unfinished/listing-1/00000.parquet", "unfinished/training-1/checkpoint", "datasets/LATEST"):
         object_store.put(f"{bucket}/ws/{name}", b"x")
     later = time.time() + days * 24 * 3600
-    monkeypatch.setattr(workspaces, "time", types.SimpleNamespace(time=lambda: later))
-    Workspace(f"{bucket}/ws").clear_unfinished()
+    monkeypatch.setattr(retention, "time", types.SimpleNamespace(time=lambda: later))
+    retention.clear_unfinished(Workspace(f"{bucket}/ws"))
     assert storage.list_names(f"{bucket}/ws/unfinished") == left
     assert storage.exists(f"{bucket}/ws/datasets/LATEST")

@@ -19,6 +19,7 @@ from pipeline.console import log_to_console
 from pipeline.exits import EXIT_HELD
 from pipeline.lock import WorkspaceHeldError
 from pipeline.main import main
+from pipeline.retention import clear_unfinished
 from pipeline.workspace import Workspace, make_id
 from tfrecords import DataError, storage
 
@@ -143,7 +144,7 @@ def test_what_killed_writers_left_is_cleared_and_nothing_else(tmp_path):
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    workspace.clear_unfinished()
+    clear_unfinished(workspace)
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     assert left == ["datasets/LATEST", "runs/a.json"]
 
@@ -156,7 +157,7 @@ def test_a_stopped_training_is_kept_for_a_month_from_its_last_checkpoint(tmp_pat
     (checkpoints / "checkpoint-000000012.npz").touch()
     for folder, age in ((checkpoints, days), (checkpoints.parent, 60)):
         os.utime(folder, (time.time() - age * 24 * 3600,) * 2)
-    workspace.clear_unfinished()
+    clear_unfinished(workspace)
     assert checkpoints.exists() == kept
 
 
@@ -180,7 +181,7 @@ def test_in_a_store_what_is_in_work_is_kept_for_a_week_and_a_training_for_a_mont
     storage.write_bytes(storage.join(workspace.all_unfinished, "run-old-and-new/b"), b"x")
     storage.write_bytes(f"{place}/ws/datasets/LATEST", b"x")
     storage.write_bytes(f"{place}/unfinished/other", b"x")
-    workspace.clear_unfinished()
+    clear_unfinished(workspace)
     assert storage.list_names(workspace.all_unfinished) == left
     assert storage.list_names(f"{place}/ws") == ["datasets", "unfinished"]
     assert storage.exists(f"{place}/unfinished/other")

@@ -17,10 +17,10 @@ from PIL import Image
 
 from components.ingest import IngestRequest
 from components.ingest.transforms import WriteDataset
-from components.jobs import GatherOnce
 from components.listing import LabelRules, ListingSummary, list_images, write_listing
 from components.listing.transforms import GroupByShard, ListCollection
 from components.processes import HelperPool
+from components.transforms import GatherOnce
 from tests.components.ingest.written import parse_shard
 from tfrecords import Charset, DatasetManifest, ImageLimits, SplitFractions, choose_shard, choose_split, storage
 

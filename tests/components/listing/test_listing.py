@@ -13,7 +13,6 @@ from collections.abc import Iterable
 import pyarrow.parquet
 import pytest
 
-from components.jobs import pack_blocks, unpack_blocks
 from components.listing import (
     ImageReference,
     LabelRules,
@@ -28,6 +27,7 @@ from components.listing import (
 )
 from components.listing.joining import LabelRow, join_labels, locate_for_join, normalise_for_join, read_label_rows
 from components.rejects import Reject
+from components.transforms import pack_blocks, unpack_blocks
 from tests.components.listing.files import put, put_remote
 from tfrecords import DataError, SplitFractions, choose_shard, storage
 

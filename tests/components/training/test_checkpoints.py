@@ -16,7 +16,7 @@ import requests
 from fsspec.implementations.memory import MemoryFileSystem
 
 from components.training.checkpoints import Checkpoint, Checkpoints
-from components.training.lost import TrainingLost
+from components.training.watchdog import TrainingLost
 from tfrecords import DataError, storage
 
 ARRAYS = {

@@ -10,14 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.training.history import (
-    HISTORY_NAME,
-    TENSORBOARD_NAME,
-    EpochRecord,
-    HistoryWriter,
-    choose_best_epoch,
-    is_finished,
-)
+from components.training.best_epoch import choose_best_epoch, is_finished
+from components.training.history import HISTORY_NAME, TENSORBOARD_NAME, EpochRecord, HistoryWriter
 
 TAGS = [field.name for field in dataclasses.fields(EpochRecord) if field.name not in ("epoch", "step")]
 

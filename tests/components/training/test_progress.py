@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from components.progress import format_duration
+from components.progress_bar import format_duration
 from components.training.history import EpochRecord
 from components.training.progress import Progress
 

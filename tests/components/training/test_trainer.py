@@ -24,10 +24,10 @@ from components.training.checkpoints import Checkpoints
 from components.training.data import shuffle_epoch
 from components.training.history import EpochRecord
 from components.training.learner import copy_weights
-from components.training.lost import TrainingLost, Watchdog
 from components.training.request import TrainingRequest
 from components.training.result import LEFT_OUT_NAME
 from components.training.trainer import train
+from components.training.watchdog import TrainingLost, Watchdog
 from tests.fork_server import ForkedProcess
 from tfrecords import Charset, DataError, DatasetManifest, ImageLimits, decode_png
 

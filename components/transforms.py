@@ -14,7 +14,6 @@ import apache_beam as beam
 from components.process_settings import prepare_process
 
 _ROWS_AT_A_TIME = 2_000
-
 _Row = TypeVar("_Row", bound=tuple)
 
 
