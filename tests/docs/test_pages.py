@@ -22,7 +22,7 @@ OTHER_PROGRAMS = {
     "gcloud": {"--config", "--display-name", "--image", "--metadata-file", "--parameters", "--sdk-language"}
     | {"--template-file-gcs-location"},
     "the job service and its workers": {"--port", "--service_port"},
-    "pytest and ruff": {"--check", "--slow"},
+    "pytest and ruff": {"--airflow-python", "--check", "--require-tools", "--slow"},
     "tensorboard": {"--logdir"},
     "benchmarks and tests.crashes": {"--changed", "--contenders", "--kills", "--only", "--scratch"},
 }
@@ -60,8 +60,6 @@ def test_a_link_leads_somewhere(page, link):
     name, _, anchor = link.partition("#")
     target = (ROOT / page).parent / name if name else ROOT / page
     assert target.resolve().is_relative_to(ROOT)
-    if target.name in ("flags.md", "models.md") and not target.exists():
-        pytest.skip(f"{target.name} is not written yet")
     assert target.exists(), f"{page} links to {link}"
     if anchor:
         assert anchor in find_anchors(target.read_text(encoding="utf-8")), f"{page} links to {link}"
@@ -103,7 +101,8 @@ def test_the_map_names_every_source_file_and_no_other():
         str(path.relative_to(ROOT))
         for package in ("pipeline", "components", "tfrecords")
         for path in (ROOT / package).rglob("*.py")
-        if path.name != "transforms.py" and (path.name != "__init__.py" or "def " in path.read_text(encoding="utf-8"))
+        if (path.name != "transforms.py" or path.parent.name == "components")
+        and (path.name != "__init__.py" or "def " in path.read_text(encoding="utf-8"))
     }
     assert not sorted(present - named), "files that the map lacks"
     assert not sorted(named - present), "files that are not there"
