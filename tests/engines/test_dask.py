@@ -136,7 +136,7 @@ def kill_when_busy(
     return thread
 
 
-@pytest.mark.parametrize(("step", "function"), [("ingest", "write_training_shard"), ("infer", "read_shard")])
+@pytest.mark.parametrize(("step", "function"), [("ingest", "write_training_shard"), ("infer", "recognise_shard")])
 def test_a_killed_worker_costs_time_alone(step, function, workspace, many_images, doomed_cluster, tmp_path, capfd):
     undisturbed = shutil.copytree(workspace, tmp_path / "undisturbed")
     flags = [f"--steps={step}", f"--images={many_images}", f"--infer_images={many_images}"]
@@ -165,7 +165,7 @@ def test_a_worker_that_is_killed_while_the_other_is_idle_is_replaced_by_it(
     for path in sorted(tiny_images.glob("*.png")):
         for copy in range(20):
             os.link(path, folder / f"{copy:02d}-{path.name}")
-    killer = kill_when_busy(doomed_cluster, "read_shard")
+    killer = kill_when_busy(doomed_cluster, "recognise_shard")
     last_resort = threading.Timer(60, doomed_cluster.scheduler.kill)
     last_resort.start()
     assert run(workspace, "--steps=infer", f"--infer_images={folder}", *doomed_cluster.flags) == EXIT_DONE
