@@ -16,6 +16,8 @@ _WORKER_LOGGERS = (
     "apache_beam.runners.worker.sdk_worker",
     "apache_beam.runners.portability.local_job_service",
 )
+# A service's messages come from here: the root is where Beam's client logs those of a job service.
+_SERVICE_LOGGERS = (None, "apache_beam.runners.dataflow.dataflow_runner")
 _LEVELS = {
     # The error that ends the job says it, too.
     "apache_beam.runners.worker.data_plane": logging.CRITICAL,
@@ -36,9 +38,10 @@ def quieten_engines() -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         not_ours, shortened = _NotOurs(), _WithoutStackTraces()
-        for name in (*_WORKER_LOGGERS, None):  # None, the root: Beam's client logs a job service's messages there
+        for name in (*_WORKER_LOGGERS, *_SERVICE_LOGGERS):
             stack.enter_context(_add_filter(logging.getLogger(name), not_ours))
-        stack.enter_context(_add_filter(logging.getLogger(), shortened))
+        for name in _SERVICE_LOGGERS:
+            stack.enter_context(_add_filter(logging.getLogger(name), shortened))
         for name, level in _LEVELS.items():
             stack.enter_context(set_log_level(name, level))
         stack.enter_context(_silence_connection_threads())
