@@ -141,7 +141,7 @@ def test_what_is_submitted_is_what_was_asked_for(workspace, images, untouched, b
     archive = object_store.get(staged["workflow.tar.gz"].replace("storage.googleapis.com/", "gs://"))
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         names = {name.partition("/")[2] for name in tar.getnames()}
-    assert {"pipeline/main.py", "components/listing/listing.py", "tfrecords/storage.py", "setup.py"} <= names
+    assert {"pipeline/main.py", "components/listing/listing.py", "tfrecords/storage/gcs.py", "setup.py"} <= names
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "docs/"))]
 
     validate_pipeline_graph(job.pipeline)
