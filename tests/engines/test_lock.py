@@ -181,7 +181,7 @@ def test_the_refusal_says_who_holds_the_workspace_since_when_and_when_it_is_free
     assert re.fullmatch(
         rf"WorkspaceHeldError: another command works in {workspace} \({who}; it renewed its lock [012] s ago\): wait "
         r"for its end, or use another --workspace; if it crashed, its lock can be taken over by a command that is "
-        r"started in [3456] s, at \d\d:\d\d:\d\d UTC",
+        r"started in [45678] s, at \d\d:\d\d:\d\d UTC",
         other.take(),
     )
 
