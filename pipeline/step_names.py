@@ -14,7 +14,7 @@ STEP_SUMMARIES = {
     "review": "gives the least certain predictions to a person to correct",
     "compact": "merges the runs of predictions of one day",
 }
-"""What each step does, in the order in which they run."""
+"""What each step does, in the order in which they run: the one list of steps."""
 STEPS = tuple(STEP_SUMMARIES)
 DEFAULT_STEPS = STEPS[:4]
 

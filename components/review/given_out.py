@@ -1,13 +1,35 @@
-"""The readings that reviews gave out: a person has had them."""
+"""The manifest of a review, and the readings that reviews gave out: a person has had them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Sequence
 
 from components.review.selection import DoubtfulText
 from tfrecords import storage
 
 MANIFEST_NAME = "manifest.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class ReviewManifest:
+    """Description of a committed review, kept as `manifest.json` beside its table and its page.
+
+    Attributes:
+        review_id: digest of the readings.
+        dataset_id: the dataset to which corrections are to be added.
+        created_at: ISO 8601, UTC.
+        given_out: URI, model and text of each reading.
+    """
+
+    review_id: str
+    dataset_id: str
+    created_at: str
+    given_out: Sequence[Sequence[str]]
+
+    def write(self, folder: str) -> None:
+        """Writes the manifest into a folder."""
+        storage.write_json(storage.join(folder, MANIFEST_NAME), dataclasses.asdict(self))
 
 
 def read_given_out(reviews: str) -> set[tuple[str, str, str]]:

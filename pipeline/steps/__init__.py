@@ -1,17 +1,19 @@
 """The steps of the command: each reads what is committed in the workspace and commits its own result."""
 
+import importlib
 from collections.abc import Container
 
-from pipeline.steps.compact import CompactStep
-from pipeline.steps.evaluate import EvaluateStep
-from pipeline.steps.infer import InferStep
-from pipeline.steps.ingest import IngestStep
-from pipeline.steps.review import ReviewStep
+from pipeline import step_names
 from pipeline.steps.step import Step
-from pipeline.steps.train import TrainStep
 
-STEPS: tuple[Step, ...] = (IngestStep(), TrainStep(), EvaluateStep(), InferStep(), ReviewStep(), CompactStep())
-"""All steps, in the order of `pipeline.step_names`, in which they run."""
+
+def _load_step(name: str) -> Step:
+    """Returns the step of a name: `train` is class `TrainStep` in `train.py`."""
+    return getattr(importlib.import_module(f"{__name__}.{name}"), f"{name.capitalize()}Step")()
+
+
+STEPS: tuple[Step, ...] = tuple(map(_load_step, step_names.STEPS))
+"""All steps, in the order in which they run."""
 
 
 def choose_steps(names: Container[str]) -> tuple[Step, ...]:

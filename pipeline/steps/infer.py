@@ -75,7 +75,7 @@ class _Resolved:
         """True if there are images to recognise."""
         return self.collection.same_run is None and self.collection.images > 0
 
-    @property
+    @functools.cached_property
     def finished_shards(self) -> int:
         """Number of shards that an earlier command finished."""
         return len(storage.list_names(storage.join(self.unfinished, SUMMARIES_NAME)))

@@ -70,7 +70,7 @@ class _Resolved:
     committed: DatasetManifest | None
     damage: str | None
 
-    @property
+    @functools.cached_property
     def finished_shards(self) -> int:
         """Number of shards that an earlier command finished."""
         return len(storage.list_names(storage.join(self.unfinished, SUMMARIES_NAME)))

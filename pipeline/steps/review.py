@@ -10,8 +10,9 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from components.commit import Commit
 from components.recogniser.manifest import ModelManifest
-from components.review.given_out import MANIFEST_NAME, list_given_out, read_given_out
+from components.review.given_out import MANIFEST_NAME, ReviewManifest, list_given_out, read_given_out
 from components.review.page import choose_with_images, mark_doubtful, render_page
 from components.review.selection import DoubtfulText, find_least_confident, read_details
 from components.review.table import PAGE_NAME, TABLE_NAME, format_table, split_row
@@ -67,15 +68,10 @@ class ReviewStep:
         folder = workspace.unfinished(Unfinished.REVIEW, review_id)
         storage.remove_folder(folder)
         _write_table_and_page(folder, chosen, review_id=review_id, dataset_id=dataset_id)
-        manifest = {
-            "review_id": review_id,
-            "dataset_id": dataset_id,
-            "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "given_out": list_given_out(readings),
-        }
-        storage.write_json(storage.join(folder, MANIFEST_NAME), manifest)
         destination = storage.join(workspace.root, "review", review_id)
-        storage.move_folder(folder, destination)
+        created_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        manifest = ReviewManifest(review_id, dataset_id, created_at, list_given_out(readings))
+        Commit(folder, destination, MANIFEST_NAME).finish(manifest)
         least, most = readings[0].confidence, readings[-1].confidence
         summary = (
             f"review {review_id}: {len(readings):,} images with confidences from {least:.3f} to {most:.3f}, to be "

@@ -153,10 +153,14 @@ def require_test_split(dataset: DatasetManifest) -> None:
 
 def require_few_rejects(options: LinePipelineOptions, rejects: dict[str, int], matched: int, folder: str) -> None:
     """Raises a `DataError` if more images were rejected than `--max_reject_fraction` allows."""
-    if problem := explain_too_many_rejects(
-        rejects, matched, options.max_reject_fraction, where=f"{folder}/rejects-*.parquet"
-    ):
+    if problem := _explain_rejects(options, rejects, matched, folder):
         raise DataError(problem)
+
+
+def _explain_rejects(options: LinePipelineOptions, rejects: dict[str, int], matched: int, folder: str) -> str | None:
+    """Says why the rejects that are listed in a folder are too many; None if they are not."""
+    where = f"{folder}/rejects-*.parquet"
+    return explain_too_many_rejects(rejects, matched, options.max_reject_fraction, where=where)
 
 
 def raise_if_refused(folder: str, rejects_folder: str) -> None:
@@ -177,12 +181,7 @@ def plan_refusal(options: LinePipelineOptions, folder: str, matched: int) -> lis
     path = storage.join(folder, REFUSED_NAME)
     if not storage.exists(path):
         return []
-    problem = explain_too_many_rejects(
-        storage.read_json(path)["rejects"],
-        matched,
-        options.max_reject_fraction,
-        where=f"{folder}/rejects-*.parquet",
-    )
+    problem = _explain_rejects(options, storage.read_json(path)["rejects"], matched, folder)
     if problem is None:  # --max_reject_fraction allows them now
         return []
     return [f"an earlier command was refused, and so is this one while the images stay as they are: {problem}"]
