@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import types
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.main import main
+from tests.fork_server import ForkedProcess, fork_server
 
 ROOT = Path(__file__).parents[1]
 RUN_PIPELINE = ROOT / "run_pipeline.py"
@@ -43,13 +49,67 @@ def run_command(workspace: Path | str, *flags: object) -> int:
     return main([f"--workspace={workspace}", *map(str, flags)])
 
 
-def start_command(*flags: object, environment: dict[str, str] | None = None, **how: Any) -> subprocess.Popen[str]:
-    """Starts `python run_pipeline.py` with pipes for what it prints, as text.
+def start_command(*flags: object, **how: Any) -> subprocess.Popen[str] | ForkedProcess:
+    """Starts `python run_pipeline.py` as `start_python` starts Python."""
+    return start_python(RUN_PIPELINE, *flags, **how)
+
+
+def start_python(
+    *arguments: object, environment: dict[str, str] | None = None, warm: bool = True, **how: Any
+) -> subprocess.Popen[str] | ForkedProcess:
+    """Starts `python ARGUMENTS` in the project's folder, with pipes for what it prints, as text.
 
     Args:
         environment: variables beside those of this process.
+        warm: whether a server forks the process, and the trainings that it starts, so that they need not import Beam
+            and TensorFlow. Without it the trainings are children of the process, as tests that look for them want it.
         how: as `subprocess.Popen` has it.
     """
     how = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **how}
-    program = [sys.executable, "-u", str(RUN_PIPELINE), *map(str, flags)]
-    return subprocess.Popen(program, env={**os.environ, **(environment or {})}, **how)
+    how["env"] = {**os.environ, **(environment or {})}
+    command = [str(argument) for argument in arguments]
+    if warm:
+        server = get_server()
+        return ForkedProcess(server, [sys.executable, *command], prelude=_WARM_TRAINING.format(server=server), **how)
+    return subprocess.Popen([sys.executable, "-u", *command], **how)
+
+
+def run_python(*arguments: object, **how: Any) -> subprocess.CompletedProcess[str]:
+    """Runs Python to its end as `start_python` starts it."""
+    process = start_python(*arguments, **how)
+    said, errors = process.communicate(timeout=600)
+    return subprocess.CompletedProcess(arguments, process.wait(), said, errors)
+
+
+_WARM_TRAINING = """
+from tests.commands import start_trainings_from
+start_trainings_from({server!r})
+"""
+
+
+def start_trainings_from(server: str) -> None:
+    """Has a server fork the training workers that this process starts; they end with it as if they were children."""
+    from components.training import launcher
+
+    def start(command: Sequence[str], **how: Any) -> ForkedProcess:
+        return ForkedProcess(server, command, prelude=_END_WITH.format(pid=os.getpid()), **how)
+
+    launcher.subprocess = types.SimpleNamespace(  # type: ignore[assignment]
+        Popen=start, DEVNULL=subprocess.DEVNULL, TimeoutExpired=subprocess.TimeoutExpired
+    )
+
+
+_END_WITH = """
+import os
+os.getppid = lambda: {pid} if os.path.exists("/proc/{pid}") else 1
+"""
+
+
+@functools.cache
+def get_server() -> str:
+    """Returns the address of the server that forks for this process's tests: it is started once, and ends with them."""
+    folder = tempfile.mkdtemp(prefix="commands-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    serving = fork_server(Path(folder))
+    atexit.register(serving.__exit__, None, None, None)
+    return serving.__enter__()

@@ -1,4 +1,4 @@
-"""Processes that start at once, because a server has imported TensorFlow and the training and forks for each of them.
+"""Processes that start at once, because a server has imported what they need, and forks for each of them.
 
 Each is a process of its own, with its own environment and output, that can be killed and frozen like any other.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
+import importlib
+import io
 import json
 import os
 import runpy
@@ -22,18 +24,32 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from components.process_settings import prepare_process
+
 ROOT = Path(__file__).parents[1]
+IMPORTED = (
+    "aiohttp",
+    "apache_beam.runners.portability.fn_api_runner",
+    "components.training.trainer",
+    "components.training.worker",
+    "onnxruntime",
+    "pipeline.execution",
+    "pipeline.main",
+    "pipeline.steps",
+)
+"""What most commands and all trainings import: Beam and TensorFlow among it."""
 _LONGEST_REQUEST = 1 << 18  # bytes
 _STARTS_WITHIN_S = 180.0
 
 
 class ForkedProcess:
-    """A program that a server forked: as much of `subprocess.Popen` as tests of training need.
+    """A program that a server forked: as much of `subprocess.Popen` as tests need.
 
     Attributes:
         pid: of the process.
         returncode: its exit status, minus a signal's number if that ended it; None before its end is noticed.
-        stdout: what it prints, as text, if `subprocess.PIPE` was asked for.
+        stdin: what it reads, as text, if `subprocess.PIPE` was asked for.
+        stdout, stderr: what it prints, likewise.
     """
 
     def __init__(
@@ -43,39 +59,47 @@ class ForkedProcess:
         *,
         prelude: str = "",
         env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
         stdin: int | IO[Any] | None = None,
         stdout: int | IO[Any] | None = None,
         stderr: int | IO[Any] | None = None,
+        start_new_session: bool = False,
+        errors: str = "backslashreplace",
         text: bool = True,
     ) -> None:
         """Starts a program.
 
         Args:
             server: the server's address.
-            command: as for Python: `[python, "-m", module, ...]` or `[python, "-c", code, ...]`.
+            command: as for Python: `[python, "-m", module, ...]`, `[python, "-c", code, ...]` or
+                `[python, script, ...]`.
             prelude: Python code that the process runs before.
         """
         assert text
         self.args = list(command)
         self.returncode: int | None = None
-        self.stdout: IO[str] | None = None
-        writing = None
-        if stdout == subprocess.PIPE:
-            reading, writing = os.pipe()
-            self.stdout = os.fdopen(reading, encoding="utf-8", errors="backslashreplace")
+        self.stdin, into = _open_pipe(stdin, errors, writes=True)
+        self.stdout, out = _open_pipe(stdout, errors)
+        self.stderr, err = _open_pipe(stderr, errors)
+        self._readers: list[_Reader] = []
+        request = {
+            "command": self.args[1:],
+            "prelude": prelude,
+            "environment": dict(os.environ if env is None else env),
+            "folder": os.fspath(cwd or os.getcwd()),
+            "new_session": start_new_session,
+        }
         with open(os.devnull, "r+b") as nothing:
-            out = writing if writing is not None else _descriptor(stdout, 1, nothing)
-            descriptors = [
-                _descriptor(stdin, 0, nothing),
-                out,
-                out if stderr == subprocess.STDOUT else _descriptor(stderr, 2, nothing),
-            ]
+            into = _descriptor(stdin, 0, nothing) if into is None else into
+            out = _descriptor(stdout, 1, nothing) if out is None else out
+            err = _descriptor(stderr, 2, nothing) if err is None else err
+            descriptors = [into, out, out if stderr == subprocess.STDOUT else err]
             self._server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             self._server.connect(server)
-            request = {"command": self.args[1:], "prelude": prelude, "environment": dict(env or os.environ)}
             socket.send_fds(self._server, [json.dumps(request).encode()], descriptors)
-        if writing is not None:
-            os.close(writing)
+        for given, descriptor in ((stdin, into), (stdout, out), (stderr, err)):
+            if given == subprocess.PIPE:
+                os.close(descriptor)
         self.pid = int(self._server.recv(64))
 
     def poll(self) -> int | None:
@@ -96,16 +120,20 @@ class ForkedProcess:
             self.returncode = int(answer)
         return self.returncode
 
-    def communicate(self, timeout: float | None = None) -> tuple[str, None]:
-        """Reads what the process prints until its end."""
-        timer = threading.Timer(timeout or 1e6, self.kill)
-        timer.start()
-        try:
-            said = self.stdout.read() if self.stdout is not None else ""
-            self.wait(timeout)
-        finally:
-            timer.cancel()
-        return said, None
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Reads what the process prints until its end; raises `subprocess.TimeoutExpired` after some seconds."""
+        until = None if timeout is None else time.monotonic() + timeout
+        if not self._readers:
+            self._readers = [_Reader(pipe) for pipe in (self.stdout, self.stderr)]
+        for reader in self._readers:
+            reader.join(None if until is None else max(0.0, until - time.monotonic()))
+            if reader.is_alive():
+                raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        self.wait(None if until is None else max(1.0, until - time.monotonic()))
+        if self.stdin is not None:
+            self.stdin.close()
+        said, errors = (reader.said for reader in self._readers)
+        return said, errors
 
     def send_signal(self, kind: int) -> None:
         """Sends a signal, unless the process has ended."""
@@ -121,6 +149,30 @@ class ForkedProcess:
         self.send_signal(signal.SIGKILL)
 
 
+class _Reader(threading.Thread):
+    """A thread that reads a pipe to its end, so that neither of two pipes waits for the other."""
+
+    def __init__(self, pipe: IO[str] | None) -> None:
+        super().__init__(daemon=True)
+        self.said, self._pipe = "", pipe
+        self.start()
+
+    def run(self) -> None:
+        """Reads; `said` is set at the end."""
+        if self._pipe is not None:
+            self.said = self._pipe.read()
+            self._pipe.close()
+
+
+def _open_pipe(asked: int | IO[Any] | None, errors: str, *, writes: bool = False) -> tuple[IO[str] | None, int | None]:
+    """Opens this process's end of a pipe as a file, and the other end as a descriptor; twice None for no pipe."""
+    if asked != subprocess.PIPE:
+        return None, None
+    reading, writing = os.pipe()
+    ours, theirs = (writing, reading) if writes else (reading, writing)
+    return os.fdopen(ours, "w" if writes else "r", encoding="utf-8", errors=errors), theirs
+
+
 def _descriptor(given: int | IO[Any] | None, standard: int, nothing: IO[Any]) -> int:
     if given is None:
         return standard
@@ -131,7 +183,7 @@ def _descriptor(given: int | IO[Any] | None, standard: int, nothing: IO[Any]) ->
 
 @contextlib.contextmanager
 def fork_server(folder: Path) -> Iterator[str]:
-    """Yields the address of a server that has imported the training; it ends with the `with` block."""
+    """Yields the address of a server that has imported the command; it ends with the `with` block."""
     address = str(folder / "fork-server")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"}
     process = subprocess.Popen(
@@ -150,9 +202,10 @@ def fork_server(folder: Path) -> Iterator[str]:
 
 
 def serve(address: str) -> None:
-    """Imports the training, then forks a process for each connection, until standard input is closed."""
-    __import__("components.training.trainer")
-    __import__("components.training.worker")
+    """Imports the command and the training, then forks for each connection, until standard input is closed."""
+    prepare_process()
+    for name in IMPORTED:
+        importlib.import_module(name)
     gc.collect()
     gc.freeze()  # so that children share what is there
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -197,15 +250,25 @@ def _run(request: dict[str, Any], descriptors: Sequence[int]) -> None:
         os.close(descriptor)
     os.environ.clear()
     os.environ.update(request["environment"])
-    how, what, *arguments = request["command"]
+    os.chdir(request["folder"])
+    if request["new_session"]:
+        os.setsid()
+    # New ones, since the old ones believe that they lead where the server's lead.
+    sys.stdout, sys.stderr = (
+        io.TextIOWrapper(io.FileIO(n, "w", closefd=False), "utf-8", "backslashreplace", write_through=True)
+        for n in (1, 2)
+    )
+    how, *arguments = request["command"]
     status = 1
     try:
         exec(request["prelude"], {"__name__": "prelude"})
-        sys.argv = [what if how == "-m" else how, *arguments]
+        sys.argv = ["-c", *arguments[1:]] if how == "-c" else arguments if how == "-m" else [how, *arguments]
         if how == "-m":
-            runpy.run_module(what, run_name="__main__", alter_sys=True)
+            runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+        elif how == "-c":
+            exec(compile(arguments[0], "<string>", "exec"), {"__name__": "__main__"})
         else:
-            exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})
+            runpy.run_path(how, run_name="__main__")
         status = 0
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else int(error.code is not None)

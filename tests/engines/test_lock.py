@@ -10,15 +10,15 @@ import queue
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 
 import pytest
 
 from pipeline.exits import EXIT_DONE, EXIT_HELD, EXIT_INTERRUPTED, EXIT_LOST, EXIT_REFUSED
+from tests.commands import start_python
 from tests.engines.places import errors, run
-from tests.engines.services import PATIENCE, ROOT
+from tests.engines.services import PATIENCE
 from tfrecords import storage
 
 pytestmark = pytest.mark.slow
@@ -58,13 +58,7 @@ class Worker:
     """A process that takes the lock when it is told so, and gives it back when it is told that."""
 
     def __init__(self, workspace: str):
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", WORKER, workspace],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self.process = start_python("-c", WORKER, workspace, stdin=subprocess.PIPE, stderr=None)
         self._lines: queue.Queue[str] = queue.Queue()
         threading.Thread(target=lambda: collections.deque(map(self._lines.put, self.process.stdout), 0)).start()
         assert self.heard() == "ready"
@@ -345,9 +339,7 @@ def begun(workspace: str, does: str, step: str = "ingest", **environment: str) -
 
 def command(workspace: str, does: str, step: str = "ingest", **environment: str) -> subprocess.Popen:
     flags = [f"--workspace={workspace}", f"--steps={step}", f"--images={workspace}/lines"]
-    program = [sys.executable, "-c", COMMAND.format(does=does, step=step), *flags]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(program, cwd=ROOT, env={**os.environ, **environment}, **pipes)
+    return start_python("-c", COMMAND.format(does=does, step=step), *flags, environment=environment)
 
 
 def ended(process: subprocess.Popen) -> tuple[int, str, list[str]]:

@@ -13,8 +13,6 @@ import io
 import itertools
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
 import types
@@ -26,9 +24,10 @@ import pytest
 
 from pipeline.exits import EXIT_AGAIN, EXIT_DONE, EXIT_REFUSED
 from pipeline.main import main
+from tests.commands import run_python
 from tests.engines.conftest import put_model
 from tests.engines.places import errors, examples, predictions, run
-from tests.engines.services import ROOT, forget_file_systems, free_port, token_server, write_credentials
+from tests.engines.services import forget_file_systems, free_port, token_server, write_credentials
 from tfrecords import DataError, StoreError, storage
 from tfrecords.storage import gcs_writer
 from tfrecords.storage import object_store as objects
@@ -368,9 +367,7 @@ def test_no_secret_is_told_anywhere(store, object_store, proxy, tmp_path, monkey
     told = []
     for code, asked, fraction, status in ((program, "infer", 0.0, 1), (unforeseen, "ingest,evaluate", 0.1, 1)):
         flags = [*command, f"--steps={asked}", f"--max_reject_fraction={fraction}"]
-        done = subprocess.run(
-            [sys.executable, "-c", code, *flags], cwd=ROOT, env=dict(os.environ), capture_output=True, text=True
-        )
+        done = run_python("-c", code, *flags)
         assert done.returncode == status, done.stderr
         told += [done.stdout, done.stderr]
     kept = object_store.objects(f"{store}/ws")

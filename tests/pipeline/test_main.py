@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.exits import EXIT_DONE, EXIT_REFUSED, EXIT_USAGE
 from pipeline.main import main
-from tests.commands import RUN_PIPELINE
+from tests.commands import RUN_PIPELINE, run_python
+from tests.docs.pages import find_blocks
 
 
 def _write_lines(folder: pathlib.Path, labels: list[str]) -> None:
@@ -150,9 +151,17 @@ def test_a_failed_run_leaves_a_record_and_a_page_that_say_so(tmp_path, capsys):
     assert "no dataset is committed" in record_path.with_suffix(".html").read_text()
 
 
+def _find_first_command() -> list[str]:
+    """The flags of the first command of the README, which installs the project before."""
+    (block, *_) = (block for block in find_blocks("sh") if block.page == "README.md")
+    program, *flags = block.text.partition(" && .venv/bin/python ")[2].split()
+    assert program == "run_pipeline.py"
+    return flags
+
+
 @pytest.mark.slow
 def test_the_main_job_trains_reads_and_reports_on_its_own_sample(tmp_path):
-    done = _run("--runner=DirectRunner", cwd=tmp_path)
+    done = _run(*_find_first_command(), cwd=tmp_path)
     assert done.returncode == EXIT_DONE, done.stdout + done.stderr
     assert done.stderr == ""
     workspace = tmp_path / "workspace"
@@ -185,7 +194,7 @@ def test_the_main_job_trains_reads_and_reports_on_its_own_sample(tmp_path):
     assert not (workspace / "unfinished").exists()
 
     # Each step alone finds what is committed, and the same request does nothing again.
-    again = _run("--runner=DirectRunner", cwd=tmp_path)
+    again = _run(*_find_first_command(), cwd=tmp_path)
     assert again.returncode == EXIT_DONE, again.stdout + again.stderr
     assert again.stdout.count("it was there already") == 2
     assert "nothing new: 400 images matched, all of which were read before" in again.stdout
@@ -311,6 +320,6 @@ def test_no_thread_that_an_engine_leaves_behind_can_change_the_exit_status():
     """An abort at the interpreter's end stands for a thread that is within C++ then."""
     program = "import atexit, os, sys; atexit.register(os.abort); from pipeline.main import command; command()"
     for flags, status in ((["--help"], EXIT_DONE), (["--epochs=0"], EXIT_USAGE)):
-        ended = subprocess.run([sys.executable, "-c", program, *flags], capture_output=True, text=True)
+        ended = run_python("-c", program, *flags)
         assert ended.returncode == status
         assert ended.stdout + ended.stderr

@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.fork_server import ForkedProcess, fork_server
+from tests.commands import get_server
+from tests.fork_server import ForkedProcess
 
 
-@pytest.fixture(scope="session")
-def training_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@pytest.fixture
+def training_server() -> str:
     """The address of a server that has imported the training and forks for each process."""
-    with fork_server(tmp_path_factory.mktemp("fork-server")) as address:
-        yield address
+    return get_server()
 
 
 class WarmWorkers:

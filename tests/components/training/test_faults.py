@@ -7,8 +7,6 @@ import logging
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 
@@ -18,6 +16,7 @@ import pytest
 from components.training import launcher as cluster
 from components.training.checkpoints import Checkpoints
 from components.training.launcher import TrainingLostError, train_in_processes
+from tests.commands import run_python
 from tests.components.training.conftest import WarmWorkers
 from tfrecords import DataError
 
@@ -152,13 +151,8 @@ def test_a_worker_that_never_comes_is_named_by_its_address(tiny_dataset, tmp_pat
         "from components.training.place import ClusterPlace\n"
         "train_in_processes(json.loads(sys.argv[1]), sys.argv[2], 1, place=ClusterPlace.from_environment(os.environ))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, json.dumps(request_for(tiny_dataset, start_timeout_s=20.0)), str(tmp_path)],
-        env={**cluster.make_environment([], 0), "TF_CONFIG": json.dumps(config)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    request = json.dumps(request_for(tiny_dataset, start_timeout_s=20.0))
+    done = run_python("-c", program, request, tmp_path, environment={"TF_CONFIG": json.dumps(config)})
     assert re.search(rf"TrainingLostError: training worker 0 of 1 waited too long for {second} ", done.stderr)
     assert "training on the CPU once 1 other worker is there" in done.stdout
 
@@ -206,13 +200,7 @@ def test_checkpoints_that_cannot_be_written_end_training_at_once_with_the_reason
     (tmp_path / "file").write_text("")
     place = tmp_path / "file" / "checkpoints" if limit == "folder" else tmp_path / "checkpoints"
     request = json.dumps(request_for(tiny_dataset, checkpoint_folder=str(place)))
-    done = subprocess.run(
-        [sys.executable, "-c", program, request, str(tmp_path / "work"), limit],
-        env=cluster.make_environment([], 0),
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    done = run_python("-c", program, request, tmp_path / "work", limit, warm=False)  # children inherit the limit
     last = done.stderr.strip().splitlines()[-1]
     assert re.search(rf"DataError: the checkpoint.* cannot be (read in|written to) .*: ({reason})", last)
     assert "epoch 1/" not in done.stdout

@@ -17,6 +17,7 @@ from components.devices import find_gpus
 from components.training import launcher as cluster
 from components.training.launcher import share_gpus, train_in_processes
 from components.training.place import ClusterPlace
+from tests.fork_server import ForkedProcess
 from tfrecords import DataError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
@@ -81,8 +82,9 @@ def test_a_worker_killed_while_it_starts_is_named_and_ends_the_others(tiny_datas
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_worker_killed_in_the_middle_of_training_is_named_and_ends_the_others(
-    killed, tiny_dataset, tmp_path, started, capfd, request_for
+    killed, tiny_dataset, tmp_path, warm_workers, capfd, request_for
 ):
+    started = warm_workers.started
     training = Training(request_for(tiny_dataset, epochs=2000), tmp_path, workers=2)
     training.start()
     said = ""
@@ -104,13 +106,13 @@ def test_a_worker_killed_in_the_middle_of_training_is_named_and_ends_the_others(
 
 @pytest.mark.slow
 def test_a_batch_that_replicas_cannot_share_arrives_as_the_sentence_of_the_worker(
-    tiny_dataset, tmp_path, started, request_for
+    tiny_dataset, tmp_path, warm_workers, request_for
 ):
     with pytest.raises(
         DataError, match=r"^--batch_size=7 cannot be shared equally by 2 replicas: give a multiple of 2$"
     ):
         train_in_processes(request_for(tiny_dataset, batch_size=7), str(tmp_path), workers=2)
-    assert_nothing_is_left(started)
+    assert_nothing_is_left(warm_workers.started)
 
 
 @pytest.mark.slow
@@ -123,7 +125,8 @@ def test_a_failure_of_the_program_names_the_log_and_its_last_line(tmp_path, star
 
 
 @pytest.mark.slow
-def test_an_old_error_is_not_taken_for_that_of_a_new_run(tmp_path, started, request_for):
+@pytest.mark.usefixtures("warm_workers")
+def test_an_old_error_is_not_taken_for_that_of_a_new_run(tmp_path, request_for):
     (tmp_path / "error.txt").write_text("what went wrong last time")
     with pytest.raises(DataError, match="training worker 0 of 1 ended with status 1"):
         train_in_processes(request_for(tmp_path / "nowhere"), str(tmp_path), workers=1)
@@ -263,7 +266,7 @@ def test_a_task_that_its_cluster_does_not_have_is_refused(kind, index):
 
 
 @pytest.mark.slow
-def test_a_cluster_whose_chief_is_called_master_trains(tiny_dataset, tmp_path, request_for, capfd):
+def test_a_cluster_whose_chief_is_called_master_trains(tiny_dataset, tmp_path, training_server, request_for, capfd):
     """As older schedulers call it; TensorFlow itself does not know that name any more."""
     first, second = (f"localhost:{port}" for port in cluster.find_free_ports(2))
     request = json.dumps(request_for(tiny_dataset, epochs=1))
@@ -274,11 +277,14 @@ def test_a_cluster_whose_chief_is_called_master_trains(tiny_dataset, tmp_path, r
             "import json, os, sys\n"
             "from components.training.launcher import train_in_processes\n"
             "from components.training.place import ClusterPlace\n"
+            "from tests.commands import start_trainings_from\n"
+            f"start_trainings_from({training_server!r})\n"
             "place = ClusterPlace.from_environment(os.environ)\n"
             "train_in_processes(json.loads(sys.argv[1]), sys.argv[2], 1, place=place)\n"
         )
         nodes.append(
-            subprocess.Popen(
+            ForkedProcess(
+                training_server,
                 [sys.executable, "-c", program, request, str(tmp_path / kind)],
                 env={**cluster.make_environment([], 0), "TF_CONFIG": json.dumps(config)},
             )

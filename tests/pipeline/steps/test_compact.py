@@ -7,8 +7,6 @@ import importlib
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import duckdb
@@ -19,7 +17,7 @@ import pytest
 
 from pipeline.exits import EXIT_DONE, EXIT_REFUSED
 from pipeline.main import main
-from tests.commands import ROOT, make_workspace
+from tests.commands import make_workspace, run_python
 from tfrecords import storage
 
 DAY = "2026-03-04"
@@ -295,8 +293,7 @@ def test_a_kill_at_any_moment_loses_and_doubles_nothing(workspace, nights, capsy
     """The process really ends there, by SIGKILL; another step, or the same command, ends what it began."""
     undisturbed = shutil.copytree(workspace, workspace.parent / "undisturbed")
     assert compact(undisturbed) == EXIT_DONE
-    command = [sys.executable, "-c", _STOPPED, moment, f"--workspace={workspace}", "--steps=compact", f"--date={DAY}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_python("-c", _STOPPED, moment, f"--workspace={workspace}", "--steps=compact", f"--date={DAY}")
     assert done.returncode == -signal.SIGKILL, done.stderr
     capsys.readouterr()
     if again == "infer":
@@ -311,7 +308,7 @@ def test_a_kill_at_any_moment_loses_and_doubles_nothing(workspace, nights, capsy
 def test_what_is_read_after_a_kill_is_merged_too_and_no_rejects_are_left_over(workspace, nights, capsys):
     """The merge that was stopped had another name: of its rejects, which were in their place, nothing is left."""
     command = ["before the run moves", f"--workspace={workspace}", "--steps=compact", f"--date={DAY}"]
-    done = subprocess.run([sys.executable, "-c", _STOPPED, *command], cwd=ROOT, check=False)
+    done = run_python("-c", _STOPPED, *command)
     assert done.returncode == -signal.SIGKILL
     assert len(list((workspace / "rejects" / f"date={DAY}").iterdir())) == 4
     shutil.copy(nights / "00-11.png", nights / "later.png")

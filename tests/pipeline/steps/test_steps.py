@@ -7,8 +7,6 @@ import pathlib
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import uuid
 
 import fsspec
@@ -20,7 +18,7 @@ from pipeline.exits import EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED
 from pipeline.main import main
 from pipeline.steps.evaluate import _explain_refusal
 from pipeline.steps.train import find_model
-from tests.commands import ROOT, make_workspace, start_command
+from tests.commands import make_workspace, run_python, start_command
 from tfrecords import DatasetManifest, LineExample, encode_example, read_record_batches, write_records
 
 
@@ -185,8 +183,7 @@ def test_a_kill_at_any_moment_never_mixes_two_evaluations(workspace, moment):
     folder = shutil.copytree(workspace / "datasets" / "tiny", workspace / "datasets" / "other")
     rewrite_test_shard(folder, "y" * 50)
     (workspace / "datasets" / "LATEST").write_text("other\n")
-    command = [sys.executable, "-c", _STOPPED, moment, f"--workspace={workspace}", "--steps=evaluate", "--max_cer=1"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_python("-c", _STOPPED, moment, f"--workspace={workspace}", "--steps=evaluate", "--max_cer=1")
     assert done.returncode == -signal.SIGKILL, done.stderr
     model = workspace / "models" / "first"
     assert accepted(workspace) is None

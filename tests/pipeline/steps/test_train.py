@@ -37,8 +37,9 @@ def workspace(ingested, tmp_path) -> Path:
     return shutil.copytree(ingested, tmp_path / "workspace")
 
 
-def command(workspace: Path, *flags: str, **environment: str) -> subprocess.Popen:
-    return start_command("--runner=DirectRunner", f"--workspace={workspace}", *flags, environment=environment)
+def command(workspace: Path, *flags: str, warm: bool = True, **environment: str) -> subprocess.Popen:
+    flags = ("--runner=DirectRunner", f"--workspace={workspace}", *flags)
+    return start_command(*flags, environment=environment, warm=warm)
 
 
 def children(pid: int) -> list[int]:
@@ -101,6 +102,7 @@ def test_two_nodes_of_a_scheduler_train_one_model_although_one_of_them_loses_its
         command(
             workspace,
             *flags,
+            warm=False,
             TF_CONFIG=json.dumps({"cluster": cluster, "task": {"type": kind, "index": 0}, "environment": "cloud"}),
         )
         for kind in ("chief", "worker")
