@@ -197,7 +197,7 @@ FLAG_SECTIONS = (
                 "epochs",
                 "passes over the training images",
                 without=f"by model; {DEFAULT_MODEL} has {_RECIPE.epochs}, or more if that makes fewer than "
-                f"{_RECIPE.least_steps} steps",
+                f"{_RECIPE.least_steps} steps, and more for lines of many symbols",
                 type=whole_number(1),
             ),
             Flag(

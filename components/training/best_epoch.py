@@ -23,11 +23,13 @@ def choose_best_epoch(history: Sequence[EpochRecord]) -> int:
     return max(record.epoch for record in history if record.symbol_errors <= fewest + math.sqrt(fewest + 1))
 
 
-def is_finished(history: Sequence[EpochRecord], epochs: int, patience: int) -> bool:
+def is_finished(history: Sequence[EpochRecord], epochs: int, patience: int, least_steps: int = 0) -> bool:
     """Checks whether a training is at its end.
 
     It is, if all epochs are done, or if the last `patience` epochs brought no lower CER, nor a lower validation loss
-    at the same CER.
+    at the same CER, and at least `least_steps` steps were taken.
     """
-    lowest = min(history, key=lambda record: (record.cer, record.validation_loss)).epoch if history else 0
-    return len(history) >= epochs or len(history) - lowest >= patience
+    if not history:
+        return False
+    lowest = min(history, key=lambda record: (record.cer, record.validation_loss)).epoch
+    return len(history) >= epochs or (len(history) - lowest >= patience and history[-1].step >= least_steps)

@@ -63,7 +63,8 @@ class EpochLoop:
         """
         self._take_steps()
         self._evaluate()
-        last = is_finished(self._state.history, self._request.epochs, self._request.patience)
+        request = self._request
+        last = is_finished(self._state.history, request.epochs, request.patience, request.least_steps)
         self._progress.log_epoch(self._state.history[-1], self._estimate_seconds_left(), last=last)
 
     def _take_steps(self) -> None:

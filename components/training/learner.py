@@ -15,7 +15,7 @@ from components.ctc.loss import compute_ctc_loss
 from components.training.checkpoints import Checkpoint
 from components.training.data import Examples, make_training_batches
 from components.training.export import make_input_signature
-from components.training.networks import NETWORKS
+from components.training.networks import find_builder
 from components.training.place import ClusterPlace
 from components.training.recipes import RECIPES, Recipe
 from components.training.request import TrainingRequest
@@ -98,7 +98,7 @@ class Learner:
     ):
         self.watchdog = watchdog
         self._cluster, self._request = cluster, request
-        build, recipe = NETWORKS[request.model], RECIPES[request.model]
+        build, recipe = find_builder(request.model, request.init_from), RECIPES[request.model]
         keras.utils.set_random_seed(request.seed)
         with cluster.strategy.scope():
             before = keras.config.dtype_policy()

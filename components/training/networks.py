@@ -13,18 +13,32 @@ Logits are float32 even where the rest computes in bfloat16.
 
 from __future__ import annotations
 
+import functools
+import json
+import zipfile
+from collections.abc import Callable
+
 import keras
 from keras import layers
 
-from components.training.layers import FixedTimeSteps, Ink, MaskColumns, ResizeLines, StridedTimeSteps
+from components.training.layers import (
+    FixedTimeSteps,
+    FusedBatchNormalization,
+    Ink,
+    MaskColumns,
+    NormalisedInk,
+    ResizeLines,
+    StridedTimeSteps,
+)
 from components.training.recipes import TIME_STRIDE
 
 
-def build_ctc_conv(classes: int, height: int, synchronized: bool = False) -> keras.Model:
+def build_ctc_conv(classes: int, height: int, synchronized: bool = False, earlier: bool = False) -> keras.Model:
     """Builds the default network, fully convolutional: any width, one time step for every 4 pixels.
 
-    It has about 0.15 million weights.
+    It has about 0.21 million weights.
 
+        paper to 0, standard deviation to 1
         conv 5x5, stride 2x2   ->  [height/2,  width/2, 16]
         conv 3x3, stride 2x2   ->  [height/4,  width/4, 32]
         conv 3x3, stride 2x1   ->  [height/8,  width/4, 48]
@@ -32,19 +46,25 @@ def build_ctc_conv(classes: int, height: int, synchronized: bool = False) -> ker
         conv (height/16)x1     ->  [width/4, 96]    all rows of a column at once
         + conv 3, dilation 1   ->  [width/4, 96]
         + conv 3, dilation 2   ->  [width/4, 96]
-        + conv 3, dilation 4   ->  [width/4, 96]    a step sees 7 neighbours on either side
+        + conv 3, dilation 4   ->  [width/4, 96]
+        + conv 3, dilation 8   ->  [width/4, 96]
+        + conv 3, dilation 16  ->  [width/4, 96]    a step sees 31 neighbours on either side
         dense                  ->  [width/4, classes]
 
-    Striding early keeps the convolutions cheap. "+" adds the result to the input. These three
+    Striding early keeps the convolutions cheap. "+" adds the result to the input. These five
     layers replace a recurrent one: they recognise no worse and train a third faster (Bai et al.
     2018, "An Empirical Evaluation of Generic Convolutional and Recurrent Networks"). After every
     layer, the columns behind a line's end are set to zero, as if the line were alone. So its
     logits do not depend on its batch.
+
+    `earlier` builds what earlier versions built under this name: the last two layers along the line and the
+    normalisation were not there.
     """
-    return _build_strided("ctc_conv", classes, height, synchronized, (16, 32, 48, 64), 96, (1, 2, 4), 0.1)
+    dilations = (1, 2, 4) if earlier else (1, 2, 4, 8, 16)
+    return _build_strided("ctc_conv", classes, height, synchronized, earlier, (16, 32, 48, 64), 96, dilations, 0.1)
 
 
-def build_ctc_conv_large(classes: int, height: int, synchronized: bool = False) -> keras.Model:
+def build_ctc_conv_large(classes: int, height: int, synchronized: bool = False, earlier: bool = False) -> keras.Model:
     """Builds a wider and deeper `ctc_conv`, for large collections of long lines.
 
     It has about 1 million weights. A step of training takes 2.7 times as long as with `ctc_conv`.
@@ -54,12 +74,15 @@ def build_ctc_conv_large(classes: int, height: int, synchronized: bool = False) 
         conv 3x3, stride 2x1   ->  [height/8,  width/4, 96]
         conv 3x3, stride 2x1   ->  [height/16, width/4, 128]
         conv (height/16)x1     ->  [width/4, 192]
-        + conv 3, dilation 1   ->  [width/4, 192]   ... 2, 4, 1, 2, 4 likewise: a step sees
-                                                    14 neighbours on either side
+        + conv 3, dilation 1   ->  [width/4, 192]   ... 2, 4, 8, 16, 4 likewise: a step sees
+                                                    35 neighbours on either side
         dense                  ->  [width/4, classes]
+
+    `earlier` is as in `build_ctc_conv`; the dilations were 1, 2, 4, 1, 2, 4.
     """
+    dilations = (1, 2, 4, 1, 2, 4) if earlier else (1, 2, 4, 8, 16, 4)
     return _build_strided(
-        "ctc_conv_large", classes, height, synchronized, (32, 64, 96, 128), 192, (1, 2, 4, 1, 2, 4), 0.2
+        "ctc_conv_large", classes, height, synchronized, earlier, (32, 64, 96, 128), 192, dilations, 0.2
     )
 
 
@@ -125,6 +148,25 @@ NETWORKS = {
 }
 """Functions of `(classes, height, synchronized)` that build a Keras model. With `synchronized`, batch normalisation
 shares its statistics over replicas."""
+_EARLIER_FORMS = {
+    name: functools.partial(build, earlier=True)
+    for name, build in {"ctc_conv": build_ctc_conv, "ctc_conv_large": build_ctc_conv_large}.items()
+}
+"""Networks as earlier versions built them under the same names."""
+
+
+def find_builder(name: str, start: str | None) -> Callable[..., keras.Model]:
+    """Finds the function of `NETWORKS` that builds a network, in the form of the model whose weights are its start.
+
+    Args:
+        start: path of that model's `.keras` file; None for a training from scratch.
+    """
+    if start is not None and name in _EARLIER_FORMS:
+        with zipfile.ZipFile(start) as archive:
+            layer_names = {layer["class_name"] for layer in json.loads(archive.read("config.json"))["config"]["layers"]}
+        if NormalisedInk.__name__ not in layer_names:
+            return _EARLIER_FORMS[name]
+    return NETWORKS[name]
 
 
 def _build_strided(
@@ -132,6 +174,7 @@ def _build_strided(
     classes: int,
     height: int,
     synchronized: bool,
+    earlier: bool,
     channels: tuple[int, int, int, int],
     features: int,
     dilations: tuple[int, ...],
@@ -141,8 +184,10 @@ def _build_strided(
     images, widths = _make_inputs(height)
     steps = StridedTimeSteps(TIME_STRIDE, name="time_steps")(widths)
 
+    normalisation = layers.BatchNormalization if earlier else FusedBatchNormalization
+
     def normalised(x, columns_per_step: int = 1):
-        x = layers.BatchNormalization(momentum=0.9, synchronized=synchronized)(x)
+        x = normalisation(momentum=0.9, synchronized=synchronized)(x)
         return MaskColumns(columns_per_step)([layers.ReLU()(x), steps])
 
     def conv2d(x, channels: int, size: int, strides: tuple[int, int], columns_per_step: int = 1):
@@ -152,7 +197,8 @@ def _build_strided(
     def conv1d(x, size: int, dilation: int = 1):
         return normalised(layers.Conv1D(features, size, padding="same", dilation_rate=dilation, use_bias=False)(x))
 
-    x = MaskColumns(TIME_STRIDE)([Ink()(images), steps])
+    ink = Ink()(images) if earlier else NormalisedInk()([images, widths])
+    x = MaskColumns(TIME_STRIDE)([ink, steps])
     x = conv2d(x, channels[0], 5, (2, 2), columns_per_step=2)
     x = conv2d(x, channels[1], 3, (2, 2))
     x = conv2d(x, channels[2], 3, (2, 1))

@@ -10,13 +10,18 @@ TIME_STRIDE = 4
 """Pixels of width per time step of every network here, for lines that are not squeezed."""
 
 
+_STEPS_PER_SYMBOL = 100
+_ENOUGH_STEPS = 5000
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """Training settings that suit one network.
 
     Attributes:
-        epochs: passes over the training images; more if these make fewer steps than `least_steps`.
-        least_steps: steps that a network needs to learn anything at all, however few the images.
+        epochs: passes over the training images; more if these make fewer steps than `count_least_steps`.
+        least_steps: steps that a network needs to learn anything at all, however few the images. Lines of many symbols
+            need more.
         batch_size: images a step, all workers together.
         learning_rate: at its peak.
         weight_decay: decoupled (Loshchilov & Hutter 2019); 0 gives plain Adam.
@@ -36,10 +41,20 @@ class Recipe:
     augment: bool
     fine_tuning: float = 0.25
 
-    def epochs_for(self, images: int, batch_size: int) -> int:
-        """Returns the epochs for a number of training images."""
+    def count_least_steps(self, symbols: float) -> int:
+        """Counts the steps that a training needs.
+
+        Args:
+            symbols: of a line, on average.
+        """
+        if not self.least_steps:
+            return 0
+        return max(self.least_steps, min(round(_STEPS_PER_SYMBOL * symbols), _ENOUGH_STEPS))
+
+    def epochs_for(self, images: int, batch_size: int, symbols: float = 0) -> int:
+        """Returns the epochs for a number of training images, whose lines have so many symbols on average."""
         steps_per_epoch = -(-images // batch_size)
-        return max(self.epochs, -(-self.least_steps // steps_per_epoch))
+        return max(self.epochs, -(-self.count_least_steps(symbols) // steps_per_epoch))
 
 
 # Unclipped as in the originals. On captcha codes, ocr_model_v1 had a CER of 50 % after 40 epochs with gradients clipped

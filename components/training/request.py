@@ -17,6 +17,7 @@ class TrainingRequest:
         model: a name in `NETWORKS`.
         epochs, batch_size, learning_rate: `batch_size` is that of all replicas together.
         patience: epochs without a better one after which training ends.
+        least_steps: steps before which `patience` does not end it.
         seed: of the weights' start, the order of examples and the distortions.
         init_from: local `.keras` file of a model of the same network, whose weights are the start;
             or None.
@@ -36,6 +37,7 @@ class TrainingRequest:
     learning_rate: float
     patience: int
     seed: int
+    least_steps: int = 0
     init_from: str | None = None
     init_symbols: Sequence[str] = ()
     checkpoint_every_s: float = 60.0

@@ -13,7 +13,7 @@ from components.recogniser.manifest import CALIBRATION_NAME, PLOTS_NAME
 from components.training.data import Examples, make_evaluation_batches
 from components.training.export import export_model
 from components.training.learner import make_logits_function
-from components.training.networks import NETWORKS
+from components.training.networks import find_builder
 from components.training.plots import plot_history, plot_training_samples
 from components.training.request import TrainingRequest
 from components.training.state import TrainingState
@@ -58,7 +58,7 @@ def write_model(
     """
     folder = request.output_folder
     os.makedirs(os.path.join(folder, PLOTS_NAME), exist_ok=True)
-    recogniser = NETWORKS[request.model](charset.classes, height, False)
+    recogniser = find_builder(request.model, request.init_from)(charset.classes, height, False)
     recogniser.set_weights(state.best)
     temperature = _fit_temperature(make_logits_function(recogniser, height), validation)
     storage.write_json(os.path.join(folder, CALIBRATION_NAME), {"temperature": temperature})

@@ -22,6 +22,7 @@ import tensorflow as tf
 from components.training.best_epoch import choose_best_epoch, is_finished
 from components.training.checkpoints import Checkpoint, Checkpoints
 from components.training.data import Examples, load_examples
+from components.training.diagnosis import explain_weakness, find_first_reading
 from components.training.epochs import EpochLoop
 from components.training.history import HistoryWriter
 from components.training.learner import Learner, TrainingCluster
@@ -73,7 +74,7 @@ def train(request: TrainingRequest, watchdog: Watchdog | None = None, *, live: b
 
 def _train(request: TrainingRequest, watchdog: Watchdog, live: bool) -> None:
     start = _Start.find(request)
-    if is_finished(start.state.history, request.epochs, request.patience):
+    if is_finished(start.state.history, request.epochs, request.patience, request.least_steps):
         watchdog.expect(0)  # the other workers are not needed, and may be gone
         if start.is_chief:
             log.info("training had already finished: only the model is still to be written")
@@ -89,7 +90,7 @@ def _train(request: TrainingRequest, watchdog: Watchdog, live: bool) -> None:
     _run_epochs(request, start, cluster, learner, splits, live)
     watchdog.expect(0)
     if start.is_chief:
-        _log_end(request, start.state)
+        _log_end(request, start.state, has_validation=len(splits.validation) > 0)
         _write_model(request, start, splits)
 
 
@@ -202,7 +203,7 @@ def _run_epochs(
         )
         learner.watchdog.end_gently()
         loop = EpochLoop(request, cluster, learner, splits.train, splits.judged, start.charset, state, saver, progress)
-        while not is_finished(state.history, request.epochs, request.patience):
+        while not is_finished(state.history, request.epochs, request.patience, request.least_steps):
             loop.run_epoch()
             if history is not None:
                 with _explain_write_errors("the history", request.output_folder):
@@ -331,7 +332,11 @@ def _log_start(
         log.info("the validation split is empty: the best epoch is chosen on the training images themselves")
 
 
-def _log_end(request: TrainingRequest, state: TrainingState) -> None:
+def _log_end(request: TrainingRequest, state: TrainingState, *, has_validation: bool) -> None:
+    if (first := find_first_reading(state.history)) is not None:
+        log.info(f"reading began in epoch {first.epoch}, after {first.seconds:.0f} s")
+    if (weakness := explain_weakness(state.history, request.learning_rate, has_validation=has_validation)) is not None:
+        log.warning(weakness)
     epochs = len(state.history)
     best = state.history[choose_best_epoch(state.history) - 1]
     early = f"; stopped after epoch {epochs}: none was better for {request.patience} epochs"

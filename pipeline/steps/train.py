@@ -29,7 +29,7 @@ from pipeline.steps.estimate import estimate_time
 from pipeline.steps.step import Context, Outcome, Plan, StepResult, get_now, require_test_split
 from pipeline.workspace import LATEST, Unfinished, Workspace, make_id, read_latest_dataset
 from tfrecords import DataError, DatasetManifest, storage
-from tfrecords.manifest import CHARSET_NAME, MANIFEST_NAME, suggest_remedy
+from tfrecords.manifest import CHARSET_NAME, MANIFEST_NAME, STATISTICS_NAME, suggest_remedy
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ class _Resolved:
         dataset, dataset_folder: the latest dataset.
         model_id: digest of the dataset and the request.
         request: the network, and how it is trained.
+        least_steps: steps before which `--patience` does not end the training.
         start: folder and manifest of the model whose weights are the start, if there is one.
         folder: of the committed model.
         training: the folder of the training that is under way.
@@ -55,6 +56,7 @@ class _Resolved:
     dataset_folder: str
     model_id: str
     request: dict[str, Any]
+    least_steps: int
     start: tuple[str, ModelManifest] | None
     folder: str
     training: str
@@ -165,7 +167,8 @@ def _resolve(options: LinePipelineOptions, workspace: Workspace) -> _Resolved:
             "--validation_fraction and --test_fraction"
         )
     start = _find_start(options, workspace, dataset)
-    request = _make_request(options, dataset, start[1] if start else None)
+    symbols = _measure_lines(dataset_folder)
+    request = _make_request(options, dataset, symbols, start[1] if start else None)
     hashed = {**request, "model": get_first_name(request["model"])}  # the same model has the same ID as ever
     model_id = make_id(version=MODEL_VERSION, dataset_id=dataset_id, **hashed)
     folder = workspace.model(model_id)
@@ -180,6 +183,7 @@ def _resolve(options: LinePipelineOptions, workspace: Workspace) -> _Resolved:
         dataset_folder=dataset_folder,
         model_id=model_id,
         request=request,
+        least_steps=0 if start else RECIPES[request["model"]].count_least_steps(symbols),
         start=start,
         folder=folder,
         training=training,
@@ -190,14 +194,24 @@ def _resolve(options: LinePipelineOptions, workspace: Workspace) -> _Resolved:
     )
 
 
+def _measure_lines(dataset_folder: str) -> float:
+    """Returns the mean number of symbols of a training line."""
+    lengths = storage.read_json(storage.join(dataset_folder, STATISTICS_NAME))["splits"]["train"]["label_lengths"]
+    return sum(length * count for length, count in lengths) / sum(count for _, count in lengths)
+
+
 def _make_request(
-    options: LinePipelineOptions, dataset: DatasetManifest, start: ModelManifest | None
+    options: LinePipelineOptions, dataset: DatasetManifest, symbols: float, start: ModelManifest | None
 ) -> dict[str, Any]:
-    """Returns the network and its training settings, by flag: those that were asked for, or those of its recipe."""
+    """Returns the network and its training settings, by flag: those that were asked for, or those of its recipe.
+
+    Args:
+        symbols: of a training line, on average.
+    """
     network = options.network or (start.model if start else DEFAULT_MODEL)
     recipe = RECIPES[network]
     batch_size = options.batch_size or recipe.batch_size
-    epochs = options.epochs or recipe.epochs_for(dataset.examples("train"), batch_size)
+    epochs = options.epochs or recipe.epochs_for(dataset.examples("train"), batch_size, symbols)
     return {
         "model": network,
         "epochs": epochs,
@@ -264,6 +278,7 @@ def _train(
         train_in_processes(
             {
                 **resolved.request,
+                "least_steps": resolved.least_steps,
                 "dataset_folder": _fetch_dataset(resolved.dataset_folder, resolved.dataset, scratch),
                 "output_folder": output,
                 "checkpoint_folder": resolved.checkpoints,

@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras import layers
 
 from components.training.export import make_input_signature
-from components.training.layers import ResizeLines
+from components.training.layers import FusedBatchNormalization, NormalisedInk, ResizeLines
 from components.training.learner import copy_weights
 from components.training.networks import (
     NETWORKS,
@@ -19,6 +19,7 @@ from components.training.networks import (
     build_ctc_conv,
     build_ctc_conv_large,
     build_ocr_model_v1,
+    find_builder,
 )
 from tfrecords import Charset
 
@@ -115,12 +116,50 @@ def test_every_part_of_a_line_matters(read, batch):
         np.testing.assert_allclose(difference[[0, 1, 3]], 0, atol=1e-6)
 
 
+@pytest.mark.parametrize("build", [build_ctc_conv, build_ctc_conv_large])
+def test_neither_the_darkness_of_paper_and_ink_nor_their_contrast_matters(build):
+    keras.utils.set_random_seed(4)
+    model = build(CLASSES, HEIGHT)
+    images = np.random.default_rng(4).choice(np.array([20, 230], np.uint8), (4, HEIGHT, 120, 1), p=[0.2, 0.8])
+    faint = (60 + images.astype(float) / 2).round().astype(np.uint8)
+    widths = np.full(4, 120, np.int32)
+    wanted, found = (model([lines, widths])["logits"].numpy() for lines in (images, faint))
+    assert np.abs(found - wanted).max() < 0.05 * wanted.std()
+
+
+def test_an_empty_line_has_no_ink_whatever_its_shade():
+    for shade in (0, 120, 255):
+        ink = NormalisedInk()([np.full((1, 8, 12, 1), shade, np.uint8), np.array([9], np.int32)])
+        np.testing.assert_allclose(ink, 0, atol=1e-5)
+
+
 def test_the_last_pixel_of_a_line_stays_the_last_when_it_is_squeezed():
     """Rounding puts it a little beyond the image now and then."""
     for size in range(8, 200):
         images = np.full((1, size, size, 1), 100, np.uint8)
         squeezed = ResizeLines(50, 200)([images, np.array([size], np.int32)]).numpy()
         np.testing.assert_allclose(squeezed, 100, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 7, 4), (3, 9, 4)])
+def test_fused_batch_normalisation_is_that_of_keras(shape):
+    chooser = np.random.default_rng(5)
+    inputs = tf.constant(chooser.normal(2, 3, shape), tf.float32)
+    direction = tf.constant(chooser.normal(size=shape), tf.float32)
+    weights = [chooser.uniform(0.5, 1.5, 4) for _ in range(4)]
+    results = []
+    for kind in (layers.BatchNormalization, FusedBatchNormalization):
+        layer = kind(momentum=0.9)
+        layer.build(shape)
+        layer.set_weights(weights)
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            output = layer(inputs, training=True)
+            loss = tf.reduce_sum(output * direction)
+        gradients = tape.gradient(loss, [inputs, *(weight.value for weight in layer.trainable_weights)])
+        results.append([output, *gradients, *layer.get_weights(), layer(inputs, training=False)])
+    for found, wanted in zip(*results, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_synchronized_reaches_every_batch_normalisation():
@@ -202,15 +241,24 @@ def test_a_keras_file_with_the_former_name_loads_and_is_the_same_network():
     """`crnn.keras` was written when `ctc_conv` was called `crnn`; its array number i is filled with i / 64."""
     old = keras.models.load_model(STORED / "crnn.keras")
     assert old.name == "crnn"
-    new = build_ctc_conv(old.output["logits"].shape[-1], 32)
+    new = find_builder("ctc_conv", str(STORED / "crnn.keras"))(old.output["logits"].shape[-1], 32)
     assert [type(layer) for layer in new.layers] == [type(layer) for layer in old.layers]
     for i, (weights, like) in enumerate(zip(old.get_weights(), new.get_weights(), strict=True)):
         np.testing.assert_array_equal(weights, np.full_like(like, i / 64))
 
 
+def test_a_training_from_a_newer_file_or_from_scratch_normalises_ink(tmp_path):
+    model = build_ctc_conv(CLASSES, 32)
+    model.save(tmp_path / "new.keras")
+    for start in (str(tmp_path / "new.keras"), None):
+        kinds = [type(layer) for layer in find_builder("ctc_conv", start)(CLASSES, 32).layers]
+        assert kinds == [type(layer) for layer in model.layers]
+        assert kinds.count(NormalisedInk) == 1
+
+
 def test_a_training_can_start_from_a_keras_file_with_the_former_name():
     symbols = tuple("0123abc")
-    model = build_ctc_conv(len(symbols) + 1, 32)
+    model = find_builder("ctc_conv", str(STORED / "crnn.keras"))(len(symbols) + 1, 32)
     copy_weights(model, str(STORED / "crnn.keras"), symbols, Charset(symbols))
     for i, weights in enumerate(model.get_weights()):
         np.testing.assert_array_equal(weights, np.full_like(weights, i / 64))

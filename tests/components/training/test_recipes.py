@@ -32,3 +32,13 @@ def test_reference_networks_train_as_specified(name):
 def test_few_images_get_more_epochs_so_that_there_are_steps_enough(images, batch_size, epochs):
     recipe = dataclasses.replace(RECIPES["ctc_conv"], epochs=40, least_steps=1500)
     assert recipe.epochs_for(images, batch_size) == epochs
+
+
+@pytest.mark.parametrize(
+    ("symbols", "steps"), [(0, 1500), (5, 1500), (15, 1500), (40.3, 4030), (58, 5000), (200, 5000)]
+)
+def test_lines_of_many_symbols_get_more_steps(symbols, steps):
+    recipe = RECIPES["ctc_conv"]
+    assert recipe.count_least_steps(symbols) == steps
+    assert recipe.epochs_for(images=160, batch_size=16, symbols=symbols) == steps // 10
+    assert RECIPES["crnn_v1"].count_least_steps(symbols) == 0

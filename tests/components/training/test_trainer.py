@@ -38,7 +38,7 @@ from tfrecords import Charset, DataError, DatasetManifest, ImageLimits, decode_p
 PLAIN_WORKER = """
 import dataclasses, json, os, sys
 import keras, numpy as np
-from components.training import learner, trainer
+from components.training import learner, networks, trainer
 
 with open(sys.argv[1]) as file:
     request = trainer.TrainingRequest(**json.load(file))
@@ -57,7 +57,7 @@ def plain(build):
         return model
     return build_plain
 
-learner.NETWORKS = {name: plain(build) for name, build in learner.NETWORKS.items()}
+networks.NETWORKS = {name: plain(build) for name, build in networks.NETWORKS.items()}
 plain_recipe = {"augment": False, "clip_norm": clip_norm}
 learner.RECIPES = {name: dataclasses.replace(r, **plain_recipe) for name, r in learner.RECIPES.items()}
 learner._make_optimizer = lambda request, recipe, steps: keras.optimizers.SGD(
@@ -192,7 +192,7 @@ def test_two_workers_train_the_very_weights_that_one_trains(
     # Far enough that a gradient of half or twice the size would show.
     assert max(np.abs(after - before).max() for after, before in zip(alone, start, strict=True)) > 0.01
     assert_same_weights(first, second, 0)
-    assert_same_weights(first, alone, 1e-4)
+    assert_same_weights(first, alone, 2e-4)  # batch normalisation is fused for one worker alone
 
 
 @pytest.mark.slow
@@ -257,7 +257,9 @@ def test_every_network_trains_with_its_own_recipe_and_without_a_validation_split
     assert float(row["cer"]) > 0
     assert 0 < float(row["learning_rate"]) < 1.001e-3
     assert not (tmp_path / "model" / LEFT_OUT_NAME).exists()
-    assert {record.levelname for record in caplog.records if record.name.startswith("components.")} == {"INFO"}
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [line for line in warnings if not line.startswith("Collective ops")] == [said[-2]]
+    assert said[-2].startswith("the model has not begun to read: its CER was never below ")
     assert (tmp_path / "model" / "saved_model" / "saved_model.pb").exists()
 
 

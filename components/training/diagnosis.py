@@ -1,0 +1,49 @@
+"""The diagnosis of a training from its history: when reading began, and what would help where it went badly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from components.training.best_epoch import choose_best_epoch
+from components.training.history import EpochRecord
+
+READING_CER = 0.5
+"""A network reads when its CER is below this.
+
+Before that it knows how often symbols occur and when one is due, but not what they look like: it gives much the same
+answer for every image. On number plates, whose symbols stand in fixed places, such an answer had a CER of 66 %.
+"""
+_GOOD_CER = 0.02
+_SAME_LOSS = 0.8
+
+
+def find_first_reading(history: Sequence[EpochRecord]) -> EpochRecord | None:
+    """Finds the epoch in which reading began; None if it did not."""
+    return next((record for record in history if record.cer < READING_CER), None)
+
+
+def explain_weakness(history: Sequence[EpochRecord], learning_rate: float, *, has_validation: bool) -> str | None:
+    """Says in one sentence why a finished training went badly, and what would help; None if it went well.
+
+    Args:
+        learning_rate: that it was trained with.
+        has_validation: whether CER and validation loss are of lines that were not trained on.
+    """
+    if not history:
+        return None
+    best = history[choose_best_epoch(history) - 1]
+    if find_first_reading(history) is None:
+        return (
+            f"the model has not begun to read: its CER was never below {min(r.cer for r in history):.0%}. The likely "
+            "causes: the labels are not those of the images (plots/training_samples.png beside the model shows some of "
+            "both), the images are too few, or the lines too low for their symbols (--height of the ingest step). If "
+            f"they are right, try --learning_rate={learning_rate / 4:g} and more --epochs"
+        )
+    underfitted = best.train_loss > _SAME_LOSS * best.validation_loss
+    if has_validation and underfitted and best.cer > _GOOD_CER:
+        return (
+            f"the model is underfitted: its loss on the training lines, {best.train_loss:.1f}, is about that on the "
+            f"validation lines, {best.validation_loss:.1f}, and its CER is {best.cer:.1%}. More --epochs than "
+            f"{len(history)} or a larger --model will help more than further images"
+        )
+    return None
