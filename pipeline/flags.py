@@ -8,7 +8,7 @@ from __future__ import annotations
 from components.ctc.decoders import DECODERS
 from components.recogniser.engines import ENGINES
 from components.recogniser.manifest import RENAMED_NETWORKS
-from components.training.recipes import DEFAULT_MODEL, RECIPES
+from components.training.recipes import DEFAULT_MODEL, DEFAULT_MODEL_FOR_LONG_LINES, LONG_LINE, RECIPES
 from pipeline.flag_types import (
     FRACTION,
     Flag,
@@ -187,11 +187,13 @@ FLAG_SECTIONS = (
         (
             Flag(
                 "model",
-                "network to train: ctc_conv and ctc_conv_large take lines of any width, crnn_v1 and ocr_model_v1 are "
-                "references of fixed width; crnn and crnn_large are older names of the first two",
+                "network to train: the ctc_conv networks take lines of any width, crnn_v1 and ocr_model_v1 are "
+                f"references of fixed width; auto takes {DEFAULT_MODEL_FOR_LONG_LINES} for lines of more than "
+                f"{LONG_LINE} symbols, {DEFAULT_MODEL} for shorter ones, and the network of --init_from if that is "
+                "given; crnn and crnn_large are older names of ctc_conv and ctc_conv_large",
                 "NAME",
-                without=f"{DEFAULT_MODEL}, or the network of --init_from",
-                choices=(*RECIPES, *RENAMED_NETWORKS),
+                default="auto",
+                choices=("auto", *RECIPES, *RENAMED_NETWORKS),
             ),
             Flag(
                 "epochs",

@@ -38,8 +38,8 @@ class LinePipelineOptions(PipelineOptions):
 
     @property
     def network(self) -> str | None:
-        """The network that `--model` names, by its present name, or None."""
-        return RENAMED_NETWORKS.get(self.model, self.model)
+        """The network that `--model` names, by its present name; None if the step chooses it."""
+        return None if self.model == "auto" else RENAMED_NETWORKS.get(self.model, self.model)
 
     @property
     def step_names(self) -> tuple[str, ...]:

@@ -8,8 +8,8 @@ from keras import layers, ops
 
 _PACKAGE = "line_networks"
 _JUST_INSIDE = 1 - 1e-6
-_LEAST_VARIANCE = 1e-3
-"""About 8 of 255 grey levels, squared: the grain of an empty line is no ink."""
+_LEAST_VARIANCE = 8.0**2
+"""Of grey levels from 0 to 255: the grain of an empty line is no ink."""
 
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
@@ -42,22 +42,23 @@ class NormalisedInk(layers.Layer):
     def call(self, inputs):
         images, widths = inputs
         grey = ops.cast(ops.squeeze(images, -1), "float32")
-        inside = ops.arange(ops.shape(grey)[2], dtype="int32")[None, None] < widths[:, None, None]
-        inside = ops.cast(inside, "float32")
-        ink = (255.0 - grey) / 255.0 * inside
-        pixels = ops.cast(ops.shape(grey)[1] * widths, "float32")[:, None, None]
-        ink_sum = _sum_line(ink)
-        mean = ink_sum / pixels
-        darker = ops.cast(ink > mean, "float32") * inside
-        darker_pixels, darker_sum = _sum_line(darker), _sum_line(darker * ink)
+        _, height, columns = ops.shape(grey)
+        inside = ops.cast(ops.arange(columns, dtype="int32")[None, None] < widths[:, None, None], "float32")
+        grey *= inside  # few passes over whole images: they cost as much as a layer
+        pixels = ops.cast(height * widths, "float32")[:, None, None]
+        grey_sum = _sum_line(grey)
+        mean = grey_sum / pixels
+        variance = ops.maximum(_sum_line(ops.square(grey)) / pixels - ops.square(mean), 0.0)
+        darker = ops.cast(grey < mean, "float32")  # 1 behind the line's end, too
+        darker_pixels = _sum_line(darker) - ops.cast(height * (columns - widths), "float32")[:, None, None]
+        darker_sum = _sum_line(darker * grey)
         lighter_pixels = pixels - darker_pixels
         paper = ops.where(
             lighter_pixels >= darker_pixels,
-            (ink_sum - darker_sum) / ops.maximum(lighter_pixels, 1.0),
+            (grey_sum - darker_sum) / ops.maximum(lighter_pixels, 1.0),
             darker_sum / ops.maximum(darker_pixels, 1.0),
         )
-        variance = _sum_line(ops.square((ink - mean) * inside)) / pixels
-        return ops.expand_dims((ink - paper) * inside * ops.rsqrt(variance + _LEAST_VARIANCE), -1)
+        return ops.expand_dims((paper - grey) * (inside * ops.rsqrt(variance + _LEAST_VARIANCE)), -1)
 
     def compute_output_shape(self, input_shape):
         return input_shape[0]

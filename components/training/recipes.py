@@ -6,11 +6,14 @@ import dataclasses
 import math
 
 DEFAULT_MODEL = "ctc_conv"
+DEFAULT_MODEL_FOR_LONG_LINES = "ctc_conv_context"
+LONG_LINE = 15
+"""Symbols; a longer line is text rather than a code."""
 TIME_STRIDE = 4
 """Pixels of width per time step of every network here, for lines that are not squeezed."""
 
 
-_STEPS_PER_SYMBOL = 100
+_STEPS_PER_SYMBOL = 100  # so that lines of more symbols than `LONG_LINE` get more steps than others
 _ENOUGH_STEPS = 5000
 
 
@@ -81,7 +84,13 @@ _CTC_CONV = Recipe(
 )
 RECIPES = {
     "ctc_conv": _CTC_CONV,
+    "ctc_conv_context": _CTC_CONV,
     "ctc_conv_large": dataclasses.replace(_CTC_CONV, epochs=24, learning_rate=2e-3, weight_decay=5e-2),
     "crnn_v1": _REFERENCE,
     "ocr_model_v1": _REFERENCE,
 }
+
+
+def choose_model(symbols: float) -> str:
+    """Chooses the network for lines that have so many symbols on average."""
+    return DEFAULT_MODEL_FOR_LONG_LINES if symbols > LONG_LINE else DEFAULT_MODEL

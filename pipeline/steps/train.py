@@ -23,7 +23,7 @@ from components.recogniser.manifest import (
 )
 from components.training.launcher import train_in_processes
 from components.training.place import ClusterPlace
-from components.training.recipes import DEFAULT_MODEL, RECIPES, TIME_STRIDE
+from components.training.recipes import LONG_LINE, RECIPES, TIME_STRIDE, choose_model
 from pipeline.options import LinePipelineOptions
 from pipeline.steps.estimate import estimate_time
 from pipeline.steps.step import Context, Outcome, Plan, StepResult, get_now, require_test_split
@@ -42,6 +42,7 @@ class _Resolved:
         dataset, dataset_folder: the latest dataset.
         model_id: digest of the dataset and the request.
         request: the network, and how it is trained.
+        choice: the reason for the network, if the step chose it; else None.
         least_steps: steps before which `--patience` does not end the training.
         start: folder and manifest of the model whose weights are the start, if there is one.
         folder: of the committed model.
@@ -56,6 +57,7 @@ class _Resolved:
     dataset_folder: str
     model_id: str
     request: dict[str, Any]
+    choice: str | None
     least_steps: int
     start: tuple[str, ModelManifest] | None
     folder: str
@@ -100,6 +102,8 @@ class TrainStep:
         if manifest is None:
             if resolved.damage is not None:  # it stays in use until the new one takes its place
                 log.warning(f"{resolved.damage}: it was damaged after it was committed, and is made again")
+            if resolved.choice is not None:
+                log.info(resolved.choice)
             manifest = _train(options, workspace, resolved, place)
             if manifest is None:
                 summary = f"this worker has trained its part of model {model_id}; the first worker commits it"
@@ -138,6 +142,8 @@ class TrainStep:
         if resolved.committed is not None:
             reason = "trained on the very same dataset with the same options"
             return Plan(Outcome.REUSED, [*lines, f"nothing to train: {resolved.folder} is there already, {reason}"])
+        if resolved.choice is not None:
+            lines.append(resolved.choice)
         if resolved.damage is not None:
             lines.append(f"{resolved.damage}: it was damaged after it was committed, and is made again")
         if resolved.resumes:
@@ -183,6 +189,7 @@ def _resolve(options: LinePipelineOptions, workspace: Workspace) -> _Resolved:
         dataset_folder=dataset_folder,
         model_id=model_id,
         request=request,
+        choice=None if options.network or start else _explain_choice(request["model"], symbols),
         least_steps=0 if start else RECIPES[request["model"]].count_least_steps(symbols),
         start=start,
         folder=folder,
@@ -200,6 +207,12 @@ def _measure_lines(dataset_folder: str) -> float:
     return sum(length * count for length, count in lengths) / sum(count for _, count in lengths)
 
 
+def _explain_choice(network: str, symbols: float) -> str:
+    """Says why a network was chosen."""
+    comparison = "more" if symbols > LONG_LINE else "not more"
+    return f"{network} is chosen: lines have {symbols:.0f} symbols on average, {comparison} than {LONG_LINE}"
+
+
 def _make_request(
     options: LinePipelineOptions, dataset: DatasetManifest, symbols: float, start: ModelManifest | None
 ) -> dict[str, Any]:
@@ -208,7 +221,7 @@ def _make_request(
     Args:
         symbols: of a training line, on average.
     """
-    network = options.network or (start.model if start else DEFAULT_MODEL)
+    network = options.network or (start.model if start else choose_model(symbols))
     recipe = RECIPES[network]
     batch_size = options.batch_size or recipe.batch_size
     epochs = options.epochs or recipe.epochs_for(dataset.examples("train"), batch_size, symbols)

@@ -38,7 +38,7 @@ def refusal(*argv: str) -> str:
 def test_defaults_are_the_documented_ones():
     options = parse_options([])
     assert options.step_names == ("ingest", "train", "evaluate", "infer")
-    assert (options.workspace, options.model, options.height, options.seed) == ("workspace", None, 48, 0)
+    assert (options.workspace, options.model, options.height, options.seed) == ("workspace", "auto", 48, 0)
     assert (options.split_fractions.validation, options.split_fractions.test) == (0.1, 0.1)
     assert (options.label_source, options.label_pattern, options.split_by) == ("auto", "{label}", "image")
     assert (options.path_column, options.text_column, options.max_label_length) == (None, None, 500)

@@ -17,6 +17,7 @@ from components.training.networks import (
     NETWORKS,
     build_crnn_v1,
     build_ctc_conv,
+    build_ctc_conv_context,
     build_ctc_conv_large,
     build_ocr_model_v1,
     find_builder,
@@ -171,7 +172,12 @@ def test_synchronized_reaches_every_batch_normalisation():
 
 
 @pytest.mark.parametrize(
-    ("build", "least", "most"), [(build_ctc_conv, 100_000, 250_000), (build_ctc_conv_large, 800_000, 1_200_000)]
+    ("build", "least", "most"),
+    [
+        (build_ctc_conv, 100_000, 200_000),
+        (build_ctc_conv_context, 150_000, 250_000),
+        (build_ctc_conv_large, 800_000, 1_200_000),
+    ],
 )
 def test_strided_networks_are_of_their_size_and_take_one_time_step_for_every_four_pixels_begun(build, least, most):
     model = build(37, 48)
@@ -200,7 +206,7 @@ def test_crnn_v1_has_the_layers_that_are_specified():
     assert model.output["logits"].shape == (None, 50, CLASSES)
 
 
-@pytest.mark.parametrize("build", [build_ctc_conv, build_ctc_conv_large, build_crnn_v1])
+@pytest.mark.parametrize("build", [build_ctc_conv, build_ctc_conv_context, build_ctc_conv_large, build_crnn_v1])
 def test_logits_at_the_start_of_training_already_differ_from_image_to_image(build):
     """Else an LSTM learns when a symbol is due before it learns what it looks like, and then memorises."""
     keras.utils.set_random_seed(1)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from components.training.networks import NETWORKS
-from components.training.recipes import RECIPES
+from components.training.recipes import RECIPES, choose_model
 
 
 def test_every_network_has_a_recipe():
@@ -32,6 +32,14 @@ def test_reference_networks_train_as_specified(name):
 def test_few_images_get_more_epochs_so_that_there_are_steps_enough(images, batch_size, epochs):
     recipe = dataclasses.replace(RECIPES["ctc_conv"], epochs=40, least_steps=1500)
     assert recipe.epochs_for(images, batch_size) == epochs
+
+
+@pytest.mark.parametrize(
+    ("symbols", "network"),
+    [(5, "ctc_conv"), (15, "ctc_conv"), (15.1, "ctc_conv_context"), (60, "ctc_conv_context")],
+)
+def test_long_lines_get_the_network_that_sees_more_of_them(symbols, network):
+    assert choose_model(symbols) == network
 
 
 @pytest.mark.parametrize(
