@@ -155,8 +155,8 @@ NETWORKS = {
 """Functions of `(classes, height, synchronized)` that build a Keras model. With `synchronized`, batch normalisation
 shares its statistics over replicas."""
 _EARLIER_FORMS = {
-    name: functools.partial(build, earlier=True)
-    for name, build in {"ctc_conv": build_ctc_conv, "ctc_conv_large": build_ctc_conv_large}.items()
+    "ctc_conv": functools.partial(build_ctc_conv, earlier=True),
+    "ctc_conv_large": functools.partial(build_ctc_conv_large, earlier=True),
 }
 """Networks as earlier versions built them under the same names."""
 
