@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from components.process_settings import prepare_process
+from components.recogniser.manifest import RENAMED_NETWORKS
 from components.training.place import ClusterPlace
 from pipeline.command_line import format_usage, parse_options
 from pipeline.console import log_to_console, print_error, print_line
@@ -63,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
             place = _find_place(options)
         except DataError as error:
             return _refuse(error, EXIT_USAGE)
-        if options.network != options.model:
+        if options.model in RENAMED_NETWORKS:
             log.info(f"--model={options.model} is now called {options.network}")
         try:
             check_submission(options)

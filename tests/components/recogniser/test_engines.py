@@ -28,7 +28,7 @@ def test_both_engines_give_the_same_logits_for_lines_of_many_widths(tiny_model, 
         assert (logits.dtype, steps.dtype) == (other_logits.dtype, other_steps.dtype) == (np.float32, np.int32)
         assert logits.shape[0] == len(batch)
         np.testing.assert_array_equal(steps, other_steps)
-        np.testing.assert_allclose(logits, other_logits, atol=1e-4)
+        np.testing.assert_allclose(logits, other_logits, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.shared_data
@@ -45,7 +45,7 @@ def test_both_engines_read_the_same_text_on_real_images(tiny_model, shared_data,
     assert texts == other_texts
     assert len(set(texts)) > 20
     confidences, others = ([reading.confidence for reading in each] for each in readings)
-    np.testing.assert_allclose(confidences, others, rtol=1e-3)
+    np.testing.assert_allclose(np.log(confidences), np.log(others), rtol=1e-3)
 
 
 def test_without_a_gpu_onnx_is_taken_and_it_says_why(tiny_model, manifest, monkeypatch):

@@ -155,7 +155,7 @@ def test_a_beam_gives_other_texts_too_and_none_is_more_probable(workspace, tiny_
 
 def test_a_lexicon_lets_only_its_words_be_read(workspace, tiny_images, tmp_path, capsys):
     words = tmp_path / "words.txt"
-    words.write_text("\ufeff1231\n aab1 \n\nb3b3b3\nxyz\nzz\n2\n", encoding="utf-8")
+    words.write_text("\ufeffabab0\n bab0 \n\n3b30\nxyz\nzz\n2\n", encoding="utf-8")
     manifest = infer(workspace, f"--infer_images={tiny_images}", "--decoder=lexicon", f"--lexicon={words}")
     said = capsys.readouterr().out
     assert f"4 words in {words}" in said
@@ -164,7 +164,7 @@ def test_a_lexicon_lets_only_its_words_be_read(workspace, tiny_images, tmp_path,
     assert len(found) == 24
     for row in found:
         texts = [row["text"], *(other["text"] for other in row["alternatives"])]
-        assert set(texts) <= {"1231", "aab1", "b3b3b3", "2"}
+        assert set(texts) <= {"abab0", "bab0", "3b30", "2"}
         if len(texts) > 1:
             assert row["margin"] >= 0
     assert len({row["text"] for row in found}) > 1
