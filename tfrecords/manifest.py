@@ -112,6 +112,20 @@ class DatasetManifest:
         """
         return read_charset(folder, self.charset_sha256, step="ingest")
 
+    def read_statistics(self, folder: str) -> dict[str, Any]:
+        """Reads the dataset's statistics.
+
+        Raises:
+            DataError: if `statistics.json` is missing.
+        """
+        path = storage.join(folder, STATISTICS_NAME)
+        try:
+            return storage.read_json(path)
+        except FileNotFoundError:
+            raise DataError(
+                f"{path} is missing, but the manifest beside it names it: {suggest_remedy(folder, 'ingest')}"
+            ) from None
+
 
 def read_pointer(path: str) -> str | None:
     """Returns the ID in a file such as `models/ACCEPTED`, or None if there is no such file or nothing in it."""

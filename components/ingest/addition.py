@@ -27,7 +27,7 @@ from tfrecords import (
     read_uris,
     storage,
 )
-from tfrecords.manifest import STATISTICS_NAME, suggest_remedy
+from tfrecords.manifest import suggest_remedy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ class OldDataset:
             raise DataError(
                 f"{problem}, so that nothing can be added to that dataset: {suggest_remedy(folder, 'ingest')}"
             )
-        statistics = storage.read_json(storage.join(folder, STATISTICS_NAME))
+        statistics = manifest.read_statistics(folder)
         return cls(
             dataset_id=manifest.dataset_id,
             folder=folder,

@@ -19,7 +19,6 @@ from pipeline.steps.estimate import estimate_time
 from pipeline.steps.step import Context, Outcome, Plan, StepResult, require_test_split
 from pipeline.workspace import ACCEPTED, LATEST, Unfinished, Workspace, read_latest_dataset, read_model
 from tfrecords import DataError, DatasetManifest, storage
-from tfrecords.manifest import STATISTICS_NAME
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +153,7 @@ def _evaluate_model(context: Context, model_id: str, resolved: _Resolved) -> tup
     dataset = resolved.dataset
     folder = context.workspace.unfinished(Unfinished.EVALUATION, f"{model_id}-{dataset.dataset_id}")
     storage.remove_folder(folder)
-    statistics = storage.read_json(storage.join(resolved.dataset_folder, STATISTICS_NAME))
+    statistics = dataset.read_statistics(resolved.dataset_folder)
     test = statistics["splits"]["test"]
     request = EvaluationRequest(
         dataset_folder=resolved.dataset_folder,

@@ -29,7 +29,7 @@ from pipeline.steps.estimate import estimate_time
 from pipeline.steps.step import Context, Outcome, Plan, StepResult, get_now, require_test_split
 from pipeline.workspace import LATEST, Unfinished, Workspace, make_id, read_latest_dataset
 from tfrecords import DataError, DatasetManifest, storage
-from tfrecords.manifest import CHARSET_NAME, MANIFEST_NAME, STATISTICS_NAME, suggest_remedy
+from tfrecords.manifest import CHARSET_NAME, MANIFEST_NAME, suggest_remedy
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +173,7 @@ def _resolve(options: LinePipelineOptions, workspace: Workspace) -> _Resolved:
             "--validation_fraction and --test_fraction"
         )
     start = _find_start(options, workspace, dataset)
-    symbols = _measure_lines(dataset_folder)
+    symbols = _measure_lines(dataset.read_statistics(dataset_folder))
     request = _make_request(options, dataset, symbols, start[1] if start else None)
     hashed = {**request, "model": get_first_name(request["model"])}  # the same model has the same ID as ever
     model_id = make_id(version=MODEL_VERSION, dataset_id=dataset_id, **hashed)
@@ -201,9 +201,9 @@ def _resolve(options: LinePipelineOptions, workspace: Workspace) -> _Resolved:
     )
 
 
-def _measure_lines(dataset_folder: str) -> float:
-    """Returns the mean number of symbols of a training line."""
-    lengths = storage.read_json(storage.join(dataset_folder, STATISTICS_NAME))["splits"]["train"]["label_lengths"]
+def _measure_lines(statistics: Mapping[str, Any]) -> float:
+    """Measures the mean number of symbols of a training line."""
+    lengths = statistics["splits"]["train"]["label_lengths"]
     return sum(length * count for length, count in lengths) / sum(count for _, count in lengths)
 
 

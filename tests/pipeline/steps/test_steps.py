@@ -289,6 +289,15 @@ def test_an_empty_test_split_is_refused_before_training(tiny_images, tmp_path, c
     assert "training ctc_conv" not in captured.out
 
 
+@pytest.mark.parametrize("step", ["train", "evaluate"])
+def test_a_dataset_that_lost_its_statistics_is_refused_with_the_way_out(workspace, capsys, step):
+    path = workspace / "datasets" / "tiny" / "statistics.json"
+    path.unlink()
+    assert main([f"--workspace={workspace}", f"--steps={step}"]) == EXIT_REFUSED
+    wanted = f"error: {path} is missing, but the manifest beside it names it: delete {path.parent} and run the ingest"
+    assert wanted in capsys.readouterr().err
+
+
 def test_a_failure_that_nobody_foresaw_is_one_sentence_and_a_log(workspace, capsys):
     path = workspace / "datasets" / "tiny" / "manifest.json"
     manifest = json.loads(path.read_text())
