@@ -144,7 +144,7 @@ RENDERED: dict[str, Callable[[random.Random], tuple[Image.Image, str]]] = {
 def _render(
     text: str, chooser: random.Random, size: int, *, paper: int | None = None, ink: int | None = None
 ) -> Image.Image:
-    """Renders a text in its own size and place, with a little grain."""
+    """Renders a text in its own size and place."""
     font = ImageFont.load_default(size)
     left, top, right, bottom = font.getbbox(text)
     margin = chooser.randint(2, max(3, size // 3))
@@ -189,7 +189,10 @@ def main() -> None:
     options = parser.parse_args()
     kinds = [kind for kind in GOALS if kind in RENDERED or options.data is not None]
     if options.only:
-        kinds = [kind for kind in kinds if kind in options.only.split(",")]
+        asked = options.only.split(",")
+        if unknown := set(asked) - set(kinds):
+            sys.exit(f"error: --only={options.only}: {', '.join(sorted(unknown))} is unknown, or needs --data")
+        kinds = [kind for kind in kinds if kind in asked]
     missed = False
     print(f"{'kind':<18}{'seed':>5}{'CER':>9}{'goal':>9}{'exact':>9}{'lines':>7}{'seconds':>9}{'processor s':>13}")
     for kind in kinds:

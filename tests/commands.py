@@ -9,13 +9,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.main import main
-from tests.fork_server import ForkedProcess, fork_server
+from tests.fork_server import ForkedProcess, fork_server, make_subprocess_module
 
 ROOT = Path(__file__).parents[1]
 RUN_PIPELINE = ROOT / "run_pipeline.py"
@@ -94,9 +93,7 @@ def start_trainings_from(server: str) -> None:
     def start(command: Sequence[str], **how: Any) -> ForkedProcess:
         return ForkedProcess(server, command, prelude=_END_WITH.format(pid=os.getpid()), **how)
 
-    launcher.subprocess = types.SimpleNamespace(  # type: ignore[assignment]
-        Popen=start, DEVNULL=subprocess.DEVNULL, TimeoutExpired=subprocess.TimeoutExpired
-    )
+    launcher.subprocess = make_subprocess_module(start)  # type: ignore[assignment]
 
 
 _END_WITH = """

@@ -20,7 +20,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -181,6 +182,11 @@ def _descriptor(given: int | IO[Any] | None, standard: int, nothing: IO[Any]) ->
     return given if isinstance(given, int) else given.fileno()
 
 
+def make_subprocess_module(start: Callable[..., ForkedProcess]) -> types.SimpleNamespace:
+    """Makes what stands for the module `subprocess` in `components.training.launcher`, with a starter of workers."""
+    return types.SimpleNamespace(Popen=start, DEVNULL=subprocess.DEVNULL, TimeoutExpired=subprocess.TimeoutExpired)
+
+
 @contextlib.contextmanager
 def fork_server(folder: Path) -> Iterator[str]:
     """Yields the address of a server that has imported the command; it ends with the `with` block."""
@@ -262,12 +268,14 @@ def _run(request: dict[str, Any], descriptors: Sequence[int]) -> None:
     status = 1
     try:
         exec(request["prelude"], {"__name__": "prelude"})
-        sys.argv = ["-c", *arguments[1:]] if how == "-c" else arguments if how == "-m" else [how, *arguments]
         if how == "-m":
+            sys.argv = arguments
             runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
         elif how == "-c":
+            sys.argv = [how, *arguments[1:]]
             exec(compile(arguments[0], "<string>", "exec"), {"__name__": "__main__"})
         else:
+            sys.argv = [how, *arguments]
             runpy.run_path(how, run_name="__main__")
         status = 0
     except SystemExit as error:

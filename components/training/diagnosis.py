@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from components.training.best_epoch import choose_best_epoch
 from components.training.history import EpochRecord
 
-READING_CER = 0.5
+_READING_CER = 0.5
 """A network reads when its CER is below this.
 
 Before that it knows how often symbols occur and when one is due, but not what they look like: it gives much the same
@@ -19,7 +19,7 @@ _SAME_LOSS = 0.8
 
 def find_first_reading(history: Sequence[EpochRecord]) -> EpochRecord | None:
     """Finds the epoch in which reading began; None if it did not."""
-    return next((record for record in history if record.cer < READING_CER), None)
+    return next((record for record in history if record.cer < _READING_CER), None)
 
 
 def explain_weakness(history: Sequence[EpochRecord], learning_rate: float, *, has_validation: bool) -> str | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.commands import get_server
-from tests.fork_server import ForkedProcess
+from tests.fork_server import ForkedProcess, make_subprocess_module
 
 
 @pytest.fixture
@@ -54,10 +52,7 @@ def warm_workers(training_server: str, monkeypatch: pytest.MonkeyPatch) -> WarmW
     from components.training import launcher
 
     workers = WarmWorkers(training_server)
-    starting = types.SimpleNamespace(
-        Popen=workers.start, DEVNULL=subprocess.DEVNULL, TimeoutExpired=subprocess.TimeoutExpired
-    )
-    monkeypatch.setattr(launcher, "subprocess", starting)
+    monkeypatch.setattr(launcher, "subprocess", make_subprocess_module(workers.start))
     return workers
 
 
