@@ -103,6 +103,11 @@ class ForkedProcess:
                 os.close(descriptor)
         self.pid = int(self._server.recv(64))
 
+    def __del__(self) -> None:
+        """Closes the connection of a process whose end nobody waited for."""
+        if "_server" in self.__dict__:
+            self._server.close()
+
     def poll(self) -> int | None:
         """Returns the exit status if the process has ended."""
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -119,6 +124,7 @@ class ForkedProcess:
                 raise subprocess.TimeoutExpired(self.args, timeout or 0) from None
             assert answer, "the server that forks processes has ended"
             self.returncode = int(answer)
+            self._server.close()
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:

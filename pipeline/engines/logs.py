@@ -26,7 +26,9 @@ _LEVELS = {
     # Workers in other processes warn about settings of a container that they do not run in.
     "apache_beam.runners.portability.local_job_service": logging.ERROR,
 }
-_CONNECTION_THREADS = ("beam_control_read", "run_worker", "read_grpc_client_inputs", "wait_until_finish_read")
+_MESSAGE_THREAD = "wait_until_finish_read"
+_CONNECTION_THREADS = ("beam_control_read", "run_worker", "read_grpc_client_inputs", _MESSAGE_THREAD)
+_ENDS_WITHIN_S = 5.0
 
 
 @contextlib.contextmanager
@@ -79,7 +81,10 @@ def _add_filter(logger: logging.Logger, added: logging.Filter) -> Iterator[None]
 
 @contextlib.contextmanager
 def _silence_connection_threads() -> Iterator[None]:
-    """Silences exceptions that end threads waiting for a lost worker: the job's error says so."""
+    """Silences exceptions that end threads waiting for a lost worker or service: the job's error says so.
+
+    The thread that waits for a service's messages may notice a loss a moment later than the job does.
+    """
     before = threading.excepthook
 
     def report(failure: threading.ExceptHookArgs) -> None:
@@ -90,4 +95,7 @@ def _silence_connection_threads() -> Iterator[None]:
     try:
         yield
     finally:
+        for thread in threading.enumerate():
+            if thread.name == _MESSAGE_THREAD:
+                thread.join(_ENDS_WITHIN_S)
         threading.excepthook = before

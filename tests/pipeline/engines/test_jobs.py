@@ -12,6 +12,7 @@ from components.processes import HelperPool
 from pipeline.command_line import parse_options
 from pipeline.engines import dask_cluster
 from pipeline.engines.jobs import describe_runner, run_job
+from pipeline.engines.logs import quieten_engines
 from tfrecords import DataError
 
 CLUSTER = "--dask_client_address=tcp://10.0.0.1:8786"
@@ -134,6 +135,24 @@ def test_nothing_of_a_job_stays_behind(ends):
     assert not pool.has_helpers
     with HelperPool.current() as own:
         assert own is not pool
+
+
+def test_a_thread_that_notices_a_lost_service_after_the_job_prints_nothing(capsys):
+    def wait_for_messages():
+        lost.wait(10)
+        raise ConnectionError("lost")
+
+    lost = threading.Event()
+    threading.excepthook, before = threading.__excepthook__, threading.excepthook
+    try:
+        with quieten_engines():
+            thread = threading.Thread(target=wait_for_messages, name="wait_until_finish_read")
+            thread.start()
+            threading.Timer(0.2, lost.set).start()
+        thread.join()
+    finally:
+        threading.excepthook = before
+    assert capsys.readouterr().err == ""
 
 
 def _call_helper(element, pools, error):
