@@ -355,8 +355,16 @@ FLAG_SECTIONS = (
         ("review",),
         (
             Flag(
+                "review",
+                "what a person gets to correct: readings of new images, the least confident first, or labels of the "
+                "dataset that are likely wrong; labels takes a few trainings",
+                "WHAT",
+                default="readings",
+                choices=("readings", "labels"),
+            ),
+            Flag(
                 "review_count",
-                "how many images a person gets to correct, the least confidently recognised first",
+                "how many images a person gets to correct",
                 default=200,
                 type=whole_number(1),
             ),

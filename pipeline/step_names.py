@@ -11,7 +11,7 @@ STEP_SUMMARIES = {
     "train": "trains a model on the latest dataset",
     "evaluate": "measures the latest model on held-out lines, and accepts or refuses it",
     "infer": "recognises new images with the accepted model",
-    "review": "gives the least certain predictions to a person to correct",
+    "review": "gives doubtful readings, or doubtful labels, to a person to correct",
     "compact": "merges the runs of predictions of one day",
 }
 """What each step does, in the order in which they run: the one list of steps."""

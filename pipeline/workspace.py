@@ -70,6 +70,7 @@ class Unfinished(enum.Enum):
     MERGED = "merged", 0
     MERGED_REJECTS = "merged-rejects", 0
     REVIEW = "review", 0
+    LABEL_CHECK = "label-check", _MONTH_S
 
     def __init__(self, prefix: str, kept_s: float):
         self.prefix = f"{prefix}-"

@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 from PIL import Image
@@ -21,6 +21,7 @@ from components.recogniser.images import ImageSource, make_line
 from components.recogniser.manifest import ModelManifest
 from tfrecords import Charset, DataError, ImageLimits, ImageRejected, pad_lines
 
+_Decoded = TypeVar("_Decoded")
 _READ_AHEAD = 1024
 """Images that `Recogniser.recognise` takes before it gives their results."""
 
@@ -176,18 +177,7 @@ class Recogniser:
         Raises:
             DataError: for a line of another height than the model's, or a model that gives no numbers.
         """
-        for line in batch:
-            if line.shape[0] != self.manifest.height:
-                raise DataError(
-                    f"a line is {line.shape[0]} pixels high, but model {self.manifest.model_id} "
-                    f"reads lines of {self.manifest.height}"
-                )
-        images, widths = pad_lines(batch, self.manifest.time_stride)
-        logits, time_steps = self.engine.score(images, widths)
-        try:
-            decoded = self.decode(logits / np.float32(self.manifest.temperature), time_steps)
-        except ValueError as error:
-            raise DataError(f"model {self.manifest.model_id} in {self.folder}: {error}") from None
+        decoded = self.decode_with(self.decode, *self.compute_logits(batch))
         return [
             Recognition(
                 self.charset.decode(line.ids),
@@ -198,3 +188,28 @@ class Recogniser:
             )
             for line in decoded
         ]
+
+    def compute_logits(self, batch: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Computes the calibrated logits of one batch of lines, uint8 [height, width] of the model's height.
+
+        Returns:
+            Logits float32 [batch, time, classes] and time steps int [batch].
+
+        Raises:
+            DataError: for a line of another height than the model's.
+        """
+        for line in batch:
+            if line.shape[0] != self.manifest.height:
+                raise DataError(
+                    f"a line is {line.shape[0]} pixels high, but model {self.manifest.model_id} "
+                    f"reads lines of {self.manifest.height}"
+                )
+        logits, time_steps = self.engine.score(*pad_lines(batch, self.manifest.time_stride))
+        return logits / np.float32(self.manifest.temperature), time_steps
+
+    def decode_with(self, decode: Callable[..., _Decoded], *arguments: np.ndarray) -> _Decoded:
+        """Calls a function of logits; raises a `DataError` if they are not finite."""
+        try:
+            return decode(*arguments)
+        except ValueError as error:
+            raise DataError(f"model {self.manifest.model_id} in {self.folder}: {error}") from None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from components.review.selection import DoubtfulText
 from tfrecords import storage
 
 MANIFEST_NAME = "manifest.json"
+LABEL = "label"
+"""Stands for a model in what a review of labels gave out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,13 +21,15 @@ class ReviewManifest:
         review_id: digest of the readings.
         dataset_id: the dataset to which corrections are to be added.
         created_at: ISO 8601, UTC.
-        given_out: URI, model and text of each reading.
+        given_out: URI, model and text of each reading; or URI, `LABEL` and text of each label.
+        check_id: of the check of a dataset's labels from which this was chosen; None for a review of readings.
     """
 
     review_id: str
     dataset_id: str
     created_at: str
     given_out: Sequence[Sequence[str]]
+    check_id: str | None = None
 
     def write(self, folder: str) -> None:
         """Writes the manifest into a folder."""
@@ -33,17 +37,22 @@ class ReviewManifest:
 
 
 def read_given_out(reviews: str) -> set[tuple[str, str, str]]:
-    """Returns URI, model and text of every reading that a committed review below a folder gave out."""
-    given: set[tuple[str, str, str]] = set()
+    """Returns what each committed review below a folder gave out, as its manifest has it."""
+    return {
+        (uri, origin, text) for _, manifest in _read_manifests(reviews) for uri, origin, text in manifest["given_out"]
+    }
+
+
+def find_check(reviews: str, check_id: str) -> str | None:
+    """Finds the folder of a committed review that was chosen from a check of labels; returns None if there is none."""
+    return next((folder for folder, manifest in _read_manifests(reviews) if manifest.get("check_id") == check_id), None)
+
+
+def _read_manifests(reviews: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Reads the manifests of all committed reviews below a folder; yields the folder of each, and its manifest."""
     for name in storage.list_names(reviews):
+        folder = storage.join(reviews, name)
         try:
-            manifest = storage.read_json(storage.join(reviews, name, MANIFEST_NAME))
+            yield folder, storage.read_json(storage.join(folder, MANIFEST_NAME))
         except (FileNotFoundError, NotADirectoryError):
             continue
-        given.update((uri, model_id, text) for uri, model_id, text in manifest["given_out"])
-    return given
-
-
-def list_given_out(readings: Iterable[DoubtfulText]) -> list[list[str]]:
-    """Lists readings as a review's manifest has them."""
-    return [[reading.uri, reading.model_id, reading.text] for reading in readings]

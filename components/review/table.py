@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from components.listing import path_to_uri, uri_to_path
-from components.review.selection import DoubtfulText
 from tfrecords import storage
 
 COLUMNS = ("path", "text", "confidence", "read", "alternatives", "run_id", "model_id", "dataset")
@@ -16,19 +16,41 @@ _BETWEEN = " | "
 
 
 def format_table(rows: Sequence[tuple[str, str, str]]) -> str:
-    """Formats the whole file, from rows as `split_row` returns them."""
+    """Formats the whole file, from rows as `ReviewRow.split` returns them."""
     header = ",".join(map(quote_cell, COLUMNS))
     lines = [header, *(before + quote_cell(protect_cell(text)) + after for before, text, after in rows)]
     return BYTE_ORDER_MARK + "".join(line + LINE_END for line in lines)
 
 
-def split_row(reading: DoubtfulText, alternatives: Sequence[str], dataset_id: str) -> tuple[str, str, str]:
-    """Splits a row into the part before the cell of its text, the text, and the part after that cell."""
-    after = (
-        f"{reading.confidence:.4f}",
-        *map(protect_cell, (reading.text, _BETWEEN.join(alternatives), reading.run_id, reading.model_id, dataset_id)),
-    )
-    return f"{quote_cell(name_image(reading.uri))},", reading.text, "".join(f",{quote_cell(cell)}" for cell in after)
+@dataclasses.dataclass(frozen=True)
+class ReviewRow:
+    """One row of the table.
+
+    Attributes:
+        uri: of the image.
+        text: for a person to correct.
+        confidence: posterior of `read`, 0 to 1.
+        read: as recognised.
+        alternatives: other texts.
+        run_id: the run of predictions; empty for a check of labels.
+        model_id: of the model that recognised it, or of the check.
+        dataset_id: the dataset to which corrections are added.
+    """
+
+    uri: str
+    text: str
+    confidence: float
+    read: str
+    alternatives: Sequence[str]
+    run_id: str
+    model_id: str
+    dataset_id: str
+
+    def split(self) -> tuple[str, str, str]:
+        """Splits the row into the part before the cell of its text, the text, and the part after that cell."""
+        texts = (self.read, _BETWEEN.join(self.alternatives), self.run_id, self.model_id, self.dataset_id)
+        after = (f"{self.confidence:.4f}", *map(protect_cell, texts))
+        return f"{quote_cell(name_image(self.uri))},", self.text, "".join(f",{quote_cell(cell)}" for cell in after)
 
 
 def protect_cell(text: str) -> str:

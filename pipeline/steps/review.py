@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import datetime
 import itertools
@@ -12,10 +11,11 @@ from typing import Any
 
 from components.commit import Commit
 from components.recogniser.manifest import ModelManifest
-from components.review.given_out import MANIFEST_NAME, ReviewManifest, list_given_out, read_given_out
-from components.review.page import choose_with_images, mark_doubtful, render_page
+from components.review.given_out import MANIFEST_NAME, ReviewManifest, read_given_out
+from components.review.page import choose_with_images, mark_doubtful, write_table_and_page
 from components.review.selection import DoubtfulText, find_least_confident, read_details
-from components.review.table import PAGE_NAME, TABLE_NAME, format_table, split_row
+from components.review.table import ReviewRow
+from pipeline.steps.label_review import plan_review_of_labels, review_labels
 from pipeline.steps.runs import find_sound_runs
 from pipeline.steps.step import Context, Outcome, Plan, StepResult
 from pipeline.workspace import ACCEPTED, LATEST, Unfinished, Workspace, make_id
@@ -48,6 +48,8 @@ class ReviewStep:
     def run(self, context: Context) -> StepResult:
         """Commits a review."""
         options, workspace = context.options, context.workspace
+        if options.review == "labels":
+            return review_labels(context)
         resolved = _resolve(context)
         dataset_id = resolved.dataset_id
         log.info(f"looking for the {options.review_count:,} least confident readings of {resolved.runs:,} runs")
@@ -67,10 +69,16 @@ class ReviewStep:
         review_id = make_id(dataset=dataset_id, readings=[(reading.uri, reading.run_id) for reading in readings])
         folder = workspace.unfinished(Unfinished.REVIEW, review_id)
         storage.remove_folder(folder)
-        _write_table_and_page(folder, chosen, review_id=review_id, dataset_id=dataset_id)
+        rows, lines = _describe_readings(chosen, dataset_id)
+        write_table_and_page(folder, rows, lines, review_id=review_id, dataset_id=dataset_id)
         destination = storage.join(workspace.root, "review", review_id)
         created_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        manifest = ReviewManifest(review_id, dataset_id, created_at, list_given_out(readings))
+        manifest = ReviewManifest(
+            review_id,
+            dataset_id,
+            created_at,
+            given_out=[[reading.uri, reading.model_id, reading.text] for reading in readings],
+        )
         Commit(folder, destination, MANIFEST_NAME).finish(manifest)
         least, most = readings[0].confidence, readings[-1].confidence
         summary = (
@@ -82,6 +90,8 @@ class ReviewStep:
     def plan(self, context: Context) -> Plan:
         """Says how many images would be given out."""
         options, workspace = context.options, context.workspace
+        if options.review == "labels":
+            return plan_review_of_labels(context)
         if workspace.expects("predictions", LATEST):
             return Plan(None, [f"the {options.review_count:,} least confident readings, tonight's among them"])
         resolved = _resolve(context)
@@ -122,32 +132,27 @@ def _resolve(context: Context) -> _Resolved:
     return _Resolved(len(runs), dataset_id, waiting)
 
 
-def _write_table_and_page(
-    folder: str, chosen: Sequence[tuple[DoubtfulText, bytes]], *, review_id: str, dataset_id: str
-) -> None:
-    """Writes `review.csv` and `review.html` of readings with their images as PNG."""
-    readings = [reading for reading, _ in chosen]
-    details = read_details(readings)
-    rows = [
-        split_row(reading, [other["text"] for other in detail["alternatives"]], dataset_id)
-        for reading, detail in zip(readings, details, strict=True)
-    ]
-    storage.write_bytes(storage.join(folder, TABLE_NAME), format_table(rows).encode())
-    lines = [
-        {
-            "source": f"data:image/png;base64,{base64.b64encode(png).decode()}",
-            "text": reading.text,
-            "read": mark_doubtful(reading.text, detail["symbol_confidences"]),
-            "confidence": reading.confidence,
-            "alternatives": [other["text"] for other in detail["alternatives"]],
-            "uri": reading.uri,
-            "before": before,
-            "after": after,
-        }
-        for (reading, png), detail, (before, _, after) in zip(chosen, details, rows, strict=True)
-    ]
-    page = render_page(review_id=review_id, dataset_id=dataset_id, lines=lines)
-    storage.write_bytes(storage.join(folder, PAGE_NAME), page.encode())
+def _describe_readings(
+    chosen: Sequence[tuple[DoubtfulText, bytes]], dataset_id: str
+) -> tuple[list[ReviewRow], list[dict[str, Any]]]:
+    """Describes readings, each with its image as PNG, for the table and for the page."""
+    details = read_details([reading for reading, _ in chosen])
+    rows, lines = [], []
+    for (reading, png), detail in zip(chosen, details, strict=True):
+        alternatives = [other["text"] for other in detail["alternatives"]]
+        text, confidence = reading.text, reading.confidence
+        rows.append(
+            ReviewRow(reading.uri, text, confidence, text, alternatives, reading.run_id, reading.model_id, dataset_id)
+        )
+        lines.append(
+            {
+                "png": png,
+                "read": mark_doubtful(text, detail["symbol_confidences"]),
+                "confidence": confidence,
+                "alternatives": alternatives,
+            }
+        )
+    return rows, lines
 
 
 def _find_dataset_to_correct(workspace: Workspace) -> tuple[str, DatasetManifest]:

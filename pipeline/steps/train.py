@@ -173,8 +173,8 @@ def _resolve(options: LinePipelineOptions, workspace: Workspace) -> _Resolved:
             "--validation_fraction and --test_fraction"
         )
     start = _find_start(options, workspace, dataset)
-    symbols = _measure_lines(dataset.read_statistics(dataset_folder))
-    request = _make_request(options, dataset, symbols, start[1] if start else None)
+    symbols = measure_lines(dataset.read_statistics(dataset_folder))
+    request = make_request(options, dataset.examples("train"), symbols, start[1] if start else None)
     hashed = {**request, "model": get_first_name(request["model"])}  # the same model has the same ID as ever
     model_id = make_id(version=MODEL_VERSION, dataset_id=dataset_id, **hashed)
     folder = workspace.model(model_id)
@@ -201,7 +201,7 @@ def _resolve(options: LinePipelineOptions, workspace: Workspace) -> _Resolved:
     )
 
 
-def _measure_lines(statistics: Mapping[str, Any]) -> float:
+def measure_lines(statistics: Mapping[str, Any]) -> float:
     """Measures the mean number of symbols of a training line."""
     lengths = statistics["splits"]["train"]["label_lengths"]
     return sum(length * count for length, count in lengths) / sum(count for _, count in lengths)
@@ -213,18 +213,19 @@ def _explain_choice(network: str, symbols: float) -> str:
     return f"{network} is chosen: lines have {symbols:.0f} symbols on average, {comparison} than {LONG_LINE}"
 
 
-def _make_request(
-    options: LinePipelineOptions, dataset: DatasetManifest, symbols: float, start: ModelManifest | None
+def make_request(
+    options: LinePipelineOptions, images: int, symbols: float, start: ModelManifest | None
 ) -> dict[str, Any]:
     """Returns the network and its training settings, by flag: those that were asked for, or those of its recipe.
 
     Args:
+        images: to train on.
         symbols: of a training line, on average.
     """
     network = options.network or (start.model if start else choose_model(symbols))
     recipe = RECIPES[network]
     batch_size = options.batch_size or recipe.batch_size
-    epochs = options.epochs or recipe.epochs_for(dataset.examples("train"), batch_size, symbols)
+    epochs = options.epochs or recipe.epochs_for(images, batch_size, symbols)
     return {
         "model": network,
         "epochs": epochs,
@@ -284,7 +285,7 @@ def _train(
     if options.resume == "never":
         storage.remove_folder(resolved.checkpoints)
     in_workspace = chief and not storage.is_remote(resolved.training)
-    with _open_training_folder(resolved.training if in_workspace else None) as scratch:
+    with open_training_folder(resolved.training if in_workspace else None) as scratch:
         output = os.path.join(scratch, "model")
         storage.remove_folder(output)
         start = resolved.start
@@ -308,26 +309,35 @@ def _train(
 
 def _commit(workspace: Workspace, resolved: _Resolved, output: str) -> ModelManifest:
     """Commits a trained model."""
-    dataset = resolved.dataset
-    charset = storage.join(resolved.dataset_folder, CHARSET_NAME)
-    storage.copy_file(charset, os.path.join(output, CHARSET_NAME))
-    manifest = ModelManifest(
-        model_id=resolved.model_id,
-        dataset_id=dataset.dataset_id,
-        model=resolved.request["model"],
-        height=dataset.height,
-        time_stride=TIME_STRIDE,
-        temperature=storage.read_json(os.path.join(output, CALIBRATION_NAME))["temperature"],
-        charset_sha256=dataset.charset_sha256,
-        options=resolved.request,
-        files=describe_files(output),
-        created_at=get_now().isoformat(),
-    )
+    manifest = describe_model(output, resolved.model_id, resolved.request, resolved.dataset, resolved.dataset_folder)
     unfinished = workspace.unfinished(Unfinished.MODEL, resolved.model_id)
     storage.remove_folder(unfinished)
     storage.copy_folder(output, unfinished)
     Commit(unfinished, resolved.folder, MANIFEST_NAME).finish(manifest)
     return manifest
+
+
+def describe_model(
+    output: str, model_id: str, request: dict[str, Any], dataset: DatasetManifest, dataset_folder: str
+) -> ModelManifest:
+    """Makes the manifest of a trained model, and copies the dataset's charset to it.
+
+    Args:
+        output: the local folder to which the model was trained.
+    """
+    storage.copy_file(storage.join(dataset_folder, CHARSET_NAME), os.path.join(output, CHARSET_NAME))
+    return ModelManifest(
+        model_id=model_id,
+        dataset_id=dataset.dataset_id,
+        model=request["model"],
+        height=dataset.height,
+        time_stride=TIME_STRIDE,
+        temperature=storage.read_json(os.path.join(output, CALIBRATION_NAME))["temperature"],
+        charset_sha256=dataset.charset_sha256,
+        options=request,
+        files=describe_files(output),
+        created_at=get_now().isoformat(),
+    )
 
 
 def _fetch_dataset(folder: str, manifest: DatasetManifest, scratch: str) -> str:
@@ -358,7 +368,7 @@ def _fetch_dataset(folder: str, manifest: DatasetManifest, scratch: str) -> str:
 
 
 @contextlib.contextmanager
-def _open_training_folder(folder: str | None) -> Iterator[str]:
+def open_training_folder(folder: str | None) -> Iterator[str]:
     """Opens a local folder to train in: the given one, or a temporary one, of which only the logs survive a failure."""
     if folder is not None:
         yield folder

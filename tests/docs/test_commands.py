@@ -78,6 +78,8 @@ NOT_HERE = {
     ("docs/nightly.md", "crontab"): "changes the machine's schedules; tests/deploy runs the line",
     ("docs/nightly.md", "cp deploy/airflow_nightly.py"): "needs Airflow; tests/deploy parses the DAG where it is",
     ("docs/nightly.md", "jq"): "needs a Google Cloud project; tests/deploy checks the request",
+    ("docs/review.md", ".venv/bin/python run_pipeline.py --workspace=work/ --steps=review --review=labels"): "trains "
+    "models; tests/pipeline/steps/test_label_review.py runs the step",
     ("docs/scaling.md", "run_pipeline.py --steps=infer --infer_images=gs://BUCKET"): "needs a bucket",
     ("docs/training.md", "docker build -f deploy/Dockerfile"): "needs Docker and a registry",
     ("docs/training.md", "kubectl"): "needs a Kubernetes cluster; tests/deploy checks the specifications",

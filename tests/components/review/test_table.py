@@ -1,7 +1,6 @@
 """The review table: what is written into it comes back, by way of editors too."""
 
 import csv
-import datetime
 import os
 import pathlib
 
@@ -11,8 +10,7 @@ from components.listing import LabelRules, PathTables, list_table, path_to_uri, 
 from components.listing.joining import join_labels, read_label_rows
 from components.listing.listing import read_listing
 from components.listing.tables import TableColumns, read_label_table, read_reviewed_table
-from components.review.selection import DoubtfulText
-from components.review.table import format_table, split_row
+from components.review.table import ReviewRow, format_table
 from tfrecords import SplitFractions, normalise_text
 
 TEXTS = (
@@ -23,9 +21,8 @@ TEXTS = (
 
 def put(path: pathlib.Path, rows: list[tuple[str, str]], dataset_id: str = "0123456789ab") -> str:
     """A review table of `(uri, text)`."""
-    at = datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC)
-    readings = [DoubtfulText(uri, text, 0.5, "123e45678901", "r1", at, ("", 0, 0)) for uri, text in rows]
-    path.write_bytes(format_table([split_row(reading, ["other"], dataset_id) for reading in readings]).encode())
+    split = [ReviewRow(uri, text, 0.5, text, ["other"], "r1", "123e45678901", dataset_id).split() for uri, text in rows]
+    path.write_bytes(format_table(split).encode())
     return str(path)
 
 

@@ -1,0 +1,88 @@
+"""Labels are checked by models that did not train on them."""
+
+import collections
+import math
+
+import numpy as np
+import pytest
+
+from components.ctc.decoding import compute_label_log_probability
+from components.recogniser.model import RecogniserSpec
+from components.review.folds import Fold, choose_folds
+from components.review.labels import CHECKED_SCHEMA, check_labels, find_suspects
+from tests.components.ingest.written import parse_shard
+from tests.conftest import LABELS
+from tfrecords import DatasetManifest, decode_png, examples_to_record_batch, pad_lines
+
+
+def make_folds(folder, count) -> list[Fold]:
+    manifest = DatasetManifest.read(str(folder))
+    return [Fold(str(folder), manifest, number, count) for number in range(count)]
+
+
+def list_uris(records) -> list[str]:
+    batch = examples_to_record_batch(list(records))
+    return [uri.decode() for uri in batch.column(batch.schema.get_field_index("uri")).flatten().to_pylist()]
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_every_line_is_read_once_and_by_a_model_that_did_not_train_on_it(tiny_dataset, tmp_path, count):
+    read: collections.Counter[str] = collections.Counter()
+    for fold in make_folds(tiny_dataset, count):
+        own = list_uris(fold.read_own_records())
+        read.update(own)
+        folder = tmp_path / str(fold.number)
+        fold.write_training_dataset(str(folder))
+        manifest = DatasetManifest.read(str(folder))
+        manifest.read_charset(str(folder))
+        trained = [row["uri"] for shard in manifest.shards for row in parse_shard(folder / shard.name)]
+        assert len(trained) == len(set(trained))
+        assert not set(trained) & set(own)
+        assert len(trained) + len(own) == len(LABELS)
+        assert manifest.examples("train") == fold.count_training_lines() > manifest.examples("validation") > 0
+    assert set(read.values()) == {1}
+    assert len(read) == len(LABELS)
+
+
+def test_few_lines_are_cut_into_more_parts_so_that_each_model_has_most_of_them():
+    assert [choose_folds(lines) for lines in (20, 499, 500, 10**6)] == [5, 5, 2, 2]
+
+
+def test_posteriors_of_label_and_reading_are_those_of_the_calibrated_network(tiny_dataset, tiny_model):
+    recogniser = RecogniserSpec(str(tiny_model), "onnx").load()
+    records = [record for fold in make_folds(tiny_dataset, 2) for record in fold.read_own_records()]
+    checked = check_labels(records, recogniser)
+    assert checked.schema == CHECKED_SCHEMA
+    rows = {row["uri"]: row for row in checked.to_pylist()}
+    assert len(rows) == len(LABELS)
+    batch = examples_to_record_batch(records)
+    columns = (batch.column(batch.schema.get_field_index(name)).flatten() for name in ("uri", "text", "image"))
+    for uri, text, image in zip(*(column.to_pylist() for column in columns), strict=True):
+        row, line = rows[uri.decode()], decode_png(image)
+        assert row["label"] == text.decode()
+        logits, time_steps = recogniser.engine.score(*pad_lines([line], 4))
+        ids = recogniser.charset.encode(row["label"])
+        posterior = compute_label_log_probability(
+            logits / np.float32(recogniser.manifest.temperature), time_steps, np.array([ids]), np.array([len(ids)])
+        )
+        assert row["label_log_probability"] == pytest.approx(posterior[0], abs=1e-3)
+        (alone,) = recogniser.recognise_lines([line])
+        assert row["reading"] == alone.text
+        assert math.exp(row["reading_log_probability"]) == pytest.approx(alone.confidence, abs=1e-4)
+
+
+def test_the_label_that_is_least_probable_beside_the_reading_comes_first():
+    rows = [
+        ("sure", "ab", "ac", -30.0, -0.01),
+        ("unsure", "ab", "ac", -5.0, -4.0),
+        ("right", "ab", "ab", -0.1, -0.1),
+        ("impossible", "ab", "", -700.0, -9.0),
+        ("b tie", "ab", "ac", -30.0, -0.01),
+    ]
+    table = CHECKED_SCHEMA.empty_table().from_pylist(
+        [dict(zip(CHECKED_SCHEMA.names, row, strict=True)) for row in rows], CHECKED_SCHEMA
+    )
+    suspects = find_suspects(table)
+    assert [suspect.uri for suspect in suspects] == ["impossible", "b tie", "sure", "unsure"]
+    assert suspects[2].confidence == pytest.approx(math.exp(-0.01))
+    assert suspects[2].label_confidence == pytest.approx(math.exp(-30))
