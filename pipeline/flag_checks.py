@@ -42,6 +42,8 @@ def check_options(options: LinePipelineOptions) -> None:
             "--images is given, but not what to read with the model: add --infer_images=DIR, "
             "or leave inference out with --steps=ingest,train,evaluate"
         )
+    if options.texts and not storage.is_remote(options.texts) and not os.path.isfile(options.texts):
+        raise UsageError(f"--texts={options.texts} is not a file")
     if options.charset and not storage.is_remote(options.charset) and not os.path.isfile(options.charset):
         raise UsageError(f"--charset={options.charset} is not a file")
 

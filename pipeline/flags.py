@@ -234,6 +234,12 @@ FLAG_SECTIONS = (
                 without="random weights",
             ),
             Flag(
+                "texts",
+                "more texts of the kind that images show, one a line, for the language model that the decoder may use",
+                "FILE",
+                without="the training labels alone",
+            ),
+            Flag(
                 "resume",
                 "whether a stopped training continues from its last checkpoint",
                 "WHEN",
@@ -282,6 +288,29 @@ FLAG_SECTIONS = (
         ),
     ),
     FlagSection(
+        "Decoder",
+        ("evaluate", "infer"),
+        (
+            Flag(
+                "decoder",
+                "how the network's output becomes text: the best symbol at each time step (greedy), the most probable "
+                "text that a beam search finds, with the language model if the model has one, and alternatives (beam), "
+                "or the most probable word of a list (lexicon); auto is beam for a model with a language model, greedy "
+                "for others",
+                "NAME",
+                default="auto",
+                choices=DECODERS,
+            ),
+            Flag(
+                "beam_width",
+                "how many beginnings of texts --decoder=beam keeps, and how many texts it gives at most",
+                default=10,
+                type=whole_number(1),
+            ),
+            Flag("lexicon", "file of the words for --decoder=lexicon, one a line", "FILE"),
+        ),
+    ),
+    FlagSection(
         "Recognition",
         ("infer",),
         (
@@ -292,22 +321,6 @@ FLAG_SECTIONS = (
                 "PATHS",
                 without="the unlabelled part of the sample",
             ),
-            Flag(
-                "decoder",
-                "how the network's output becomes text: the best symbol at each time step (greedy), the most "
-                "probable text that a beam search finds, and alternatives (beam), or the most probable word of a "
-                "list (lexicon)",
-                "NAME",
-                default="greedy",
-                choices=DECODERS,
-            ),
-            Flag(
-                "beam_width",
-                "how many beginnings of texts --decoder=beam keeps, and how many texts it gives at most",
-                default=10,
-                type=whole_number(1),
-            ),
-            Flag("lexicon", "file of the words for --decoder=lexicon, one a line", "FILE"),
             Flag(
                 "min_confidence",
                 "marks predictions with less confidence as needs_review; none is left out",

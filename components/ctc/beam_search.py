@@ -72,7 +72,7 @@ def _search(emissions: Emissions, width: int) -> tuple[np.ndarray, np.ndarray, n
     images, slots = np.arange(batch), np.arange(width)[:, None]
     ranks = min(blank, width + 1)
     slot_of, rank_of = _find_worth_extending(width, ranks)
-    by_rank = _sort_greatest_first(emissions.weights[:, :, :blank], ranks)
+    by_rank = sort_greatest_first(emissions.weights[:, :, :blank], ranks)
     weights_by_rank = np.take_along_axis(emissions.weights, by_rank, axis=2).transpose(0, 2, 1).copy()
     rank_of_class = np.full(emissions.weights.shape, ranks, np.int32)
     np.put_along_axis(rank_of_class, by_rank, np.arange(ranks)[None, None], axis=2)
@@ -116,7 +116,7 @@ def _search(emissions: Emissions, width: int) -> tuple[np.ndarray, np.ndarray, n
         candidates[none] = 0
         np.add(stays_blank, stays_symbol, out=candidates[:width])
 
-        chosen = _sort_greatest_first(candidates.T, width).T
+        chosen = sort_greatest_first(candidates.T, width).T
         scores = candidates.take(chosen * batch + images)
         is_new = chosen >= width
         source = source_of[chosen]
@@ -146,7 +146,7 @@ def _search(emissions: Emissions, width: int) -> tuple[np.ndarray, np.ndarray, n
     return pad_labels(symbols[written], lengths), lengths, np.nonzero(used)[0]
 
 
-def _sort_greatest_first(values: np.ndarray, count: int) -> np.ndarray:
+def sort_greatest_first(values: np.ndarray, count: int) -> np.ndarray:
     """Finds the places of the `count` greatest values along the last axis, of equal ones the first.
 
     The bits of floats that are not negative sort as integers do. The place takes the room of the last few

@@ -12,10 +12,13 @@ import numpy as np
 
 from components.ctc.beam_search import decode_with_beam_search
 from components.ctc.decoding import Decoded, decode_greedily
+from components.ctc.fusion import Fusion, decode_with_language_model
 from components.ctc.lexicon import Lexicon, decode_with_lexicon
 from tfrecords import Charset, DataError, storage
 
-DECODERS = ("greedy", "beam", "lexicon")
+DECODERS = ("auto", "greedy", "beam", "lexicon")
+_ALTERNATIVES = 3
+"""Of a beam search with a language model: each costs time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Decoding:
     """The settings with which logits become text.
 
     Attributes:
-        decoder: one of `DECODERS`.
+        decoder: one of `DECODERS`. `auto` is `beam` for a model with a language model, and `greedy` for others.
         beam_width: number of beginnings of texts that the beam search keeps.
         lexicon: file of words, one a line in UTF-8, local or remote, for the decoder of that name.
         lexicon_sha256: of that file, hexadecimal; None if any content will do.
@@ -32,7 +35,7 @@ class Decoding:
         ValueError: for a decoder that does not exist, less than one beginning, or a lexicon without its decoder.
     """
 
-    decoder: str = "greedy"
+    decoder: str = "auto"
     beam_width: int = 10
     lexicon: str | None = None
     lexicon_sha256: str | None = None
@@ -44,6 +47,12 @@ class Decoding:
             raise ValueError(f"beam_width must be at least 1, not {self.beam_width}")
         if (self.decoder == "lexicon") != (self.lexicon is not None):
             raise ValueError("decoder='lexicon' and lexicon=FILE go together: give both, or neither")
+
+    def choose_for(self, has_language_model: bool) -> Decoding:
+        """Returns the same settings with the decoder that `auto` stands for."""
+        if self.decoder != "auto":
+            return self
+        return dataclasses.replace(self, decoder="beam" if has_language_model else "greedy")
 
     def pin_lexicon(self) -> Decoding:
         """Returns the same settings with the checksum of the lexicon as it is now."""
@@ -80,16 +89,29 @@ class Decoding:
         except DataError as error:
             raise DataError(f"--lexicon={self.lexicon}: {error}") from None
 
-    def make_function(self, charset: Charset) -> Callable[[np.ndarray, np.ndarray], list[Decoded]]:
+    def make_function(
+        self, charset: Charset, fusion: Fusion | None = None
+    ) -> Callable[[np.ndarray, np.ndarray], list[Decoded]]:
         """Makes the decoder: a function of logits and time steps that returns a `Decoded` for each image.
+
+        Args:
+            fusion: the model's language model, if it has one.
 
         Raises:
             DataError: as `read_lexicon` does.
         """
-        if self.decoder == "beam":
+        decoder = self.choose_for(fusion is not None).decoder
+        if decoder == "beam" and fusion is not None:
+            return functools.partial(
+                decode_with_language_model,
+                fusion=fusion,
+                beam_width=self.beam_width,
+                alternatives=min(self.beam_width - 1, _ALTERNATIVES),
+            )
+        if decoder == "beam":
             return functools.partial(
                 decode_with_beam_search, beam_width=self.beam_width, alternatives=self.beam_width - 1
             )
-        if self.decoder == "lexicon":
+        if decoder == "lexicon":
             return functools.partial(decode_with_lexicon, lexicon=self.read_lexicon(charset))
         return decode_greedily

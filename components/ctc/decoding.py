@@ -29,7 +29,7 @@ class Decoded:
             greedy path.
         log_probability: natural logarithm of the posterior of the whole text over all its alignments,
             at most 0; minus infinity if there is no text (see `decode_with_lexicon`).
-        alternatives: other texts, `(ids, log_probability)`, the most probable first.
+        alternatives: other texts, `(ids, log_probability)`, the most probable first, or as a language model ranks them.
     """
 
     ids: np.ndarray

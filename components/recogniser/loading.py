@@ -23,7 +23,8 @@ def load_recogniser(
         engine: what computes logits: `tensorflow`, `onnx`, or `auto` for the faster one on this machine, which is
             TensorFlow where it sees a GPU and ONNX Runtime elsewhere.
         threads: processor cores that ONNX Runtime uses at once; TensorFlow takes what there is.
-        decoding: how logits become text; by default the best symbol at each time step.
+        decoding: how logits become text; by default with the model's language model if it has one, or else the best
+            symbol at each time step.
 
     Raises:
         DataError: if there is no model or it was damaged, or the lexicon cannot be used.

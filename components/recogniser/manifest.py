@@ -12,16 +12,18 @@ from tfrecords.manifest import MANIFEST_NAME, read_charset, read_manifest, sugge
 
 MODEL_VERSION = 5
 """Goes into the IDs of models: raised when the same dataset and options would train another model."""
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 CALIBRATION_NAME = "calibration.json"
 KERAS_NAME = "model.keras"
 ONNX_NAME = "model.onnx"
 SAVED_MODEL_NAME = "saved_model"
+LANGUAGE_MODEL_NAME = "language_model.npz"
 PLOTS_NAME = "plots"
 MODELS_NAME, ACCEPTED = "models", "ACCEPTED"
 """The folder of all models in a workspace, and the file in it that names the one in use."""
 _OLDEST_VERSION = 1
-_ADDED = {"time_stride": 4, "temperature": 1.0}  # in versions 2 and 3; with the values that version 1 implied
+_ADDED = {"time_stride": 4, "temperature": 1.0, "language_model": None}
+"""Fields that versions 2, 3 and 4 added, with the values that the versions before implied."""
 RENAMED_NETWORKS = {"crnn": "ctc_conv", "crnn_large": "ctc_conv_large"}
 """Networks by the names that they had first. Older manifests and command lines have these names."""
 
@@ -41,8 +43,9 @@ class ModelManifest:
         options: the training options, by flag.
         files: `{path inside the folder: {"bytes": …, "sha256": …}}`.
         created_at: ISO 8601, UTC.
+        language_model: `weight` and `bonus` of the language model in `language_model.npz`; None without one.
         schema_version: of this manifest and of the files. Version 1 had no `model.onnx`, and its SavedModel took
-            prepared batches only. Version 2 had no temperature.
+            prepared batches only. Version 2 had no temperature, version 3 no language model.
     """
 
     model_id: str
@@ -55,6 +58,7 @@ class ModelManifest:
     options: dict[str, Any]
     files: dict[str, dict[str, Any]]
     created_at: str
+    language_model: dict[str, float] | None = None
     schema_version: int = SCHEMA_VERSION
 
     def write(self, folder: str) -> None:

@@ -15,11 +15,13 @@ from PIL import Image
 
 from components.ctc.decoders import Decoding
 from components.ctc.decoding import Decoded
+from components.ctc.fusion import Fusion
+from components.ctc.language_model import LanguageModel, NgramCounts
 from components.recogniser.batches import recognise_in_batches
 from components.recogniser.engines import ENGINES, Engine, load_engine
 from components.recogniser.images import ImageSource, make_line
-from components.recogniser.manifest import ModelManifest
-from tfrecords import Charset, DataError, ImageLimits, ImageRejected, pad_lines
+from components.recogniser.manifest import LANGUAGE_MODEL_NAME, ModelManifest
+from tfrecords import Charset, DataError, ImageLimits, ImageRejected, pad_lines, storage
 
 _Decoded = TypeVar("_Decoded")
 _READ_AHEAD = 1024
@@ -34,10 +36,10 @@ class Recognition:
         text: what the decoder found.
         confidence: posterior of the text over all its alignments, 0 to 1.
         symbol_confidences: one for each symbol of the text, 0 to 1.
-        alternatives: other texts and the natural logarithms of their posteriors, the most probable first; none with
-            greedy decoding, which finds one text.
-        margin: by how much the logarithm of the text's posterior exceeds that of the first alternative; None
-            without one.
+        alternatives: other texts and the natural logarithms of their posteriors, the most probable first, or as the
+            language model ranks them; none from a decoder that finds one text.
+        margin: by how much the logarithm of the text's posterior exceeds that of the first alternative; negative if a
+            language model preferred a less probable text, None without an alternative.
     """
 
     text: str
@@ -87,8 +89,19 @@ class RecogniserSpec:
             raise DataError(f"the manifest in {self.model_folder} is not that of a model") from None
         charset = manifest.read_charset(self.model_folder)
         engine = load_engine(self.engine, self.model_folder, manifest, self.threads)
-        decode = self.decoding.make_function(charset)
+        decode = self.decoding.make_function(charset, self._load_fusion(manifest))
         return Recogniser(self.model_folder, engine, decode, charset, manifest, time.monotonic() - started)
+
+    def _load_fusion(self, manifest: ModelManifest) -> Fusion | None:
+        """Loads the language model, if the model has one that the decoder uses."""
+        if manifest.language_model is None or self.decoding.decoder not in ("auto", "beam"):
+            return None
+        path = manifest.fetch(self.model_folder, LANGUAGE_MODEL_NAME)
+        try:
+            return Fusion(LanguageModel.from_counts(NgramCounts.read(path)), **manifest.language_model)
+        finally:
+            if storage.is_remote(self.model_folder):
+                storage.remove_folder(os.path.dirname(path))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from components.ctc.calibration import ENOUGH_LINES, fit_temperature
-from components.recogniser.manifest import CALIBRATION_NAME, PLOTS_NAME
+from components.ctc.fusion import tune_fusion
+from components.ctc.language_model import LanguageModel, NgramCounts
+from components.recogniser.manifest import CALIBRATION_NAME, LANGUAGE_MODEL_NAME, PLOTS_NAME
 from components.training.data import Examples, make_evaluation_batches
 from components.training.export import export_model
 from components.training.learner import make_logits_function
@@ -17,7 +19,7 @@ from components.training.networks import find_builder
 from components.training.plots import plot_history, plot_training_samples
 from components.training.request import TrainingRequest
 from components.training.state import TrainingState
-from tfrecords import Charset, storage
+from tfrecords import Charset, normalise_text, storage
 
 log = logging.getLogger(__name__)
 
@@ -26,17 +28,51 @@ EVALUATION_BATCH = 64
 _SHOWN = 16
 
 
-def _fit_temperature(compute_logits: Callable, validation: Examples) -> float:
-    """Finds the number that calibrates confidences if logits are divided by it, on a part of the validation split."""
+def _calibrate(
+    compute_logits: Callable,
+    labels: Sequence[np.ndarray],
+    validation: Examples,
+    charset: Charset,
+    folder: str,
+) -> float:
+    """Calibrates the model on a part of the validation split, and writes the result to its folder.
+
+    Confidences are calibrated if logits are divided by a temperature. A language model goes with the model if
+    it makes the texts of the validation split better.
+
+    Args:
+        labels: what the language model learns from, int [length] each.
+
+    Returns:
+        The temperature.
+    """
     parts = max(1, len(validation) // ENOUGH_LINES)
-    return fit_temperature(
-        (*(output.numpy() for output in compute_logits(images, widths)), _get_labels(validation, indices))
-        for images, widths, indices in make_evaluation_batches(validation, EVALUATION_BATCH, 0, parts)
-    )
+    batches = []
+    for images, widths, indices in make_evaluation_batches(validation, EVALUATION_BATCH, 0, parts):
+        logits, time_steps = (output.numpy() for output in compute_logits(images, widths))
+        batches.append((logits, time_steps, [validation.get_label(i).tolist() for i in indices]))
+    temperature = fit_temperature(batches)
+    counts = NgramCounts.from_labels(labels, charset.classes)
+    calibrated = [(logits / np.float32(temperature), steps, truths) for logits, steps, truths in batches]
+    fusion = tune_fusion(calibrated, LanguageModel.from_counts(counts))
+    if fusion is not None:
+        counts.write(os.path.join(folder, LANGUAGE_MODEL_NAME))
+        log.info(f"the decoder gets a language model, of weight {fusion.weight:g}: it makes validation texts better")
+    settings = None if fusion is None else {"weight": fusion.weight, "bonus": fusion.bonus}
+    calibration = {"temperature": temperature, "language_model": settings}
+    storage.write_json(os.path.join(folder, CALIBRATION_NAME), calibration)
+    return temperature
 
 
-def _get_labels(examples: Examples, indices: np.ndarray) -> list[list[int]]:
-    return [examples.get_label(i).tolist() for i in indices]
+def _read_texts(path: str, charset: Charset) -> list[np.ndarray]:
+    """Reads texts as labels, without those that have a symbol which is not in the charset."""
+    with open(path, encoding="utf-8-sig") as file:
+        texts = [text for text in map(normalise_text, file) if text]
+    known = [text for text in texts if not charset.missing(text)]
+    log.info(f"{len(known):,} texts beside the labels, for the language model")
+    if len(known) < len(texts):
+        log.warning(f"{len(texts) - len(known):,} texts have symbols that no label has, and are left out")
+    return [np.array(charset.encode(text)) for text in known]
 
 
 def write_model(
@@ -60,8 +96,10 @@ def write_model(
     os.makedirs(os.path.join(folder, PLOTS_NAME), exist_ok=True)
     recogniser = find_builder(request.model, request.init_from)(charset.classes, height, False)
     recogniser.set_weights(state.best)
-    temperature = _fit_temperature(make_logits_function(recogniser, height), validation)
-    storage.write_json(os.path.join(folder, CALIBRATION_NAME), {"temperature": temperature})
+    labels = [examples.get_label(i) for i in range(len(examples))]
+    if request.texts is not None:
+        labels += _read_texts(request.texts, charset)
+    temperature = _calibrate(make_logits_function(recogniser, height), labels, validation, charset, folder)
     export_model(recogniser, charset, height, folder, temperature)
     if state.left_out:
         uris = sorted(examples.uris[i] for i in state.left_out)

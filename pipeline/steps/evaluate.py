@@ -29,6 +29,7 @@ class _Resolved:
 
     Attributes:
         model_id: the latest model.
+        has_language_model: whether it has one, which the default decoder uses.
         dataset, dataset_folder: the latest dataset.
         accepted_id: the model accepted until now, if there is one.
         compares: whether that is another model, which is to recognise the same images for comparison.
@@ -36,6 +37,7 @@ class _Resolved:
     """
 
     model_id: str
+    has_language_model: bool
     dataset: DatasetManifest
     dataset_folder: str
     accepted_id: str | None
@@ -68,6 +70,7 @@ class EvaluateStep:
         refused = _explain_refusal(options, figures["cer"], accepted_id, accepted_cer)
         figures = {
             **figures,
+            "decoding": options.decoding.choose_for(resolved.has_language_model).pin_lexicon().identity,
             "accepted": refused is None,
             "refused_because": refused,
             "accepted_before": accepted_id,
@@ -134,7 +137,9 @@ def _resolve(workspace: Workspace) -> _Resolved:
     other = accepted_id if accepted_id != model_id else None
     problem = _explain_not_comparable(workspace, other, dataset) if other is not None else None
     compares = other is not None and problem is None
-    return _Resolved(model_id, dataset, dataset_folder, accepted_id, compares, problem)
+    return _Resolved(
+        model_id, model.language_model is not None, dataset, dataset_folder, accepted_id, compares, problem
+    )
 
 
 def _explain_not_comparable(workspace: Workspace, model_id: str, dataset: DatasetManifest) -> str | None:
@@ -176,6 +181,7 @@ def _evaluate_model(context: Context, model_id: str, resolved: _Resolved) -> tup
                     context.workspace.model(model_id),
                     context.options.engine,
                     choose_processes(context.options, request.examples),
+                    context.options.decoding.pin_lexicon(),
                 ),
             )
         ),

@@ -137,7 +137,9 @@ class InferStep:
         if new_model:
             lines = [f"with the new model, or, if it is refused, with {f'model {accepted}' if accepted else 'none'}"]
         else:
-            lines = [f"with model {accepted}, decoder {options.decoder}, engine {options.engine}"]
+            has_language_model = accepted is not None and read_model(workspace, accepted).language_model is not None
+            decoder = options.decoding.choose_for(has_language_model).decoder
+            lines = [f"with model {accepted}, decoder {decoder}, engine {options.engine}"]
         if not options.infer_images and not is_sample_rendered(workspace.sample):
             workspace.expect("predictions", LATEST, None)
             return Plan(None, [*lines, "the sample's unlabelled images, once it is rendered"])
@@ -196,7 +198,7 @@ def _resolve(context: Context) -> Iterator[_Resolved]:
         )
     _describe_lexicon(options, model.read_charset(workspace.model(model_id)))
     images = options.infer_images or find_sample(workspace)
-    decoding = options.decoding.pin_lexicon()
+    decoding = options.decoding.choose_for(model.language_model is not None).pin_lexicon()
     # What decides which of the committed runs have read an image as this command would.
     reading = {
         "model_id": model.model_id,

@@ -248,6 +248,7 @@ def _check_fold(context: Context, resolved: _Resolved, fold: Fold) -> None:
             "dataset_folder": dataset,
             "output_folder": output,
             "checkpoint_folder": checkpoints,
+            "texts": None,
         }
         train_in_processes(request, scratch, options.train_workers, restarts=options.train_restarts)
         model_id = f"{resolved.check_id}-{fold.number}"

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import os
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from components.commit import Commit
 from components.recogniser.manifest import (
     CALIBRATION_NAME,
     KERAS_NAME,
+    LANGUAGE_MODEL_NAME,
     MODEL_VERSION,
     ONNX_NAME,
     SAVED_MODEL_NAME,
@@ -27,9 +26,16 @@ from components.training.recipes import LONG_LINE, RECIPES, TIME_STRIDE, choose_
 from pipeline.options import LinePipelineOptions
 from pipeline.steps.estimate import estimate_time
 from pipeline.steps.step import Context, Outcome, Plan, StepResult, get_now, require_test_split
+from pipeline.steps.training_files import (
+    compute_texts_checksum,
+    fetch_dataset,
+    fetch_texts,
+    fetch_weights,
+    open_training_folder,
+)
 from pipeline.workspace import LATEST, Unfinished, Workspace, make_id, read_latest_dataset
 from tfrecords import DataError, DatasetManifest, storage
-from tfrecords.manifest import CHARSET_NAME, MANIFEST_NAME, suggest_remedy
+from tfrecords.manifest import CHARSET_NAME, MANIFEST_NAME
 
 log = logging.getLogger(__name__)
 
@@ -226,7 +232,7 @@ def make_request(
     recipe = RECIPES[network]
     batch_size = options.batch_size or recipe.batch_size
     epochs = options.epochs or recipe.epochs_for(images, batch_size, symbols)
-    return {
+    request = {
         "model": network,
         "epochs": epochs,
         "batch_size": batch_size,
@@ -235,6 +241,9 @@ def make_request(
         "seed": options.seed,
         "init_from": start.model_id if start else None,
     }
+    if options.texts:  # only then, so that other models keep their IDs
+        request["texts"] = compute_texts_checksum(options.texts)
+    return request
 
 
 def _find_start(
@@ -271,7 +280,7 @@ def find_model(folder: str) -> tuple[ModelManifest | None, str | None]:
         manifest = ModelManifest.read(folder)
     except FileNotFoundError:
         return None, None
-    needed = (KERAS_NAME, ONNX_NAME, SAVED_MODEL_NAME, CHARSET_NAME)
+    needed = (KERAS_NAME, ONNX_NAME, SAVED_MODEL_NAME, LANGUAGE_MODEL_NAME, CHARSET_NAME)
     sizes = {name: described["bytes"] for name, described in manifest.files.items() if name.startswith(needed)}
     damage = storage.find_missing_or_changed(folder, sizes)
     return (manifest, None) if damage is None else (None, damage)
@@ -293,11 +302,12 @@ def _train(
             {
                 **resolved.request,
                 "least_steps": resolved.least_steps,
-                "dataset_folder": _fetch_dataset(resolved.dataset_folder, resolved.dataset, scratch),
+                "dataset_folder": fetch_dataset(resolved.dataset_folder, resolved.dataset, scratch),
                 "output_folder": output,
                 "checkpoint_folder": resolved.checkpoints,
-                "init_from": _fetch_weights(*start, scratch) if start else None,
+                "init_from": fetch_weights(*start, scratch) if start else None,
                 "init_symbols": start[1].read_charset(start[0]).symbols if start else (),
+                "texts": fetch_texts(options.texts, resolved.request["texts"], scratch) if options.texts else None,
             },
             scratch,
             options.train_workers,
@@ -326,69 +336,17 @@ def describe_model(
         output: the local folder to which the model was trained.
     """
     storage.copy_file(storage.join(dataset_folder, CHARSET_NAME), os.path.join(output, CHARSET_NAME))
+    calibration = storage.read_json(os.path.join(output, CALIBRATION_NAME))
     return ModelManifest(
         model_id=model_id,
         dataset_id=dataset.dataset_id,
         model=request["model"],
         height=dataset.height,
         time_stride=TIME_STRIDE,
-        temperature=storage.read_json(os.path.join(output, CALIBRATION_NAME))["temperature"],
+        temperature=calibration["temperature"],
+        language_model=calibration["language_model"],
         charset_sha256=dataset.charset_sha256,
         options=request,
         files=describe_files(output),
         created_at=get_now().isoformat(),
     )
-
-
-def _fetch_dataset(folder: str, manifest: DatasetManifest, scratch: str) -> str:
-    """Returns the folder of the dataset on a local disk: TensorFlow reads no object store here.
-
-    Raises:
-        DataError: for a shard that is missing or not what the manifest says.
-    """
-    if not storage.is_remote(folder):
-        return folder
-    local = os.path.join(scratch, "dataset")
-    shards = [shard for split in ("train", "validation") for shard in manifest.shards_of(split)]
-    storage.copy_file(storage.join(folder, CHARSET_NAME), os.path.join(local, CHARSET_NAME))
-    for shard in shards:
-        path = os.path.join(local, shard.name)
-        try:
-            storage.copy_file(storage.join(folder, shard.name), path)
-            digest = storage.compute_checksum(path)
-        except FileNotFoundError:
-            digest = "none, for it is missing"
-        if digest != shard.sha256:
-            raise DataError(
-                f"{folder}/{shard.name} has checksum {digest}, the manifest says {shard.sha256}: "
-                f"{suggest_remedy(folder, 'ingest')}"
-            )
-    manifest.write(local)
-    return local
-
-
-@contextlib.contextmanager
-def open_training_folder(folder: str | None) -> Iterator[str]:
-    """Opens a local folder to train in: the given one, or a temporary one, of which only the logs survive a failure."""
-    if folder is not None:
-        yield folder
-        return
-    folder = tempfile.mkdtemp(prefix="training-")
-    try:
-        yield folder
-    except BaseException:
-        for name in ("dataset", "model", "start"):
-            storage.remove_folder(os.path.join(folder, name))
-        raise
-    storage.remove_folder(folder)
-
-
-def _fetch_weights(folder: str, manifest: ModelManifest, scratch: str) -> str:
-    """Returns the path of a model's `.keras` file, copied to the scratch folder if it is not local."""
-    path = manifest.fetch(folder, KERAS_NAME)
-    if storage.is_remote(folder):
-        target = os.path.join(scratch, "start", KERAS_NAME)
-        storage.copy_file(path, target)
-        storage.remove_folder(os.path.dirname(path))
-        return target
-    return path

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from components.ctc.beam_search import _find_worth_extending, _sort_greatest_first, decode_with_beam_search
+from components.ctc.beam_search import _find_worth_extending, decode_with_beam_search, sort_greatest_first
 from components.ctc.decoding import Decoded, compute_label_log_probability, decode_greedily
 from tests.alignments import Text, probability_of_every_text
 
@@ -204,7 +204,7 @@ def test_the_greatest_come_first_and_of_equal_ones_the_first(size, count):
     values = chooser.random((30, size)) ** 30
     values[10:] = chooser.choice([0, 1e-200, 0.3, 1], (20, size))
     wanted = np.argsort(-values, axis=1, kind="stable")[:, :count]
-    np.testing.assert_array_equal(_sort_greatest_first(values, count), wanted)
+    np.testing.assert_array_equal(sort_greatest_first(values, count), wanted)
 
 
 def test_long_lines_do_not_underflow():

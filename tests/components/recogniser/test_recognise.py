@@ -107,7 +107,7 @@ def test_a_wrong_argument_is_an_error_at_once(tiny_model, wrong, sentence):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"decoder": "beams"}, "decoder is 'beams', but must be one of greedy, beam, lexicon"),
+        ({"decoder": "beams"}, "decoder is 'beams', but must be one of auto, greedy, beam, lexicon"),
         ({"decoder": "beam", "beam_width": 0}, "beam_width must be at least 1, not 0"),
         ({"decoder": "lexicon"}, "decoder='lexicon' and lexicon=FILE go together"),
         ({"lexicon": "words.txt"}, "decoder='lexicon' and lexicon=FILE go together"),
