@@ -24,9 +24,9 @@ from components.metrics import compute_edit_distance
 
 _QUIET = 0.99  # posterior of the blank from which a time step is passed over
 _SYMBOLS = 6  # that may follow a text at a time step, the most probable ones
-_WEIGHTS = (0.1, 0.2, 0.3, 0.45, 0.6, 0.8)
-_BONUSES = (0.0, 0.5, 1.0)
-_TUNING_WIDTH = 4
+_WEIGHTS = (0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0, 1.3)
+_BONUSES = (0.0, 1.0, 2.0)  # times the weight
+_TUNING_WIDTH = 6
 _RESCALE_EVERY = 8  # time steps
 _NOTHING, _NO_PARENT = np.uint64(1), np.uint64(0)  # these stand for hashes, but equal none of them
 
@@ -120,7 +120,7 @@ def tune_fusion(
     best: tuple[int, Fusion, np.ndarray] | None = None
     for weight in _WEIGHTS:
         for bonus in _BONUSES:
-            fusion = Fusion(model, weight, bonus)
+            fusion = Fusion(model, weight, bonus * weight)
             decoded = [
                 decode_with_language_model(logits, steps, fusion, _TUNING_WIDTH, 0) for logits, steps, _ in batches
             ]
