@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from components.training.history import EpochRecord
 from components.training.watchdog import TrainingLost
 from tfrecords import DataError, StoreError, storage
 
@@ -122,3 +123,9 @@ class Checkpoints:
     def _list_names(self) -> list[str]:
         """Lists the names of the checkpoint files, newest first."""
         return sorted(filter(_NAME.fullmatch, storage.list_names(self.folder)), reverse=True)
+
+
+def read_history(folder: str) -> list[EpochRecord]:
+    """Reads the finished epochs of the newest checkpoint in a folder."""
+    checkpoint = Checkpoints(folder).find_latest()
+    return [] if checkpoint is None else [EpochRecord(**record) for record in checkpoint.facts["history"]]

@@ -22,6 +22,16 @@ def find_first_reading(history: Sequence[EpochRecord]) -> EpochRecord | None:
     return next((record for record in history if record.cer < _READING_CER), None)
 
 
+def has_never_begun(history: Sequence[EpochRecord], least_steps: int) -> bool:
+    """Checks whether reading never began in a training that took as many steps as it needs; 0 if that is not known."""
+    return bool(history) and history[-1].step >= least_steps > 0 and find_first_reading(history) is None
+
+
+def get_lowest_cer(history: Sequence[EpochRecord]) -> float:
+    """Returns the lowest CER of all epochs."""
+    return min(record.cer for record in history)
+
+
 def explain_weakness(history: Sequence[EpochRecord], learning_rate: float, *, has_validation: bool) -> str | None:
     """Says in one sentence why a finished training went badly, and what would help; None if it went well.
 
@@ -34,7 +44,7 @@ def explain_weakness(history: Sequence[EpochRecord], learning_rate: float, *, ha
     best = history[choose_best_epoch(history) - 1]
     if find_first_reading(history) is None:
         return (
-            f"the model has not begun to read: its CER was never below {min(r.cer for r in history):.0%}. The likely "
+            f"the model has not begun to read: its CER was never below {get_lowest_cer(history):.0%}. The likely "
             "causes: the labels are not those of the images (plots/training_samples.png beside the model shows some of "
             "both), the images are too few, or the lines too low for their symbols (--height of the ingest step). If "
             f"they are right, try --learning_rate={learning_rate / 4:g} and more --epochs"

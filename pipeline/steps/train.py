@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from components.commit import Commit
@@ -20,6 +20,9 @@ from components.recogniser.manifest import (
     describe_files,
     get_first_name,
 )
+from components.training.checkpoints import read_history
+from components.training.diagnosis import get_lowest_cer, has_never_begun
+from components.training.history import EpochRecord
 from components.training.launcher import train_in_processes
 from components.training.place import ClusterPlace
 from components.training.recipes import LONG_LINE, RECIPES, TIME_STRIDE, choose_model
@@ -38,6 +41,9 @@ from tfrecords import DataError, DatasetManifest, storage
 from tfrecords.manifest import CHARSET_NAME, MANIFEST_NAME
 
 log = logging.getLogger(__name__)
+
+_SLOWER = "-slower"
+_SLOWED_BY = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,37 +295,55 @@ def find_model(folder: str) -> tuple[ModelManifest | None, str | None]:
 def _train(
     options: LinePipelineOptions, workspace: Workspace, resolved: _Resolved, place: ClusterPlace | None
 ) -> ModelManifest | None:
-    """Trains the model in processes of their own, and commits it; returns None on a node that is not the chief."""
+    """Trains the model in processes of their own, and commits it; returns None on a node that is not the chief.
+
+    A training in which reading never began is repeated with a lower learning rate, and the better model is kept.
+    """
     chief = place is None or place.is_chief
     if options.resume == "never":
         storage.remove_folder(resolved.checkpoints)
+        storage.remove_folder(f"{resolved.checkpoints}{_SLOWER}")
     in_workspace = chief and not storage.is_remote(resolved.training)
     with open_training_folder(resolved.training if in_workspace else None) as scratch:
-        output = os.path.join(scratch, "model")
-        storage.remove_folder(output)
         start = resolved.start
-        train_in_processes(
-            {
-                **resolved.request,
-                "least_steps": resolved.least_steps,
-                "dataset_folder": fetch_dataset(resolved.dataset_folder, resolved.dataset, scratch),
-                "output_folder": output,
-                "checkpoint_folder": resolved.checkpoints,
-                "init_from": fetch_weights(*start, scratch) if start else None,
-                "init_symbols": start[1].read_charset(start[0]).symbols if start else (),
-                "texts": fetch_texts(options.texts, resolved.request["texts"], scratch) if options.texts else None,
-            },
-            scratch,
-            options.train_workers,
-            restarts=options.train_restarts,
-            place=place,
-        )
-        return _commit(workspace, resolved, output) if chief else None
+        request = {
+            **resolved.request,
+            "least_steps": resolved.least_steps,
+            "dataset_folder": fetch_dataset(resolved.dataset_folder, resolved.dataset, scratch),
+            "output_folder": os.path.join(scratch, "model"),
+            "checkpoint_folder": resolved.checkpoints,
+            "init_from": fetch_weights(*start, scratch) if start else None,
+            "init_symbols": start[1].read_charset(start[0]).symbols if start else (),
+            "texts": fetch_texts(options.texts, resolved.request["texts"], scratch) if options.texts else None,
+        }
+
+        def train(request: dict[str, Any]) -> Sequence[EpochRecord]:
+            storage.remove_folder(request["output_folder"])
+            restarts = options.train_restarts
+            train_in_processes(request, scratch, options.train_workers, restarts=restarts, place=place)
+            return read_history(request["checkpoint_folder"])
+
+        history = train(request)
+        if not (options.learning_rate or start) and has_never_begun(history, resolved.least_steps):
+            slower = {name: f"{request[name]}{_SLOWER}" for name in ("output_folder", "checkpoint_folder")}
+            slower["learning_rate"] = request["learning_rate"] / _SLOWED_BY
+            log.warning(
+                f"the model has not begun to read: training again with a learning rate of {slower['learning_rate']:g} "
+                f"in place of {request['learning_rate']:g}"
+            )
+            if get_lowest_cer(train({**request, **slower})) < get_lowest_cer(history):
+                request.update(slower)
+        return _commit(workspace, resolved, request) if chief else None
 
 
-def _commit(workspace: Workspace, resolved: _Resolved, output: str) -> ModelManifest:
-    """Commits a trained model."""
-    manifest = describe_model(output, resolved.model_id, resolved.request, resolved.dataset, resolved.dataset_folder)
+def _commit(workspace: Workspace, resolved: _Resolved, trained: dict[str, Any]) -> ModelManifest:
+    """Commits a trained model.
+
+    Args:
+        trained: the request of its training.
+    """
+    output, request = trained["output_folder"], {**resolved.request, "learning_rate": trained["learning_rate"]}
+    manifest = describe_model(output, resolved.model_id, request, resolved.dataset, resolved.dataset_folder)
     unfinished = workspace.unfinished(Unfinished.MODEL, resolved.model_id)
     storage.remove_folder(unfinished)
     storage.copy_folder(output, unfinished)

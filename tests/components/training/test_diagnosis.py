@@ -7,7 +7,7 @@ import re
 import pytest
 
 from components.training.best_epoch import is_finished
-from components.training.diagnosis import explain_weakness, find_first_reading
+from components.training.diagnosis import explain_weakness, find_first_reading, has_never_begun
 from components.training.history import EpochRecord
 
 
@@ -37,6 +37,20 @@ def test_reading_begins_in_the_first_epoch_that_gets_most_symbols_right():
     assert find_first_reading(history).epoch == 3
     assert find_first_reading(history[:2]) is None
     assert find_first_reading([]) is None
+
+
+@pytest.mark.parametrize(
+    ("epochs", "least_steps", "never"),
+    [
+        (((0.9, 9, 9), (0.6, 9, 9)), 20, True),
+        (((0.9, 9, 9), (0.6, 9, 9)), 21, False),  # not as many steps as it needs
+        (((0.9, 9, 9), (0.4, 9, 9)), 20, False),
+        (((0.9, 9, 9), (0.6, 9, 9)), 0, False),  # nobody knows how many it needs
+        ((), 20, False),
+    ],
+)
+def test_reading_never_began_if_it_did_not_in_as_many_steps_as_it_needs(epochs, least_steps, never):
+    assert has_never_begun(make_history(*epochs), least_steps) == never
 
 
 def test_a_training_on_a_plateau_names_the_likely_causes_and_a_lower_rate():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -14,8 +15,11 @@ import numpy as np
 import pytest
 
 from components.recogniser.manifest import ModelManifest
+from components.training import recipes
 from components.training.launcher import find_free_ports
-from tests.commands import start_command
+from components.training.recipes import RECIPES
+from pipeline.exits import EXIT_DONE
+from tests.commands import run_command, start_command
 
 pytestmark = [
     pytest.mark.slow,
@@ -160,3 +164,25 @@ def test_a_model_starts_from_another_whose_charset_lacks_a_symbol_and_goes_into_
     assert (workspace / "models" / "ACCEPTED").read_text().strip() == second
     (manifest,) = workspace.glob("predictions/*/*/_manifest.json")
     assert (json.loads(manifest.read_text())["model_id"], json.loads(manifest.read_text())["rows"]) == (second, 24)
+
+
+def test_a_training_in_which_reading_never_begins_is_repeated_with_a_lower_rate(workspace, monkeypatch, capsys):
+    brief = dataclasses.replace(RECIPES["ctc_conv"], epochs=2, least_steps=3)
+    monkeypatch.setitem(RECIPES, "ctc_conv", brief)
+    monkeypatch.setattr(recipes, "_STEPS_PER_SYMBOL", 1)
+    for flags, repeats in (((), True), (("--learning_rate=0.004",), False)):
+        assert run_command(workspace, "--steps=train", "--height=32", *flags) == EXIT_DONE
+        said = capsys.readouterr().out
+        sentence = "training again with a learning rate of 0.0005 in place of 0.004"
+        assert (sentence in said) == repeats
+        model_id = (workspace / "models" / "LATEST").read_text().strip()
+        manifest = ModelManifest.read(str(workspace / "models" / model_id))
+        history = (workspace / "models" / model_id / "history.csv").read_text().splitlines()
+        assert len(history) == 1 + manifest.options["epochs"]
+        assert manifest.options["learning_rate"] in ((0.004, 0.0005) if repeats else (0.004,))
+        assert not list(workspace.glob("unfinished/*"))
+        # The same command finds its model, whichever rate it was trained with.
+        assert run_command(workspace, "--steps=train", "--height=32", *flags) == EXIT_DONE
+        assert f"model {model_id}" in (again := capsys.readouterr().out)
+        assert "it was there already" in again
+        shutil.rmtree(workspace / "models")
