@@ -17,7 +17,7 @@ from components.ctc.lexicon import Lexicon, decode_with_lexicon
 from tfrecords import Charset, DataError, storage
 
 DECODERS = ("auto", "greedy", "beam", "lexicon")
-_ALTERNATIVES = 3
+_ALTERNATIVES = 2
 """Of a beam search with a language model: each costs time."""
 
 

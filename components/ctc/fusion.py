@@ -24,6 +24,7 @@ from components.metrics import compute_edit_distance
 
 _QUIET = 0.99  # posterior of the blank from which a time step is passed over
 _SYMBOLS = 6  # that may follow a text at a time step, the most probable ones
+_FAINT = 1e-3  # weight beside the best class of a time step up to which a symbol is none of them
 _WEIGHTS = (0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0, 1.3)
 _BONUSES = (0.0, 1.0, 2.0)  # times the weight
 _TUNING_WIDTH = 6
@@ -180,12 +181,17 @@ class _Frames:
         exists = frame >= 0
         rows = np.where(exists, frame, 0) * batch + np.arange(batch)
         found = emissions.weights.reshape(steps * batch, classes)[rows[exists]]
-        best = sort_greatest_first(found[:, :-1], min(_SYMBOLS, classes - 1))
-        symbols = np.zeros((len(frame), best.shape[1], batch), np.int64)
+        place, symbol = np.nonzero(found[:, :-1] > _FAINT)
+        weight = found[place, symbol]
+        order = np.lexsort((-weight, place))
+        place, symbol, weight = place[order], symbol[order], weight[order]
+        rank = np.arange(len(place)) - np.searchsorted(place, np.arange(len(found)))[place]
+        place, symbol, weight, rank = (values[rank < _SYMBOLS] for values in (place, symbol, weight, rank))
+        symbols = np.zeros((len(frame), _SYMBOLS, batch), np.int64)
         weights, blank = np.zeros(symbols.shape), np.ones(exists.shape)
         frames, images = np.nonzero(exists)
-        symbols[frames, :, images] = best
-        weights[frames, :, images] = np.take_along_axis(found, best, axis=1)
+        symbols[frames[place], rank, images[place]] = symbol
+        weights[frames[place], rank, images[place]] = weight
         blank[frames, images] = found[:, -1]
         return cls(rows, exists, exists & (frame > before + 1), blank, symbols, weights)
 
@@ -222,10 +228,11 @@ def _search(emissions: Emissions, fusion: Fusion, width: int) -> tuple[np.ndarra
     for step in range(count):
         total = after_blank + after_symbol
         quiet = frames.after_quiet[step]
-        after_blank = np.where(quiet, total, after_blank)
-        after_symbol = np.where(quiet, 0, after_symbol)
+        if quiet.any():
+            after_blank = np.where(quiet, total, after_blank)
+            after_symbol = np.where(quiet, 0, after_symbol)
         last_weights = all_weights.take(frames.rows[step] * classes + last)
-        last_weights *= (last != blank) & frames.exists[step]
+        last_weights *= frames.exists[step]
         stays_blank, stays_symbol = total * frames.blank[step], after_symbol * last_weights
         new_symbols = frames.symbols[step]
         new_factors = factors.take(state[:, None] * classes + new_symbols)  # [width, symbols, batch]

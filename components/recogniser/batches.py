@@ -14,7 +14,7 @@ from components.processes import map_in_threads
 
 _Tag = TypeVar("_Tag")
 _Result = TypeVar("_Result")
-BATCH_PIXELS = 1_000_000
+BATCH_PIXELS = 2_000_000
 BATCH_LINES = 128
 _WIDTH_RATIO = 1.15
 
