@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow
+from rapidfuzz.distance import Levenshtein
 
-from components.ctc.decoding import Decoded, compute_label_log_probability, decode_greedily, pad_labels
+from components.ctc.decoding import Emissions, compute_posteriors, decode_greedily, pad_labels
 from components.recogniser.batches import BATCH_LINES, BATCH_PIXELS
 from components.recogniser.model import Recogniser
 from tfrecords import decode_png, examples_to_record_batch
@@ -24,10 +25,13 @@ CHECKED_SCHEMA = pyarrow.schema(
         pyarrow.field("reading", pyarrow.string(), nullable=False),
         pyarrow.field("label_log_probability", pyarrow.float64(), nullable=False),
         pyarrow.field("reading_log_probability", pyarrow.float64(), nullable=False),
+        pyarrow.field("suspicion", pyarrow.float64(), nullable=False),
     ]
 )
 _RECORDS_AT_A_TIME = 1000
 _LEAST_LOG_PROBABILITY = -700.0  # that of a label which the network holds for impossible
+_MOST_CORRECTIONS = 12  # of one label, each posterior of which is computed
+_COST_OF_EDIT = 6.0  # natural logarithms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +43,8 @@ class CheckedLabel:
         label: as it stands in the dataset.
         reading: of a model that did not train on the line.
         label_log_probability, reading_log_probability: natural logarithms of their posteriors by that model.
+        suspicion: by how much a correction makes the label more probable, in natural logarithms; 0 if the label is
+            what was read. See `_measure_suspicions`.
     """
 
     uri: str
@@ -46,6 +52,7 @@ class CheckedLabel:
     reading: str
     label_log_probability: float
     reading_log_probability: float
+    suspicion: float
 
     @property
     def label_confidence(self) -> float:
@@ -98,28 +105,70 @@ def _make_batches(lines: Sequence[tuple[np.ndarray, bytes, bytes]]) -> Iterator[
 def _check_batch(
     pixels: Sequence[np.ndarray], labels: Sequence[str], uris: Sequence[str], recogniser: Recogniser
 ) -> pyarrow.Table:
-    ids = [recogniser.charset.encode(label) for label in labels]
-    lengths = np.array([len(label) for label in ids])
-    padded = pad_labels(np.concatenate(ids), lengths)
+    charset = recogniser.charset
 
-    def decode(logits: np.ndarray, time_steps: np.ndarray) -> tuple[list[Decoded], np.ndarray]:
-        return decode_greedily(logits, time_steps), compute_label_log_probability(logits, time_steps, padded, lengths)
+    def check(logits: np.ndarray, time_steps: np.ndarray) -> tuple[list[str], list[float], list[float], list[float]]:
+        decoded = decode_greedily(logits, time_steps)
+        readings = [charset.decode(line.ids) for line in decoded]
+        # The posteriors of every label, and of what single corrections towards the reading make of it.
+        texts = [[label, *_correct_once(label, reading)] for label, reading in zip(labels, readings, strict=True)]
+        ids = [charset.encode(text) for several in texts for text in several]
+        lengths, counts = np.array(list(map(len, ids))), np.array(list(map(len, texts)))
+        posteriors = compute_posteriors(
+            Emissions.from_logits(logits, time_steps),
+            pad_labels(np.concatenate(ids), lengths),
+            lengths,
+            np.repeat(np.arange(len(labels)), counts),
+        )
+        bounds = itertools.pairwise([0, *np.cumsum(counts)])
+        groups = [np.maximum(posteriors[start:end], _LEAST_LOG_PROBABILITY).tolist() for start, end in bounds]
+        of_readings = [line.log_probability for line in decoded]
+        suspicions = _measure_suspicions(labels, readings, groups, of_readings)
+        return readings, [group[0] for group in groups], of_readings, suspicions
 
-    readings, probabilities = recogniser.decode_with(decode, *recogniser.compute_logits(pixels))
-    return pyarrow.table(
-        [
-            uris,
-            labels,
-            [recogniser.charset.decode(reading.ids) for reading in readings],
-            np.maximum(probabilities, _LEAST_LOG_PROBABILITY),
-            [reading.log_probability for reading in readings],
-        ],
-        CHECKED_SCHEMA,
-    )
+    readings, *columns = recogniser.decode_with(check, *recogniser.compute_logits(pixels))
+    return pyarrow.table([uris, labels, readings, *columns], CHECKED_SCHEMA)
+
+
+def _correct_once(label: str, reading: str) -> list[str]:
+    """Lists the texts that a label becomes if it is made the reading in one place; edits side by side are one place."""
+    places: list[list[int]] = []
+    for step in Levenshtein.opcodes(label, reading):
+        if step.tag == "equal":
+            continue
+        if places and step.src_start - places[-1][1] <= 1:
+            places[-1][1], places[-1][3] = step.src_end, step.dest_end
+        else:
+            places.append([step.src_start, step.src_end, step.dest_start, step.dest_end])
+    return [label[:start] + reading[first:last] + label[end:] for start, end, first, last in places[:_MOST_CORRECTIONS]]
+
+
+def _measure_suspicions(
+    labels: Sequence[str], readings: Sequence[str], posteriors: Sequence[list[float]], of_readings: Sequence[float]
+) -> list[float]:
+    """Measures how likely labels are wrong.
+
+    A label with one wrong symbol becomes far more probable by one correction, however uncertain the rest of the line
+    is. A label of another image becomes so by many at once. A label that is right becomes a little more probable
+    wherever the network misreads the line. So the greatest gain of a single correction counts, or that of all edits
+    together, less a cost for each edit but the first.
+
+    Args:
+        posteriors: natural logarithms, of each label, and behind it of its single corrections.
+        of_readings: natural logarithms of the readings' posteriors.
+    """
+    suspicions = []
+    for label, reading, (own, *corrected), of_reading in zip(labels, readings, posteriors, of_readings, strict=True):
+        if label == reading:
+            suspicions.append(0.0)
+            continue
+        edits = Levenshtein.distance(label, reading)
+        suspicions.append(max(of_reading - own - _COST_OF_EDIT * (edits - 1), *(one - own for one in corrected)))
+    return suspicions
 
 
 def find_suspects(checked: pyarrow.Table) -> list[CheckedLabel]:
     """Finds the labels that differ from what is read, the most likely wrong first, then by URI."""
     labels = (CheckedLabel(**row) for row in checked.to_pylist())
     suspects = [label for label in labels if label.label != label.reading]
-    return sorted(suspects, key=lambda label: (label.label_log_probability - label.reading_log_probability, label.uri))
+    return sorted(suspects, key=lambda label: (-label.suspicion, label.uri))

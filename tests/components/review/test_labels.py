@@ -8,6 +8,7 @@ import pytest
 
 from components.ctc.decoding import compute_label_log_probability
 from components.recogniser.model import RecogniserSpec
+from components.review import labels
 from components.review.folds import Fold, choose_folds
 from components.review.labels import CHECKED_SCHEMA, check_labels, find_suspects
 from tests.components.ingest.written import parse_shard
@@ -71,18 +72,41 @@ def test_posteriors_of_label_and_reading_are_those_of_the_calibrated_network(tin
         assert math.exp(row["reading_log_probability"]) == pytest.approx(alone.confidence, abs=1e-4)
 
 
-def test_the_label_that_is_least_probable_beside_the_reading_comes_first():
+@pytest.mark.parametrize(
+    ("label", "reading", "corrections"),
+    [
+        ("abcd", "abcd", []),
+        ("abcd", "axcd", ["axcd"]),
+        ("abcd", "acd", ["acd"]),
+        ("acd", "abcd", ["abcd"]),
+        ("acbd", "abcd", ["abcd"]),  # swapped
+        ("abcdefgh", "xbcdefgy", ["xbcdefgh", "abcdefgy"]),
+        ("a", "", [""]),
+    ],
+)
+def test_a_label_is_corrected_in_one_place_at_a_time(label, reading, corrections):
+    assert labels._correct_once(label, reading) == corrections
+
+
+def test_one_wrong_symbol_in_an_uncertain_line_is_more_suspicious_than_the_uncertainty():
+    given = (["abcd", "abcd", "abcd", "abcd"], ["xbcd", "wxyz", "wxyd", "abcd"])
+    posteriors = [[-12.0, -2.0], [-300.0, -280.0], [-9.0, -6.0], [-1.0]]
+    suspicions = labels._measure_suspicions(*given, posteriors, [-2.0, -1.0, -4.0, -1.0])
+    assert suspicions == [10.0, 299 - 3 * 6, 3.0, 0.0]
+
+
+def test_the_most_suspicious_label_comes_first():
     rows = [
-        ("sure", "ab", "ac", -30.0, -0.01),
-        ("unsure", "ab", "ac", -5.0, -4.0),
-        ("right", "ab", "ab", -0.1, -0.1),
-        ("impossible", "ab", "", -700.0, -9.0),
-        ("b tie", "ab", "ac", -30.0, -0.01),
+        ("sure", "ab", "ac", -30.0, -0.01, 29.99),
+        ("unsure", "ab", "ac", -5.0, -4.0, 1.0),
+        ("right", "ab", "ab", -0.1, -0.1, 0.0),
+        ("other image", "ab", "12345", -300.0, -0.1, 276.0),
+        ("b tie", "ab", "ac", -30.0, -0.01, 29.99),
     ]
     table = CHECKED_SCHEMA.empty_table().from_pylist(
         [dict(zip(CHECKED_SCHEMA.names, row, strict=True)) for row in rows], CHECKED_SCHEMA
     )
     suspects = find_suspects(table)
-    assert [suspect.uri for suspect in suspects] == ["impossible", "b tie", "sure", "unsure"]
+    assert [suspect.uri for suspect in suspects] == ["other image", "b tie", "sure", "unsure"]
     assert suspects[2].confidence == pytest.approx(math.exp(-0.01))
     assert suspects[2].label_confidence == pytest.approx(math.exp(-30))
