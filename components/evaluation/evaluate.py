@@ -20,6 +20,7 @@ from components.commit import check_files
 from components.evaluation.bootstrap import LEVEL, RESAMPLES, estimate_cer_difference, estimate_rate_intervals
 from components.evaluation.confusions import Confusions
 from components.evaluation.lines import EvaluatedLine
+from components.evaluation.positions import PositionCounts
 from components.metrics import (
     ErrorCounts,
     LineCounts,
@@ -157,7 +158,7 @@ def commit_evaluation(shards: Iterable[EvaluatedShard], request: EvaluationReque
     lines, names = read_line_counts(request.folder)
     resampled, groups = _choose_resampling(names, request)
     calibration_error = compute_expected_calibration_error(lines.confidences, lines.get_column("exact"))
-    confusions = _count_confusions(request.folder)
+    confusions, positions = _count_errors(request.folder)
     storage.write_parquet(storage.join(request.folder, CONFUSIONS_NAME), confusions)
     figures = {
         "dataset_id": request.dataset_id,
@@ -173,6 +174,7 @@ def commit_evaluation(shards: Iterable[EvaluatedShard], request: EvaluationReque
         "expected_calibration_error": calibration_error,
         "by_length": rate_by_length(lines),
         "by_confidence": rate_by_confidence(lines),
+        "by_position": positions.compute_rates(),
     }
     shown = _choose_candidates(
         [line for shard in sorted(shards, key=lambda shard: shard.name) for line in shard.candidates]
@@ -274,12 +276,16 @@ def _read_batches(folder: str, columns: list[str]) -> Iterator[pyarrow.RecordBat
                 yield from pyarrow.parquet.ParquetFile(file).iter_batches(_ROWS_AT_A_TIME, columns=columns)
 
 
-def _count_confusions(folder: str) -> pyarrow.Table:
-    confusions = Confusions()
+def _count_errors(folder: str) -> tuple[pyarrow.Table, PositionCounts]:
+    """Counts the confusions of symbols, and the errors by their places."""
+    confusions, positions = Confusions(), PositionCounts()
     for batch in _read_batches(folder, ["truth", "text", "uri"]):
-        for row in zip(*(batch.column(name).to_pylist() for name in ("truth", "text", "uri")), strict=True):
-            confusions.add(*row)
-    return confusions.to_table()
+        for truth, text, uri in zip(
+            *(batch.column(name).to_pylist() for name in ("truth", "text", "uri")), strict=True
+        ):
+            confusions.add(truth, text, uri)
+            positions.add(truth, text)
+    return confusions.to_table(), positions
 
 
 def _choose_candidates(lines: Sequence[EvaluatedLine]) -> list[EvaluatedLine]:

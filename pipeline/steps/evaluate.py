@@ -10,6 +10,7 @@ from typing import Any
 import apache_beam as beam
 
 from components.evaluation.evaluate import EVALUATION_FOLDER, EVALUATION_NAME, EvaluationRequest, compare_cer
+from components.evaluation.positions import explain_weak_place
 from components.evaluation.transforms import EvaluateModel
 from components.recogniser.handler import LineModelHandler
 from components.recogniser.manifest import ModelManifest
@@ -58,6 +59,8 @@ class EvaluateStep:
         model_id, accepted_id = resolved.model_id, resolved.accepted_id
         folder = workspace.model(model_id)
         unfinished, figures = _evaluate_model(context, model_id, resolved)
+        if weak_place := explain_weak_place(figures["by_position"]):
+            log.warning(weak_place)
         accepted_cer, difference = None, None
         if resolved.compares and accepted_id is not None:
             log.info(f"recognising the same images with model {accepted_id}, accepted until now")
