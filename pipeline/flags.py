@@ -303,7 +303,8 @@ FLAG_SECTIONS = (
             ),
             Flag(
                 "beam_width",
-                "how many beginnings of texts --decoder=beam keeps, and how many texts it gives at most",
+                "how many beginnings of texts --decoder=beam keeps, and how many texts it gives at most (three with a "
+                "language model)",
                 default=10,
                 type=whole_number(1),
             ),

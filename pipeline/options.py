@@ -54,7 +54,7 @@ class LinePipelineOptions(PipelineOptions):
 
     @property
     def decoding(self) -> Decoding:
-        """The way from logits to text in the infer step."""
+        """The way from logits to text in the evaluate and infer steps."""
         return Decoding(self.decoder, self.beam_width, self.lexicon and make_absolute(self.lexicon))
 
     @property

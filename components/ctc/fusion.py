@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -29,6 +30,7 @@ _WEIGHTS = (0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0, 1.3)
 _BONUSES = (0.0, 1.0, 2.0)  # times the weight
 _TUNING_WIDTH = 6
 _RESCALE_EVERY = 8  # time steps
+_CHANCE = 0.05
 _NOTHING, _NO_PARENT = np.uint64(1), np.uint64(0)  # these stand for hashes, but equal none of them
 
 
@@ -131,7 +133,13 @@ def tune_fusion(
     if best is None:
         return None
     better, worse = int((best[2] < before).sum()), int((best[2] > before).sum())
-    return best[1] if best[0] < before.sum() and better - worse > 1.64 * (better + worse) ** 0.5 else None
+    return best[1] if best[0] < before.sum() and _compute_chance(better, worse) < _CHANCE else None
+
+
+def _compute_chance(better: int, worse: int) -> float:
+    """Computes how probable so many better ones are by chance, if better and worse are as probable (a sign test)."""
+    changed = better + worse
+    return sum(math.comb(changed, count) for count in range(better, changed + 1)) / 2**changed
 
 
 def _count_errors(

@@ -11,7 +11,10 @@ from tfrecords import Charset, DataError, storage
 from tfrecords.manifest import MANIFEST_NAME, read_charset, read_manifest, suggest_remedy
 
 MODEL_VERSION = 5
-"""Goes into the IDs of models: raised when the same dataset and options would train another model."""
+"""Goes into the IDs of models: raised when models that the same datasets and options made are not to be used any more.
+
+Until then they are found again, also where this version would train a better one.
+"""
 SCHEMA_VERSION = 4
 CALIBRATION_NAME = "calibration.json"
 KERAS_NAME = "model.keras"

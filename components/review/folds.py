@@ -51,11 +51,21 @@ class Fold:
             DataError: if a file of the dataset is damaged.
         """
         shards = []
-        for split in ("train", "validation"):
-            name = name_shard(split, 0, 1, "tfrecord.gz")
-            records = (record for i, record in self._read_records() if self._choose_part(i) == split)
-            shards.append(ShardEntry(name, split, *write_records(os.path.join(folder, name), records)))
+        first = 0
+        for number, source in enumerate(self.manifest.shards):
+            for split in ("train", "validation"):
+                name = name_shard(split, number, len(self.manifest.shards), "tfrecord.gz")
+                records = (
+                    record
+                    for line, record in enumerate(read_records(storage.join(self.folder, source.name)), first)
+                    if self._choose_part(line) == split
+                )
+                shard = ShardEntry(name, split, *write_records(os.path.join(folder, name), records))
+                if shard.examples:
+                    shards.append(shard)
+            first += source.examples
         storage.copy_file(storage.join(self.folder, CHARSET_NAME), os.path.join(folder, CHARSET_NAME))
+        shards.sort(key=lambda shard: shard.name)
         dataclasses.replace(self.manifest, shards=tuple(shards)).write(folder)
 
     def read_own_records(self) -> Iterator[bytes]:

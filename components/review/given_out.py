@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from components.review.labels import CHECKED_NAME
 from tfrecords import storage
 
 MANIFEST_NAME = "manifest.json"
@@ -45,7 +46,8 @@ def read_given_out(reviews: str) -> set[tuple[str, str, str]]:
 
 def find_check(reviews: str, check_id: str) -> str | None:
     """Finds the folder of a committed review that was chosen from a check of labels; returns None if there is none."""
-    return next((folder for folder, manifest in _read_manifests(reviews) if manifest.get("check_id") == check_id), None)
+    folders = (folder for folder, manifest in _read_manifests(reviews) if manifest.get("check_id") == check_id)
+    return next((folder for folder in folders if storage.exists(storage.join(folder, CHECKED_NAME))), None)
 
 
 def _read_manifests(reviews: str) -> Iterator[tuple[str, dict[str, Any]]]:

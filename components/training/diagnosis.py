@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from components.training.best_epoch import choose_best_epoch
@@ -28,8 +29,8 @@ def has_never_begun(history: Sequence[EpochRecord], least_steps: int) -> bool:
 
 
 def get_lowest_cer(history: Sequence[EpochRecord]) -> float:
-    """Returns the lowest CER of all epochs."""
-    return min(record.cer for record in history)
+    """Returns the lowest CER of all epochs; infinity without any."""
+    return min((record.cer for record in history), default=math.inf)
 
 
 def explain_weakness(history: Sequence[EpochRecord], learning_rate: float, *, has_validation: bool) -> str | None:

@@ -211,6 +211,7 @@ def make_environment(addresses: list[str], index: int) -> dict[str, str]:
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
     environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    environment.pop("TF_CONFIG", None)
     if addresses:
         environment["TF_CONFIG"] = json.dumps(
             {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}

@@ -17,6 +17,7 @@ from components.training.export import export_model
 from components.training.learner import make_logits_function
 from components.training.networks import find_builder
 from components.training.plots import plot_history, plot_training_samples
+from components.training.recipes import TIME_STRIDE
 from components.training.request import TrainingRequest
 from components.training.state import TrainingState
 from tfrecords import Charset, normalise_text, storage
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 LEFT_OUT_NAME = "left_out.json"
 EVALUATION_BATCH = 64
+_MOST_LOGITS = 50_000_000  # that calibration keeps in memory
 _SHOWN = 16
 
 
@@ -46,15 +48,17 @@ def _calibrate(
     Returns:
         The temperature.
     """
-    parts = max(1, len(validation) // ENOUGH_LINES)
+    numbers = int(validation.widths.sum()) // TIME_STRIDE * charset.classes
+    parts = max(1, len(validation) // ENOUGH_LINES, -(-numbers // _MOST_LOGITS))
     batches = []
     for images, widths, indices in make_evaluation_batches(validation, EVALUATION_BATCH, 0, parts):
         logits, time_steps = (output.numpy() for output in compute_logits(images, widths))
         batches.append((logits, time_steps, [validation.get_label(i).tolist() for i in indices]))
     temperature = fit_temperature(batches)
+    for logits, _, _ in batches:
+        logits /= np.float32(temperature)
     counts = NgramCounts.from_labels(labels, charset.classes)
-    calibrated = [(logits / np.float32(temperature), steps, truths) for logits, steps, truths in batches]
-    fusion = tune_fusion(calibrated, LanguageModel.from_counts(counts))
+    fusion = tune_fusion(batches, LanguageModel.from_counts(counts))
     if fusion is not None:
         counts.write(os.path.join(folder, LANGUAGE_MODEL_NAME))
         log.info(f"the decoder gets a language model, of weight {fusion.weight:g}: it makes validation texts better")

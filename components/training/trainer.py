@@ -264,6 +264,7 @@ def _agree_on_start(cluster: TrainingCluster, request: TrainingRequest, start: _
         **dataclasses.asdict(request),
         **dict.fromkeys(("dataset_folder", "output_folder", "checkpoint_folder"), ""),  # may differ between workers
         "init_from": request.init_from is not None,
+        "texts": request.texts is not None,
         "dataset": (start.manifest.dataset_id, start.charset.digest),
     }
     own = np.array([zlib.crc32(json.dumps(task, sort_keys=True).encode()), start.state.step], np.float64)

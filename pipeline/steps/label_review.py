@@ -23,9 +23,11 @@ from components.review.given_out import LABEL, MANIFEST_NAME, ReviewManifest, fi
 from components.review.labels import CHECKED_NAME, CheckedLabel, check_labels, find_suspects
 from components.review.page import choose_with_images, mark_differing, write_table_and_page
 from components.review.table import ReviewRow
-from components.training.launcher import train_in_processes
+from components.training.checkpoints import read_history
+from components.training.diagnosis import get_lowest_cer, has_never_begun
 from components.training.recipes import RECIPES
 from pipeline.steps.estimate import estimate_time
+from pipeline.steps.repeated_training import SLOWER, train_until_reading
 from pipeline.steps.step import Context, Outcome, Plan, StepResult, get_now
 from pipeline.steps.train import describe_model, make_request, measure_lines, open_training_folder
 from pipeline.workspace import LATEST, Unfinished, make_id, read_latest_dataset
@@ -48,6 +50,7 @@ class _Resolved:
         reviewed: the folder of a committed review that was chosen from this check, if there is one.
         unfinished: the folder of the check that is under way.
         finished: the folds that an earlier command finished, by their files.
+        resumes: whether an earlier command left anything to resume from.
     """
 
     folds: tuple[Fold, ...]
@@ -57,6 +60,12 @@ class _Resolved:
     reviewed: str | None
     unfinished: str
     finished: tuple[str, ...]
+    resumes: bool
+
+    @property
+    def outcome(self) -> Outcome:
+        """The outcome for the review."""
+        return Outcome.RESUMED if self.resumes and self.reviewed is None else Outcome.MADE
 
     @property
     def dataset_id(self) -> str:
@@ -131,7 +140,7 @@ def review_labels(context: Context) -> StepResult:
         f"review {review_id}: {len(labels):,} labels that are most likely wrong, of {len(suspects):,} lines that are "
         f"read differently and {resolved.lines:,} in dataset {dataset_id}, to which corrections are to be added"
     )
-    return StepResult(summary, destination, {**figures, "review_id": review_id})
+    return StepResult(summary, destination, {**figures, "review_id": review_id}, resolved.outcome)
 
 
 def plan_review_of_labels(context: Context) -> Plan:
@@ -147,7 +156,7 @@ def plan_review_of_labels(context: Context) -> Plan:
         if not waiting:
             return Plan(Outcome.NOTHING, ["nothing is left to review"])
         lines = [f"give out the {waiting:,} next labels of dataset {resolved.dataset_id} that are likely wrong"]
-        return Plan(Outcome.MADE, [*lines, f"as a table and a page in {folder}; they were checked already"])
+        return Plan(resolved.outcome, [*lines, f"as a table and a page in {folder}; they were checked already"])
     left = len(resolved.folds) - len(resolved.finished)
     lines = [
         f"check the {resolved.lines:,} labels of dataset {resolved.dataset_id}: "
@@ -156,7 +165,7 @@ def plan_review_of_labels(context: Context) -> Plan:
         f"give out the {options.review_count:,} that are most likely wrong, as a table and a page in {folder}",
         estimate_time(workspace, "train", "image_epochs", _count_image_epochs(resolved)),
     ]
-    return Plan(Outcome.RESUMED if resolved.finished else Outcome.MADE, lines)
+    return Plan(resolved.outcome, lines)
 
 
 def _resolve(context: Context) -> _Resolved:
@@ -177,8 +186,10 @@ def _resolve(context: Context) -> _Resolved:
     folds = tuple(Fold(dataset_folder, dataset, number, count) for number in range(count))
     symbols = measure_lines(dataset.read_statistics(dataset_folder))
     request = make_request(options, folds[0].count_training_lines(), symbols, None)
+    request.pop("texts", None)  # labels are checked without a language model
     check_id = make_id(version=_CHECK_VERSION, dataset_id=dataset_id, folds=count, **request)
     unfinished = workspace.unfinished(Unfinished.LABEL_CHECK, check_id)
+    names = () if options.resume == "never" else storage.list_names(unfinished)
     return _Resolved(
         folds=folds,
         request=request,
@@ -186,7 +197,8 @@ def _resolve(context: Context) -> _Resolved:
         check_id=check_id,
         reviewed=find_check(storage.join(workspace.root, "review"), check_id),
         unfinished=unfinished,
-        finished=tuple(name for name in storage.list_names(unfinished) if name.endswith(".parquet")),
+        finished=tuple(name for name in names if name.endswith(".parquet")),
+        resumes=bool(names),
     )
 
 
@@ -236,7 +248,8 @@ def _check_fold(context: Context, resolved: _Resolved, fold: Fold) -> None:
     work = storage.join(resolved.unfinished, f"fold-{fold.number}")
     checkpoints = storage.join(work, "checkpoints")
     if options.resume == "never":
-        storage.remove_folder(checkpoints)
+        for suffix in ("", SLOWER):
+            storage.remove_folder(f"{checkpoints}{suffix}")
     with open_training_folder(None if storage.is_remote(work) else work) as scratch:
         dataset, output = os.path.join(scratch, "dataset"), os.path.join(scratch, "model")
         storage.remove_folder(dataset)
@@ -248,12 +261,22 @@ def _check_fold(context: Context, resolved: _Resolved, fold: Fold) -> None:
             "dataset_folder": dataset,
             "output_folder": output,
             "checkpoint_folder": checkpoints,
-            "texts": None,
         }
-        train_in_processes(request, scratch, options.train_workers, restarts=options.train_restarts)
+        repeats = not options.learning_rate
+        workers, restarts = options.train_workers, options.train_restarts
+        trained = train_until_reading(request, scratch, workers, restarts=restarts, repeats=repeats)
+        if has_never_begun(history := read_history(trained["checkpoint_folder"]), resolved.least_steps):
+            raise DataError(
+                f"a model that is to check the labels has not begun to read, its CER is {get_lowest_cer(history):.0%}: "
+                "see whether the dataset's labels are those of its images at all, and whether a model can be trained "
+                "on it (--steps=train)"
+            )
+        output = trained["output_folder"]
         model_id = f"{resolved.check_id}-{fold.number}"
         describe_model(output, model_id, resolved.request, fold.manifest, fold.folder).write(output)
-        recogniser = RecogniserSpec(output, options.engine, os.cpu_count() or 1).load()
+        # ONNX Runtime leaves the GPU to the next fold's training.
+        engine = "onnx" if options.engine == "auto" else options.engine
+        recogniser = RecogniserSpec(output, engine, os.cpu_count() or 1).load()
         checked = check_labels(fold.read_own_records(), recogniser)
         storage.write_parquet(storage.join(resolved.unfinished, _name_part(fold)), checked)
     storage.remove_folder(work)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from components.commit import Commit
@@ -20,14 +20,11 @@ from components.recogniser.manifest import (
     describe_files,
     get_first_name,
 )
-from components.training.checkpoints import read_history
-from components.training.diagnosis import get_lowest_cer, has_never_begun
-from components.training.history import EpochRecord
-from components.training.launcher import train_in_processes
 from components.training.place import ClusterPlace
 from components.training.recipes import LONG_LINE, RECIPES, TIME_STRIDE, choose_model
 from pipeline.options import LinePipelineOptions
 from pipeline.steps.estimate import estimate_time
+from pipeline.steps.repeated_training import SLOWER, train_until_reading
 from pipeline.steps.step import Context, Outcome, Plan, StepResult, get_now, require_test_split
 from pipeline.steps.training_files import (
     compute_texts_checksum,
@@ -41,9 +38,6 @@ from tfrecords import DataError, DatasetManifest, storage
 from tfrecords.manifest import CHARSET_NAME, MANIFEST_NAME
 
 log = logging.getLogger(__name__)
-
-_SLOWER = "-slower"
-_SLOWED_BY = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,7 +296,7 @@ def _train(
     chief = place is None or place.is_chief
     if options.resume == "never":
         storage.remove_folder(resolved.checkpoints)
-        storage.remove_folder(f"{resolved.checkpoints}{_SLOWER}")
+        storage.remove_folder(f"{resolved.checkpoints}{SLOWER}")
     in_workspace = chief and not storage.is_remote(resolved.training)
     with open_training_folder(resolved.training if in_workspace else None) as scratch:
         start = resolved.start
@@ -317,23 +311,15 @@ def _train(
             "texts": fetch_texts(options.texts, resolved.request["texts"], scratch) if options.texts else None,
         }
 
-        def train(request: dict[str, Any]) -> Sequence[EpochRecord]:
-            storage.remove_folder(request["output_folder"])
-            restarts = options.train_restarts
-            train_in_processes(request, scratch, options.train_workers, restarts=restarts, place=place)
-            return read_history(request["checkpoint_folder"])
-
-        history = train(request)
-        if not (options.learning_rate or start) and has_never_begun(history, resolved.least_steps):
-            slower = {name: f"{request[name]}{_SLOWER}" for name in ("output_folder", "checkpoint_folder")}
-            slower["learning_rate"] = request["learning_rate"] / _SLOWED_BY
-            log.warning(
-                f"the model has not begun to read: training again with a learning rate of {slower['learning_rate']:g} "
-                f"in place of {request['learning_rate']:g}"
-            )
-            if get_lowest_cer(train({**request, **slower})) < get_lowest_cer(history):
-                request.update(slower)
-        return _commit(workspace, resolved, request) if chief else None
+        trained = train_until_reading(
+            request,
+            scratch,
+            options.train_workers,
+            restarts=options.train_restarts,
+            place=place,
+            repeats=not (options.learning_rate or start),
+        )
+        return _commit(workspace, resolved, trained) if chief else None
 
 
 def _commit(workspace: Workspace, resolved: _Resolved, trained: dict[str, Any]) -> ModelManifest:

@@ -50,7 +50,7 @@ def open_training_folder(folder: str | None) -> Iterator[str]:
     try:
         yield folder
     except BaseException:
-        for name in ("dataset", "model", "start", "texts"):
+        for name in ("dataset", "model", "model-slower", "start", "texts"):
             storage.remove_folder(os.path.join(folder, name))
         raise
     storage.remove_folder(folder)

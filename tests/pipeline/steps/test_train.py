@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import os
@@ -15,10 +16,11 @@ import numpy as np
 import pytest
 
 from components.recogniser.manifest import ModelManifest
-from components.training import recipes
+from components.training import checkpoints, recipes
 from components.training.launcher import find_free_ports
 from components.training.recipes import RECIPES
 from pipeline.exits import EXIT_DONE
+from pipeline.steps import repeated_training
 from tests.commands import run_command, start_command
 
 pytestmark = [
@@ -166,23 +168,51 @@ def test_a_model_starts_from_another_whose_charset_lacks_a_symbol_and_goes_into_
     assert (json.loads(manifest.read_text())["model_id"], json.loads(manifest.read_text())["rows"]) == (second, 24)
 
 
-def test_a_training_in_which_reading_never_begins_is_repeated_with_a_lower_rate(workspace, monkeypatch, capsys):
-    brief = dataclasses.replace(RECIPES["ctc_conv"], epochs=2, least_steps=3)
-    monkeypatch.setitem(RECIPES, "ctc_conv", brief)
+@pytest.mark.parametrize(
+    ("flags", "cers", "rate"),
+    [
+        ((), {"-slower": 0.7, "": 0.8}, 0.0005),
+        ((), {"-slower": 0.8, "": 0.7}, 0.004),
+        (("--learning_rate=0.004",), None, 0.004),
+    ],
+    ids=["slower is better", "slower is worse", "rate given"],
+)
+def test_a_training_in_which_reading_never_begins_is_repeated_with_a_lower_rate_and_the_better_one_kept(
+    workspace, tmp_path, monkeypatch, capsys, flags, cers, rate
+):
+    monkeypatch.setitem(RECIPES, "ctc_conv", dataclasses.replace(RECIPES["ctc_conv"], epochs=2, least_steps=3))
     monkeypatch.setattr(recipes, "_STEPS_PER_SYMBOL", 1)
-    for flags, repeats in (((), True), (("--learning_rate=0.004",), False)):
-        assert run_command(workspace, "--steps=train", "--height=32", *flags) == EXIT_DONE
-        said = capsys.readouterr().out
-        sentence = "training again with a learning rate of 0.0005 in place of 0.004"
-        assert (sentence in said) == repeats
-        model_id = (workspace / "models" / "LATEST").read_text().strip()
-        manifest = ModelManifest.read(str(workspace / "models" / model_id))
-        history = (workspace / "models" / model_id / "history.csv").read_text().splitlines()
-        assert len(history) == 1 + manifest.options["epochs"]
-        assert manifest.options["learning_rate"] in ((0.004, 0.0005) if repeats else (0.004,))
-        assert not list(workspace.glob("unfinished/*"))
-        # The same command finds its model, whichever rate it was trained with.
-        assert run_command(workspace, "--steps=train", "--height=32", *flags) == EXIT_DONE
-        assert f"model {model_id}" in (again := capsys.readouterr().out)
-        assert "it was there already" in again
-        shutil.rmtree(workspace / "models")
+    histories = {}
+
+    def rate_by_folder(history):
+        name = next(name for name, of_folder in histories.items() if of_folder is history)
+        return cers[name]
+
+    def read_and_note(folder):
+        history = checkpoints.read_history(folder)
+        histories["-slower" if folder.endswith("-slower") else ""] = history
+        return history
+
+    monkeypatch.setattr(repeated_training, "read_history", read_and_note)
+    monkeypatch.setattr(repeated_training, "get_lowest_cer", rate_by_folder)
+    (tmp_path / "texts.txt").write_text("a1b2\nc3\n\nUNKNOWN\n")
+    flags = ("--steps=train", "--height=32", f"--texts={tmp_path / 'texts.txt'}", *flags)
+    assert run_command(workspace, *flags) == EXIT_DONE
+    said = capsys.readouterr().out
+    assert ("training again with a learning rate of 0.0005 in place of 0.004" in said) == (cers is not None)
+    model_id = (workspace / "models" / "LATEST").read_text().strip()
+    folder = workspace / "models" / model_id
+    manifest = ModelManifest.read(str(folder))
+    assert manifest.options["learning_rate"] == rate
+    rates = [float(row["learning_rate"]) for row in csv.DictReader((folder / "history.csv").open())]
+    assert len(rates) == 2
+    assert rate / 2 < max(rates) <= rate
+    assert not list(workspace.glob("unfinished/*"))
+    # The same command finds its model, whichever rate it was trained with; other texts are another model.
+    assert run_command(workspace, *flags) == EXIT_DONE
+    assert f"model {model_id}: " in (again := capsys.readouterr().out)
+    assert "it was there already" in again
+    (tmp_path / "texts.txt").write_text("a1b2\n")
+    run_command(workspace, *flags, "--plan")
+    assert f"write model {model_id}" not in (plan := capsys.readouterr().out)
+    assert "write model" in plan

@@ -1,0 +1,76 @@
+"""What is written beside a trained network: its calibration, and a language model where that helps."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import tensorflow as tf
+
+from components.ctc.fusion import Fusion, decode_with_language_model
+from components.ctc.language_model import LanguageModel, NgramCounts
+from components.training import result
+from components.training.data import Examples
+from tests.components.ctc.test_fusion import write_logits
+from tfrecords import Charset, encode_png
+
+CHARSET = Charset(tuple("abcde"))
+TEXTS = ["abc", "dbcbc", "ab", "abcbc"] * 4
+
+
+def make_examples() -> Examples:
+    """Lines whose only pixels say which of `TEXTS` they hold."""
+    labels = [np.array(CHARSET.encode(text)) for text in TEXTS]
+    images = [encode_png(np.full((8, 8), number, np.uint8)) for number in range(len(TEXTS))]
+    return Examples(
+        images=tf.constant(images),
+        widths=np.full(len(TEXTS), 8, np.int32),
+        labels=np.concatenate(labels).astype(np.int32),
+        offsets=np.concatenate([[0], np.cumsum([len(label) for label in labels])]),
+        texts=TEXTS,
+        uris=[str(number) for number in range(len(TEXTS))],
+    )
+
+
+def calibrate(folder, doubtful: dict[int, int]) -> dict:
+    """Calibrates a network that takes some symbols for others; returns what is written."""
+    examples = make_examples()
+
+    def compute_logits(images, widths):
+        del widths
+        texts = [CHARSET.encode(TEXTS[number]) for number in images[:, 0, 0, 0].tolist()]
+        return tuple(map(tf.constant, write_logits(texts, CHARSET.classes, doubtful)))
+
+    labels = [examples.get_label(number) for number in range(len(examples))]
+    result._calibrate(compute_logits, labels, examples, CHARSET, str(folder))
+    return json.loads((folder / "calibration.json").read_text())
+
+
+def test_a_language_model_is_written_where_it_makes_validation_texts_better(tmp_path):
+    written = calibrate(tmp_path, {2: 4})
+    counts = NgramCounts.read(str(tmp_path / "language_model.npz"))
+    fusion = Fusion(LanguageModel.from_counts(counts), **written["language_model"])
+    logits, steps = write_logits([CHARSET.encode("dbc")], CHARSET.classes, {2: 4})
+    (line,) = decode_with_language_model(logits / np.float32(written["temperature"]), steps, fusion, 4, 0)
+    assert CHARSET.decode(line.ids) == "dbc"
+
+
+def test_no_language_model_is_written_where_nothing_is_wrong(tmp_path):
+    assert calibrate(tmp_path, {})["language_model"] is None
+    assert not (tmp_path / "language_model.npz").exists()
+
+
+def test_few_logits_are_kept_of_many_symbols(tmp_path, monkeypatch):
+    monkeypatch.setattr(result, "_MOST_LOGITS", 60)
+    monkeypatch.setattr(result, "EVALUATION_BATCH", 4)
+    seen = []
+    monkeypatch.setattr(result, "fit_temperature", lambda batches: seen.extend(batches) or 1.0)
+    calibrate(tmp_path, {})
+    assert 0 < sum(len(steps) for _, steps, _ in seen) <= 8
+
+
+def test_texts_with_unknown_symbols_are_left_out_of_the_language_model(tmp_path):
+    (tmp_path / "texts.txt").write_text("\ufeffabc\n\nxyz\n d  e\n")
+    charset = Charset(tuple(" abcde"))
+    texts = result._read_texts(str(tmp_path / "texts.txt"), charset)
+    assert [charset.decode(text) for text in texts] == ["abc", "d e"]
