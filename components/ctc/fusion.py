@@ -31,6 +31,7 @@ _BONUSES = (0.0, 1.0, 2.0)  # times the weight
 _TUNING_WIDTH = 6
 _RESCALE_EVERY = 8  # time steps
 _CHANCE = 0.05
+_EXPONENTS = np.geomspace(0.05, 1.5, 60)
 _NOTHING, _NO_PARENT = np.uint64(1), np.uint64(0)  # these stand for hashes, but equal none of them
 
 
@@ -44,11 +45,14 @@ class Fusion:
         model: the language model.
         weight: of its logarithms.
         bonus: for each symbol, since a language model prefers short texts.
+        exponent: to which the network's posterior of a text is raised to be its confidence. The network alone is less
+            sure of a text than both together.
     """
 
     model: LanguageModel
     weight: float
     bonus: float
+    exponent: float = 1.0
 
     @functools.cached_property
     def factors(self) -> np.ndarray:
@@ -120,7 +124,7 @@ def tune_fusion(
     """
     batches = list(batches)
     before = _count_errors(batches, [decode_greedily(logits, steps) for logits, steps, _ in batches])
-    best: tuple[int, Fusion, np.ndarray] | None = None
+    best: tuple[int, Fusion, np.ndarray, np.ndarray] | None = None
     for weight in _WEIGHTS:
         for bonus in _BONUSES:
             fusion = Fusion(model, weight, bonus * weight)
@@ -129,11 +133,30 @@ def tune_fusion(
             ]
             errors = _count_errors(batches, decoded)
             if best is None or errors.sum() < best[0]:
-                best = int(errors.sum()), fusion, errors
+                posteriors = np.array([line.log_probability for lines in decoded for line in lines])
+                best = int(errors.sum()), fusion, errors, posteriors
     if best is None:
         return None
     better, worse = int((best[2] < before).sum()), int((best[2] > before).sum())
-    return best[1] if best[0] < before.sum() and _compute_chance(better, worse) < _CHANCE else None
+    if best[0] >= before.sum() or _compute_chance(better, worse) >= _CHANCE:
+        return None
+    return dataclasses.replace(best[1], exponent=_fit_exponent(best[3], best[2] == 0))
+
+
+def _fit_exponent(log_posteriors: np.ndarray, right: np.ndarray) -> float:
+    """Fits the exponent with which posteriors say best how often texts are right.
+
+    It has the least cross entropy, as `components.ctc.calibration.fit_temperature` has it.
+
+    Args:
+        log_posteriors: float [lines], natural logarithms.
+        right: bool [lines].
+    """
+    targets = np.where(right, (right.sum() + 1) / (right.sum() + 2), 1 / ((~right).sum() + 2))
+    log_confidences = _EXPONENTS[:, None] * log_posteriors
+    wrong = np.log(np.maximum(-np.expm1(log_confidences), 1e-12))
+    entropies = -(targets * log_confidences + (1 - targets) * wrong).mean(axis=1)
+    return float(_EXPONENTS[entropies.argmin()])
 
 
 def _compute_chance(better: int, worse: int) -> float:

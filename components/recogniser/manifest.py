@@ -46,7 +46,7 @@ class ModelManifest:
         options: the training options, by flag.
         files: `{path inside the folder: {"bytes": …, "sha256": …}}`.
         created_at: ISO 8601, UTC.
-        language_model: `weight` and `bonus` of the language model in `language_model.npz`; None without one.
+        language_model: `weight`, `bonus` and `exponent` of the `Fusion` with `language_model.npz`; None without one.
         schema_version: of this manifest and of the files. Version 1 had no `model.onnx`, and its SavedModel took
             prepared batches only. Version 2 had no temperature, version 3 no language model.
     """

@@ -34,7 +34,8 @@ class Recognition:
 
     Attributes:
         text: what the decoder found.
-        confidence: posterior of the text over all its alignments, 0 to 1.
+        confidence: posterior of the text over all its alignments, 0 to 1; with a language model, calibrated for texts
+            that both chose.
         symbol_confidences: one for each symbol of the text, 0 to 1.
         alternatives: other texts and the natural logarithms of their posteriors, the most probable first, or as the
             language model ranks them; none from a decoder that finds one text.
@@ -89,8 +90,11 @@ class RecogniserSpec:
             raise DataError(f"the manifest in {self.model_folder} is not that of a model") from None
         charset = manifest.read_charset(self.model_folder)
         engine = load_engine(self.engine, self.model_folder, manifest, self.threads)
-        decode = self.decoding.make_function(charset, self._load_fusion(manifest))
-        return Recogniser(self.model_folder, engine, decode, charset, manifest, time.monotonic() - started)
+        fusion = self._load_fusion(manifest)
+        decode = self.decoding.make_function(charset, fusion)
+        exponent = 1.0 if fusion is None else fusion.exponent
+        seconds = time.monotonic() - started
+        return Recogniser(self.model_folder, engine, decode, charset, manifest, seconds, exponent)
 
     def _load_fusion(self, manifest: ModelManifest) -> Fusion | None:
         """Loads the language model, if the model has one that the decoder uses."""
@@ -115,6 +119,7 @@ class Recogniser:
         charset: of its classes.
         manifest: its description.
         load_s: seconds that it took to load.
+        exponent: to which a text's posterior is raised to be its confidence; 1 without a language model.
     """
 
     folder: str
@@ -123,6 +128,7 @@ class Recogniser:
     charset: Charset
     manifest: ModelManifest
     load_s: float
+    exponent: float = 1.0
 
     @overload
     def recognise(
@@ -194,7 +200,7 @@ class Recogniser:
         return [
             Recognition(
                 self.charset.decode(line.ids),
-                math.exp(line.log_probability),
+                math.exp(self.exponent * line.log_probability),
                 line.symbol_confidences.tolist(),
                 [(self.charset.decode(ids), log_probability) for ids, log_probability in line.alternatives],
                 line.log_probability - line.alternatives[0][1] if line.alternatives else None,

@@ -62,7 +62,8 @@ def _calibrate(
     if fusion is not None:
         counts.write(os.path.join(folder, LANGUAGE_MODEL_NAME))
         log.info(f"the decoder gets a language model, of weight {fusion.weight:g}: it makes validation texts better")
-    settings = None if fusion is None else {"weight": fusion.weight, "bonus": fusion.bonus}
+    names = ("weight", "bonus", "exponent")
+    settings = None if fusion is None else {name: getattr(fusion, name) for name in names}
     calibration = {"temperature": temperature, "language_model": settings}
     storage.write_json(os.path.join(folder, CALIBRATION_NAME), calibration)
     return temperature

@@ -112,6 +112,7 @@ def test_the_language_model_is_used_only_if_it_helps():
     fusion = tune_fusion([batch], model)
     assert fusion is not None
     assert fusion.weight > 0
+    assert fusion.exponent < 1, "half of the symbols are doubtful to the network, but all texts are right"
     certain = (*write_logits(texts, 6, {}), texts)
     assert tune_fusion([certain], model) is None
     two = (*write_logits(texts[:2], 6, {2: 4}), texts[:2])
