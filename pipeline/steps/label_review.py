@@ -23,11 +23,10 @@ from components.review.given_out import LABEL, MANIFEST_NAME, ReviewManifest, fi
 from components.review.labels import CHECKED_NAME, CheckedLabel, check_labels, find_suspects
 from components.review.page import choose_with_images, mark_differing, write_table_and_page
 from components.review.table import ReviewRow
-from components.training.checkpoints import read_history
 from components.training.diagnosis import get_lowest_cer, has_never_begun
 from components.training.recipes import RECIPES
 from pipeline.steps.estimate import estimate_time
-from pipeline.steps.repeated_training import SLOWER, train_until_reading
+from pipeline.steps.repeated_training import SLOWER, read_epochs, train_until_reading
 from pipeline.steps.step import Context, Outcome, Plan, StepResult, get_now
 from pipeline.steps.train import describe_model, make_request, measure_lines, open_training_folder
 from pipeline.workspace import LATEST, Unfinished, make_id, read_latest_dataset
@@ -98,7 +97,6 @@ def review_labels(context: Context) -> StepResult:
         "checked": resolved.lines,
         "read_differently": len(suspects),
         "unreadable": gone,
-        "image_epochs": 0 if resolved.reviewed else _count_image_epochs(resolved),
     }
     if gone:
         log.warning(f"{gone:,} images that were to be reviewed cannot be read any more, and are left out")
@@ -265,9 +263,9 @@ def _check_fold(context: Context, resolved: _Resolved, fold: Fold) -> None:
         repeats = not options.learning_rate
         workers, restarts = options.train_workers, options.train_restarts
         trained = train_until_reading(request, scratch, workers, restarts=restarts, repeats=repeats)
-        if has_never_begun(history := read_history(trained["checkpoint_folder"]), resolved.least_steps):
+        if has_never_begun(epochs := read_epochs(trained), resolved.least_steps):
             raise DataError(
-                f"a model that is to check the labels has not begun to read, its CER is {get_lowest_cer(history):.0%}: "
+                f"a model that is to check the labels has not begun to read, its CER is {get_lowest_cer(epochs):.0%}: "
                 "see whether the dataset's labels are those of its images at all, and whether a model can be trained "
                 "on it (--steps=train)"
             )

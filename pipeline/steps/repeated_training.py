@@ -55,7 +55,7 @@ def train_until_reading(
     train(request)
     if not repeats or (place is not None and len(place.addresses) > 1):
         return request
-    history = _read_history(request)
+    history = read_epochs(request)
     if not has_never_begun(history, request["least_steps"]):
         return request
     slower = {
@@ -69,10 +69,11 @@ def train_until_reading(
         f"place of {request['learning_rate']:g}"
     )
     train(slower)
-    return slower if get_lowest_cer(_read_history(slower)) < get_lowest_cer(history) else request
+    return slower if get_lowest_cer(read_epochs(slower)) < get_lowest_cer(history) else request
 
 
-def _read_history(request: dict[str, Any]) -> Sequence[EpochRecord]:
+def read_epochs(request: dict[str, Any]) -> Sequence[EpochRecord]:
+    """Reads the finished epochs of a training; raises a `TrainingLostError` if its checkpoints cannot be read."""
     try:
         return read_history(request["checkpoint_folder"])
     except TrainingLost as error:
