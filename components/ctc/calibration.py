@@ -36,10 +36,22 @@ def fit_temperature(batches: Iterable[tuple[np.ndarray, np.ndarray, list[list[in
         return 1.0
     log_posteriors = np.concatenate([part[0] for part in parts])
     right = np.concatenate([part[1] for part in parts])
+    return _interpolate_minimum(compute_cross_entropies(log_posteriors, right))
+
+
+def compute_cross_entropies(log_posteriors: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Computes the mean cross entropy between posteriors and right or wrong, with the targets of `fit_temperature`.
+
+    Args:
+        log_posteriors: float [lines, candidates], natural logarithms.
+        right: bool [lines].
+
+    Returns:
+        float [candidates].
+    """
     targets = np.where(right, (right.sum() + 1) / (right.sum() + 2), 1 / ((~right).sum() + 2))[:, None]
     wrong_posteriors = np.log(np.maximum(-np.expm1(log_posteriors), 1e-12))
-    entropies = -(targets * log_posteriors + (1 - targets) * wrong_posteriors).mean(axis=0)
-    return _interpolate_minimum(entropies)
+    return -(targets * log_posteriors + (1 - targets) * wrong_posteriors).mean(axis=0)
 
 
 def _score_greedy_texts(logits: np.ndarray, time_steps: np.ndarray, truths: list[list[int]]) -> tuple[np.ndarray, ...]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from components.ctc.beam_search import sort_greatest_first
+from components.ctc.calibration import compute_cross_entropies
 from components.ctc.decoding import (
     Decoded,
     Emissions,
@@ -146,16 +147,13 @@ def tune_fusion(
 def _fit_exponent(log_posteriors: np.ndarray, right: np.ndarray) -> float:
     """Fits the exponent with which posteriors say best how often texts are right.
 
-    It has the least cross entropy, as `components.ctc.calibration.fit_temperature` has it.
+    It has the least cross entropy, as a temperature has.
 
     Args:
         log_posteriors: float [lines], natural logarithms.
         right: bool [lines].
     """
-    targets = np.where(right, (right.sum() + 1) / (right.sum() + 2), 1 / ((~right).sum() + 2))
-    log_confidences = _EXPONENTS[:, None] * log_posteriors
-    wrong = np.log(np.maximum(-np.expm1(log_confidences), 1e-12))
-    entropies = -(targets * log_confidences + (1 - targets) * wrong).mean(axis=1)
+    entropies = compute_cross_entropies(log_posteriors[:, None] * _EXPONENTS, right)
     return float(_EXPONENTS[entropies.argmin()])
 
 

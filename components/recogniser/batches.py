@@ -43,14 +43,15 @@ def recognise_in_batches(
         return list(zip((tag for tag, _ in batch), recognise([pixels for _, pixels in batch]), strict=True))
 
     results = (
-        map(recognise_batch, _collect_batches(lines))
+        map(recognise_batch, collect_batches(lines))
         if threads == 1
-        else map_in_threads(recognise_batch, _collect_batches(lines), threads, ahead=2 * threads)
+        else map_in_threads(recognise_batch, collect_batches(lines), threads, ahead=2 * threads)
     )
     return itertools.chain.from_iterable(results)
 
 
-def _collect_batches(lines: Iterable[tuple[_Tag, np.ndarray]]) -> Iterator[list[tuple[_Tag, np.ndarray]]]:
+def collect_batches(lines: Iterable[tuple[_Tag, np.ndarray]]) -> Iterator[list[tuple[_Tag, np.ndarray]]]:
+    """Collects lines into the batches that `recognise_in_batches` recognises."""
     buckets: dict[int, list[tuple[_Tag, np.ndarray]]] = collections.defaultdict(list)
     for tag, pixels in lines:
         bucket = math.ceil(math.log(pixels.shape[1], _WIDTH_RATIO))

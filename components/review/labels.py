@@ -6,14 +6,13 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow
 from rapidfuzz.distance import Levenshtein
 
 from components.ctc.decoding import Emissions, compute_posteriors, decode_greedily, pad_labels
-from components.recogniser.batches import BATCH_LINES, BATCH_PIXELS
+from components.recogniser.batches import collect_batches
 from components.recogniser.model import Recogniser
 from tfrecords import decode_png, examples_to_record_batch
 
@@ -78,28 +77,21 @@ def check_labels(records: Iterable[bytes], recogniser: Recogniser) -> pyarrow.Ta
         DataError: if the model gives no numbers.
     """
     tables = [CHECKED_SCHEMA.empty_table()]
-    records = iter(records)
-    while examples := list(itertools.islice(records, _RECORDS_AT_A_TIME)):
-        batch = examples_to_record_batch(examples)
-        images, texts, uris = (
-            batch.column(batch.schema.get_field_index(name)).flatten().to_pylist() for name in ("image", "text", "uri")
-        )
-        lines = sorted(zip(map(decode_png, images), texts, uris, strict=True), key=lambda line: line[0].shape[1])
-        for pixels, labels, names in _make_batches(lines):
-            tables.append(_check_batch(pixels, labels, names, recogniser))
+    for batch in collect_batches(_read_lines(records)):
+        described, pixels = zip(*batch, strict=True)
+        labels, uris = zip(*described, strict=True)
+        tables.append(_check_batch(pixels, labels, uris, recogniser))
     return pyarrow.concat_tables(tables)
 
 
-def _make_batches(lines: Sequence[tuple[np.ndarray, bytes, bytes]]) -> Iterator[Any]:
-    """Cuts lines, the narrowest first, into batches; yields the pixels, labels and URIs of each."""
-    start = 0
-    while start < len(lines):
-        end = start + 1
-        while end < len(lines) and (end + 1 - start) * lines[end][0].size <= BATCH_PIXELS and end - start < BATCH_LINES:
-            end += 1
-        pixels, labels, uris = zip(*lines[start:end], strict=True)
-        yield pixels, [label.decode() for label in labels], [uri.decode() for uri in uris]
-        start = end
+def _read_lines(records: Iterable[bytes]) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
+    """Yields the label and the URI of each line, and its pixels."""
+    records = iter(records)
+    while examples := list(itertools.islice(records, _RECORDS_AT_A_TIME)):
+        batch = examples_to_record_batch(examples)
+        columns = (batch.column(batch.schema.get_field_index(name)).flatten() for name in ("image", "text", "uri"))
+        for image, text, uri in zip(*(column.to_pylist() for column in columns), strict=True):
+            yield (text.decode(), uri.decode()), decode_png(image)
 
 
 def _check_batch(
@@ -127,7 +119,7 @@ def _check_batch(
         return readings, [group[0] for group in groups], of_readings, suspicions
 
     readings, *columns = recogniser.decode_with(check, *recogniser.compute_logits(pixels))
-    return pyarrow.table([uris, labels, readings, *columns], CHECKED_SCHEMA)
+    return pyarrow.table([list(uris), list(labels), readings, *columns], CHECKED_SCHEMA)
 
 
 def _correct_once(label: str, reading: str) -> list[str]:

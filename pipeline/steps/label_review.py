@@ -26,7 +26,7 @@ from components.review.table import ReviewRow
 from components.training.diagnosis import get_lowest_cer, has_never_begun
 from components.training.recipes import RECIPES
 from pipeline.steps.estimate import estimate_time
-from pipeline.steps.repeated_training import SLOWER, read_epochs, train_until_reading
+from pipeline.steps.repeated_training import read_epochs, remove_checkpoints, train_until_reading
 from pipeline.steps.step import Context, Outcome, Plan, StepResult, get_now
 from pipeline.steps.train import describe_model, make_request, measure_lines, open_training_folder
 from pipeline.workspace import LATEST, Unfinished, make_id, read_latest_dataset
@@ -246,8 +246,7 @@ def _check_fold(context: Context, resolved: _Resolved, fold: Fold) -> None:
     work = storage.join(resolved.unfinished, f"fold-{fold.number}")
     checkpoints = storage.join(work, "checkpoints")
     if options.resume == "never":
-        for suffix in ("", SLOWER):
-            storage.remove_folder(f"{checkpoints}{suffix}")
+        remove_checkpoints(checkpoints)
     with open_training_folder(None if storage.is_remote(work) else work) as scratch:
         dataset, output = os.path.join(scratch, "dataset"), os.path.join(scratch, "model")
         storage.remove_folder(dataset)

@@ -72,6 +72,12 @@ def train_until_reading(
     return slower if get_lowest_cer(read_epochs(slower)) < get_lowest_cer(history) else request
 
 
+def remove_checkpoints(folder: str) -> None:
+    """Removes the checkpoints of a training, and of its repetition, from which it would resume."""
+    for suffix in ("", SLOWER):
+        storage.remove_folder(f"{folder}{suffix}")
+
+
 def read_epochs(request: dict[str, Any]) -> Sequence[EpochRecord]:
     """Reads the finished epochs of a training; raises a `TrainingLostError` if its checkpoints cannot be read."""
     try:

@@ -24,7 +24,7 @@ from components.training.place import ClusterPlace
 from components.training.recipes import LONG_LINE, RECIPES, TIME_STRIDE, choose_model
 from pipeline.options import LinePipelineOptions
 from pipeline.steps.estimate import estimate_time
-from pipeline.steps.repeated_training import SLOWER, train_until_reading
+from pipeline.steps.repeated_training import remove_checkpoints, train_until_reading
 from pipeline.steps.step import Context, Outcome, Plan, StepResult, get_now, require_test_split
 from pipeline.steps.training_files import (
     compute_texts_checksum,
@@ -295,8 +295,7 @@ def _train(
     """
     chief = place is None or place.is_chief
     if options.resume == "never":
-        storage.remove_folder(resolved.checkpoints)
-        storage.remove_folder(f"{resolved.checkpoints}{SLOWER}")
+        remove_checkpoints(resolved.checkpoints)
     in_workspace = chief and not storage.is_remote(resolved.training)
     with open_training_folder(resolved.training if in_workspace else None) as scratch:
         start = resolved.start

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 
 from components.recogniser.manifest import KERAS_NAME, ModelManifest
+from pipeline.steps.repeated_training import SLOWER
 from tfrecords import DataError, DatasetManifest, storage
 from tfrecords.manifest import CHARSET_NAME, suggest_remedy
 
@@ -50,7 +51,7 @@ def open_training_folder(folder: str | None) -> Iterator[str]:
     try:
         yield folder
     except BaseException:
-        for name in ("dataset", "model", "model-slower", "start", "texts"):
+        for name in ("dataset", "model", f"model{SLOWER}", "start", "texts"):
             storage.remove_folder(os.path.join(folder, name))
         raise
     storage.remove_folder(folder)
