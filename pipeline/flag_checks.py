@@ -24,6 +24,11 @@ def check_options(options: LinePipelineOptions) -> None:
         hint = f"did you mean {near[0]}?" if near else f"runners are {', '.join(names)}"
         raise UsageError(f"--runner={runner} is none that Beam knows; {hint}")
     _check_date(options)
+    if {"train", "selftrain"} <= set(options.step_names):
+        raise UsageError(
+            f"--steps={options.steps}: train and selftrain each make a model for evaluate to decide on; run "
+            "--steps=train,evaluate,infer first, then --steps=selftrain,evaluate,infer"
+        )
     if options.batch_size is not None and options.batch_size % options.train_workers:
         raise UsageError(
             f"--batch_size={options.batch_size} cannot be shared equally by --train_workers={options.train_workers}"
@@ -44,6 +49,12 @@ def check_options(options: LinePipelineOptions) -> None:
         )
     if options.texts and not storage.is_remote(options.texts) and not os.path.isfile(options.texts):
         raise UsageError(f"--texts={options.texts} is not a file")
+    if "render" in options.step_names:
+        if not options.texts:
+            raise UsageError("--steps=render draws texts: say which, as --texts=FILE, one a line")
+        for flag, folder in (("fonts", options.fonts), ("backgrounds", options.backgrounds)):
+            if folder and not os.path.isdir(folder):
+                raise UsageError(f"--{flag}={folder} is not a local folder")
     if options.charset and not storage.is_remote(options.charset) and not os.path.isfile(options.charset):
         raise UsageError(f"--charset={options.charset} is not a file")
 

@@ -75,6 +75,45 @@ FLAG_SECTIONS = (
         ),
     ),
     FlagSection(
+        "Texts",
+        ("render", "train", "selftrain"),
+        (
+            Flag(
+                "texts",
+                "texts of the kind that images show, one a line: the render step draws them, and the language model "
+                "that the decoder may use learns from them, beside the training labels",
+                "FILE",
+                without="the training labels alone; the render step needs the file",
+            ),
+            Flag(
+                "seed",
+                "seed of all chance: of the initial weights, the order of images, their distortions, and what is "
+                "rendered",
+                default=0,
+                type=whole_number(0, 2**32 - 1),
+            ),
+        ),
+    ),
+    FlagSection(
+        "Rendering",
+        ("render",),
+        (
+            Flag(
+                "fonts",
+                "local folder of TrueType and OpenType fonts, below which all are used that can draw a text",
+                "FOLDER",
+                default="/usr/share/fonts",
+            ),
+            Flag(
+                "backgrounds",
+                "local folder of images, such as your unlabelled ones, whose ground is that of most rendered images",
+                "FOLDER",
+                without="even and cloudy grounds",
+            ),
+            Flag("render_count", "images to render", default=10_000, type=whole_number(1)),
+        ),
+    ),
+    FlagSection(
         "Images and labels",
         ("ingest",),
         (
@@ -164,7 +203,7 @@ FLAG_SECTIONS = (
     ),
     FlagSection(
         "Limits on images",
-        ("ingest", "infer", "review"),
+        ("render", "ingest", "selftrain", "infer", "review"),
         (
             Flag(
                 "max_pixels",
@@ -183,7 +222,7 @@ FLAG_SECTIONS = (
     ),
     FlagSection(
         "Training",
-        ("train",),
+        ("train", "selftrain"),
         (
             Flag(
                 "model",
@@ -215,12 +254,6 @@ FLAG_SECTIONS = (
                 type=number(above=0, below=10),
             ),
             Flag(
-                "seed",
-                "seed of the initial weights, the order of images and their distortions",
-                default=0,
-                type=whole_number(0, 2**32 - 1),
-            ),
-            Flag(
                 "patience",
                 "training ends after this many epochs without a better one",
                 without="a third of the epochs",
@@ -232,12 +265,6 @@ FLAG_SECTIONS = (
                 "differ",
                 "MODEL",
                 without="random weights",
-            ),
-            Flag(
-                "texts",
-                "more texts of the kind that images show, one a line, for the language model that the decoder may use",
-                "FILE",
-                without="the training labels alone",
             ),
             Flag(
                 "resume",
@@ -252,6 +279,30 @@ FLAG_SECTIONS = (
                 "how often training continues from the last checkpoint after a worker was killed",
                 default=2,
                 type=whole_number(0),
+            ),
+        ),
+    ),
+    FlagSection(
+        "Training by the accepted model",
+        ("selftrain",),
+        (
+            Flag(
+                "selftrain_confidence",
+                "least confidence of a reading that is taken for a label",
+                default=0.9,
+                type=FRACTION,
+            ),
+            Flag(
+                "selftrain_images",
+                "unlabelled images that may be used, drawn from all that were recognised",
+                default=5000,
+                type=whole_number(1),
+            ),
+            Flag(
+                "selftrain_rounds",
+                "trainings, each on what the model of the one before reads with confidence",
+                default=2,
+                type=whole_number(1, 10),
             ),
         ),
     ),
@@ -275,7 +326,7 @@ FLAG_SECTIONS = (
     ),
     FlagSection(
         "Engine",
-        ("evaluate", "infer"),
+        ("selftrain", "evaluate", "infer"),
         (
             Flag(
                 "engine",

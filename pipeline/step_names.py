@@ -7,8 +7,10 @@ import difflib
 from pipeline.flag_types import UsageError
 
 STEP_SUMMARIES = {
+    "render": "draws texts in many fonts, as labelled images to start from",
     "ingest": "turns labelled images into a dataset",
     "train": "trains a model on the latest dataset",
+    "selftrain": "trains a model on confident readings of the accepted one, too",
     "evaluate": "measures the latest model on held-out lines, and accepts or refuses it",
     "infer": "recognises new images with the accepted model",
     "review": "gives doubtful readings, or doubtful labels, to a person to correct",
@@ -16,7 +18,7 @@ STEP_SUMMARIES = {
 }
 """What each step does, in the order in which they run: the one list of steps."""
 STEPS = tuple(STEP_SUMMARIES)
-DEFAULT_STEPS = STEPS[:4]
+DEFAULT_STEPS = ("ingest", "train", "evaluate", "infer")
 
 
 def read_steps(text: str) -> str:

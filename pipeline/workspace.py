@@ -60,9 +60,11 @@ class Unfinished(enum.Enum):
     command is repeated. All else is made again within minutes.
     """
 
+    RENDERED = "rendered", 0
     LISTING = "listing", 0
     DATASET = "dataset", 0
     TRAINING = "training", _MONTH_S
+    SELF_TRAINING = "selftraining", _MONTH_S
     MODEL = "model", 0
     EVALUATION = "evaluation", 0
     RUN = "run", WEEK_S

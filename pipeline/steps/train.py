@@ -178,7 +178,7 @@ def _resolve(options: LinePipelineOptions, workspace: Workspace) -> _Resolved:
             f"the train split of dataset {dataset_id} is empty: ingest more images, or more groups of them, or lower "
             "--validation_fraction and --test_fraction"
         )
-    start = _find_start(options, workspace, dataset)
+    start = find_start(options, workspace, dataset)
     symbols = measure_lines(dataset.read_statistics(dataset_folder))
     request = make_request(options, dataset.examples("train"), symbols, start[1] if start else None)
     hashed = {**request, "model": get_first_name(request["model"])}  # the same model has the same ID as ever
@@ -246,7 +246,7 @@ def make_request(
     return request
 
 
-def _find_start(
+def find_start(
     options: LinePipelineOptions, workspace: Workspace, dataset: DatasetManifest
 ) -> tuple[str, ModelManifest] | None:
     """Finds the folder and manifest of the model that `--init_from` names, by its ID or its folder."""

@@ -1,0 +1,345 @@
+"""The selftrain step: what the accepted model reads with confidence trains a new one, beside the true labels."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from components.commit import Commit
+from components.lines import digest_references
+from components.listing import ImageReference
+from components.predictions.sampling import sample_recognised_images
+from components.recogniser.manifest import MODEL_VERSION, ModelManifest
+from components.recogniser.model import RecogniserSpec
+from components.training.recipes import RECIPES
+from components.training.taught_labels import (
+    TaughtLine,
+    UnlabelledLine,
+    label_confident_lines,
+    read_unlabelled_lines,
+    write_taught_dataset,
+    write_taught_labels,
+)
+from pipeline.steps.estimate import estimate_time
+from pipeline.steps.repeated_training import train_until_reading
+from pipeline.steps.runs import find_sound_runs
+from pipeline.steps.step import Context, Outcome, Plan, StepResult, require_test_split
+from pipeline.steps.train import describe_model, find_model, find_start, make_request, measure_lines
+from pipeline.steps.training_files import fetch_dataset, fetch_texts, fetch_weights, open_training_folder
+from pipeline.workspace import ACCEPTED, LATEST, Unfinished, make_id, read_latest_dataset, read_model
+from tfrecords import DataError, DatasetManifest, storage
+from tfrecords.manifest import MANIFEST_NAME
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Resolved:
+    """The model that teaches, the images that it teaches with, and the model to train.
+
+    Attributes:
+        teacher: the accepted model.
+        dataset, dataset_folder: the latest dataset.
+        images: a sample of the images that committed runs read, and the dataset does not have.
+        symbols: of a line of the dataset, on average.
+        asked: the network, and how it is trained, on the labelled images alone.
+        start: folder and manifest of the model whose weights are the start, if `--init_from` names one.
+        model_id: digest of all this.
+        folder: of the committed model.
+        unfinished: the folder of the rounds.
+        committed: the committed model, if it is whole.
+        damage: what is wrong with a committed one.
+        finished_rounds: rounds that an earlier command finished.
+        resumes: whether an earlier command left anything to resume from.
+    """
+
+    teacher: ModelManifest
+    dataset: DatasetManifest
+    dataset_folder: str
+    images: list[ImageReference]
+    symbols: float
+    asked: dict[str, Any]
+    start: tuple[str, ModelManifest] | None
+    model_id: str
+    folder: str
+    unfinished: str
+    committed: ModelManifest | None
+    damage: str | None
+    finished_rounds: int
+    resumes: bool
+
+    @property
+    def outcome(self) -> Outcome:
+        """The outcome for the model."""
+        if self.committed is not None:
+            return Outcome.REUSED
+        if not self.images:
+            return Outcome.NOTHING
+        if self.damage is not None:
+            return Outcome.REMADE
+        return Outcome.RESUMED if self.resumes else Outcome.MADE
+
+
+class SelftrainStep:
+    """Trains a model on the labelled images and on what the accepted model reads with confidence."""
+
+    name = "selftrain"
+    place = "model"
+
+    def run(self, context: Context) -> StepResult:
+        """Commits the model, or finds it committed; the evaluate step decides whether it is used.
+
+        Raises:
+            DataError: if no model is accepted, or no images were recognised with it that could teach.
+            TrainingLostError: if training workers were killed too often.
+        """
+        options, workspace = context.options, context.workspace
+        resolved = _resolve(context)
+        teacher_id = resolved.teacher.model_id
+        figures: dict[str, Any] = {"teacher": teacher_id, "unlabelled": len(resolved.images)}
+        if resolved.outcome is Outcome.NOTHING:
+            return StepResult(_EXPLAIN_NOTHING, workspace.model(teacher_id), figures, Outcome.NOTHING)
+        manifest = resolved.committed
+        if manifest is None:
+            if resolved.damage is not None:
+                log.warning(f"{resolved.damage}: it was damaged after it was committed, and is made again")
+            manifest = _train_rounds(context, resolved)
+            if manifest is None:
+                summary = (
+                    f"none of {len(resolved.images):,} readings has a confidence of at least "
+                    f"{options.selftrain_confidence:g}: model {teacher_id} cannot teach; label more images, or lower "
+                    "--selftrain_confidence"
+                )
+                return StepResult(summary, workspace.model(teacher_id), figures, Outcome.NOTHING)
+        storage.remove_folder(resolved.unfinished)
+        workspace.write_pointer("models", LATEST, manifest.model_id)
+        taught = manifest.options["taught"]
+        summary = (
+            f"model {manifest.model_id}: {manifest.model}, on dataset {resolved.dataset.dataset_id} and on "
+            f"{taught[-1]:,} of {len(resolved.images):,} unlabelled images, as model {teacher_id} taught it"
+        )
+        if resolved.committed is not None:
+            summary += "; it was there already"
+        if "evaluate" not in options.step_names:
+            summary += "; --steps=evaluate decides whether it is used"
+        figures |= {"model_id": manifest.model_id, "taught": taught}
+        figures["image_epochs"] = sum(
+            (resolved.dataset.examples("train") + lines) * manifest.options["epochs"] for lines in taught
+        )
+        return StepResult(summary, resolved.folder, figures, resolved.outcome)
+
+    def plan(self, context: Context) -> Plan:
+        """Says which images would teach, and how many trainings that takes."""
+        options, workspace = context.options, context.workspace
+        workspace.expect("models", LATEST, None)
+        if workspace.expects("datasets", LATEST):
+            return Plan(None, ["on the dataset that the ingest step makes, and images that runs have read"])
+        resolved = _resolve(context)
+        if resolved.outcome is Outcome.NOTHING:
+            return Plan(Outcome.NOTHING, [_EXPLAIN_NOTHING])
+        workspace.expect("models", LATEST, resolved.model_id)
+        lines = [
+            f"model {resolved.teacher.model_id} reads {len(resolved.images):,} unlabelled images; readings with a "
+            f"confidence of at least {options.selftrain_confidence:g} are labels",
+            f"on these and the {resolved.dataset.examples('train'):,} labelled images of dataset "
+            f"{resolved.dataset.dataset_id}, in {options.selftrain_rounds} trainings, one after the other",
+            ", ".join(f"{name} {value}" for name, value in resolved.asked.items() if value is not None),
+        ]
+        if resolved.committed is not None:
+            return Plan(Outcome.REUSED, [*lines, f"nothing to train: {resolved.folder} is there already"])
+        if resolved.damage is not None:
+            lines.append(f"{resolved.damage}: it was damaged after it was committed, and is made again")
+        if resolved.resumes:
+            lines.append(f"resume: {resolved.finished_rounds} of {options.selftrain_rounds} trainings are finished")
+        lines.append(f"write model {resolved.model_id} to {resolved.folder}")
+        images = resolved.dataset.examples("train") + len(resolved.images)
+        left = options.selftrain_rounds - resolved.finished_rounds
+        lines.append(estimate_time(workspace, "train", "image_epochs", images * resolved.asked["epochs"] * left))
+        return Plan(resolved.outcome, lines)
+
+    def count_images(self, figures: Mapping[str, Any]) -> int:
+        """Returns 0: a speed in images a second is said by each epoch."""
+        del figures
+        return 0
+
+
+_EXPLAIN_NOTHING = "no image can teach: every image that was read is in the dataset"
+
+
+def _resolve(context: Context) -> _Resolved:
+    """Determines the model that the accepted one teaches.
+
+    Raises:
+        DataError: if no model is accepted, none has recognised anything, or the dataset does not fit it.
+    """
+    options, workspace = context.options, context.workspace
+    teacher_id = workspace.read_pointer("models", ACCEPTED)
+    if teacher_id is None:
+        raise DataError(
+            f"no model in {workspace.root} has been accepted, and only such a one may teach: run the train and "
+            "evaluate steps first (--steps=train,evaluate)"
+        )
+    teacher = read_model(workspace, teacher_id)
+    dataset_id, dataset_folder, dataset = read_latest_dataset(workspace)
+    if teacher.height != dataset.height:
+        raise DataError(
+            f"model {teacher_id} reads lines of height {teacher.height}, but those of dataset {dataset_id} are "
+            f"{dataset.height} pixels high: train a model on it first (--steps=train,evaluate)"
+        )
+    if not dataset.examples("train"):
+        raise DataError(f"the train split of dataset {dataset_id} is empty: ingest more images")
+    if "evaluate" in options.step_names:
+        require_test_split(dataset)
+    runs = find_sound_runs(context)
+    if not runs:
+        raise DataError(
+            f"nothing was read yet in {workspace.root}, so that no reading can teach: run the infer step first "
+            "(--steps=infer --infer_images=FOLDER)"
+        )
+    images = sample_recognised_images(
+        [path for run in runs for path in run.files],
+        options.selftrain_images,
+        without=[storage.join(dataset_folder, shard.name) for shard in dataset.shards],
+    )
+    start = find_start(options, workspace, dataset)
+    symbols = measure_lines(dataset.read_statistics(dataset_folder))
+    asked = make_request(options, dataset.examples("train"), symbols, start[1] if start else None)
+    model_id = make_id(
+        version=MODEL_VERSION,
+        teacher=teacher_id,
+        dataset_id=dataset_id,
+        images=digest_references(images),
+        rounds=options.selftrain_rounds,
+        confidence=options.selftrain_confidence,
+        **asked,
+    )
+    folder = workspace.model(model_id)
+    committed, damage = find_model(folder)
+    unfinished = workspace.unfinished(Unfinished.SELF_TRAINING, model_id)
+    names = () if options.resume == "never" else storage.list_names(unfinished)
+    finished = 0
+    while names and storage.exists(storage.join(unfinished, _name_round(finished + 1), MANIFEST_NAME)):
+        finished += 1
+    return _Resolved(
+        teacher=teacher,
+        dataset=dataset,
+        dataset_folder=dataset_folder,
+        images=images,
+        symbols=symbols,
+        asked=asked,
+        start=start,
+        model_id=model_id,
+        folder=folder,
+        unfinished=unfinished,
+        committed=committed,
+        damage=damage,
+        finished_rounds=finished,
+        resumes=bool(names),
+    )
+
+
+def _name_round(number: int) -> str:
+    return f"round-{number}"
+
+
+def _train_rounds(context: Context, resolved: _Resolved) -> ModelManifest | None:
+    """Trains one model after the other, each on what the one before reads with confidence, and commits the last.
+
+    Returns:
+        The last model; None if no reading was confident.
+    """
+    options, work = context.options, resolved.unfinished
+    if options.resume == "never":
+        storage.remove_folder(work)
+    lines, gone = read_unlabelled_lines(resolved.images, resolved.dataset.height, options.image_limits)
+    if gone:
+        log.warning(f"{gone:,} of {len(resolved.images):,} images cannot be read any more, and are left out")
+    reader, model = context.workspace.model(resolved.teacher.model_id), resolved.teacher
+    for number in range(1, options.selftrain_rounds + 1):
+        folder = storage.join(work, _name_round(number))
+        if number > resolved.finished_rounds:
+            taught = _label(context, resolved, lines, reader)
+            share = f"{len(taught):,} of {len(lines):,} readings of model {model.model_id} have a confidence of at"
+            log.info(f"training {number} of {options.selftrain_rounds}: {share} least {options.selftrain_confidence:g}")
+            if not taught:
+                if number == 1:
+                    return None
+                log.warning(f"model {model.model_id} is confident of nothing: the model before it is kept")
+                break
+            _train_round(context, resolved, taught, model, number)
+        reader, model = folder, ModelManifest.read(folder)
+    unfinished = context.workspace.unfinished(Unfinished.MODEL, resolved.model_id)
+    storage.remove_folder(unfinished)
+    storage.copy_folder(reader, unfinished)
+    storage.remove_file(storage.join(unfinished, MANIFEST_NAME))
+    manifest = dataclasses.replace(model, model_id=resolved.model_id)
+    Commit(unfinished, resolved.folder, MANIFEST_NAME).finish(manifest)
+    return manifest
+
+
+def _label(
+    context: Context, resolved: _Resolved, lines: Sequence[UnlabelledLine], model_folder: str
+) -> list[TaughtLine]:
+    """Labels the unlabelled lines with a model."""
+    engine = "onnx" if context.options.engine == "auto" else context.options.engine  # leaves the GPU to the training
+    recogniser = RecogniserSpec(model_folder, engine, os.cpu_count() or 1).load()
+    charset = resolved.dataset.read_charset(resolved.dataset_folder)
+    return label_confident_lines(lines, recogniser, charset, context.options.selftrain_confidence)
+
+
+def _train_round(
+    context: Context, resolved: _Resolved, taught: Sequence[TaughtLine], teacher: ModelManifest, number: int
+) -> None:
+    """Trains one model, and leaves it in the folder of its round.
+
+    Args:
+        taught: the lines, labelled by the teacher.
+        number: of the round, from 1.
+    """
+    options, work = context.options, resolved.unfinished
+    dataset = resolved.dataset
+    images = dataset.examples("train") + len(taught)
+    request = make_request(options, images, resolved.symbols, resolved.start[1] if resolved.start else None)
+    least_steps = 0 if resolved.start else RECIPES[request["model"]].count_least_steps(resolved.symbols)
+    labels = [(one.line.uri, one.text) for one in taught]
+    digest = hashlib.sha256(json.dumps(labels, ensure_ascii=False).encode(errors="surrogatepass")).hexdigest()[:12]
+    local = None if storage.is_remote(work) else storage.join(work, f"training-{number}")
+    with open_training_folder(local) as scratch:
+        folder = os.path.join(scratch, "dataset")
+        storage.remove_folder(folder)
+        source = fetch_dataset(resolved.dataset_folder, dataset, os.path.join(scratch, "source"))
+        charset = dataset.read_charset(resolved.dataset_folder)
+        write_taught_dataset(folder, source, dataset, charset, taught)
+        asked = {
+            **request,
+            "least_steps": least_steps,
+            "dataset_folder": folder,
+            "output_folder": os.path.join(scratch, "model"),
+            "checkpoint_folder": storage.join(work, f"training-{number}", f"checkpoints-{digest}"),
+            "init_from": fetch_weights(*resolved.start, scratch) if resolved.start else None,
+            "init_symbols": resolved.start[1].read_charset(resolved.start[0]).symbols if resolved.start else (),
+            "texts": fetch_texts(options.texts, request["texts"], scratch) if options.texts else None,
+        }
+        repeats = not (options.learning_rate or resolved.start)
+        trained = train_until_reading(
+            asked, scratch, options.train_workers, restarts=options.train_restarts, repeats=repeats
+        )
+        output = trained["output_folder"]
+        write_taught_labels(output, taught, teacher.model_id)
+        counts = [*teacher.options["taught"], len(taught)] if number > 1 else [len(taught)]
+        how = {
+            **request,
+            "learning_rate": trained["learning_rate"],
+            "teacher": resolved.teacher.model_id,
+            "taught": counts,
+            "selftrain_confidence": options.selftrain_confidence,
+        }
+        manifest = describe_model(output, f"{resolved.model_id}-{number}", how, dataset, resolved.dataset_folder)
+        storage.copy_folder(output, storage.join(work, _name_round(number)))
+        manifest.write(storage.join(work, _name_round(number)))
+    storage.remove_folder(storage.join(work, f"training-{number}"))
