@@ -13,7 +13,10 @@ setup(
     packages=find_packages(
         include=["pipeline", "pipeline.*", "components", "components.*", "tfrecords", "tfrecords.*"]
     ),
-    package_data={"pipeline": ["report/report.html.j2"], "components": ["review/review.html.j2"]},
+    package_data={
+        "pipeline": ["report/report.html.j2"],
+        "components": ["review/review.html.j2", "training/base/*/*"],
+    },
     entry_points={"console_scripts": ["line-reader = pipeline.start:command"]},
     install_requires=[
         "apache-beam[gcp]>=2.77,<2.78",

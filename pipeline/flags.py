@@ -8,6 +8,7 @@ from __future__ import annotations
 from components.ctc.decoders import DECODERS
 from components.recogniser.engines import ENGINES
 from components.recogniser.manifest import RENAMED_NETWORKS
+from components.training.base_weights import FEW_IMAGES
 from components.training.recipes import DEFAULT_MODEL, DEFAULT_MODEL_FOR_LONG_LINES, LONG_LINE, RECIPES
 from pipeline.flag_types import (
     FRACTION,
@@ -76,7 +77,7 @@ FLAG_SECTIONS = (
     ),
     FlagSection(
         "Texts",
-        ("render", "train", "selftrain"),
+        ("render", "train", "selftrain", "forecast"),
         (
             Flag(
                 "texts",
@@ -222,7 +223,7 @@ FLAG_SECTIONS = (
     ),
     FlagSection(
         "Training",
-        ("train", "selftrain"),
+        ("train", "selftrain", "forecast"),
         (
             Flag(
                 "model",
@@ -261,10 +262,10 @@ FLAG_SECTIONS = (
             ),
             Flag(
                 "init_from",
-                "model whose weights training starts from, by its ID in the workspace or its folder; its charset may "
-                "differ",
+                "model whose weights training starts from, by its ID in the workspace or its folder, whose charset may "
+                "differ; base for the weights that come with the program, none for random ones",
                 "MODEL",
-                without="random weights",
+                without=f"base if there are fewer than {FEW_IMAGES} images to train on, else none",
             ),
             Flag(
                 "resume",
@@ -287,12 +288,6 @@ FLAG_SECTIONS = (
         ("selftrain",),
         (
             Flag(
-                "selftrain_confidence",
-                "least confidence of a reading that is taken for a label",
-                default=0.9,
-                type=FRACTION,
-            ),
-            Flag(
                 "selftrain_images",
                 "unlabelled images that may be used, drawn from all that were recognised",
                 default=5000,
@@ -300,8 +295,9 @@ FLAG_SECTIONS = (
             ),
             Flag(
                 "selftrain_rounds",
-                "trainings, each on what the model of the one before reads with confidence",
-                default=2,
+                "trainings, each on more readings of the model before, the most confident first: in three rounds "
+                "on a quarter, a half and three quarters",
+                default=3,
                 type=whole_number(1, 10),
             ),
         ),
@@ -326,7 +322,7 @@ FLAG_SECTIONS = (
     ),
     FlagSection(
         "Engine",
-        ("selftrain", "evaluate", "infer"),
+        ("selftrain", "evaluate", "forecast", "infer"),
         (
             Flag(
                 "engine",

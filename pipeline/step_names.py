@@ -12,6 +12,7 @@ STEP_SUMMARIES = {
     "train": "trains a model on the latest dataset",
     "selftrain": "trains a model on confident readings of the accepted one, too",
     "evaluate": "measures the latest model on held-out lines, and accepts or refuses it",
+    "forecast": "forecasts the errors with more labels, from trainings on parts of them",
     "infer": "recognises new images with the accepted model",
     "review": "gives doubtful readings, or doubtful labels, to a person to correct",
     "compact": "merges the runs of predictions of one day",

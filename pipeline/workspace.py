@@ -67,6 +67,7 @@ class Unfinished(enum.Enum):
     SELF_TRAINING = "selftraining", _MONTH_S
     MODEL = "model", 0
     EVALUATION = "evaluation", 0
+    FORECAST = "forecast", _MONTH_S
     RUN = "run", WEEK_S
     REJECTS = "rejects", WEEK_S
     MERGED = "merged", 0

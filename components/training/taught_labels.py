@@ -1,13 +1,15 @@
 """Labels that a model gives to unlabelled lines, so that another model can train on them beside the true ones.
 
-After Lee 2013, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method", with the labels of each round
-made anew by the model of the round before, as in Xie et al. 2020, "Self-training with Noisy Student".
+After Lee 2013, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method", with labels that the model
+of the round before makes anew for each round (Xie et al. 2020, "Self-training with Noisy Student"), and more of them
+each round, the most confident first (Cascante-Bonilla et al. 2021, "Curriculum Labeling").
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Iterator, Sequence
 
@@ -94,25 +96,31 @@ def _read_line(reference: ImageReference, height: int, limits: ImageLimits) -> U
 
 
 def label_confident_lines(
-    lines: Sequence[UnlabelledLine], recogniser: Recogniser, charset: Charset, least_confidence: float
+    lines: Sequence[UnlabelledLine], recogniser: Recogniser, charset: Charset, share: float
 ) -> list[TaughtLine]:
-    """Labels lines with a model's readings, and keeps those of which it is confident.
+    """Labels lines with a model's readings, and keeps the share of them of which it is most confident.
 
-    Readings without a symbol, with symbols that the charset lacks, or with more symbols than the CTC loss can place
-    on the line are left out, too.
+    The share, and not a threshold, decides, because confidences of a model with few validation lines are calibrated
+    badly, while their order is good. Of the share, readings are left out that have no symbol, symbols that the charset
+    lacks, or more symbols than the CTC loss can place on the line.
 
     Args:
         charset: of the dataset to which the lines are to be added.
+        share: from 0 to 1, rounded up to a line.
+
+    Returns:
+        The lines, in the order in which they were given.
 
     Raises:
         DataError: if the model gives no numbers.
     """
     pixels = ((i, decode_png(line.png)) for i, line in enumerate(lines))
     recognitions: dict[int, Recognition] = dict(recognise_in_batches(pixels, recogniser.recognise_lines))
+    ranked = sorted(recognitions, key=lambda i: (-recognitions[i].confidence, lines[i].uri))
     taught = []
-    for i, line in enumerate(lines):
-        text, confidence = recognitions[i].text, recognitions[i].confidence
-        if confidence < least_confidence or not text or charset.missing(text):
+    for i in sorted(ranked[: math.ceil(share * len(lines))]):
+        line, text, confidence = lines[i], recognitions[i].text, recognitions[i].confidence
+        if not text or charset.missing(text):
             continue
         label = charset.encode(text)
         if explain_label_misfit(line.uri, tuple(label), line.width, recogniser.manifest.time_stride) is None:

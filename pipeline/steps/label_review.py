@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,18 +16,18 @@ import pyarrow
 import pyarrow.parquet
 
 from components.commit import Commit
-from components.recogniser.model import RecogniserSpec
 from components.review.folds import LEAST_LINES, Fold, choose_folds
 from components.review.given_out import LABEL, MANIFEST_NAME, ReviewManifest, find_check, read_given_out
 from components.review.labels import CHECKED_NAME, CheckedLabel, check_labels, find_suspects
 from components.review.page import choose_with_images, mark_differing, write_table_and_page
 from components.review.table import ReviewRow
 from components.training.diagnosis import get_lowest_cer, has_never_begun
-from components.training.recipes import RECIPES
 from pipeline.steps.estimate import estimate_time
-from pipeline.steps.repeated_training import read_epochs, remove_checkpoints, train_until_reading
+from pipeline.steps.repeated_training import read_epochs
 from pipeline.steps.step import Context, Outcome, Plan, StepResult, get_now
-from pipeline.steps.train import describe_model, make_request, measure_lines, open_training_folder
+from pipeline.steps.train import count_least_steps, describe_model, make_request, measure_lines
+from pipeline.steps.training_apart import load_beside_training, train_apart
+from pipeline.steps.training_start import Start, find_start
 from pipeline.workspace import LATEST, Unfinished, make_id, read_latest_dataset
 from tfrecords import DataError, storage
 
@@ -44,6 +43,7 @@ class _Resolved:
     Attributes:
         folds: parts of the dataset, each of which is read by a model of the others.
         request: the network, and how it is trained.
+        start: folder and manifest of the model whose weights are the start, if there is one.
         least_steps: steps before which `--patience` does not end a training.
         check_id: digest of the dataset and the request.
         reviewed: the folder of a committed review that was chosen from this check, if there is one.
@@ -54,6 +54,7 @@ class _Resolved:
 
     folds: tuple[Fold, ...]
     request: dict[str, Any]
+    start: Start | None
     least_steps: int
     check_id: str
     reviewed: str | None
@@ -183,7 +184,8 @@ def _resolve(context: Context) -> _Resolved:
     count = choose_folds(lines)
     folds = tuple(Fold(dataset_folder, dataset, number, count) for number in range(count))
     symbols = measure_lines(dataset.read_statistics(dataset_folder))
-    request = make_request(options, folds[0].count_training_lines(), symbols, None)
+    start = find_start(options, workspace, dataset, dataset_folder, symbols)
+    request = make_request(options, folds[0].count_training_lines(), symbols, start[1] if start else None)
     request.pop("texts", None)  # labels are checked without a language model
     check_id = make_id(version=_CHECK_VERSION, dataset_id=dataset_id, folds=count, **request)
     unfinished = workspace.unfinished(Unfinished.LABEL_CHECK, check_id)
@@ -191,7 +193,8 @@ def _resolve(context: Context) -> _Resolved:
     return _Resolved(
         folds=folds,
         request=request,
-        least_steps=RECIPES[request["model"]].count_least_steps(symbols),
+        start=start,
+        least_steps=count_least_steps(request, symbols, start),
         check_id=check_id,
         reviewed=find_check(storage.join(workspace.root, "review"), check_id),
         unfinished=unfinished,
@@ -242,26 +245,15 @@ def _name_part(fold: Fold) -> str:
 
 def _check_fold(context: Context, resolved: _Resolved, fold: Fold) -> None:
     """Trains a model on the other folds, reads this one with it, and keeps the result in the unfinished folder."""
-    options = context.options
     work = storage.join(resolved.unfinished, f"fold-{fold.number}")
-    checkpoints = storage.join(work, "checkpoints")
-    if options.resume == "never":
-        remove_checkpoints(checkpoints)
-    with open_training_folder(None if storage.is_remote(work) else work) as scratch:
-        dataset, output = os.path.join(scratch, "dataset"), os.path.join(scratch, "model")
-        storage.remove_folder(dataset)
-        storage.remove_folder(output)
-        fold.write_training_dataset(dataset)
-        request = {
-            **resolved.request,
-            "least_steps": resolved.least_steps,
-            "dataset_folder": dataset,
-            "output_folder": output,
-            "checkpoint_folder": checkpoints,
-        }
-        repeats = not options.learning_rate
-        workers, restarts = options.train_workers, options.train_restarts
-        trained = train_until_reading(request, scratch, workers, restarts=restarts, repeats=repeats)
+    with train_apart(
+        context.options,
+        work,
+        resolved.request,
+        least_steps=resolved.least_steps,
+        write_dataset=fold.write_training_dataset,
+        start=resolved.start,
+    ) as trained:
         if has_never_begun(epochs := read_epochs(trained), resolved.least_steps):
             raise DataError(
                 f"a model that is to check the labels has not begun to read, its CER is {get_lowest_cer(epochs):.0%}: "
@@ -271,9 +263,5 @@ def _check_fold(context: Context, resolved: _Resolved, fold: Fold) -> None:
         output = trained["output_folder"]
         model_id = f"{resolved.check_id}-{fold.number}"
         describe_model(output, model_id, resolved.request, fold.manifest, fold.folder).write(output)
-        # ONNX Runtime leaves the GPU to the next fold's training.
-        engine = "onnx" if options.engine == "auto" else options.engine
-        recogniser = RecogniserSpec(output, engine, os.cpu_count() or 1).load()
-        checked = check_labels(fold.read_own_records(), recogniser)
+        checked = check_labels(fold.read_own_records(), load_beside_training(context.options, output))
         storage.write_parquet(storage.join(resolved.unfinished, _name_part(fold)), checked)
-    storage.remove_folder(work)

@@ -1,4 +1,4 @@
-"""The selftrain step: what the accepted model reads with confidence trains a new one, beside the true labels."""
+"""The selftrain step: the accepted model's most confident readings train a new one, beside the true labels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,8 +14,6 @@ from components.lines import digest_references
 from components.listing import ImageReference
 from components.predictions.sampling import sample_recognised_images
 from components.recogniser.manifest import MODEL_VERSION, ModelManifest
-from components.recogniser.model import RecogniserSpec
-from components.training.recipes import RECIPES
 from components.training.taught_labels import (
     TaughtLine,
     UnlabelledLine,
@@ -26,11 +23,11 @@ from components.training.taught_labels import (
     write_taught_labels,
 )
 from pipeline.steps.estimate import estimate_time
-from pipeline.steps.repeated_training import train_until_reading
 from pipeline.steps.runs import find_sound_runs
 from pipeline.steps.step import Context, Outcome, Plan, StepResult, require_test_split
-from pipeline.steps.train import describe_model, find_model, find_start, make_request, measure_lines
-from pipeline.steps.training_files import fetch_dataset, fetch_texts, fetch_weights, open_training_folder
+from pipeline.steps.train import count_least_steps, describe_model, find_model, make_request, measure_lines
+from pipeline.steps.training_apart import load_beside_training, train_apart
+from pipeline.steps.training_start import Start, find_start
 from pipeline.workspace import ACCEPTED, LATEST, Unfinished, make_id, read_latest_dataset, read_model
 from tfrecords import DataError, DatasetManifest, storage
 from tfrecords.manifest import MANIFEST_NAME
@@ -64,7 +61,7 @@ class _Resolved:
     images: list[ImageReference]
     symbols: float
     asked: dict[str, Any]
-    start: tuple[str, ModelManifest] | None
+    start: Start | None
     model_id: str
     folder: str
     unfinished: str
@@ -86,7 +83,7 @@ class _Resolved:
 
 
 class SelftrainStep:
-    """Trains a model on the labelled images and on what the accepted model reads with confidence."""
+    """Trains a model on the labelled images and on the most confident readings of the accepted model."""
 
     name = "selftrain"
     place = "model"
@@ -111,9 +108,7 @@ class SelftrainStep:
             manifest = _train_rounds(context, resolved)
             if manifest is None:
                 summary = (
-                    f"none of {len(resolved.images):,} readings has a confidence of at least "
-                    f"{options.selftrain_confidence:g}: model {teacher_id} cannot teach; label more images, or lower "
-                    "--selftrain_confidence"
+                    f"model {teacher_id} reads nothing in {len(resolved.images):,} unlabelled images, and cannot teach"
                 )
                 return StepResult(summary, workspace.model(teacher_id), figures, Outcome.NOTHING)
         storage.remove_folder(resolved.unfinished)
@@ -144,8 +139,8 @@ class SelftrainStep:
             return Plan(Outcome.NOTHING, [_EXPLAIN_NOTHING])
         workspace.expect("models", LATEST, resolved.model_id)
         lines = [
-            f"model {resolved.teacher.model_id} reads {len(resolved.images):,} unlabelled images; readings with a "
-            f"confidence of at least {options.selftrain_confidence:g} are labels",
+            f"model {resolved.teacher.model_id} reads {len(resolved.images):,} unlabelled images; the most confident "
+            "of these readings are labels, more of them each time",
             f"on these and the {resolved.dataset.examples('train'):,} labelled images of dataset "
             f"{resolved.dataset.dataset_id}, in {options.selftrain_rounds} trainings, one after the other",
             ", ".join(f"{name} {value}" for name, value in resolved.asked.items() if value is not None),
@@ -206,8 +201,8 @@ def _resolve(context: Context) -> _Resolved:
         options.selftrain_images,
         without=[storage.join(dataset_folder, shard.name) for shard in dataset.shards],
     )
-    start = find_start(options, workspace, dataset)
     symbols = measure_lines(dataset.read_statistics(dataset_folder))
+    start = find_start(options, workspace, dataset, dataset_folder, symbols)
     asked = make_request(options, dataset.examples("train"), symbols, start[1] if start else None)
     model_id = make_id(
         version=MODEL_VERSION,
@@ -215,7 +210,6 @@ def _resolve(context: Context) -> _Resolved:
         dataset_id=dataset_id,
         images=digest_references(images),
         rounds=options.selftrain_rounds,
-        confidence=options.selftrain_confidence,
         **asked,
     )
     folder = workspace.model(model_id)
@@ -248,7 +242,7 @@ def _name_round(number: int) -> str:
 
 
 def _train_rounds(context: Context, resolved: _Resolved) -> ModelManifest | None:
-    """Trains one model after the other, each on what the one before reads with confidence, and commits the last.
+    """Trains one model after the other, each on confident readings of the one before, and commits the last.
 
     Returns:
         The last model; None if no reading was confident.
@@ -263,14 +257,17 @@ def _train_rounds(context: Context, resolved: _Resolved) -> ModelManifest | None
     for number in range(1, options.selftrain_rounds + 1):
         folder = storage.join(work, _name_round(number))
         if number > resolved.finished_rounds:
-            taught = _label(context, resolved, lines, reader)
-            share = f"{len(taught):,} of {len(lines):,} readings of model {model.model_id} have a confidence of at"
-            log.info(f"training {number} of {options.selftrain_rounds}: {share} least {options.selftrain_confidence:g}")
+            share = number / (options.selftrain_rounds + 1)
+            taught = _label(context, resolved, lines, reader, share)
             if not taught:
                 if number == 1:
                     return None
-                log.warning(f"model {model.model_id} is confident of nothing: the model before it is kept")
+                log.warning(f"model {model.model_id} reads nothing: the model before it is kept")
                 break
+            log.info(
+                f"training {number} of {options.selftrain_rounds}, on {len(taught):,} of {len(lines):,} readings of "
+                f"model {model.model_id}, those of which it is most confident"
+            )
             _train_round(context, resolved, taught, model, number)
         reader, model = folder, ModelManifest.read(folder)
     unfinished = context.workspace.unfinished(Unfinished.MODEL, resolved.model_id)
@@ -283,13 +280,12 @@ def _train_rounds(context: Context, resolved: _Resolved) -> ModelManifest | None
 
 
 def _label(
-    context: Context, resolved: _Resolved, lines: Sequence[UnlabelledLine], model_folder: str
+    context: Context, resolved: _Resolved, lines: Sequence[UnlabelledLine], model_folder: str, share: float
 ) -> list[TaughtLine]:
-    """Labels the unlabelled lines with a model."""
-    engine = "onnx" if context.options.engine == "auto" else context.options.engine  # leaves the GPU to the training
-    recogniser = RecogniserSpec(model_folder, engine, os.cpu_count() or 1).load()
+    """Labels the share of the unlabelled lines of which a model is most confident."""
+    recogniser = load_beside_training(context.options, model_folder)
     charset = resolved.dataset.read_charset(resolved.dataset_folder)
-    return label_confident_lines(lines, recogniser, charset, context.options.selftrain_confidence)
+    return label_confident_lines(lines, recogniser, charset, share)
 
 
 def _train_round(
@@ -305,30 +301,21 @@ def _train_round(
     dataset = resolved.dataset
     images = dataset.examples("train") + len(taught)
     request = make_request(options, images, resolved.symbols, resolved.start[1] if resolved.start else None)
-    least_steps = 0 if resolved.start else RECIPES[request["model"]].count_least_steps(resolved.symbols)
     labels = [(one.line.uri, one.text) for one in taught]
     digest = hashlib.sha256(json.dumps(labels, ensure_ascii=False).encode(errors="surrogatepass")).hexdigest()[:12]
-    local = None if storage.is_remote(work) else storage.join(work, f"training-{number}")
-    with open_training_folder(local) as scratch:
-        folder = os.path.join(scratch, "dataset")
-        storage.remove_folder(folder)
-        source = fetch_dataset(resolved.dataset_folder, dataset, os.path.join(scratch, "source"))
-        charset = dataset.read_charset(resolved.dataset_folder)
-        write_taught_dataset(folder, source, dataset, charset, taught)
-        asked = {
-            **request,
-            "least_steps": least_steps,
-            "dataset_folder": folder,
-            "output_folder": os.path.join(scratch, "model"),
-            "checkpoint_folder": storage.join(work, f"training-{number}", f"checkpoints-{digest}"),
-            "init_from": fetch_weights(*resolved.start, scratch) if resolved.start else None,
-            "init_symbols": resolved.start[1].read_charset(resolved.start[0]).symbols if resolved.start else (),
-            "texts": fetch_texts(options.texts, request["texts"], scratch) if options.texts else None,
-        }
-        repeats = not (options.learning_rate or resolved.start)
-        trained = train_until_reading(
-            asked, scratch, options.train_workers, restarts=options.train_restarts, repeats=repeats
-        )
+    charset = dataset.read_charset(resolved.dataset_folder)
+
+    def write_dataset(folder: str) -> None:
+        write_taught_dataset(folder, resolved.dataset_folder, dataset, charset, taught)
+
+    with train_apart(
+        options,
+        storage.join(work, f"training-{number}-{digest}"),
+        request,
+        least_steps=count_least_steps(request, resolved.symbols, resolved.start),
+        write_dataset=write_dataset,
+        start=resolved.start,
+    ) as trained:
         output = trained["output_folder"]
         write_taught_labels(output, taught, teacher.model_id)
         counts = [*teacher.options["taught"], len(taught)] if number > 1 else [len(taught)]
@@ -337,9 +324,7 @@ def _train_round(
             "learning_rate": trained["learning_rate"],
             "teacher": resolved.teacher.model_id,
             "taught": counts,
-            "selftrain_confidence": options.selftrain_confidence,
         }
         manifest = describe_model(output, f"{resolved.model_id}-{number}", how, dataset, resolved.dataset_folder)
         storage.copy_folder(output, storage.join(work, _name_round(number)))
         manifest.write(storage.join(work, _name_round(number)))
-    storage.remove_folder(storage.join(work, f"training-{number}"))

@@ -20,6 +20,7 @@ from components.recogniser.manifest import (
     describe_files,
     get_first_name,
 )
+from components.training.base_weights import FEW_IMAGES
 from components.training.place import ClusterPlace
 from components.training.recipes import LONG_LINE, RECIPES, TIME_STRIDE, choose_model
 from pipeline.options import LinePipelineOptions
@@ -33,6 +34,7 @@ from pipeline.steps.training_files import (
     fetch_weights,
     open_training_folder,
 )
+from pipeline.steps.training_start import Start, find_start, is_base
 from pipeline.workspace import LATEST, Unfinished, Workspace, make_id, read_latest_dataset
 from tfrecords import DataError, DatasetManifest, storage
 from tfrecords.manifest import CHARSET_NAME, MANIFEST_NAME
@@ -65,7 +67,7 @@ class _Resolved:
     request: dict[str, Any]
     choice: str | None
     least_steps: int
-    start: tuple[str, ModelManifest] | None
+    start: Start | None
     folder: str
     training: str
     checkpoints: str
@@ -120,7 +122,9 @@ class TrainStep:
             f"model {model_id}: {request['model']}, up to {request['epochs']} epochs on dataset "
             f"{resolved.dataset.dataset_id}"
         )
-        if resolved.start:
+        if is_base(resolved.start):
+            summary += ", from the base weights"
+        elif resolved.start:
             summary += f", from the weights of model {resolved.start[1].model_id}"
         if resolved.committed is not None:
             summary += "; it was there already, trained on the very same dataset with the same options"
@@ -178,8 +182,8 @@ def _resolve(options: LinePipelineOptions, workspace: Workspace) -> _Resolved:
             f"the train split of dataset {dataset_id} is empty: ingest more images, or more groups of them, or lower "
             "--validation_fraction and --test_fraction"
         )
-    start = find_start(options, workspace, dataset)
     symbols = measure_lines(dataset.read_statistics(dataset_folder))
+    start = find_start(options, workspace, dataset, dataset_folder, symbols)
     request = make_request(options, dataset.examples("train"), symbols, start[1] if start else None)
     hashed = {**request, "model": get_first_name(request["model"])}  # the same model has the same ID as ever
     model_id = make_id(version=MODEL_VERSION, dataset_id=dataset_id, **hashed)
@@ -195,8 +199,8 @@ def _resolve(options: LinePipelineOptions, workspace: Workspace) -> _Resolved:
         dataset_folder=dataset_folder,
         model_id=model_id,
         request=request,
-        choice=None if options.network or start else _explain_choice(request["model"], symbols),
-        least_steps=0 if start else RECIPES[request["model"]].count_least_steps(symbols),
+        choice=_explain_choice(options, request["model"], symbols, start),
+        least_steps=count_least_steps(request, symbols, start),
         start=start,
         folder=folder,
         training=training,
@@ -213,10 +217,23 @@ def measure_lines(statistics: Mapping[str, Any]) -> float:
     return sum(length * count for length, count in lengths) / sum(count for _, count in lengths)
 
 
-def _explain_choice(network: str, symbols: float) -> str:
-    """Says why a network was chosen."""
-    comparison = "more" if symbols > LONG_LINE else "not more"
-    return f"{network} is chosen: lines have {symbols:.0f} symbols on average, {comparison} than {LONG_LINE}"
+def _explain_choice(options: LinePipelineOptions, network: str, symbols: float, start: Start | None) -> str | None:
+    """Says why a network was chosen, and from what it starts; returns None if both were asked for."""
+    parts = []
+    if options.network is None and (start is None or is_base(start)):
+        comparison = "more" if symbols > LONG_LINE else "not more"
+        parts.append(f"{network} is chosen: lines have {symbols:.0f} symbols on average, {comparison} than {LONG_LINE}")
+    if options.init_from is None and start is not None:
+        parts.append(
+            f"training starts from the base weights, which were trained on rendered lines, since there are fewer than "
+            f"{FEW_IMAGES} images to train on"
+        )
+    return "; ".join(parts) or None
+
+
+def count_least_steps(request: dict[str, Any], symbols: float, start: Start | None) -> int:
+    """Counts the steps before which `--patience` does not end a training; 0 if it starts from a trained model."""
+    return RECIPES[request["model"]].count_least_steps(symbols) if start is None or is_base(start) else 0
 
 
 def make_request(
@@ -244,34 +261,6 @@ def make_request(
     if options.texts:  # only then, so that other models keep their IDs
         request["texts"] = compute_texts_checksum(options.texts)
     return request
-
-
-def find_start(
-    options: LinePipelineOptions, workspace: Workspace, dataset: DatasetManifest
-) -> tuple[str, ModelManifest] | None:
-    """Finds the folder and manifest of the model that `--init_from` names, by its ID or its folder."""
-    named = options.init_from
-    if not named:
-        return None
-    for folder in (named,) if storage.is_remote(named) else (workspace.model(named), named):
-        try:
-            model = ModelManifest.read(folder)
-        except (FileNotFoundError, NotADirectoryError, TypeError):  # the last for the manifest of a dataset
-            continue
-        if options.network not in (None, model.model):
-            raise DataError(
-                f"--init_from={named} is a model of the network {model.model}, which cannot be the start of "
-                f"--model={options.network}: leave --model out"
-            )
-        if model.height != dataset.height:
-            raise DataError(
-                f"--init_from={named} reads lines of height {model.height}, but those of dataset "
-                f"{dataset.dataset_id} are {dataset.height} pixels high: ingest with --height={model.height}"
-            )
-        return folder, model
-    raise DataError(
-        f"--init_from={named} is neither the ID of a model in {workspace.root}/models nor the folder of a model"
-    )
 
 
 def find_model(folder: str) -> tuple[ModelManifest | None, str | None]:
@@ -316,7 +305,7 @@ def _train(
             options.train_workers,
             restarts=options.train_restarts,
             place=place,
-            repeats=not (options.learning_rate or start),
+            repeats=not (options.learning_rate or (start and not is_base(start))),
         )
         return _commit(workspace, resolved, trained) if chief else None
 

@@ -28,25 +28,25 @@ def recogniser(tiny_model):
     return RecogniserSpec(str(tiny_model), "onnx").load()
 
 
-def test_lines_get_what_the_model_reads_with_enough_confidence(references, recogniser):
+def test_the_share_of_which_the_model_is_most_confident_gets_what_it_reads(references, recogniser):
     lines, gone = read_unlabelled_lines(references, 32, ImageLimits())
-    assert gone == 0
+    assert (len(lines), gone) == (24, 0)
     found = dict(zip([line.uri for line in lines], recogniser.recognise([r.uri for r in references]), strict=True))
-    middle = sorted(one.confidence for one in found.values())[len(found) // 2]
-    taught = label_confident_lines(lines, recogniser, recogniser.charset, middle)
-    expected = {uri: one for uri, one in found.items() if one.confidence >= middle and one.text}
-    assert 0 < len(expected) < len(found)
-    assert {one.line.uri: (one.text, one.confidence) for one in taught} == {
-        uri: (one.text, pytest.approx(one.confidence)) for uri, one in expected.items()
-    }
+    ranked = sorted(found, key=lambda uri: -found[uri].confidence)
+    for share, count in ((0.25, 6), (0.3, 8), (1.0, 24)):
+        taught = label_confident_lines(lines, recogniser, recogniser.charset, share)
+        expected = [uri for uri in sorted(ranked[:count]) if found[uri].text]
+        assert [one.line.uri for one in taught] == expected
+        assert [one.text for one in taught] == [found[uri].text for uri in expected]
+        assert [one.confidence for one in taught] == pytest.approx([found[uri].confidence for uri in expected])
 
 
 def test_readings_that_the_dataset_cannot_have_are_left_out(references, recogniser):
     lines, _ = read_unlabelled_lines(references, 32, ImageLimits())
-    taught = label_confident_lines(lines, recogniser, recogniser.charset, 0)
+    taught = label_confident_lines(lines, recogniser, recogniser.charset, 1)
     symbol = taught[0].text[0]
     others = Charset(tuple(one for one in recogniser.charset.symbols if one != symbol))
-    left = label_confident_lines(lines, recogniser, others, 0)
+    left = label_confident_lines(lines, recogniser, others, 1)
     assert [one.text for one in left] == [one.text for one in taught if symbol not in one.text]
 
 
@@ -59,7 +59,7 @@ def test_images_that_are_gone_are_counted(references, tmp_path):
 
 def test_the_dataset_has_the_taught_lines_in_its_training_split_alone(references, recogniser, tiny_dataset, tmp_path):
     lines, _ = read_unlabelled_lines(references, 32, ImageLimits())
-    taught = label_confident_lines(lines, recogniser, recogniser.charset, 0)
+    taught = label_confident_lines(lines, recogniser, recogniser.charset, 1)
     manifest = DatasetManifest.read(str(tiny_dataset))
     charset = manifest.read_charset(str(tiny_dataset))
     grown = write_taught_dataset(str(tmp_path), str(tiny_dataset), manifest, charset, taught)

@@ -9,10 +9,10 @@ import pytest
 
 from components.training.launcher import TrainingLostError
 from pipeline.exits import EXIT_DONE, EXIT_LOST, EXIT_REFUSED, EXIT_USAGE
-from pipeline.steps import selftrain
+from pipeline.steps import selftrain, training_apart
 from tests.commands import make_workspace, run_command
 
-FLAGS = ("--steps=selftrain", "--epochs=1", "--height=32", "--selftrain_confidence=0")
+FLAGS = ("--steps=selftrain", "--epochs=1", "--height=32")
 
 
 @pytest.fixture
@@ -27,10 +27,10 @@ def workspace(tmp_path, tiny_dataset, tiny_model, tiny_images) -> Path:
     return workspace
 
 
-def read_texts(workspace: Path) -> dict[str, str]:
-    """The texts of the committed predictions, by URI."""
+def read_rows(workspace: Path) -> list[tuple[str, float, str]]:
+    """URI, confidence and text of the committed predictions."""
     tables = map(pyarrow.parquet.read_table, workspace.glob("predictions/*/*/*.parquet"))
-    return {row["uri"]: row["text"] for table in tables for row in table.to_pylist()}
+    return [(row["uri"], row["confidence"], row["text"]) for table in tables for row in table.to_pylist()]
 
 
 def read_pointers(workspace: Path) -> tuple[str, str]:
@@ -50,8 +50,11 @@ def test_a_model_trains_on_what_the_accepted_one_read_and_says_so(workspace, cap
     assert "--steps=evaluate decides whether it is used" in said
     folder = workspace / "models" / model_id
     taught = pyarrow.parquet.read_table(folder / "taught_labels.parquet").to_pylist()
-    night = {uri: text for uri, text in read_texts(workspace).items() if "night" in uri and text}
-    assert {row["uri"]: row["text"] for row in taught} == night
+    night = {uri: (confidence, text) for uri, confidence, text in read_rows(workspace) if "night" in uri}
+    most_confident = sorted(night, key=lambda uri: -night[uri][0])[:6]
+    assert {row["uri"]: row["text"] for row in taught} == {
+        uri: night[uri][1] for uri in most_confident if night[uri][1]
+    }
     assert {row["model_id"] for row in taught} == {"tinymodel000"}
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["model_id"] == model_id
@@ -71,7 +74,7 @@ def test_a_model_trains_on_what_the_accepted_one_read_and_says_so(workspace, cap
 
 @pytest.mark.slow
 def test_a_lost_round_is_trained_again_and_a_finished_one_is_not(workspace, monkeypatch, capsys):
-    train, calls = selftrain.train_until_reading, []
+    train, calls = training_apart.train_until_reading, []
 
     def lose_the_second(*arguments, **how):
         calls.append(arguments)
@@ -79,12 +82,13 @@ def test_a_lost_round_is_trained_again_and_a_finished_one_is_not(workspace, monk
             raise TrainingLostError("worker 0 was killed")
         return train(*arguments, **how)
 
-    monkeypatch.setattr(selftrain, "train_until_reading", lose_the_second)
-    assert run_command(workspace, *FLAGS) == EXIT_LOST
+    monkeypatch.setattr(training_apart, "train_until_reading", lose_the_second)
+    flags = (*FLAGS, "--selftrain_rounds=2")
+    assert run_command(workspace, *flags) == EXIT_LOST
     capsys.readouterr()
-    assert run_command(workspace, *FLAGS, "--plan") == EXIT_DONE
+    assert run_command(workspace, *flags, "--plan") == EXIT_DONE
     assert "resume: 1 of 2 trainings are finished" in capsys.readouterr().out
-    assert run_command(workspace, *FLAGS) == EXIT_DONE
+    assert run_command(workspace, *flags) == EXIT_DONE
     assert len(calls) == 3
     model_id, _ = read_pointers(workspace)
     taught = pyarrow.parquet.read_table(workspace / "models" / model_id / "taught_labels.parquet").to_pylist()
@@ -95,9 +99,10 @@ def test_a_lost_round_is_trained_again_and_a_finished_one_is_not(workspace, monk
     assert not list(workspace.glob("unfinished/*"))
 
 
-def test_without_a_confident_reading_nothing_is_trained(workspace, capsys):
-    assert run_command(workspace, "--steps=selftrain", "--selftrain_confidence=1") == EXIT_DONE
-    assert "none of 12 readings has a confidence of at least 1" in capsys.readouterr().out
+def test_a_model_that_reads_nothing_teaches_nothing(workspace, monkeypatch, capsys):
+    monkeypatch.setattr(selftrain, "label_confident_lines", lambda *_: [])
+    assert run_command(workspace, *FLAGS) == EXIT_DONE
+    assert "model tinymodel000 reads nothing in 12 unlabelled images" in capsys.readouterr().out
     assert read_pointers(workspace) == ("tinymodel000", "tinymodel000")
 
 

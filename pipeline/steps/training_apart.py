@@ -1,0 +1,76 @@
+"""A training beside that of the train step: on a part of the dataset's lines, or on more lines than it has."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from components.recogniser.model import Recogniser, RecogniserSpec
+from pipeline.options import LinePipelineOptions
+from pipeline.steps.repeated_training import remove_checkpoints, train_until_reading
+from pipeline.steps.training_files import fetch_texts, fetch_weights, open_training_folder
+from pipeline.steps.training_start import Start, is_base
+from tfrecords import storage
+
+
+@contextlib.contextmanager
+def train_apart(
+    options: LinePipelineOptions,
+    work: str,
+    request: dict[str, Any],
+    *,
+    least_steps: int,
+    write_dataset: Callable[[str], object],
+    start: Start | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Trains a model in a folder of its own, which is removed after the context; a stopped training is resumed.
+
+    Args:
+        work: the folder, local or remote; it keeps the checkpoints.
+        request: the network, and how it is trained, as `make_request` has it.
+        least_steps: steps before which `--patience` does not end the training.
+        write_dataset: writes the dataset into an empty local folder, the same one each time.
+        start: folder and manifest of the model whose weights are the start, if there is one.
+
+    Yields:
+        The request of the training that was kept; its `output_folder` is local, and has the model without a manifest.
+
+    Raises:
+        DataError: if a worker refuses the data, or fails.
+        TrainingLostError: if it was ended from outside too often.
+    """
+    checkpoints = storage.join(work, "checkpoints")
+    if options.resume == "never":
+        remove_checkpoints(checkpoints)
+    with open_training_folder(None if storage.is_remote(work) else work) as scratch:
+        dataset = os.path.join(scratch, "dataset")
+        storage.remove_folder(dataset)
+        write_dataset(dataset)
+        texts = fetch_texts(options.texts, request["texts"], scratch) if request.get("texts") else None
+        asked = {
+            **request,
+            "least_steps": least_steps,
+            "dataset_folder": dataset,
+            "output_folder": os.path.join(scratch, "model"),
+            "checkpoint_folder": checkpoints,
+            "init_from": fetch_weights(*start, scratch) if start else None,
+            "init_symbols": start[1].read_charset(start[0]).symbols if start else (),
+            "texts": texts,
+        }
+        repeats = not (options.learning_rate or (start and not is_base(start)))
+        yield train_until_reading(
+            asked, scratch, options.train_workers, restarts=options.train_restarts, repeats=repeats
+        )
+    storage.remove_folder(work)
+
+
+def load_beside_training(options: LinePipelineOptions, model_folder: str) -> Recogniser:
+    """Loads a model that recognises lines between trainings; by default with ONNX Runtime, which leaves them the GPU.
+
+    Raises:
+        DataError: if the folder holds no intact model.
+    """
+    engine = "onnx" if options.engine == "auto" else options.engine
+    return RecogniserSpec(model_folder, engine, os.cpu_count() or 1).load()

@@ -1,0 +1,85 @@
+"""The weights from which a training starts: random ones, a model's, or those that come with the program."""
+
+from __future__ import annotations
+
+from components.recogniser.manifest import ModelManifest
+from components.training.base_weights import BASE, FEW_IMAGES, find_base_weights
+from components.training.recipes import choose_model
+from pipeline.options import LinePipelineOptions
+from pipeline.workspace import Workspace
+from tfrecords import DataError, DatasetManifest, storage
+
+NONE = "none"
+_KNOWN = 0.5  # of the symbols that the base weights have to know
+
+Start = tuple[str, ModelManifest]
+
+
+def find_start(
+    options: LinePipelineOptions, workspace: Workspace, dataset: DatasetManifest, folder: str, symbols: float
+) -> Start | None:
+    """Finds the folder and manifest of the model whose weights are the start; returns None for random weights.
+
+    Without `--init_from`, the base weights are the start where there are few images.
+
+    Args:
+        folder: of the dataset.
+        symbols: of a training line, on average.
+
+    Raises:
+        DataError: if the model that `--init_from` names is not there, or does not fit the dataset or `--model`.
+    """
+    named = options.init_from
+    if named == NONE:
+        return None
+    if named in (None, BASE):
+        network = options.network or choose_model(symbols)
+        base = find_base_weights(network)
+        if named is None:
+            if base is None or dataset.examples("train") >= FEW_IMAGES or base[1].height != dataset.height:
+                return None
+            return base if _knows_most(base, dataset, folder) else None
+        if base is None:
+            raise DataError(f"--init_from={BASE}: there are no base weights of the network {network}")
+        return _check(base, options, dataset)
+    assert named is not None
+    for place in (named,) if storage.is_remote(named) else (workspace.model(named), named):
+        try:
+            return _check((place, ModelManifest.read(place)), options, dataset)
+        except (FileNotFoundError, NotADirectoryError, TypeError):  # the last for the manifest of a dataset
+            continue
+    raise DataError(
+        f"--init_from={named} is neither the ID of a model in {workspace.root}/models nor the folder of a model"
+    )
+
+
+def _knows_most(base: Start, dataset: DatasetManifest, folder: str) -> bool:
+    """Checks whether base weights know most of the symbols of a dataset."""
+    symbols = dataset.read_charset(folder).symbols
+    known = set(base[1].read_charset(base[0]).symbols)
+    return sum(symbol in known for symbol in symbols) >= _KNOWN * len(symbols)
+
+
+def _check(start: Start, options: LinePipelineOptions, dataset: DatasetManifest) -> Start:
+    """Returns a start that fits the dataset and `--model`; raises a `DataError` for another."""
+    _, model = start
+    named = options.init_from
+    if options.network not in (None, model.model):
+        raise DataError(
+            f"--init_from={named} is a model of the network {model.model}, which cannot be the start of "
+            f"--model={options.network}: leave --model out"
+        )
+    if model.height != dataset.height:
+        raise DataError(
+            f"--init_from={named} reads lines of height {model.height}, but those of dataset "
+            f"{dataset.dataset_id} are {dataset.height} pixels high: ingest with --height={model.height}"
+        )
+    return start
+
+
+def is_base(start: Start | None) -> bool:
+    """Checks whether a start is the base weights of its network."""
+    if start is None:
+        return False
+    base = find_base_weights(start[1].model)
+    return base is not None and base[0] == start[0]
