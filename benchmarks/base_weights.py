@@ -54,7 +54,7 @@ class Kind:
 
 KINDS = {
     "ctc_conv": Kind(codes=0.65, words=(1, 3), count=40_000, epochs=10),
-    "ctc_conv_context": Kind(codes=0.1, words=(3, 10), count=20_000, epochs=10),
+    "ctc_conv_context": Kind(codes=0.1, words=(3, 10), count=20_000, epochs=6),
 }
 
 

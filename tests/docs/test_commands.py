@@ -73,6 +73,15 @@ NOT_HERE = {
     ("docs/engines.md", "docker build -f deploy/Dockerfile --target=launcher"): "needs Docker, a registry and Dataflow",
     ("docs/engines.md", ".venv/bin/python run_pipeline.py --runner=FlinkRunner"): "needs clusters of Flink and Spark; "
     "tests/pipeline/engines checks their job graphs",
+    ("docs/few-labels.md", ".venv/bin/python run_pipeline.py --workspace=work/ --steps=infer"): "trains models; "
+    "tests/pipeline/steps/test_selftrain.py runs the step",
+    ("docs/few-labels.md", ".venv/bin/python run_pipeline.py --workspace=work/ --steps=forecast"): "trains models; "
+    "tests/pipeline/steps/test_forecast.py runs the step",
+    ("docs/few-labels.md", ".venv/bin/python run_pipeline.py --workspace=work-rendered/ --steps=render"): "needs fonts; "
+    "tests/pipeline/steps/test_render.py runs the step",
+    ("docs/few-labels.md", ".venv/bin/python run_pipeline.py --workspace=work-rendered/ --steps=ingest"): "trains "
+    "models; tests/pipeline/steps/test_training_start.py starts from one",
+    ("docs/few-labels.md", ".venv/bin/python benchmarks/base_weights.py"): "trains for an hour",
     ("docs/nightly.md", "useradd"): "changes the users of the machine",
     ("docs/nightly.md", "cp deploy/nightly.service"): "changes the machine's services; tests/deploy verifies the units",
     ("docs/nightly.md", "crontab"): "changes the machine's schedules; tests/deploy runs the line",
