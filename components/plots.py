@@ -24,9 +24,10 @@ class ShownLine:
     colour: str = "black"
 
 
-def plot_grid(title: str, lines: Sequence[ShownLine], path: str) -> None:
-    """Draws lines with their captions in two columns, or in one if some are long, as PNG."""
-    columns = 1 if any(line.pixels.shape[1] > _LONG * line.pixels.shape[0] for line in lines) else 2
+def plot_grid(title: str, lines: Sequence[ShownLine], path: str, columns: int = 2) -> None:
+    """Draws lines with their captions in columns, or in one if some are long, as PNG."""
+    if any(line.pixels.shape[1] > _LONG * line.pixels.shape[0] for line in lines):
+        columns = 1
     rows = max(-(-len(lines) // columns), 1)
     figure = Figure(figsize=(11, 0.6 + 1.05 * rows), layout="constrained")
     figure.suptitle(title)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from components.plots import ShownLine, plot_grid
 from components.training.data import Examples
+from components.training.distort import DISTORTIONS, distort
 from components.training.history import EpochRecord
+from components.training.recipes import TIME_STRIDE
+from tfrecords import pad_lines
 
+_WAYS = 2  # in which each line is shown distorted
 _LEAST_LOSS = 1e-4  # a loss of 0 has no place on a logarithmic axis
 
 
@@ -20,6 +25,19 @@ def plot_training_samples(examples: Examples, chosen: Sequence[int], path: str) 
         [ShownLine(examples.decode_line(i), examples.texts[i]) for i in chosen],
         path,
     )
+
+
+def plot_distortions(examples: Examples, chosen: Sequence[int], seed: int, path: str) -> None:
+    """Draws training lines as they are, each followed by two ways in which training sees it, as PNG."""
+    shown = []
+    for i in chosen:
+        line = examples.decode_line(i)
+        images, widths = pad_lines([line] * _WAYS, TIME_STRIDE)
+        amounts = np.random.default_rng([seed, i]).uniform(-1, 1, (_WAYS, DISTORTIONS)).astype(np.float32)
+        distorted = distort(images, widths, amounts).numpy()[:, :, : line.shape[1], 0]
+        shown.append(ShownLine(line, examples.texts[i]))
+        shown += [ShownLine(pixels, f"distorted, {way} of {_WAYS}") for way, pixels in enumerate(distorted, 1)]
+    plot_grid("Training lines, and how the network sees them", shown, path, columns=1 + _WAYS)
 
 
 def plot_history(history: Sequence[EpochRecord], path: str) -> None:

@@ -16,8 +16,8 @@ from components.training.data import Examples, make_evaluation_batches
 from components.training.export import export_model
 from components.training.learner import make_logits_function
 from components.training.networks import find_builder
-from components.training.plots import plot_history, plot_training_samples
-from components.training.recipes import TIME_STRIDE
+from components.training.plots import plot_distortions, plot_history, plot_training_samples
+from components.training.recipes import RECIPES, TIME_STRIDE
 from components.training.request import TrainingRequest
 from components.training.state import TrainingState
 from tfrecords import Charset, normalise_text, storage
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 LEFT_OUT_NAME = "left_out.json"
 EVALUATION_BATCH = 64
 _MOST_LOGITS = 50_000_000  # that calibration keeps in memory
-_SHOWN = 16
+_SHOWN, _SHOWN_DISTORTED = 16, 8
 
 
 def _calibrate(
@@ -116,3 +116,6 @@ def write_model(
     plot_history(state.history, os.path.join(folder, PLOTS_NAME, "curves.png"))
     chosen = np.random.default_rng(request.seed).permutation(len(examples))[:_SHOWN].tolist()
     plot_training_samples(examples, chosen, os.path.join(folder, PLOTS_NAME, "training_samples.png"))
+    if RECIPES[request.model].augment:
+        path = os.path.join(folder, PLOTS_NAME, "distortions.png")
+        plot_distortions(examples, chosen[:_SHOWN_DISTORTED], request.seed, path)

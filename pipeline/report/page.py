@@ -40,6 +40,7 @@ from tfrecords.manifest import STATISTICS_NAME
 
 _PICTURES = {
     "training_samples.png": "Training samples with their labels",
+    "distortions.png": "Training lines, and how the network sees them: distorted anew each time",
     "curves.png": "Loss and error rates during training",
 }
 _EVALUATION_PICTURES = {

@@ -16,7 +16,7 @@ from PIL import Image
 from components.plots import ShownLine, plot_grid, replace_undrawable
 from components.training.data import Examples
 from components.training.history import EpochRecord
-from components.training.plots import plot_history, plot_training_samples
+from components.training.plots import plot_distortions, plot_history, plot_training_samples
 from tfrecords import encode_png
 
 TEXTS = ["plain", "costs $5 and $6", r"$\frac{1}$", "ſchloß", "a_b^c", "\\", "", "\ue5dc⸗\u0364", "漢字"]
@@ -74,6 +74,11 @@ def test_training_samples_are_the_chosen_ones(tmp_path):
     )
     plot_training_samples(examples, [0, 1, 2], str(tmp_path / "samples.png"))
     assert min(size_of(tmp_path / "samples.png")) > 100
+    for name, seed in (("once", 0), ("again", 0), ("other", 1)):
+        plot_distortions(examples, [0, 2], seed, str(tmp_path / f"{name}.png"))
+    assert min(size_of(tmp_path / "once.png")) > 100
+    once, again, other = ((tmp_path / f"{name}.png").read_bytes() for name in ("once", "again", "other"))
+    assert once == again != other
 
 
 @pytest.mark.parametrize("losses", [[3.0, 2.0, 1.0], [5.0], [0.0, 0.0], [math.inf, 2.0], [math.nan, math.nan]], ids=str)

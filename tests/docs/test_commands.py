@@ -77,8 +77,10 @@ NOT_HERE = {
     "tests/pipeline/steps/test_selftrain.py runs the step",
     ("docs/few-labels.md", ".venv/bin/python run_pipeline.py --workspace=work/ --steps=forecast"): "trains models; "
     "tests/pipeline/steps/test_forecast.py runs the step",
-    ("docs/few-labels.md", ".venv/bin/python run_pipeline.py --workspace=work-rendered/ --steps=render"): "needs fonts; "
-    "tests/pipeline/steps/test_render.py runs the step",
+    (
+        "docs/few-labels.md",
+        ".venv/bin/python run_pipeline.py --workspace=work-rendered/ --steps=render",
+    ): "needs fonts; tests/pipeline/steps/test_render.py runs the step",
     ("docs/few-labels.md", ".venv/bin/python run_pipeline.py --workspace=work-rendered/ --steps=ingest"): "trains "
     "models; tests/pipeline/steps/test_training_start.py starts from one",
     ("docs/few-labels.md", ".venv/bin/python benchmarks/base_weights.py"): "trains for an hour",

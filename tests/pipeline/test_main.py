@@ -181,7 +181,12 @@ def test_the_main_job_trains_reads_and_reports_on_its_own_sample(tmp_path):
 
     (model_id,) = {*read.model_id}
     assert (workspace / "models" / "ACCEPTED").read_text().strip() == model_id
-    for name in ("plots/training_samples.png", "evaluation/predictions.png", "plots/curves.png"):
+    for name in (
+        "plots/training_samples.png",
+        "plots/distortions.png",
+        "evaluation/predictions.png",
+        "plots/curves.png",
+    ):
         with Image.open(workspace / "models" / model_id / name) as picture:
             assert min(picture.size) > 300
     (page,) = (workspace / "runs").glob("*.html")

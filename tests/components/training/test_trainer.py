@@ -216,7 +216,7 @@ def test_a_short_training_in_processes_writes_model_history_and_pictures(
         assert all(math.isfinite(float(value)) for value in row.values())
         assert row["non_finite"] == "0"
     assert float(history[-1]["train_loss"]) < float(history[0]["train_loss"])
-    for name in ("curves.png", "training_samples.png"):
+    for name in ("curves.png", "training_samples.png", "distortions.png"):
         assert decode_png((tmp_path / "model" / "plots" / name).read_bytes()).shape[0] > 100
     loaded = keras.models.load_model(tmp_path / "model" / "model.keras")
     exported = tf.saved_model.load(str(tmp_path / "model" / "saved_model"))
