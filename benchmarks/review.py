@@ -3,13 +3,13 @@
     python benchmarks/review.py --images=../shared/data/captcha [--seeds=0,1,2] [--count=150] [--held_out=300]
         [--changed=0.2] [--epochs=60] [--tuning_epochs=20] [--scratch=DIR]
 
-For each seed the images are dealt anew: `--count` of them train a model, `--held_out` are held out from everything, and
-that model recognises the rest. Of both the last ones, a share of `--changed` is inverted: new images are not quite like
-the old ones, which is why they are reviewed. The review step gives out the `--count` least confident readings, their
-texts in `review.csv` are corrected from the truth (the images' names), and the table is ingested: the model goes on
-learning from the old images and these. Another model learns from as many of the same images drawn by chance. The
-command itself does all of it. Figures are shares of images that are recognised exactly: held-out ones, except in `given
-out`.
+For each seed the images are dealt anew: `--count` of them train a model from random weights, `--held_out` are held out
+from everything, and that model recognises the rest. Of both the last ones, a share of `--changed` is inverted: new
+images are not quite like the old ones, which is why they are reviewed. The review step gives out the `--count` least
+confident readings, their texts in `review.csv` are corrected from the truth (the images' names), and the table is
+ingested: the model goes on learning from the old images and these. Another model learns from as many of the same images
+drawn by chance. The command itself does all of it. Figures are shares of images that are recognised exactly: held-out
+ones, except in `given out`.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ def measure(images: Path, folder: Path, seed: int, options: argparse.Namespace) 
         run_id = run(workspace, "infer", f"--infer_images={folder / 'held_out'}")["run_id"]
         return measure_share_recognised(workspace, str(run_id))
 
-    run(first, "ingest,train,evaluate", f"--images={folder / 'first'}", f"--epochs={options.epochs}")
+    flags = (f"--images={folder / 'first'}", f"--epochs={options.epochs}", "--init_from=none")
+    run(first, "ingest,train,evaluate", *flags)
     before = measure_held_out(first)
     model_id = (first / "models" / "ACCEPTED").read_text().strip()
     shutil.rmtree(first / "predictions")  # what is held out is not given out

@@ -183,10 +183,13 @@ def _resolve(options: LinePipelineOptions, workspace: Workspace) -> _Resolved:
             "--validation_fraction and --test_fraction"
         )
     symbols = measure_lines(dataset.read_statistics(dataset_folder))
+    images = dataset.examples("train")
     start = find_start(options, workspace, dataset, dataset_folder, symbols)
-    request = make_request(options, dataset.examples("train"), symbols, start[1] if start else None)
-    hashed = {**request, "model": get_first_name(request["model"])}  # the same model has the same ID as ever
-    model_id = make_id(version=MODEL_VERSION, dataset_id=dataset_id, **hashed)
+    if start is not None and options.init_from is None:  # a model that was made before is found, and not made again
+        earlier = _make_model_id(dataset_id, make_request(options, images, symbols, None))
+        start = None if workspace.holds("models", earlier) else start
+    request = make_request(options, images, symbols, start[1] if start else None)
+    model_id = _make_model_id(dataset_id, request)
     folder = workspace.model(model_id)
     committed, damage = find_model(folder)
     if committed is None and "evaluate" in options.step_names:
@@ -209,6 +212,12 @@ def _resolve(options: LinePipelineOptions, workspace: Workspace) -> _Resolved:
         damage=damage,
         resumes=resumes,
     )
+
+
+def _make_model_id(dataset_id: str, request: dict[str, Any]) -> str:
+    """Makes the ID of a model: the same one as ever for the same request."""
+    hashed = {**request, "model": get_first_name(request["model"])}
+    return make_id(version=MODEL_VERSION, dataset_id=dataset_id, **hashed)
 
 
 def measure_lines(statistics: Mapping[str, Any]) -> float:

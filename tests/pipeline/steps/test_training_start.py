@@ -76,3 +76,18 @@ def test_a_training_from_base_says_so(tiny_dataset, tiny_model, tmp_path, base, 
     options = json.loads((workspace / "models" / model_id / "manifest.json").read_text())["options"]
     assert options["init_from"] == "tinymodel000"
     assert options["learning_rate"] == pytest.approx(0.001)
+
+
+@pytest.mark.slow
+def test_a_model_that_was_trained_before_is_found_and_not_trained_again(
+    tiny_dataset, tiny_model, tmp_path, base, capsys
+):
+    workspace = make_workspace(tmp_path / "ws", tiny_model, dataset=tiny_dataset)
+    flags = ("--steps=train", "--epochs=1")
+    assert run_command(workspace, *flags, "--init_from=none") == EXIT_DONE
+    model_id = (workspace / "models" / "LATEST").read_text()
+    capsys.readouterr()
+    for extra in (["--plan"], []):
+        assert run_command(workspace, *flags, *extra) == EXIT_DONE
+        assert "there already" in capsys.readouterr().out
+    assert (workspace / "models" / "LATEST").read_text() == model_id
