@@ -322,7 +322,7 @@ FLAG_SECTIONS = (
     ),
     FlagSection(
         "Engine",
-        ("selftrain", "evaluate", "forecast", "infer"),
+        ("evaluate", "infer"),
         (
             Flag(
                 "engine",

@@ -131,7 +131,8 @@ def _find_place(options: LinePipelineOptions) -> ClusterPlace | None:
     Raises:
         UsageError: for what such a cluster cannot do.
     """
-    if "train" not in options.step_names:
+    trains = {"train", "selftrain", "forecast"}.intersection(options.step_names)
+    if not trains and not ("review" in options.step_names and options.review == "labels"):
         return None
     place = ClusterPlace.from_environment(os.environ)
     if place is None or len(place.addresses) == 1:

@@ -27,7 +27,10 @@ from tfrecords.manifest import CHARSET_NAME
 
 FACTORS = (2, 4)
 """By how much more labels the CER is forecast."""
-_LEAST_NOISE = 0.1  # standard deviation of the logarithm of the CER, from one training to another
+# From one training to another, the logarithm of the CER has about this standard deviation. The belief in it weighs as
+# much as so many pairs of equal trainings.
+_USUAL_NOISE = 0.15
+_BELIEF = 4
 _SEED = 0
 
 
@@ -119,9 +122,10 @@ def forecast_cer(labels: Sequence[int], errors: np.ndarray, symbols: np.ndarray)
     """Forecasts the CER of a model with more labels.
 
     A straight line is fitted to the logarithm of the CER over that of the number of labels: the error falls with a
-    power of the labels (Hestness et al. 2017, "Deep Learning Scaling is Predictable, Empirically"). It never rises.
-    The interval has the choice of test lines, by the bootstrap, and the chance of trainings, which equal numbers of
-    labels show.
+    power of the labels (Hestness et al. 2017, "Deep Learning Scaling is Predictable, Empirically"). It never rises,
+    and never above what is measured with all labels. The interval has the choice of test lines, by the bootstrap, and
+    the chance of trainings. Two trainings on equally many labels show the latter, beside what is usual: its variance
+    is drawn from a scaled inverse chi-square distribution (Gelman et al. 2013, "Bayesian Data Analysis", section 2.6).
 
     Args:
         labels: that each model was trained on; the largest number is that of all labels.
@@ -131,33 +135,46 @@ def forecast_cer(labels: Sequence[int], errors: np.ndarray, symbols: np.ndarray)
     Returns:
         A point for each of `FACTORS`.
     """
-    noise = _estimate_noise(labels, errors.sum(axis=1))
+    noise, freedom = _estimate_noise(labels, errors.sum(axis=1))
     sums = resample_sums(np.concatenate([symbols[:, None], errors.T], axis=1))
     totals = np.concatenate([[symbols.sum()], errors.sum(axis=1)])[None]
     targets = np.log(max(labels) * np.array(FACTORS))
-    expected = _extrapolate(np.log(labels), totals, targets, noise)[0]
+    known = np.array([[noise]])
+    expected = np.exp(_extrapolate(np.log(labels), totals, targets, known)[0])
+    expected = np.minimum(expected, totals[0, 1 + int(np.argmax(labels))] / max(1, totals[0, 0]))
     chooser = np.random.default_rng(_SEED)
-    spread = _extrapolate(np.log(labels), sums, targets, noise, chooser)
+    noises = noise * np.sqrt(freedom / chooser.chisquare(freedom, (len(sums), 1)))
+    spread = np.exp(_extrapolate(np.log(labels), sums, targets, noises, chooser))
     points = []
-    for factor, cer, values in zip(FACTORS, np.exp(expected), np.exp(spread).T, strict=True):
+    for factor, cer, values in zip(FACTORS, expected.tolist(), spread.T, strict=True):
         low, high = compute_percentile_interval(values)
-        points.append(CurvePoint(max(labels) * factor, float(cer), min(low, float(cer)), max(high, float(cer))))
+        points.append(CurvePoint(max(labels) * factor, cer, min(low, cer), max(high, cer)))
     return points
 
 
-def _estimate_noise(labels: Sequence[int], errors: np.ndarray) -> float:
-    """Estimates how much the logarithm of the CER differs between trainings on as many labels."""
+def _estimate_noise(labels: Sequence[int], errors: np.ndarray) -> tuple[float, int]:
+    """Estimates the standard deviation of the logarithm of the CER between trainings on as many labels.
+
+    Returns:
+        The deviation, and its degrees of freedom, with those of `_BELIEF`.
+    """
     differences = [
-        math.log((errors[i] + 0.5) / (errors[j] + 0.5)) / math.sqrt(2)
+        math.log((errors[i] + 0.5) / (errors[j] + 0.5))
         for i in range(len(labels))
         for j in range(i)
         if abs(labels[i] - labels[j]) <= 1
     ]
-    return max([_LEAST_NOISE, *map(abs, differences)])
+    squares = _BELIEF * _USUAL_NOISE**2 + sum(difference**2 / 2 for difference in differences)
+    freedom = _BELIEF + len(differences)
+    return math.sqrt(squares / freedom), freedom
 
 
 def _extrapolate(
-    sizes: np.ndarray, sums: np.ndarray, targets: np.ndarray, noise: float, chooser: np.random.Generator | None = None
+    sizes: np.ndarray,
+    sums: np.ndarray,
+    targets: np.ndarray,
+    noise: np.ndarray,
+    chooser: np.random.Generator | None = None,
 ) -> np.ndarray:
     """Extrapolates the logarithm of the CER; with `chooser`, after adding noise to what was measured and is forecast.
 
@@ -165,19 +182,20 @@ def _extrapolate(
         sizes: logarithms of the numbers of labels, float [models].
         sums: symbols, and errors of each model, float [resamples, 1 + models].
         targets: logarithms of the numbers of labels to forecast for, float [targets].
+        noise: standard deviation of the logarithm of the CER, float [resamples, 1].
 
     Returns:
         float [resamples, targets].
     """
     errors = sums[:, 1:]
     heights = np.log((errors + 0.5) / np.maximum(sums[:, :1], 1))
-    if chooser is not None:
-        heights = heights + chooser.normal(0, noise, heights.shape)
     weights = 1 / (1 / (errors + 1) + noise**2)
+    if chooser is not None:
+        heights = heights + noise * chooser.normal(size=heights.shape)
     weights = weights / weights.sum(axis=1, keepdims=True)
     middle = (weights * sizes).sum(axis=1, keepdims=True)
     level = (weights * heights).sum(axis=1, keepdims=True)
     spread = (weights * (sizes - middle) ** 2).sum(axis=1, keepdims=True)
     slope = np.minimum((weights * (sizes - middle) * (heights - level)).sum(axis=1, keepdims=True) / spread, 0)
     forecast = level + slope * (targets - middle)
-    return forecast if chooser is None else forecast + chooser.normal(0, noise, forecast.shape)
+    return forecast if chooser is None else forecast + noise * chooser.normal(size=forecast.shape)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+import heapq
 import logging
 import os
+import unicodedata
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from components.listing.references import read_regular_file
 from components.processes import HelperPool
 from components.rendering.faces import Face, find_faces
 from components.rendering.lines import cut_ground, render_line
@@ -24,6 +28,7 @@ _HEADER = "path\ttext\n"
 _GROUND_HEIGHT = 96  # pixels
 _PER_FOLDER = 1000
 _LOG_EVERY = 5000
+_LONGEST = 500  # symbols of a text, as of a label by default
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,9 +96,21 @@ def read_texts(path: str) -> list[str]:
 def choose_faces(fonts: str, texts: Sequence[str]) -> tuple[list[Face], list[str]]:
     """Finds faces for texts, and the texts that at least one of them can draw.
 
+    Texts that symbol by symbol from left to right would be drawn wrong, and such as are longer than a line, are left
+    out with a warning.
+
     Raises:
         DataError: if no face can draw any of the texts.
     """
+    simple = [text for text in texts if len(text) <= _LONGEST and not any(map(_is_joined, text))]
+    if len(simple) < len(texts):
+        log.warning(
+            f"{len(texts) - len(simple):,} of {len(texts):,} texts are left out: they have over {_LONGEST} symbols, "
+            "are written from right to left, or have marks that join other symbols, which are not drawn right"
+        )
+    if not simple:
+        raise DataError("--texts has no text that can be drawn: see the warning before")
+    texts = simple
     faces = find_faces(fonts, set().union(*texts))
     alphabets = list({face.symbols for face in faces})
     drawn = [text for text in texts if any(alphabet.issuperset(text) for alphabet in alphabets)]
@@ -109,15 +126,34 @@ def choose_faces(fonts: str, texts: Sequence[str]) -> tuple[list[Face], list[str
     return faces, drawn
 
 
-def find_grounds(folder: str) -> list[str]:
-    """Lists files below a local folder, at most `MOST_GROUNDS` of them, evenly spread over all in their order."""
-    paths = [
-        os.path.join(parent, name)
-        for parent, _, names in sorted(os.walk(folder))
-        for name in sorted(names)
-        if not name.startswith(".")
-    ]
-    return paths[:: max(1, -(-len(paths) // MOST_GROUNDS))]
+def _is_joined(symbol: str) -> bool:
+    """Checks whether a symbol is written from right to left, or is a mark on another."""
+    return unicodedata.bidirectional(symbol) in ("R", "AL", "AN") or unicodedata.category(symbol)[0] == "M"
+
+
+def find_grounds(folder: str) -> list[tuple[str, int, int]]:
+    """Draws at most `MOST_GROUNDS` files below a local folder, by digests of their paths inside it.
+
+    Returns:
+        Path, bytes and time of change in nanoseconds of each, by path.
+
+    Raises:
+        DataError: if there are none.
+    """
+
+    def list_files() -> Iterator[tuple[bytes, str]]:
+        for parent, folders, names in os.walk(folder):
+            folders.sort()
+            for name in names:
+                if not name.startswith("."):
+                    path = os.path.join(parent, name)
+                    yield hashlib.sha256(os.fsencode(os.path.relpath(path, folder))).digest(), path
+
+    chosen = sorted(path for _, path in heapq.nsmallest(MOST_GROUNDS, list_files()))
+    if not chosen:
+        raise DataError(f"--backgrounds={folder} has no files: name a folder of images, or leave the flag out")
+    states = [(path, os.stat(path)) for path in chosen if os.path.exists(path)]
+    return [(path, state.st_size, state.st_mtime_ns) for path, state in states]
 
 
 def render_collection(request: RenderingRequest, processes: int) -> None:
@@ -171,6 +207,7 @@ def _render_image(numbered: tuple[int, str], request: RenderingRequest) -> str:
 def _load_ground(path: str, limits: ImageLimits) -> np.ndarray | None:
     """Loads an image's ground, scaled to `_GROUND_HEIGHT`; returns None if it cannot be read."""
     try:
-        return cut_ground(read_line(storage.read_bytes(path), _GROUND_HEIGHT, limits).pixels)
+        limits.check_bytes(os.path.getsize(path))
+        return cut_ground(read_line(read_regular_file(path), _GROUND_HEIGHT, limits).pixels)
     except (OSError, ImageRejected):
         return None

@@ -16,6 +16,7 @@ _TILTED = 12.0  # degrees by which a symbol that is placed by itself is turned, 
 _LIGHT_ON_DARK = 0.2  # of the lines
 _LEAST_CONTRAST = 80  # grey levels between the mean of the ground and the ink
 _COARSE = 4  # pixels of an image for one of its ground
+_WIDEST_JPEG = 65_000  # pixels
 _ON_GIVEN_GROUND = 0.8  # of the lines, if there are pictures of grounds
 
 
@@ -160,7 +161,7 @@ def _photograph(grey: np.ndarray, chooser: np.random.Generator) -> np.ndarray:
         image = _scale(image, *[chooser.uniform(0.4, 0.9)] * 2)
     noisy = np.asarray(image, float) + chooser.normal(0, chooser.uniform(0, 12), (image.height, image.width))
     image = Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
-    if chooser.random() < 0.5:
+    if chooser.random() < 0.5 and image.width < _WIDEST_JPEG:
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=int(chooser.integers(35, 95)))
         image = Image.open(buffer)

@@ -11,14 +11,16 @@ import numpy as np
 
 from components.commit import Commit
 from components.evaluation.learning_curve import PARTS, CurvePoint, Part, count_symbol_errors, forecast_cer
-from components.recogniser.manifest import ModelManifest
+from components.training.base_weights import BASE
+from components.training.diagnosis import get_lowest_cer, has_never_begun
 from pipeline.steps.estimate import estimate_time
+from pipeline.steps.repeated_training import read_epochs
 from pipeline.steps.step import Context, Outcome, Plan, StepResult, get_now, require_test_split
-from pipeline.steps.train import count_least_steps, describe_model, make_request, measure_lines
+from pipeline.steps.train import ResolvedTraining, count_least_steps, describe_model, make_request, resolve_training
 from pipeline.steps.training_apart import load_beside_training, train_apart
-from pipeline.steps.training_start import Start, find_start
-from pipeline.workspace import LATEST, Unfinished, make_id, read_latest_dataset, read_model
-from tfrecords import DataError, DatasetManifest, storage
+from pipeline.steps.training_start import NONE
+from pipeline.workspace import LATEST, Unfinished, make_id
+from tfrecords import DataError, storage
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +66,8 @@ class _Resolved:
     """The model of all labels, and the trainings on parts of them.
 
     Attributes:
-        dataset, dataset_folder: the latest dataset.
-        model: the latest model, which was trained on it.
-        start: folder and manifest of the model whose weights are the start, if there is one.
-        symbols: of a training line, on average.
+        whole: the training on all labels, which was done.
+        requests: the network and the settings of each part's training.
         forecast_id: digest of all this.
         folder: of the committed forecast.
         committed: the forecast, if it is there.
@@ -76,11 +76,8 @@ class _Resolved:
         resumes: whether an earlier command left anything.
     """
 
-    dataset: DatasetManifest
-    dataset_folder: str
-    model: ModelManifest
-    start: Start | None
-    symbols: float
+    whole: ResolvedTraining
+    requests: dict[Part, dict[str, Any]]
     forecast_id: str
     folder: str
     committed: ForecastManifest | None
@@ -98,11 +95,11 @@ class _Resolved:
     @property
     def lines(self) -> int:
         """Number of training lines."""
-        return self.dataset.examples("train")
+        return self.whole.dataset.examples("train")
 
 
 class ForecastStep:
-    """Forecasts the CER of the latest model's successor with twice and four times the labels."""
+    """Forecasts the CER of a model with twice and four times the labels of the latest dataset."""
 
     name = "forecast"
     place = "forecast"
@@ -111,11 +108,11 @@ class ForecastStep:
         """Commits the forecast, or finds it committed.
 
         Raises:
-            DataError: if there is no dataset with a model, or too small a one.
+            DataError: if no model was trained on the dataset, or it is too small for models of parts of it.
             TrainingLostError: if training workers were killed too often.
         """
         resolved = _resolve(context)
-        manifest = resolved.committed or _forecast(context, resolved)
+        manifest = resolved.committed or _forecast(resolved, context)
         summary = _summarise(manifest)
         if resolved.committed is not None:
             summary += "; it was there already"
@@ -124,9 +121,6 @@ class ForecastStep:
             "forecast_id": manifest.forecast_id,
             "model_id": manifest.model_id,
             "curve": [dataclasses.asdict(point) for point in points],
-            "image_epochs": sum(
-                part.count_lines(resolved.lines) * _request(context, resolved, part)["epochs"] for part in PARTS
-            ),
         }
         return StepResult(summary, resolved.folder, figures, resolved.outcome)
 
@@ -136,13 +130,15 @@ class ForecastStep:
         if workspace.expects("models", LATEST) or workspace.expects("datasets", LATEST):
             return Plan(None, [f"{len(PARTS)} trainings on parts of the labels that the new model is trained on"])
         resolved = _resolve(context)
-        lines = [f"what more labels than the {resolved.lines:,} of dataset {resolved.dataset.dataset_id} would bring"]
+        lines = [
+            f"what more labels than the {resolved.lines:,} of dataset {resolved.whole.dataset.dataset_id} would bring"
+        ]
         if resolved.committed is not None:
             return Plan(Outcome.REUSED, [*lines, f"nothing to train: {resolved.folder} is there already"])
         left = [part for part in PARTS if part.name not in resolved.finished]
         sizes = ", ".join(f"{part.count_lines(resolved.lines):,}" for part in PARTS)
         lines.append(f"{len(PARTS)} trainings, on {sizes} labels, of which {len(left)} are left")
-        epochs = (part.count_lines(resolved.lines) * _request(context, resolved, part)["epochs"] for part in left)
+        epochs = (part.count_lines(resolved.lines) * resolved.requests[part]["epochs"] for part in left)
         lines.append(estimate_time(workspace, "train", "image_epochs", sum(epochs)))
         return Plan(resolved.outcome, lines)
 
@@ -153,32 +149,37 @@ class ForecastStep:
 
 
 def _resolve(context: Context) -> _Resolved:
-    """Finds the latest model and the dataset that it was trained on.
+    """Finds the model that the train step makes of the latest dataset with the same flags.
 
     Raises:
-        DataError: if there is none, or the dataset is too small.
+        DataError: if it was not trained, or the dataset is too small.
     """
     options, workspace = context.options, context.workspace
-    model_id = workspace.read_pointer("models", LATEST)
-    dataset_id, dataset_folder, dataset = read_latest_dataset(workspace)
-    model = None if model_id is None else read_model(workspace, model_id)
-    if model is None or model.dataset_id != dataset_id or "teacher" in model.options:
+    if options.init_from not in (None, BASE, NONE):
         raise DataError(
-            f"no model was trained on the labels of the latest dataset {dataset_id} alone: run the train step first "
-            "(--steps=train,evaluate,forecast)"
+            f"--init_from={options.init_from} has seen labels that the forecast holds back: leave the flag out, for a "
+            "model that is trained from the beginning"
+        )
+    whole = resolve_training(options, workspace)
+    dataset = whole.dataset
+    if whole.committed is None:
+        raise DataError(
+            f"no model was trained on dataset {dataset.dataset_id} with these flags: run the train step first, with "
+            "the same flags (--steps=train,forecast)"
         )
     require_test_split(dataset)
     lines = dataset.examples("train")
     if lines < _LEAST_LINES:
         raise DataError(
-            f"dataset {dataset_id} has {lines:,} training lines: a forecast takes models of a quarter of them, and at "
-            f"least {_LEAST_LINES}"
+            f"dataset {dataset.dataset_id} has {lines:,} training lines: a forecast takes models of a quarter of them, "
+            f"and at least {_LEAST_LINES}: ingest more images"
         )
-    symbols = measure_lines(dataset.read_statistics(dataset_folder))
-    start = find_start(options, workspace, dataset, dataset_folder, symbols)
-    asked = make_request(options, lines, symbols, start[1] if start else None)
+    start = whole.start[1] if whole.start else None
+    requests = {part: make_request(options, part.count_lines(lines), whole.symbols, start) for part in PARTS}
     forecast_id = make_id(
-        version=_FORECAST_VERSION, model_id=model.model_id, parts=[part.name for part in PARTS], **asked
+        version=_FORECAST_VERSION,
+        model_id=whole.model_id,
+        requests={part.name: request for part, request in requests.items()},
     )
     folder = storage.join(workspace.root, "forecasts", forecast_id)
     unfinished = workspace.unfinished(Unfinished.FORECAST, forecast_id)
@@ -188,11 +189,8 @@ def _resolve(context: Context) -> _Resolved:
         committed = None
     names = () if options.resume == "never" else storage.list_names(unfinished)
     return _Resolved(
-        dataset=dataset,
-        dataset_folder=dataset_folder,
-        model=model,
-        start=start,
-        symbols=symbols,
+        whole=whole,
+        requests=requests,
         forecast_id=forecast_id,
         folder=folder,
         committed=committed,
@@ -202,35 +200,28 @@ def _resolve(context: Context) -> _Resolved:
     )
 
 
-def _request(context: Context, resolved: _Resolved, part: Part) -> dict[str, Any]:
-    """Returns the network and the settings of a part's training."""
-    start = resolved.start[1] if resolved.start else None
-    return make_request(context.options, part.count_lines(resolved.lines), resolved.symbols, start)
-
-
-def _forecast(context: Context, resolved: _Resolved) -> ForecastManifest:
+def _forecast(resolved: _Resolved, context: Context) -> ForecastManifest:
     """Trains and evaluates a model on each part, and commits what they say."""
-    tests = [storage.join(resolved.dataset_folder, shard.name) for shard in resolved.dataset.shards_of("test")]
+    whole = resolved.whole
+    tests = [storage.join(whole.dataset_folder, shard.name) for shard in whole.dataset.shards_of("test")]
     labels, errors = [], []
     for number, part in enumerate(PARTS, 1):
         count = part.count_lines(resolved.lines)
         path = storage.join(resolved.unfinished, f"{part.name}.json")
         if part.name not in resolved.finished:
             log.info(f"training {number} of {len(PARTS)}, on {count:,} of {resolved.lines:,} labels")
-            storage.write_json(path, _train_part(context, resolved, part, tests))
+            storage.write_json(path, _train_part(resolved, context, part, tests))
         labels.append(count)
         errors.append(storage.read_json(path))
-    whole = load_beside_training(context.options, context.workspace.model(resolved.model.model_id))
-    symbols, of_all = count_symbol_errors(tests, whole)
+    symbols, of_all = count_symbol_errors(tests, load_beside_training(whole.folder))
     labels.append(resolved.lines)
     errors.append(of_all)
     every = max(1, sum(symbols))
-    measured = [CurvePoint(count, sum(some) / every) for count, some in sorted(zip(labels, errors, strict=True))]
     manifest = ForecastManifest(
         forecast_id=resolved.forecast_id,
-        dataset_id=resolved.dataset.dataset_id,
-        model_id=resolved.model.model_id,
-        measured=measured,
+        dataset_id=whole.dataset.dataset_id,
+        model_id=whole.model_id,
+        measured=[CurvePoint(count, sum(some) / every) for count, some in sorted(zip(labels, errors, strict=True))],
         forecast=forecast_cer(labels, np.array(errors), np.array(symbols)),
         created_at=get_now().isoformat(timespec="seconds"),
     )
@@ -238,21 +229,31 @@ def _forecast(context: Context, resolved: _Resolved) -> ForecastManifest:
     return manifest
 
 
-def _train_part(context: Context, resolved: _Resolved, part: Part, tests: list[str]) -> list[int]:
-    """Trains a model on a part; returns its errors on each test line."""
-    request = _request(context, resolved, part)
-    dataset, folder = resolved.dataset, resolved.dataset_folder
+def _train_part(resolved: _Resolved, context: Context, part: Part, tests: list[str]) -> list[int]:
+    """Trains a model on a part; returns its errors on each test line.
+
+    Raises:
+        DataError: if the model does not learn to read.
+    """
+    whole, request = resolved.whole, resolved.requests[part]
+    dataset, folder = whole.dataset, whole.dataset_folder
+    least_steps = count_least_steps(request, whole.symbols, whole.start)
     with train_apart(
         context.options,
         storage.join(resolved.unfinished, part.name),
         request,
-        least_steps=count_least_steps(request, resolved.symbols, resolved.start),
+        least_steps=least_steps,
         write_dataset=lambda place: part.write_dataset(place, folder, dataset),
-        start=resolved.start,
+        start=whole.start,
     ) as trained:
+        if has_never_begun(epochs := read_epochs(trained), least_steps):
+            raise DataError(
+                f"a model of {part.count_lines(resolved.lines):,} of the {resolved.lines:,} labels has not begun to "
+                f"read, its CER is {get_lowest_cer(epochs):.0%}, so that nothing can be forecast: label more images"
+            )
         output = trained["output_folder"]
         describe_model(output, f"{resolved.forecast_id}-{part.name}", request, dataset, folder).write(output)
-        return count_symbol_errors(tests, load_beside_training(context.options, output))[1]
+        return count_symbol_errors(tests, load_beside_training(output))[1]
 
 
 def _summarise(manifest: ForecastManifest) -> str:

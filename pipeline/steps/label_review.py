@@ -27,7 +27,7 @@ from pipeline.steps.repeated_training import read_epochs
 from pipeline.steps.step import Context, Outcome, Plan, StepResult, get_now
 from pipeline.steps.train import count_least_steps, describe_model, make_request, measure_lines
 from pipeline.steps.training_apart import load_beside_training, train_apart
-from pipeline.steps.training_start import Start, find_start
+from pipeline.steps.training_start import Start, find_base_start
 from pipeline.workspace import LATEST, Unfinished, make_id, read_latest_dataset
 from tfrecords import DataError, storage
 
@@ -184,10 +184,18 @@ def _resolve(context: Context) -> _Resolved:
     count = choose_folds(lines)
     folds = tuple(Fold(dataset_folder, dataset, number, count) for number in range(count))
     symbols = measure_lines(dataset.read_statistics(dataset_folder))
-    start = find_start(options, workspace, dataset, dataset_folder, symbols)
-    request = make_request(options, folds[0].count_training_lines(), symbols, start[1] if start else None)
-    request.pop("texts", None)  # labels are checked without a language model
-    check_id = make_id(version=_CHECK_VERSION, dataset_id=dataset_id, folds=count, **request)
+    reviews = storage.join(workspace.root, "review")
+
+    def make_check(start: Start | None) -> tuple[Start | None, dict[str, Any], str]:
+        request = make_request(options, folds[0].count_training_lines(), symbols, start[1] if start else None)
+        request.pop("texts", None)  # labels are checked without a language model
+        return start, request, make_id(version=_CHECK_VERSION, dataset_id=dataset_id, folds=count, **request)
+
+    start, request, check_id = make_check(find_base_start(options, dataset, dataset_folder, symbols))
+    if start is not None and find_check(reviews, check_id) is None:
+        without = make_check(None)
+        if find_check(reviews, without[-1]) is not None:  # by a version without base weights
+            start, request, check_id = without
     unfinished = workspace.unfinished(Unfinished.LABEL_CHECK, check_id)
     names = () if options.resume == "never" else storage.list_names(unfinished)
     return _Resolved(
@@ -196,7 +204,7 @@ def _resolve(context: Context) -> _Resolved:
         start=start,
         least_steps=count_least_steps(request, symbols, start),
         check_id=check_id,
-        reviewed=find_check(storage.join(workspace.root, "review"), check_id),
+        reviewed=find_check(reviews, check_id),
         unfinished=unfinished,
         finished=tuple(name for name in names if name.endswith(".parquet")),
         resumes=bool(names),
@@ -263,5 +271,5 @@ def _check_fold(context: Context, resolved: _Resolved, fold: Fold) -> None:
         output = trained["output_folder"]
         model_id = f"{resolved.check_id}-{fold.number}"
         describe_model(output, model_id, resolved.request, fold.manifest, fold.folder).write(output)
-        checked = check_labels(fold.read_own_records(), load_beside_training(context.options, output))
+        checked = check_labels(fold.read_own_records(), load_beside_training(output))
         storage.write_parquet(storage.join(resolved.unfinished, _name_part(fold)), checked)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from components.rendering.collection import (
     render_collection,
 )
 from pipeline.engines.jobs import choose_processes
+from pipeline.options import make_absolute
 from pipeline.steps.estimate import estimate_time
 from pipeline.steps.step import Context, Outcome, Plan, StepResult, get_now
 from pipeline.workspace import Unfinished, make_id
@@ -108,12 +110,12 @@ def _resolve(context: Context) -> _Resolved:
     """
     options, workspace = context.options, context.workspace
     texts = read_texts(options.texts)
-    faces, texts = choose_faces(options.fonts, texts)
-    grounds = find_grounds(options.backgrounds) if options.backgrounds else []
+    faces, texts = choose_faces(make_absolute(options.fonts), texts)
+    grounds = find_grounds(make_absolute(options.backgrounds)) if options.backgrounds else []
     rendered_id = make_id(
         version=RENDERING_VERSION,
         texts=texts,
-        faces=[face.path for face in faces],
+        faces=[(face.path, os.path.getsize(face.path)) for face in faces],
         grounds=grounds,
         count=options.render_count,
         seed=options.seed,
@@ -123,7 +125,7 @@ def _resolve(context: Context) -> _Resolved:
         folder=workspace.unfinished(Unfinished.RENDERED, rendered_id),
         texts=texts,
         faces=faces,
-        grounds=grounds,
+        grounds=[path for path, _, _ in grounds],
         count=options.render_count,
         seed=options.seed,
         limits=options.image_limits,

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,8 @@ from tfrecords.manifest import MANIFEST_NAME
 
 log = logging.getLogger(__name__)
 
+_SAMPLE_NAME = "sample.json"
+
 
 @dataclasses.dataclass(frozen=True)
 class _Resolved:
@@ -44,7 +47,6 @@ class _Resolved:
         dataset, dataset_folder: the latest dataset.
         images: a sample of the images that committed runs read, and the dataset does not have.
         symbols: of a line of the dataset, on average.
-        asked: the network, and how it is trained, on the labelled images alone.
         start: folder and manifest of the model whose weights are the start, if `--init_from` names one.
         model_id: digest of all this.
         folder: of the committed model.
@@ -52,7 +54,7 @@ class _Resolved:
         committed: the committed model, if it is whole.
         damage: what is wrong with a committed one.
         finished_rounds: rounds that an earlier command finished.
-        resumes: whether an earlier command left anything to resume from.
+        resumes: whether an earlier command left anything to resume from, its sample of images among it.
     """
 
     teacher: ModelManifest
@@ -60,7 +62,6 @@ class _Resolved:
     dataset_folder: str
     images: list[ImageReference]
     symbols: float
-    asked: dict[str, Any]
     start: Start | None
     model_id: str
     folder: str
@@ -107,8 +108,9 @@ class SelftrainStep:
                 log.warning(f"{resolved.damage}: it was damaged after it was committed, and is made again")
             manifest = _train_rounds(context, resolved)
             if manifest is None:
+                storage.remove_folder(resolved.unfinished)
                 summary = (
-                    f"model {teacher_id} reads nothing in {len(resolved.images):,} unlabelled images, and cannot teach"
+                    f"none of {len(resolved.images):,} unlabelled images can teach: model {teacher_id} reads nothing"
                 )
                 return StepResult(summary, workspace.model(teacher_id), figures, Outcome.NOTHING)
         storage.remove_folder(resolved.unfinished)
@@ -123,27 +125,25 @@ class SelftrainStep:
         if "evaluate" not in options.step_names:
             summary += "; --steps=evaluate decides whether it is used"
         figures |= {"model_id": manifest.model_id, "taught": taught}
-        figures["image_epochs"] = sum(
-            (resolved.dataset.examples("train") + lines) * manifest.options["epochs"] for lines in taught
-        )
         return StepResult(summary, resolved.folder, figures, resolved.outcome)
 
     def plan(self, context: Context) -> Plan:
         """Says which images would teach, and how many trainings that takes."""
         options, workspace = context.options, context.workspace
-        workspace.expect("models", LATEST, None)
         if workspace.expects("datasets", LATEST):
+            workspace.expect("models", LATEST, None)
             return Plan(None, ["on the dataset that the ingest step makes, and images that runs have read"])
         resolved = _resolve(context)
         if resolved.outcome is Outcome.NOTHING:
             return Plan(Outcome.NOTHING, [_EXPLAIN_NOTHING])
         workspace.expect("models", LATEST, resolved.model_id)
+        requests = {number: _request(context, resolved, number) for number in range(1, options.selftrain_rounds + 1)}
         lines = [
             f"model {resolved.teacher.model_id} reads {len(resolved.images):,} unlabelled images; the most confident "
             "of these readings are labels, more of them each time",
             f"on these and the {resolved.dataset.examples('train'):,} labelled images of dataset "
             f"{resolved.dataset.dataset_id}, in {options.selftrain_rounds} trainings, one after the other",
-            ", ".join(f"{name} {value}" for name, value in resolved.asked.items() if value is not None),
+            ", ".join(f"{name} {value}" for name, value in requests[1].items() if value is not None),
         ]
         if resolved.committed is not None:
             return Plan(Outcome.REUSED, [*lines, f"nothing to train: {resolved.folder} is there already"])
@@ -152,9 +152,12 @@ class SelftrainStep:
         if resolved.resumes:
             lines.append(f"resume: {resolved.finished_rounds} of {options.selftrain_rounds} trainings are finished")
         lines.append(f"write model {resolved.model_id} to {resolved.folder}")
-        images = resolved.dataset.examples("train") + len(resolved.images)
-        left = options.selftrain_rounds - resolved.finished_rounds
-        lines.append(estimate_time(workspace, "train", "image_epochs", images * resolved.asked["epochs"] * left))
+        image_epochs = sum(
+            _count_lines(resolved, number, options.selftrain_rounds) * request["epochs"]
+            for number, request in requests.items()
+            if number > resolved.finished_rounds
+        )
+        lines.append(estimate_time(workspace, "train", "image_epochs", image_epochs))
         return Plan(resolved.outcome, lines)
 
     def count_images(self, figures: Mapping[str, Any]) -> int:
@@ -196,26 +199,31 @@ def _resolve(context: Context) -> _Resolved:
             f"nothing was read yet in {workspace.root}, so that no reading can teach: run the infer step first "
             "(--steps=infer --infer_images=FOLDER)"
         )
-    images = sample_recognised_images(
-        [path for run in runs for path in run.files],
-        options.selftrain_images,
-        without=[storage.join(dataset_folder, shard.name) for shard in dataset.shards],
-    )
     symbols = measure_lines(dataset.read_statistics(dataset_folder))
     start = find_start(options, workspace, dataset, dataset_folder, symbols)
-    asked = make_request(options, dataset.examples("train"), symbols, start[1] if start else None)
-    model_id = make_id(
-        version=MODEL_VERSION,
-        teacher=teacher_id,
-        dataset_id=dataset_id,
-        images=digest_references(images),
-        rounds=options.selftrain_rounds,
-        **asked,
-    )
+    asked = {
+        "version": MODEL_VERSION,
+        "teacher": teacher_id,
+        "dataset_id": dataset_id,
+        "images": options.selftrain_images,
+        "rounds": options.selftrain_rounds,
+        "limits": dataclasses.asdict(options.image_limits),
+        **make_request(options, dataset.examples("train"), symbols, start[1] if start else None),
+    }
+    unfinished = workspace.unfinished(Unfinished.SELF_TRAINING, make_id(**asked))
+    names = () if options.resume == "never" else storage.list_names(unfinished)
+    if _SAMPLE_NAME in names:  # images that were read meanwhile do not change what is resumed
+        listed = storage.read_json(storage.join(unfinished, _SAMPLE_NAME))
+        images = [ImageReference(uri, "", size, modified) for uri, size, modified in listed]
+    else:
+        images = sample_recognised_images(
+            [path for run in runs for path in run.files],
+            options.selftrain_images,
+            without=[storage.join(dataset_folder, shard.name) for shard in dataset.shards],
+        )
+    model_id = make_id(**asked, sample=digest_references(images))
     folder = workspace.model(model_id)
     committed, damage = find_model(folder)
-    unfinished = workspace.unfinished(Unfinished.SELF_TRAINING, model_id)
-    names = () if options.resume == "never" else storage.list_names(unfinished)
     finished = 0
     while names and storage.exists(storage.join(unfinished, _name_round(finished + 1), MANIFEST_NAME)):
         finished += 1
@@ -225,7 +233,6 @@ def _resolve(context: Context) -> _Resolved:
         dataset_folder=dataset_folder,
         images=images,
         symbols=symbols,
-        asked=asked,
         start=start,
         model_id=model_id,
         folder=folder,
@@ -241,6 +248,18 @@ def _name_round(number: int) -> str:
     return f"round-{number}"
 
 
+def _count_lines(resolved: _Resolved, number: int, rounds: int) -> int:
+    """Counts the lines that a round trains on, if all of its readings can be labels."""
+    return resolved.dataset.examples("train") + math.ceil(number / (rounds + 1) * len(resolved.images))
+
+
+def _request(context: Context, resolved: _Resolved, number: int) -> dict[str, Any]:
+    """Returns the network and the settings of a round's training."""
+    start = resolved.start[1] if resolved.start else None
+    lines = _count_lines(resolved, number, context.options.selftrain_rounds)
+    return make_request(context.options, lines, resolved.symbols, start)
+
+
 def _train_rounds(context: Context, resolved: _Resolved) -> ModelManifest | None:
     """Trains one model after the other, each on confident readings of the one before, and commits the last.
 
@@ -250,15 +269,22 @@ def _train_rounds(context: Context, resolved: _Resolved) -> ModelManifest | None
     options, work = context.options, resolved.unfinished
     if options.resume == "never":
         storage.remove_folder(work)
+    sample = [(image.uri, image.size_bytes, image.modified_us) for image in resolved.images]
+    storage.write_json(storage.join(work, _SAMPLE_NAME), sample)
     lines, gone = read_unlabelled_lines(resolved.images, resolved.dataset.height, options.image_limits)
     if gone:
         log.warning(f"{gone:,} of {len(resolved.images):,} images cannot be read any more, and are left out")
+    if not lines:
+        raise DataError(
+            f"none of the {len(resolved.images):,} images that were recognised can be read any more, "
+            f"{resolved.images[0].uri} among them: no image can teach"
+        )
     reader, model = context.workspace.model(resolved.teacher.model_id), resolved.teacher
     for number in range(1, options.selftrain_rounds + 1):
         folder = storage.join(work, _name_round(number))
         if number > resolved.finished_rounds:
             share = number / (options.selftrain_rounds + 1)
-            taught = _label(context, resolved, lines, reader, share)
+            taught = _label(resolved, lines, reader, share)
             if not taught:
                 if number == 1:
                     return None
@@ -270,20 +296,14 @@ def _train_rounds(context: Context, resolved: _Resolved) -> ModelManifest | None
             )
             _train_round(context, resolved, taught, model, number)
         reader, model = folder, ModelManifest.read(folder)
-    unfinished = context.workspace.unfinished(Unfinished.MODEL, resolved.model_id)
-    storage.remove_folder(unfinished)
-    storage.copy_folder(reader, unfinished)
-    storage.remove_file(storage.join(unfinished, MANIFEST_NAME))
     manifest = dataclasses.replace(model, model_id=resolved.model_id)
-    Commit(unfinished, resolved.folder, MANIFEST_NAME).finish(manifest)
+    Commit(reader, resolved.folder, MANIFEST_NAME).finish(manifest)
     return manifest
 
 
-def _label(
-    context: Context, resolved: _Resolved, lines: Sequence[UnlabelledLine], model_folder: str, share: float
-) -> list[TaughtLine]:
+def _label(resolved: _Resolved, lines: Sequence[UnlabelledLine], model_folder: str, share: float) -> list[TaughtLine]:
     """Labels the share of the unlabelled lines of which a model is most confident."""
-    recogniser = load_beside_training(context.options, model_folder)
+    recogniser = load_beside_training(model_folder)
     charset = resolved.dataset.read_charset(resolved.dataset_folder)
     return label_confident_lines(lines, recogniser, charset, share)
 
@@ -299,8 +319,7 @@ def _train_round(
     """
     options, work = context.options, resolved.unfinished
     dataset = resolved.dataset
-    images = dataset.examples("train") + len(taught)
-    request = make_request(options, images, resolved.symbols, resolved.start[1] if resolved.start else None)
+    request = _request(context, resolved, number)
     labels = [(one.line.uri, one.text) for one in taught]
     digest = hashlib.sha256(json.dumps(labels, ensure_ascii=False).encode(errors="surrogatepass")).hexdigest()[:12]
     charset = dataset.read_charset(resolved.dataset_folder)
@@ -326,5 +345,7 @@ def _train_round(
             "taught": counts,
         }
         manifest = describe_model(output, f"{resolved.model_id}-{number}", how, dataset, resolved.dataset_folder)
-        storage.copy_folder(output, storage.join(work, _name_round(number)))
-        manifest.write(storage.join(work, _name_round(number)))
+        finished = storage.join(work, _name_round(number))
+        storage.remove_folder(finished)
+        storage.copy_folder(output, finished)
+        manifest.write(finished)

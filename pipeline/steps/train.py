@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Resolved:
+class ResolvedTraining:
     """The model to train, and the dataset to train it on.
 
     Attributes:
@@ -53,6 +53,7 @@ class _Resolved:
         choice: the reason for the network, if the step chose it; else None.
         least_steps: steps before which `--patience` does not end the training.
         start: folder and manifest of the model whose weights are the start, if there is one.
+        symbols: of a training line, on average.
         folder: of the committed model.
         training: the folder of the training that is under way.
         checkpoints: its folder of checkpoints.
@@ -68,6 +69,7 @@ class _Resolved:
     choice: str | None
     least_steps: int
     start: Start | None
+    symbols: float
     folder: str
     training: str
     checkpoints: str
@@ -100,7 +102,7 @@ class TrainStep:
         options, workspace = context.options, context.workspace
         place = ClusterPlace.from_environment(os.environ)
         chief = place is None or place.is_chief
-        resolved = _resolve(options, workspace)
+        resolved = resolve_training(options, workspace)
         model_id, request = resolved.model_id, resolved.request
         figures = {"model_id": model_id, **request}
         if resolved.committed is not None and not chief:
@@ -141,7 +143,7 @@ class TrainStep:
                 None,
                 ["on the dataset that the ingest step makes", f"write a model to {workspace.model('ID')}"],
             )
-        resolved = _resolve(options, workspace)
+        resolved = resolve_training(options, workspace)
         workspace.expect("models", LATEST, resolved.model_id)
         dataset = resolved.dataset
         images = dataset.examples("train")
@@ -169,7 +171,7 @@ class TrainStep:
         return 0
 
 
-def _resolve(options: LinePipelineOptions, workspace: Workspace) -> _Resolved:
+def resolve_training(options: LinePipelineOptions, workspace: Workspace) -> ResolvedTraining:
     """Determines the model that the latest dataset and the options make.
 
     Raises:
@@ -185,11 +187,13 @@ def _resolve(options: LinePipelineOptions, workspace: Workspace) -> _Resolved:
     symbols = measure_lines(dataset.read_statistics(dataset_folder))
     images = dataset.examples("train")
     start = find_start(options, workspace, dataset, dataset_folder, symbols)
-    if start is not None and options.init_from is None:  # a model that was made before is found, and not made again
-        earlier = _make_model_id(dataset_id, make_request(options, images, symbols, None))
-        start = None if workspace.holds("models", earlier) else start
     request = make_request(options, images, symbols, start[1] if start else None)
     model_id = _make_model_id(dataset_id, request)
+    if start is not None and options.init_from is None and not workspace.holds("models", model_id):
+        from_random = make_request(options, images, symbols, None)
+        earlier = _make_model_id(dataset_id, from_random)
+        if workspace.holds("models", earlier):  # by a version without base weights: it is found, and not made again
+            start, request, model_id = None, from_random, earlier
     folder = workspace.model(model_id)
     committed, damage = find_model(folder)
     if committed is None and "evaluate" in options.step_names:
@@ -197,7 +201,7 @@ def _resolve(options: LinePipelineOptions, workspace: Workspace) -> _Resolved:
     training = workspace.unfinished(Unfinished.TRAINING, model_id)
     checkpoints = storage.join(training, "checkpoints")
     resumes = options.resume != "never" and bool(storage.list_names(checkpoints))
-    return _Resolved(
+    return ResolvedTraining(
         dataset=dataset,
         dataset_folder=dataset_folder,
         model_id=model_id,
@@ -205,6 +209,7 @@ def _resolve(options: LinePipelineOptions, workspace: Workspace) -> _Resolved:
         choice=_explain_choice(options, request["model"], symbols, start),
         least_steps=count_least_steps(request, symbols, start),
         start=start,
+        symbols=symbols,
         folder=folder,
         training=training,
         checkpoints=checkpoints,
@@ -285,7 +290,7 @@ def find_model(folder: str) -> tuple[ModelManifest | None, str | None]:
 
 
 def _train(
-    options: LinePipelineOptions, workspace: Workspace, resolved: _Resolved, place: ClusterPlace | None
+    options: LinePipelineOptions, workspace: Workspace, resolved: ResolvedTraining, place: ClusterPlace | None
 ) -> ModelManifest | None:
     """Trains the model in processes of their own, and commits it; returns None on a node that is not the chief.
 
@@ -319,7 +324,7 @@ def _train(
         return _commit(workspace, resolved, trained) if chief else None
 
 
-def _commit(workspace: Workspace, resolved: _Resolved, trained: dict[str, Any]) -> ModelManifest:
+def _commit(workspace: Workspace, resolved: ResolvedTraining, trained: dict[str, Any]) -> ModelManifest:
     """Commits a trained model.
 
     Args:

@@ -66,11 +66,10 @@ def train_apart(
     storage.remove_folder(work)
 
 
-def load_beside_training(options: LinePipelineOptions, model_folder: str) -> Recogniser:
-    """Loads a model that recognises lines between trainings; by default with ONNX Runtime, which leaves them the GPU.
+def load_beside_training(model_folder: str) -> Recogniser:
+    """Loads a model that recognises lines between trainings: with ONNX Runtime, which leaves them the GPU.
 
     Raises:
-        DataError: if the folder holds no intact model.
+        DataError: if the folder holds no intact model, or one of a version that did not export to ONNX.
     """
-    engine = "onnx" if options.engine == "auto" else options.engine
-    return RecogniserSpec(model_folder, engine, os.cpu_count() or 1).load()
+    return RecogniserSpec(model_folder, "onnx", os.cpu_count() or 1).load()

@@ -30,19 +30,8 @@ def find_start(
         DataError: if the model that `--init_from` names is not there, or does not fit the dataset or `--model`.
     """
     named = options.init_from
-    if named == NONE:
-        return None
-    if named in (None, BASE):
-        network = options.network or choose_model(symbols)
-        base = find_base_weights(network)
-        if named is None:
-            if base is None or dataset.examples("train") >= FEW_IMAGES or base[1].height != dataset.height:
-                return None
-            return base if _knows_most(base, dataset, folder) else None
-        if base is None:
-            raise DataError(f"--init_from={BASE}: there are no base weights of the network {network}")
-        return _check(base, options, dataset)
-    assert named is not None
+    if named in (None, NONE, BASE):
+        return find_base_start(options, dataset, folder, symbols)
     for place in (named,) if storage.is_remote(named) else (workspace.model(named), named):
         try:
             return _check((place, ModelManifest.read(place)), options, dataset)
@@ -51,6 +40,32 @@ def find_start(
     raise DataError(
         f"--init_from={named} is neither the ID of a model in {workspace.root}/models nor the folder of a model"
     )
+
+
+def find_base_start(
+    options: LinePipelineOptions, dataset: DatasetManifest, folder: str, symbols: float
+) -> Start | None:
+    """Finds the base weights if they are the start; no other model is.
+
+    Args:
+        folder, symbols: as for `find_start`.
+
+    Raises:
+        DataError: if `--init_from=base` is given, but there are none for the network and the height.
+    """
+    network = options.network or choose_model(symbols)
+    base = find_base_weights(network)
+    if options.init_from == BASE:
+        if base is None:
+            raise DataError(
+                f"--init_from={BASE}: there are no base weights of the network {network}: leave --init_from or --model "
+                "out"
+            )
+        return _check(base, options, dataset)
+    few = options.init_from is None and dataset.examples("train") < FEW_IMAGES
+    if not few or base is None or base[1].height != dataset.height:
+        return None
+    return base if _knows_most(base, dataset, folder) else None
 
 
 def _knows_most(base: Start, dataset: DatasetManifest, folder: str) -> bool:

@@ -2,9 +2,11 @@
 
 import datetime
 
+import pytest
+
 from components.predictions.sampling import sample_recognised_images
 from tests.components.review.test_selection import NIGHT, put
-from tfrecords import LineExample, encode_example, write_records
+from tfrecords import DataError, LineExample, encode_example, write_records
 
 NAMES = [f"{number:03d}" for number in range(200)]
 
@@ -41,3 +43,10 @@ def test_an_image_that_was_recognised_twice_is_drawn_once_as_it_was_last(tmp_pat
     other, same = sample_recognised_images([first, second], 10)
     assert (other.uri, other.size_bytes) == ("other", 1)
     assert (same.uri, same.size_bytes, same.modified) == ("same", 7, later)
+
+
+def test_a_damaged_file_is_named_with_the_way_out(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"PAR1 and nothing else PAR1")
+    with pytest.raises(DataError, match=r"/a is damaged .* run the infer step"):
+        sample_recognised_images([str(path)], 10)

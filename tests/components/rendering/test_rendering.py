@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from components.rendering import collection
 from components.rendering.collection import (
     RenderingRequest,
     choose_faces,
@@ -64,6 +65,34 @@ def test_texts_that_no_face_has_are_left_out_with_their_symbols(fonts, caplog):
         choose_faces(str(fonts), ["A\u3042", "1\u3042"])
 
 
+def test_texts_that_would_be_drawn_wrong_are_left_out(fonts, caplog):
+    texts = ["A", "\u05d0\u05d1", "\u0628", "x\u0323\u0302y", "A" * 501, "A" * 500]
+    assert choose_faces(str(fonts), texts)[1] == ["A", "A" * 500]
+    assert "4 of 6 texts are left out" in caplog.text
+    with pytest.raises(DataError, match="no text that can be drawn"):
+        choose_faces(str(fonts), ["\u05d0"])
+
+
+def test_the_longest_text_in_the_widest_face_is_drawn(fonts):
+    faces, _ = choose_faces(str(fonts / "below"), ["W" * 500])
+    for face in faces:
+        for seed in range(4):
+            assert render_line("W" * 500, face, None, np.random.default_rng(seed)).shape[1] > 3000
+
+
+def test_grounds_are_a_sample_of_the_files_and_an_empty_folder_is_refused(tmp_path, monkeypatch):
+    for number in range(9):
+        (tmp_path / f"{number}.png").write_bytes(b"x" * number)
+    monkeypatch.setattr(collection, "MOST_GROUNDS", 4)
+    found = find_grounds(str(tmp_path))
+    assert len(found) == 4
+    assert found == sorted(found)
+    assert all(size == int(Path(path).stem) for path, size, _ in found)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="has no files"):
+        find_grounds(str(tmp_path / "empty"))
+
+
 def test_texts_are_read_once_each_in_their_normal_form(tmp_path):
     path = tmp_path / "texts.txt"
     path.write_bytes("\ufeffone\r\n  two  words \n\none\ne\u0301\n".encode())
@@ -117,8 +146,8 @@ def test_a_collection_has_every_text_and_the_same_bytes_whatever_the_processes(f
     grounds.mkdir()
     Image.new("L", (200, 60), 180).save(grounds / "paper.png")
     (grounds / "notes.txt").write_text("no image")
-    found = find_grounds(str(grounds))
-    assert len(found) == 2
+    found = [path for path, _, _ in find_grounds(str(grounds))]
+    assert [Path(path).name for path in found] == ["notes.txt", "paper.png"]
     made = []
     for processes in (1, 2):
         folder = tmp_path / f"made{processes}"

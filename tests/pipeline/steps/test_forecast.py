@@ -5,8 +5,11 @@ import json
 import pytest
 
 from components.training.launcher import TrainingLostError
+from pipeline.command_line import parse_options
 from pipeline.exits import EXIT_DONE, EXIT_LOST, EXIT_REFUSED
 from pipeline.steps import forecast, training_apart
+from pipeline.steps.train import resolve_training
+from pipeline.workspace import Workspace
 from tests.commands import make_workspace, run_command
 
 FLAGS = ("--steps=forecast", "--epochs=1")
@@ -20,11 +23,7 @@ def workspace(tmp_path, tiny_dataset, tiny_model, monkeypatch):
 
 @pytest.mark.slow
 def test_a_stopped_forecast_is_resumed_and_stands_in_the_report(workspace, monkeypatch, capsys):
-    model = json.loads((workspace / "models" / "tinymodel000" / "manifest.json").read_text())
-    dataset = json.loads((workspace / "datasets" / "tinydataset0" / "manifest.json").read_text())
-    assert model["dataset_id"] == dataset["dataset_id"]
-    (workspace / "datasets" / "tinydataset0").rename(workspace / "datasets" / model["dataset_id"])
-    (workspace / "datasets" / "LATEST").write_text(model["dataset_id"])
+    assert run_command(workspace, "--steps=train", "--epochs=1") == EXIT_DONE
     train, calls = training_apart.train_until_reading, []
 
     def lose_the_second(*arguments, **how):
@@ -58,13 +57,21 @@ def test_a_stopped_forecast_is_resumed_and_stands_in_the_report(workspace, monke
 
 
 def test_what_is_missing_is_said_with_the_way_out(workspace, monkeypatch, capsys):
-    monkeypatch.setattr(forecast, "_LEAST_LINES", 40)
-    manifest = workspace / "models" / "tinymodel000" / "manifest.json"
-    content = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps({**content, "dataset_id": "another00000"}))
     for flags in (["--plan"], []):
         assert run_command(workspace, *FLAGS, *flags) == EXIT_REFUSED
-        assert "run the train step first (--steps=train,evaluate,forecast)" in capsys.readouterr().err
-    manifest.write_text(json.dumps({**content, "dataset_id": "tinydataset0"}))
+        assert "run the train step first, with the same flags (--steps=train,forecast)" in capsys.readouterr().err
+    assert run_command(workspace, *FLAGS, "--init_from=tinymodel000") == EXIT_REFUSED
+    assert "has seen labels that the forecast holds back" in capsys.readouterr().err
+    other = workspace / "models" / resolve(workspace)
+    (workspace / "models" / "tinymodel000").rename(other)
+    manifest = json.loads((other / "manifest.json").read_text())
+    (other / "manifest.json").write_text(json.dumps({**manifest, "model_id": other.name}))
+    monkeypatch.setattr(forecast, "_LEAST_LINES", 40)
     assert run_command(workspace, *FLAGS) == EXIT_REFUSED
     assert "has 16 training lines" in capsys.readouterr().err
+
+
+def resolve(workspace) -> str:
+    """The ID of the model that the train step would make."""
+    options = parse_options([f"--workspace={workspace}", *FLAGS])
+    return resolve_training(options, Workspace(str(workspace))).model_id

@@ -102,7 +102,7 @@ def test_a_lost_round_is_trained_again_and_a_finished_one_is_not(workspace, monk
 def test_a_model_that_reads_nothing_teaches_nothing(workspace, monkeypatch, capsys):
     monkeypatch.setattr(selftrain, "label_confident_lines", lambda *_: [])
     assert run_command(workspace, *FLAGS) == EXIT_DONE
-    assert "model tinymodel000 reads nothing in 12 unlabelled images" in capsys.readouterr().out
+    assert "none of 12 unlabelled images can teach: model tinymodel000 reads nothing" in capsys.readouterr().out
     assert read_pointers(workspace) == ("tinymodel000", "tinymodel000")
 
 
