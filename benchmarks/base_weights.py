@@ -91,7 +91,7 @@ def copy_start(model: str, folder: str) -> None:
     storage.remove_folder(folder)
     for name in (KERAS_NAME, CHARSET_NAME):
         storage.copy_file(storage.join(model, name), storage.join(folder, name))
-    dataclasses.replace(manifest, files=describe_files(folder)).write(folder)
+    dataclasses.replace(manifest, files=describe_files(folder), language_model=None).write(folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

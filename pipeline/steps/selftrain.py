@@ -43,7 +43,7 @@ class _Resolved:
     """The model that teaches, the images that it teaches with, and the model to train.
 
     Attributes:
-        teacher: the accepted model.
+        teacher, teacher_folder: the accepted model.
         dataset, dataset_folder: the latest dataset.
         images: a sample of the images that committed runs read, and the dataset does not have.
         symbols: of a line of the dataset, on average.
@@ -58,6 +58,7 @@ class _Resolved:
     """
 
     teacher: ModelManifest
+    teacher_folder: str
     dataset: DatasetManifest
     dataset_folder: str
     images: list[ImageReference]
@@ -101,7 +102,7 @@ class SelftrainStep:
         teacher_id = resolved.teacher.model_id
         figures: dict[str, Any] = {"teacher": teacher_id, "unlabelled": len(resolved.images)}
         if resolved.outcome is Outcome.NOTHING:
-            return StepResult(_EXPLAIN_NOTHING, workspace.model(teacher_id), figures, Outcome.NOTHING)
+            return StepResult(_EXPLAIN_NOTHING, resolved.teacher_folder, figures, Outcome.NOTHING)
         manifest = resolved.committed
         if manifest is None:
             if resolved.damage is not None:
@@ -112,7 +113,7 @@ class SelftrainStep:
                 summary = (
                     f"none of {len(resolved.images):,} unlabelled images can teach: model {teacher_id} reads nothing"
                 )
-                return StepResult(summary, workspace.model(teacher_id), figures, Outcome.NOTHING)
+                return StepResult(summary, resolved.teacher_folder, figures, Outcome.NOTHING)
         storage.remove_folder(resolved.unfinished)
         workspace.write_pointer("models", LATEST, manifest.model_id)
         taught = manifest.options["taught"]
@@ -229,6 +230,7 @@ def _resolve(context: Context) -> _Resolved:
         finished += 1
     return _Resolved(
         teacher=teacher,
+        teacher_folder=workspace.model(teacher_id),
         dataset=dataset,
         dataset_folder=dataset_folder,
         images=images,
@@ -279,7 +281,7 @@ def _train_rounds(context: Context, resolved: _Resolved) -> ModelManifest | None
             f"none of the {len(resolved.images):,} images that were recognised can be read any more, "
             f"{resolved.images[0].uri} among them: no image can teach"
         )
-    reader, model = context.workspace.model(resolved.teacher.model_id), resolved.teacher
+    reader, model = resolved.teacher_folder, resolved.teacher
     for number in range(1, options.selftrain_rounds + 1):
         folder = storage.join(work, _name_round(number))
         if number > resolved.finished_rounds:

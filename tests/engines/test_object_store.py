@@ -228,6 +228,23 @@ def test_a_dataset_trains_a_model_from_the_weights_of_another(store, proxy, caps
     assert "it was there already" in capsys.readouterr().out
 
 
+def test_the_accepted_model_teaches_another_in_a_bucket(store, tiny_dataset, capsys):
+    storage.copy_folder(str(tiny_dataset), f"{store}/ws/datasets/tinydataset0")
+    storage.write_bytes(f"{store}/ws/datasets/LATEST", b"tinydataset0\n")
+    assert run(store, "infer") == EXIT_DONE
+    flags = ["--epochs=1", "--selftrain_rounds=1"]
+    assert run(store, "selftrain", *flags) == EXIT_DONE, capsys.readouterr()
+    model_id = storage.read_bytes(f"{store}/ws/models/LATEST").decode().strip()
+    manifest = ModelManifest.read(f"{store}/ws/models/{model_id}")
+    assert {"model.keras", "model.onnx", "taught_labels.parquet"} <= set(manifest.files)
+    sizes = {name: described["bytes"] for name, described in manifest.files.items()}
+    assert storage.find_missing_or_changed(f"{store}/ws/models/{model_id}", sizes) is None
+    assert storage.list_names(f"{store}/ws/unfinished") == []
+    capsys.readouterr()
+    assert run(store, "selftrain", *flags) == EXIT_DONE
+    assert "it was there already" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["model.onnx", "model.keras"])
 def test_a_model_that_was_tampered_with_is_not_loaded(store, object_store, name, capsys):
     content = bytearray(object_store.get(f"{store}/ws/models/first/{name}"))

@@ -241,7 +241,9 @@ def copy_file(source: str, destination: str) -> None:
 
 
 def copy_folder(source: str, destination: str) -> None:
-    """Copies every file below a local folder."""
+    """Copies every file below a local folder; raises a ValueError for another."""
+    if is_remote(source):
+        raise ValueError(f"{source} is no local folder")
     for folder, _, names in os.walk(source):
         for name in sorted(names):
             path = os.path.join(folder, name)
