@@ -32,6 +32,7 @@ class Recipe:
         clip_norm: greatest norm of all gradients together; infinity clips nothing.
         augment: whether training lines are distorted a little, differently each time.
         fine_tuning: factor on the learning rate when training starts from another model's weights.
+        from_base: the same for the base weights, which are farther from what is to be learned.
     """
 
     epochs: int
@@ -43,6 +44,7 @@ class Recipe:
     clip_norm: float
     augment: bool
     fine_tuning: float = 0.25
+    from_base: float = 0.5
 
     def count_least_steps(self, symbols: float) -> int:
         """Counts the steps that a training needs.

@@ -174,8 +174,7 @@ def _resolve(context: Context) -> _Resolved:
             f"dataset {dataset.dataset_id} has {lines:,} training lines: a forecast takes models of a quarter of them, "
             f"and at least {_LEAST_LINES}: ingest more images"
         )
-    start = whole.start[1] if whole.start else None
-    requests = {part: make_request(options, part.count_lines(lines), whole.symbols, start) for part in PARTS}
+    requests = {part: make_request(options, part.count_lines(lines), whole.symbols, whole.start) for part in PARTS}
     forecast_id = make_id(
         version=_FORECAST_VERSION,
         model_id=whole.model_id,

@@ -187,7 +187,7 @@ def _resolve(context: Context) -> _Resolved:
     reviews = storage.join(workspace.root, "review")
 
     def make_check(start: Start | None) -> tuple[Start | None, dict[str, Any], str]:
-        request = make_request(options, folds[0].count_training_lines(), symbols, start[1] if start else None)
+        request = make_request(options, folds[0].count_training_lines(), symbols, start)
         request.pop("texts", None)  # labels are checked without a language model
         return start, request, make_id(version=_CHECK_VERSION, dataset_id=dataset_id, folds=count, **request)
 

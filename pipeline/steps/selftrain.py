@@ -209,7 +209,7 @@ def _resolve(context: Context) -> _Resolved:
         "images": options.selftrain_images,
         "rounds": options.selftrain_rounds,
         "limits": dataclasses.asdict(options.image_limits),
-        **make_request(options, dataset.examples("train"), symbols, start[1] if start else None),
+        **make_request(options, dataset.examples("train"), symbols, start),
     }
     unfinished = workspace.unfinished(Unfinished.SELF_TRAINING, make_id(**asked))
     names = () if options.resume == "never" else storage.list_names(unfinished)
@@ -257,9 +257,8 @@ def _count_lines(resolved: _Resolved, number: int, rounds: int) -> int:
 
 def _request(context: Context, resolved: _Resolved, number: int) -> dict[str, Any]:
     """Returns the network and the settings of a round's training."""
-    start = resolved.start[1] if resolved.start else None
     lines = _count_lines(resolved, number, context.options.selftrain_rounds)
-    return make_request(context.options, lines, resolved.symbols, start)
+    return make_request(context.options, lines, resolved.symbols, resolved.start)
 
 
 def _train_rounds(context: Context, resolved: _Resolved) -> ModelManifest | None:

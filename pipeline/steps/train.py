@@ -187,7 +187,7 @@ def resolve_training(options: LinePipelineOptions, workspace: Workspace) -> Reso
     symbols = measure_lines(dataset.read_statistics(dataset_folder))
     images = dataset.examples("train")
     start = find_start(options, workspace, dataset, dataset_folder, symbols)
-    request = make_request(options, images, symbols, start[1] if start else None)
+    request = make_request(options, images, symbols, start)
     model_id = _make_model_id(dataset_id, request)
     if start is not None and options.init_from is None and not workspace.holds("models", model_id):
         from_random = make_request(options, images, symbols, None)
@@ -250,27 +250,26 @@ def count_least_steps(request: dict[str, Any], symbols: float, start: Start | No
     return RECIPES[request["model"]].count_least_steps(symbols) if start is None or is_base(start) else 0
 
 
-def make_request(
-    options: LinePipelineOptions, images: int, symbols: float, start: ModelManifest | None
-) -> dict[str, Any]:
+def make_request(options: LinePipelineOptions, images: int, symbols: float, start: Start | None) -> dict[str, Any]:
     """Returns the network and its training settings, by flag: those that were asked for, or those of its recipe.
 
     Args:
         images: to train on.
         symbols: of a training line, on average.
     """
-    network = options.network or (start.model if start else choose_model(symbols))
+    network = options.network or (start[1].model if start else choose_model(symbols))
     recipe = RECIPES[network]
+    slower = 1.0 if start is None else recipe.from_base if is_base(start) else recipe.fine_tuning
     batch_size = options.batch_size or recipe.batch_size
     epochs = options.epochs or recipe.epochs_for(images, batch_size, symbols)
     request = {
         "model": network,
         "epochs": epochs,
         "batch_size": batch_size,
-        "learning_rate": options.learning_rate or recipe.learning_rate * (recipe.fine_tuning if start else 1),
+        "learning_rate": options.learning_rate or recipe.learning_rate * slower,
         "patience": options.patience or -(-epochs // 3),
         "seed": options.seed,
-        "init_from": start.model_id if start else None,
+        "init_from": start[1].model_id if start else None,
     }
     if options.texts:  # only then, so that other models keep their IDs
         request["texts"] = compute_texts_checksum(options.texts)

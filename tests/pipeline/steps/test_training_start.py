@@ -75,7 +75,7 @@ def test_a_training_from_base_says_so(tiny_dataset, tiny_model, tmp_path, base, 
     model_id = (workspace / "models" / "LATEST").read_text().strip()
     options = json.loads((workspace / "models" / model_id / "manifest.json").read_text())["options"]
     assert options["init_from"] == "tinymodel000"
-    assert options["learning_rate"] == pytest.approx(0.001)
+    assert options["learning_rate"] == pytest.approx(0.002)
 
 
 @pytest.mark.slow
