@@ -360,7 +360,8 @@ def test_no_secret_is_told_anywhere(store, object_store, proxy, tmp_path, monkey
         "from tfrecords import storage\n"
         "def fail(context):\n"
         f"    storage.open_filesystem('{store}').call('GET', 'b/{{}}/o/{{}}', '{store[5:]}', 'forbidden')\n"
-        "pipeline.steps.STEPS[2].run = fail\n"
+        "(step,) = pipeline.steps.choose_steps(['evaluate'])\n"
+        "step.run = fail\n"
         "pipeline.main.command()"
     )
     proxy.fault = lambda request: {"forbidden": 418, "lines/05-aab1.png": 403}.get(request.name)

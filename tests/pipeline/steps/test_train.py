@@ -196,7 +196,7 @@ def test_a_training_in_which_reading_never_begins_is_repeated_with_a_lower_rate_
     monkeypatch.setattr(repeated_training, "read_history", read_and_note)
     monkeypatch.setattr(repeated_training, "get_lowest_cer", rate_by_folder)
     (tmp_path / "texts.txt").write_text("a1b2\nc3\n\nUNKNOWN\n")
-    flags = ("--steps=train", "--height=32", f"--texts={tmp_path / 'texts.txt'}", *flags)
+    flags = ("--steps=train", "--init_from=none", f"--texts={tmp_path / 'texts.txt'}", *flags)
     assert run_command(workspace, *flags) == EXIT_DONE
     said = capsys.readouterr().out
     assert ("training again with a learning rate of 0.0005 in place of 0.004" in said) == (cers is not None)
