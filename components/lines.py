@@ -1,18 +1,30 @@
-"""Lines of listed images, read and decoded in order by threads or helper processes."""
+"""Lines of listed images, read and decoded in order by threads or helper processes, and lines of examples."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
+
+import numpy as np
 
 from components.listing import ImageReference, read_image
 from components.processes import HelperPool, map_in_threads
 from components.rejects import Reject
-from tfrecords import ImageLimits, ImageRejected, LineImage, read_line, storage
+from tfrecords import (
+    ImageLimits,
+    ImageRejected,
+    LineImage,
+    decode_png,
+    examples_to_record_batch,
+    read_line,
+    storage,
+)
 
 _Outcome = TypeVar("_Outcome")
 _READ_AHEAD, _THREADS = 64, 16
+_RECORDS_AT_A_TIME = 1000
 _WORTH_CALLING = 64  # references; with fewer, helper processes cost more than they save
 
 
@@ -50,6 +62,16 @@ def read_referenced_line(reference: ImageReference, height: int, limits: ImageLi
         return Reject(reference.uri, "unreadable", str(error))
     except ImageRejected as error:
         return Reject(reference.uri, error.reason, error.detail)
+
+
+def read_example_lines(records: Iterable[bytes]) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
+    """Reads the lines of serialised examples; yields the label and the URI of each, and its pixels."""
+    records = iter(records)
+    while examples := list(itertools.islice(records, _RECORDS_AT_A_TIME)):
+        batch = examples_to_record_batch(examples)
+        columns = (batch.column(batch.schema.get_field_index(name)).flatten() for name in ("image", "text", "uri"))
+        for image, text, uri in zip(*(column.to_pylist() for column in columns), strict=True):
+            yield (text.decode(), uri.decode()), decode_png(image)
 
 
 def digest_references(references: Sequence[ImageReference]) -> str:

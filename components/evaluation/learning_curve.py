@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,15 +11,14 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from components.evaluation.bootstrap import compute_percentile_interval, resample_sums
+from components.lines import read_example_lines
 from components.metrics import compute_edit_distance
 from components.recogniser.batches import recognise_in_batches
 from components.recogniser.model import Recogniser
 from tfrecords import (
     DatasetManifest,
     ShardEntry,
-    decode_png,
     name_shard,
-    read_record_batches,
     read_records,
     storage,
     write_records,
@@ -104,17 +104,12 @@ def count_symbol_errors(shards: Iterable[str], recogniser: Recogniser) -> tuple[
     """
     truths: list[str] = []
 
-    def read_lines() -> Iterator[tuple[int, np.ndarray]]:
-        for path in shards:
-            for batch in read_record_batches(path):
-                images, texts = (
-                    batch.column(batch.schema.get_field_index(name)).flatten() for name in ("image", "text")
-                )
-                for image, text in zip(images.to_pylist(), texts.to_pylist(), strict=True):
-                    truths.append(text.decode())
-                    yield len(truths) - 1, decode_png(image)
+    def number_lines() -> Iterator[tuple[int, np.ndarray]]:
+        for (truth, _), pixels in read_example_lines(itertools.chain.from_iterable(map(read_records, shards))):
+            truths.append(truth)
+            yield len(truths) - 1, pixels
 
-    texts = {i: found.text for i, found in recognise_in_batches(read_lines(), recogniser.recognise_lines)}
+    texts = {i: found.text for i, found in recognise_in_batches(number_lines(), recogniser.recognise_lines)}
     return list(map(len, truths)), [compute_edit_distance(truth, texts[i]) for i, truth in enumerate(truths)]
 
 

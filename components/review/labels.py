@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow
 from rapidfuzz.distance import Levenshtein
 
 from components.ctc.decoding import Emissions, compute_posteriors, decode_greedily, pad_labels
+from components.lines import read_example_lines
 from components.recogniser.batches import collect_batches
 from components.recogniser.model import Recogniser
-from tfrecords import decode_png, examples_to_record_batch
 
 CHECKED_NAME = "labels.parquet"
 CHECKED_SCHEMA = pyarrow.schema(
@@ -27,7 +27,6 @@ CHECKED_SCHEMA = pyarrow.schema(
         pyarrow.field("suspicion", pyarrow.float64(), nullable=False),
     ]
 )
-_RECORDS_AT_A_TIME = 1000
 _LEAST_LOG_PROBABILITY = -700.0  # that of a label which the network holds for impossible
 _MOST_CORRECTIONS = 12  # of one label, each posterior of which is computed
 _COST_OF_EDIT = 6.0  # natural logarithms
@@ -77,21 +76,11 @@ def check_labels(records: Iterable[bytes], recogniser: Recogniser) -> pyarrow.Ta
         DataError: if the model gives no numbers.
     """
     tables = [CHECKED_SCHEMA.empty_table()]
-    for batch in collect_batches(_read_lines(records)):
+    for batch in collect_batches(read_example_lines(records)):
         described, pixels = zip(*batch, strict=True)
         labels, uris = zip(*described, strict=True)
         tables.append(_check_batch(pixels, labels, uris, recogniser))
     return pyarrow.concat_tables(tables)
-
-
-def _read_lines(records: Iterable[bytes]) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
-    """Yields the label and the URI of each line, and its pixels."""
-    records = iter(records)
-    while examples := list(itertools.islice(records, _RECORDS_AT_A_TIME)):
-        batch = examples_to_record_batch(examples)
-        columns = (batch.column(batch.schema.get_field_index(name)).flatten() for name in ("image", "text", "uri"))
-        for image, text, uri in zip(*(column.to_pylist() for column in columns), strict=True):
-            yield (text.decode(), uri.decode()), decode_png(image)
 
 
 def _check_batch(

@@ -16,6 +16,11 @@ FEW_IMAGES = 500
 _FOLDER = os.path.join(os.path.dirname(__file__), "base")
 
 
+def is_base_folder(folder: str) -> bool:
+    """Checks whether a model's folder is that of base weights."""
+    return os.path.dirname(folder) == _FOLDER
+
+
 def find_base_weights(network: str) -> tuple[str, ModelManifest] | None:
     """Finds the folder and the manifest of a network's base weights; returns None if it has none."""
     folder = os.path.join(_FOLDER, network)

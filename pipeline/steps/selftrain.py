@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -322,7 +320,6 @@ def _train_round(
     dataset = resolved.dataset
     request = _request(context, resolved, number)
     labels = [(one.line.uri, one.text) for one in taught]
-    digest = hashlib.sha256(json.dumps(labels, ensure_ascii=False).encode(errors="surrogatepass")).hexdigest()[:12]
     charset = dataset.read_charset(resolved.dataset_folder)
 
     def write_dataset(folder: str) -> None:
@@ -330,7 +327,7 @@ def _train_round(
 
     with train_apart(
         options,
-        storage.join(work, f"training-{number}-{digest}"),
+        storage.join(work, f"training-{number}-{make_id(labels=labels)}"),
         request,
         least_steps=count_least_steps(request, resolved.symbols, resolved.start),
         write_dataset=write_dataset,

@@ -25,16 +25,15 @@ from components.training.place import ClusterPlace
 from components.training.recipes import LONG_LINE, RECIPES, TIME_STRIDE, choose_model
 from pipeline.options import LinePipelineOptions
 from pipeline.steps.estimate import estimate_time
-from pipeline.steps.repeated_training import remove_checkpoints, train_until_reading
+from pipeline.steps.repeated_training import remove_checkpoints
 from pipeline.steps.step import Context, Outcome, Plan, StepResult, get_now, require_test_split
+from pipeline.steps.training_apart import train_from_start
 from pipeline.steps.training_files import (
     compute_texts_checksum,
     fetch_dataset,
-    fetch_texts,
-    fetch_weights,
     open_training_folder,
 )
-from pipeline.steps.training_start import Start, find_start, is_base
+from pipeline.steps.training_start import Start, find_start, is_base, is_fine_tuning
 from pipeline.workspace import LATEST, Unfinished, Workspace, make_id, read_latest_dataset
 from tfrecords import DataError, DatasetManifest, storage
 from tfrecords.manifest import CHARSET_NAME, MANIFEST_NAME
@@ -234,7 +233,7 @@ def measure_lines(statistics: Mapping[str, Any]) -> float:
 def _explain_choice(options: LinePipelineOptions, network: str, symbols: float, start: Start | None) -> str | None:
     """Says why a network was chosen, and from what it starts; returns None if both were asked for."""
     parts = []
-    if options.network is None and (start is None or is_base(start)):
+    if options.network is None and not is_fine_tuning(start):
         comparison = "more" if symbols > LONG_LINE else "not more"
         parts.append(f"{network} is chosen: lines have {symbols:.0f} symbols on average, {comparison} than {LONG_LINE}")
     if options.init_from is None and start is not None:
@@ -247,7 +246,7 @@ def _explain_choice(options: LinePipelineOptions, network: str, symbols: float, 
 
 def count_least_steps(request: dict[str, Any], symbols: float, start: Start | None) -> int:
     """Counts the steps before which `--patience` does not end a training; 0 if it starts from a trained model."""
-    return RECIPES[request["model"]].count_least_steps(symbols) if start is None or is_base(start) else 0
+    return 0 if is_fine_tuning(start) else RECIPES[request["model"]].count_least_steps(symbols)
 
 
 def make_request(options: LinePipelineOptions, images: int, symbols: float, start: Start | None) -> dict[str, Any]:
@@ -300,25 +299,15 @@ def _train(
         remove_checkpoints(resolved.checkpoints)
     in_workspace = chief and not storage.is_remote(resolved.training)
     with open_training_folder(resolved.training if in_workspace else None) as scratch:
-        start = resolved.start
-        request = {
-            **resolved.request,
-            "least_steps": resolved.least_steps,
-            "dataset_folder": fetch_dataset(resolved.dataset_folder, resolved.dataset, scratch),
-            "output_folder": os.path.join(scratch, "model"),
-            "checkpoint_folder": resolved.checkpoints,
-            "init_from": fetch_weights(*start, scratch) if start else None,
-            "init_symbols": start[1].read_charset(start[0]).symbols if start else (),
-            "texts": fetch_texts(options.texts, resolved.request["texts"], scratch) if options.texts else None,
-        }
-
-        trained = train_until_reading(
-            request,
+        trained = train_from_start(
+            options,
+            resolved.request,
             scratch,
-            options.train_workers,
-            restarts=options.train_restarts,
+            fetch_dataset(resolved.dataset_folder, resolved.dataset, scratch),
+            resolved.checkpoints,
+            least_steps=resolved.least_steps,
+            start=resolved.start,
             place=place,
-            repeats=not (options.learning_rate or (start and not is_base(start))),
         )
         return _commit(workspace, resolved, trained) if chief else None
 

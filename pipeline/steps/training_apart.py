@@ -1,4 +1,4 @@
-"""A training beside that of the train step: on a part of the dataset's lines, or on more lines than it has."""
+"""One training, of the train step or apart from it: on a part of the dataset's lines, or on more than it has."""
 
 from __future__ import annotations
 
@@ -8,11 +8,56 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from components.recogniser.model import Recogniser, RecogniserSpec
+from components.training.place import ClusterPlace
 from pipeline.options import LinePipelineOptions
 from pipeline.steps.repeated_training import remove_checkpoints, train_until_reading
 from pipeline.steps.training_files import fetch_texts, fetch_weights, open_training_folder
-from pipeline.steps.training_start import Start, is_base
+from pipeline.steps.training_start import Start, is_fine_tuning
 from tfrecords import storage
+
+
+def train_from_start(
+    options: LinePipelineOptions,
+    request: dict[str, Any],
+    scratch: str,
+    dataset: str,
+    checkpoints: str,
+    *,
+    least_steps: int,
+    start: Start | None,
+    place: ClusterPlace | None = None,
+) -> dict[str, Any]:
+    """Trains a model from a start as the options say; it is repeated unless its rate was given or is for fine-tuning.
+
+    Args:
+        request: the network, and how it is trained, as `make_request` has it.
+        scratch: local, for copies of what the training needs, the workers' logs, and the model.
+        dataset: local folder.
+        checkpoints: their folder, local or remote.
+        least_steps: steps before which `--patience` does not end the training.
+        start: folder and manifest of the model whose weights are the start, if there is one.
+        place: as for `train_in_processes`.
+
+    Returns:
+        The request of the better training, whose `output_folder` has the model.
+
+    Raises:
+        DataError, TrainingLostError: as `train_until_reading` does.
+    """
+    asked = {
+        **request,
+        "least_steps": least_steps,
+        "dataset_folder": dataset,
+        "output_folder": os.path.join(scratch, "model"),
+        "checkpoint_folder": checkpoints,
+        "init_from": fetch_weights(*start, scratch) if start else None,
+        "init_symbols": start[1].read_charset(start[0]).symbols if start else (),
+        "texts": fetch_texts(options.texts, request["texts"], scratch) if request.get("texts") else None,
+    }
+    repeats = not (options.learning_rate or is_fine_tuning(start))
+    return train_until_reading(
+        asked, scratch, options.train_workers, restarts=options.train_restarts, place=place, repeats=repeats
+    )
 
 
 @contextlib.contextmanager
@@ -48,21 +93,7 @@ def train_apart(
         dataset = os.path.join(scratch, "dataset")
         storage.remove_folder(dataset)
         write_dataset(dataset)
-        texts = fetch_texts(options.texts, request["texts"], scratch) if request.get("texts") else None
-        asked = {
-            **request,
-            "least_steps": least_steps,
-            "dataset_folder": dataset,
-            "output_folder": os.path.join(scratch, "model"),
-            "checkpoint_folder": checkpoints,
-            "init_from": fetch_weights(*start, scratch) if start else None,
-            "init_symbols": start[1].read_charset(start[0]).symbols if start else (),
-            "texts": texts,
-        }
-        repeats = not (options.learning_rate or (start and not is_base(start)))
-        yield train_until_reading(
-            asked, scratch, options.train_workers, restarts=options.train_restarts, repeats=repeats
-        )
+        yield train_from_start(options, request, scratch, dataset, checkpoints, least_steps=least_steps, start=start)
     storage.remove_folder(work)
 
 

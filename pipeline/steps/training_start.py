@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from components.recogniser.manifest import ModelManifest
-from components.training.base_weights import BASE, FEW_IMAGES, find_base_weights
+from components.training.base_weights import BASE, FEW_IMAGES, find_base_weights, is_base_folder
 from components.training.recipes import choose_model
 from pipeline.options import LinePipelineOptions
 from pipeline.workspace import Workspace
@@ -93,8 +93,10 @@ def _check(start: Start, options: LinePipelineOptions, dataset: DatasetManifest)
 
 
 def is_base(start: Start | None) -> bool:
-    """Checks whether a start is the base weights of its network."""
-    if start is None:
-        return False
-    base = find_base_weights(start[1].model)
-    return base is not None and base[0] == start[0]
+    """Checks whether a start is base weights."""
+    return start is not None and is_base_folder(start[0])
+
+
+def is_fine_tuning(start: Start | None) -> bool:
+    """Checks whether a training continues that of a model, and does not begin with random or base weights."""
+    return start is not None and not is_base(start)

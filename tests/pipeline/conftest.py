@@ -9,7 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from components.training.launcher import TrainingLostError
 from pipeline.report import notify
+from pipeline.steps import training_apart
 
 
 class Service(http.server.HTTPServer):
@@ -38,6 +40,21 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_) -> None:
         pass
+
+
+@pytest.fixture
+def trainings(monkeypatch) -> list[tuple]:
+    """The arguments of each training apart that is begun, the second of which is lost."""
+    train, begun = training_apart.train_until_reading, []
+
+    def lose_the_second(*arguments, **how):
+        begun.append(arguments)
+        if len(begun) == 2:
+            raise TrainingLostError("worker 0 was killed")
+        return train(*arguments, **how)
+
+    monkeypatch.setattr(training_apart, "train_until_reading", lose_the_second)
+    return begun
 
 
 @pytest.fixture

@@ -4,10 +4,9 @@ import json
 
 import pytest
 
-from components.training.launcher import TrainingLostError
 from pipeline.command_line import parse_options
 from pipeline.exits import EXIT_DONE, EXIT_LOST, EXIT_REFUSED
-from pipeline.steps import forecast, training_apart
+from pipeline.steps import forecast
 from pipeline.steps.train import resolve_training
 from pipeline.workspace import Workspace
 from tests.commands import make_workspace, run_command
@@ -22,24 +21,16 @@ def workspace(tmp_path, tiny_dataset, tiny_model, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_stopped_forecast_is_resumed_and_stands_in_the_report(workspace, monkeypatch, capsys):
+def test_a_stopped_forecast_is_resumed_and_stands_in_the_report(workspace, request, capsys):
     assert run_command(workspace, "--steps=train", "--epochs=1") == EXIT_DONE
-    train, calls = training_apart.train_until_reading, []
-
-    def lose_the_second(*arguments, **how):
-        calls.append(arguments)
-        if len(calls) == 2:
-            raise TrainingLostError("worker 0 was killed")
-        return train(*arguments, **how)
-
-    monkeypatch.setattr(training_apart, "train_until_reading", lose_the_second)
+    trainings = request.getfixturevalue("trainings")  # of the forecast alone
     assert run_command(workspace, *FLAGS) == EXIT_LOST
     capsys.readouterr()
     assert run_command(workspace, *FLAGS, "--plan") == EXIT_DONE
     assert "3 trainings, on 4, 4, 8 labels, of which 2 are left" in capsys.readouterr().out
     assert run_command(workspace, *FLAGS) == EXIT_DONE
     said = capsys.readouterr().out
-    assert len(calls) == 4
+    assert len(trainings) == 4
     assert "with 16 labels; expected: " in said
     (folder,) = (workspace / "forecasts").iterdir()
     made = json.loads((folder / "forecast.json").read_text())
@@ -53,7 +44,7 @@ def test_a_stopped_forecast_is_resumed_and_stands_in_the_report(workspace, monke
     for flags in (["--plan"], []):
         assert run_command(workspace, *FLAGS, *flags) == EXIT_DONE
         assert "there already" in capsys.readouterr().out
-    assert len(calls) == 4
+    assert len(trainings) == 4
 
 
 def test_what_is_missing_is_said_with_the_way_out(workspace, monkeypatch, capsys):

@@ -7,9 +7,8 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from components.training.launcher import TrainingLostError
 from pipeline.exits import EXIT_DONE, EXIT_LOST, EXIT_REFUSED, EXIT_USAGE
-from pipeline.steps import selftrain, training_apart
+from pipeline.steps import selftrain
 from tests.commands import make_workspace, run_command
 
 FLAGS = ("--steps=selftrain", "--epochs=1", "--height=32")
@@ -73,23 +72,14 @@ def test_a_model_trains_on_what_the_accepted_one_read_and_says_so(workspace, cap
 
 
 @pytest.mark.slow
-def test_a_lost_round_is_trained_again_and_a_finished_one_is_not(workspace, monkeypatch, capsys):
-    train, calls = training_apart.train_until_reading, []
-
-    def lose_the_second(*arguments, **how):
-        calls.append(arguments)
-        if len(calls) == 2:
-            raise TrainingLostError("worker 0 was killed")
-        return train(*arguments, **how)
-
-    monkeypatch.setattr(training_apart, "train_until_reading", lose_the_second)
+def test_a_lost_round_is_trained_again_and_a_finished_one_is_not(workspace, trainings, capsys):
     flags = (*FLAGS, "--selftrain_rounds=2")
     assert run_command(workspace, *flags) == EXIT_LOST
     capsys.readouterr()
     assert run_command(workspace, *flags, "--plan") == EXIT_DONE
     assert "resume: 1 of 2 trainings are finished" in capsys.readouterr().out
     assert run_command(workspace, *flags) == EXIT_DONE
-    assert len(calls) == 3
+    assert len(trainings) == 3
     model_id, _ = read_pointers(workspace)
     taught = pyarrow.parquet.read_table(workspace / "models" / model_id / "taught_labels.parquet").to_pylist()
     assert {row["model_id"] for row in taught} == {f"{model_id}-1"}
