@@ -241,7 +241,7 @@ def time_stages(images: Path, count: int, model: str, folder: Path) -> dict[str,
     loaded.engine.score(*pad_lines([np.full((request.height, request.height), 255, np.uint8)], manifest.time_stride))
     for number, references in enumerate(groups):
         with time_stage("reading files, and decoding to lines"):
-            lines = [read_referenced_line(image, request.height, request.limits) for image in references]
+            lines = [read_referenced_line(image, None, request.height, request.limits) for image in references]
         with time_stage("collecting batches"):
             batches = _collect_batches([line.pixels for line in lines])
         with time_stage("padding"):

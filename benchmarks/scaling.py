@@ -380,10 +380,10 @@ def read_lines_of(names: Sequence[str]) -> tuple[float, float, int]:
     """Reads and decodes images as a worker with one thread does; returns seconds, processor seconds, and pixels."""
     references = [ImageReference(name, name, 0, 0) for name in names]
     read = functools.partial(read_referenced_line, height=48, limits=ImageLimits())
-    for _ in map_in_order(read, references[:100], 1):
+    for _ in map_in_order(read, references[:100], 1, ImageLimits()):
         pass  # imports and connects
     started, used = time.monotonic(), time.process_time()
-    pixels = sum(line.pixels.size for line in map_in_order(read, references, 1))
+    pixels = sum(line.pixels.size for line in map_in_order(read, references, 1, ImageLimits()))
     return time.monotonic() - started, time.process_time() - used, pixels
 
 

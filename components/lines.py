@@ -1,16 +1,17 @@
-"""Lines of listed images, read and decoded in order by threads or helper processes, and lines of examples."""
+"""Lines of listed images, read and decoded in order within bounds, and lines of examples."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
 from components.listing import ImageReference, read_image
-from components.processes import HelperPool, map_in_threads
+from components.processes import HelperPool, bound_decoding, is_helper, map_in_threads
 from components.rejects import Reject
 from tfrecords import (
     ImageLimits,
@@ -23,43 +24,92 @@ from tfrecords import (
 )
 
 _Outcome = TypeVar("_Outcome")
+Content: TypeAlias = bytes | Reject | None
+"""What was read of an image's file: its bytes, why there are none, or None if nothing was tried."""
 _READ_AHEAD, _THREADS = 64, 16
 _RECORDS_AT_A_TIME = 1000
-_WORTH_CALLING = 64  # references; with fewer, helper processes cost more than they save
 
 
 def map_in_order(
-    function: Callable[[ImageReference], _Outcome], references: Sequence[ImageReference], processes: int
+    function: Callable[[ImageReference, Content], _Outcome],
+    references: Sequence[ImageReference],
+    processes: int,
+    limits: ImageLimits,
 ) -> Iterator[_Outcome]:
-    """Maps in the order of the references, which are read and decoded as fast as the machine allows.
+    """Maps in the order of the references. Helper processes decode, since an image may end the process that does.
+
+    What lies in an object store is read by threads of this process, and sent to a helper.
 
     Args:
-        function: reads the file that a reference names; it has to be one that can be pickled.
-        processes: how many processes this one may occupy.
+        function: decodes the image that a reference names, by `read_referenced_line`, once; it can be pickled.
+        processes: how many helper processes may work at a time.
+        limits: files with more bytes are not read.
     """
+    contents: Iterator[Content] = itertools.repeat(None)
     if any(storage.is_remote(reference.uri) for reference in references):  # a table may name both
-        return map_in_threads(function, references, _THREADS, ahead=_READ_AHEAD)
-    if processes > 1 and len(references) >= _WORTH_CALLING:
-        return _map_in_helpers(function, references, processes)
-    return map(function, references)  # threads would take turns at decoding, and lose time at each
+        fetch = functools.partial(_fetch, limits=limits)
+        contents = map_in_threads(fetch, references, _THREADS, ahead=_READ_AHEAD)
+    pairs = zip(references, contents, strict=False)
+    return itertools.starmap(function, pairs) if is_helper() else _map_in_helpers(function, pairs, processes)
+
+
+def prepare_decoding(helpers: HelperPool, processes: int) -> None:
+    """Starts helper processes of a job that decode, while the job starts."""
+    helpers.prepare(_do_nothing, None, processes)
+
+
+def _do_nothing(_: object) -> None:
+    """Does nothing: the helper has imported this file."""
 
 
 def _map_in_helpers(
-    function: Callable[[ImageReference], _Outcome], references: Sequence[ImageReference], processes: int
+    function: Callable[[ImageReference, Content], _Outcome],
+    pairs: Iterable[tuple[ImageReference, Content]],
+    processes: int,
 ) -> Iterator[_Outcome]:
     with HelperPool.current() as helpers:
-        yield from helpers.map(function, references, processes)
+        yield from helpers.map(functools.partial(_apply, function), pairs, processes)
 
 
-def read_referenced_line(reference: ImageReference, height: int, limits: ImageLimits) -> LineImage | Reject:
-    """Reads the grey line of a listed image; returns a reject that says why, if there is none."""
+def _apply(function: Callable[[ImageReference, Content], _Outcome], pair: tuple[ImageReference, Content]) -> _Outcome:
+    return function(*pair)
+
+
+def _fetch(reference: ImageReference, limits: ImageLimits) -> Content:
+    """Reads what lies in an object store; what does not is read where it is decoded."""
+    remote = reference.problem is None and storage.is_remote(reference.uri)
+    return _read_content(reference, limits) if remote else None
+
+
+def _read_content(reference: ImageReference, limits: ImageLimits) -> bytes | Reject:
+    """Reads an image's file, whose size may have changed since it was listed."""
+    try:
+        limits.check_bytes(reference.size_bytes)
+        content = read_image(reference.uri, limits.max_bytes + 1)
+        limits.check_bytes(len(content))
+    except OSError as error:
+        return Reject(reference.uri, "unreadable", str(error))
+    except ImageRejected as error:
+        return Reject(reference.uri, error.reason, error.detail)
+    return content
+
+
+def read_referenced_line(
+    reference: ImageReference, content: Content, height: int, limits: ImageLimits
+) -> LineImage | Reject:
+    """Reads the grey line of a listed image; returns a reject that says why, if there is none.
+
+    Args:
+        content: what was read of the file before; None to read it now.
+        height: of the line, pixels.
+        limits: which images are refused; a helper process keeps all of them.
+    """
     if reference.problem is not None:
         return Reject(reference.uri, reference.problem, reference.detail or "")
     try:
-        limits.check_bytes(reference.size_bytes)
-        return read_line(read_image(reference.uri), height, limits)
-    except OSError as error:
-        return Reject(reference.uri, "unreadable", str(error))
+        with bound_decoding(limits):
+            content = _read_content(reference, limits) if content is None else content
+            return content if isinstance(content, Reject) else read_line(content, height, limits)
     except ImageRejected as error:
         return Reject(reference.uri, error.reason, error.detail)
 

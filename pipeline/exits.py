@@ -5,7 +5,7 @@ from __future__ import annotations
 from components.training.launcher import TrainingLostError
 from pipeline.engines.dask_cluster import ClusterLostError
 from pipeline.options import UsageError
-from tfrecords import DataError, StoreLostError
+from tfrecords import DataError, ProcessLostError, StoreLostError
 
 EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, EXIT_HELD, EXIT_ALARM = 0, 1, 2, 3, 4
 EXIT_AGAIN, EXIT_INTERRUPTED, EXIT_LOST = 75, 130, 138
@@ -19,7 +19,7 @@ def choose_status(error: DataError) -> int:
         return EXIT_USAGE
     if isinstance(error, TrainingLostError):
         return EXIT_LOST
-    lost = isinstance(error, JobLostError | ClusterLostError | StoreLostError)
+    lost = isinstance(error, JobLostError | ClusterLostError | StoreLostError | ProcessLostError)
     return EXIT_AGAIN if lost else EXIT_REFUSED
 
 

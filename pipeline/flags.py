@@ -219,6 +219,18 @@ FLAG_SECTIONS = (
                 default=_LIMITS.max_line_width,
                 type=whole_number(1),
             ),
+            Flag(
+                "max_decode_seconds",
+                "rejects images whose decoding takes longer, in seconds of processor time",
+                default=_LIMITS.max_decode_seconds,
+                type=whole_number(1),
+            ),
+            Flag(
+                "max_decode_memory",
+                "rejects images whose decoding takes more memory, in bytes",
+                default=_LIMITS.max_decode_memory,
+                type=whole_number(50_000_000),
+            ),
         ),
     ),
     FlagSection(

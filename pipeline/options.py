@@ -50,7 +50,13 @@ class LinePipelineOptions(PipelineOptions):
     @property
     def image_limits(self) -> ImageLimits:
         """The limits past which an image is rejected."""
-        return ImageLimits(self.max_pixels, self.max_bytes, self.max_line_width)
+        return ImageLimits(
+            self.max_pixels,
+            self.max_bytes,
+            self.max_line_width,
+            max_decode_seconds=self.max_decode_seconds,
+            max_decode_memory=self.max_decode_memory,
+        )
 
     @property
     def decoding(self) -> Decoding:

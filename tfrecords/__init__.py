@@ -5,7 +5,7 @@ decodes images starts fast.
 """
 
 from tfrecords.charset import Charset, CharsetError, count_adjacent_repeats
-from tfrecords.errors import DataError, StoreError, StoreLostError
+from tfrecords.errors import DataError, ProcessLostError, StoreError, StoreLostError
 from tfrecords.example import LineExample, encode_example, examples_to_record_batch, read_record_batches, read_uris
 from tfrecords.image import (
     ImageLimits,
@@ -31,6 +31,7 @@ __all__ = [
     "ImageRejected",
     "LineExample",
     "LineImage",
+    "ProcessLostError",
     "ShardEntry",
     "SplitFractions",
     "StoreError",

@@ -14,3 +14,7 @@ class StoreError(DataError):
 
 class StoreLostError(StoreError):
     """An object store that does not answer, or fails to, but may do so later."""
+
+
+class ProcessLostError(DataError):
+    """Processes on this machine that were ended again and again from outside, so that work could not be done."""

@@ -39,6 +39,7 @@ _SIGNATURES = {
 _MOST_PAGES = 100  # of a TIFF that are looked at, for thumbnails
 _PNG_FILTER_UP = 2
 _LEAST_CONTRAST = 32
+_NO_MEMORY = "decoder error -9"  # Pillow's IMAGING_CODEC_MEMORY
 
 
 class ImageRejected(Exception):  # noqa: N818 (an outcome, not a failure)
@@ -62,24 +63,43 @@ class ImageRejected(Exception):  # noqa: N818 (an outcome, not a failure)
 
 @dataclasses.dataclass(frozen=True)
 class ImageLimits:
-    """Limits past which an image is refused; all but `max_line_width` are checked before it is decoded.
+    """Limits past which an image is refused.
+
+    The first four are checked before it is decoded, the width by the header's word. The last two are kept where helper
+    processes decode (`components.processes.bound_decoding`).
 
     Attributes:
         max_pixels: width times height of the source image.
         max_bytes: size of the file.
         max_line_width: pixels of width after scaling to the line height.
         min_side: pixels of the source image's shorter side.
+        max_decode_seconds: of processor time that reading and decoding may take.
+        max_decode_memory: bytes of address space that they may take.
     """
 
     max_pixels: int = 20_000_000
     max_bytes: int = 50_000_000
     max_line_width: int = 20_000
     min_side: int = 4
+    max_decode_seconds: int = 30
+    max_decode_memory: int = 600_000_000
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             if getattr(self, field.name) < 1:
                 raise ValueError(f"{field.name} must be at least 1, not {getattr(self, field.name)}")
+
+    def describe(self) -> dict[str, int]:
+        """Describes the limits for a manifest or an ID, without the bounds that are as they were always meant to be."""
+        values = dataclasses.asdict(self)
+        for name in ("max_decode_seconds", "max_decode_memory"):
+            if values[name] == getattr(ImageLimits, name):
+                del values[name]
+        return values
+
+    def explain_memory(self) -> str:
+        """Explains in words why an image is refused whose decoding takes too much memory."""
+        return f"its decoding takes more than --max_decode_memory={self.max_decode_memory} bytes of memory"
 
     def check_bytes(self, size: int) -> None:
         """Raises `ImageRejected` for a file with too many bytes."""
@@ -135,12 +155,12 @@ def read_line(data: bytes, height: int, limits: ImageLimits) -> LineImage:
             "too_large", f"its header says more pixels than could be decoded at all; --max_pixels={limits.max_pixels}"
         ) from None
     except MemoryError:
-        raise ImageRejected(
-            "too_large", f"not enough memory to decode it: lower --max_pixels={limits.max_pixels}"
-        ) from None
+        raise ImageRejected("too_large", limits.explain_memory()) from None
     except ImageRejected:
         raise
     except Exception as error:  # Pillow's plugins raise a dozen different ones on damaged files.
+        if str(error).endswith(_NO_MEMORY):
+            raise ImageRejected("too_large", limits.explain_memory()) from None
         raise ImageRejected("truncated", f"the image ends early or is damaged: {error}") from None
     return _scale_to_height(grey, height, limits)
 

@@ -78,7 +78,7 @@ class InferenceRequest:
 
 def describe_limits(limits: ImageLimits, height: int) -> dict[str, int]:
     """Describes for a manifest what decides whether an image can be read at all."""
-    return {**dataclasses.asdict(limits), "height": height, "decoder_version": _DECODER_VERSION}
+    return {**limits.describe(), "height": height, "decoder_version": _DECODER_VERSION}
 
 
 @dataclasses.dataclass(frozen=True)

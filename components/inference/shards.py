@@ -15,7 +15,7 @@ import numpy as np
 from components.commit import read_finished_summary
 from components.inference.request import SUMMARIES_NAME, InferenceRequest, RecognisedShard
 from components.inference.rows import ImageFile, RecognisedLine, make_predictions_table
-from components.lines import digest_references, map_in_order, read_referenced_line
+from components.lines import digest_references, map_in_order, prepare_decoding, read_referenced_line
 from components.listing import ImageReference
 from components.predictions.schema import CONFIDENCE_BINS, LEAST_CONFIDENT, ROW_GROUP_ROWS
 from components.processes import HelperPool, split_into_groups
@@ -96,12 +96,12 @@ def recognise_record_shard(
 
 
 def prepare_recognition(request: InferenceRequest, helpers: HelperPool) -> None:
-    """Has the helper processes of a job load the model while the job starts, if they will recognise with it."""
+    """Starts the helper processes of a job while the job starts, with the model if they will recognise with it."""
     processes = _choose_helpers(request.images // request.shards, request.processes)
-    if processes == 1:
-        return
     engine, _ = choose_engine(request.engine, ModelManifest.read(request.model_folder))
-    if engine == "onnx":
+    if processes == 1 or engine != "onnx":
+        prepare_decoding(helpers, processes)
+    else:
         read_chunk = functools.partial(_recognise_chunk, lines=_read_recorded_lines, reader=request.reader(engine))
         helpers.prepare(read_chunk, [], processes)
 
@@ -115,7 +115,7 @@ def _read_referenced_lines(
     references: Sequence[ImageReference], processes: int, *, height: int, limits: ImageLimits
 ) -> Iterator[LineImage | Reject]:
     decode = functools.partial(read_referenced_line, height=height, limits=limits)
-    return map_in_order(decode, references, processes)
+    return map_in_order(decode, references, processes, limits)
 
 
 def _read_recorded_lines(images: Iterable[bytes], processes: int) -> Iterator[LineImage]:

@@ -121,7 +121,7 @@ def copy_examples(
         DataError: if the file is damaged.
     """
     encode = functools.partial(encode_reference, rules=rules)
-    outcomes = map_in_order(encode, references, processes)
+    outcomes = map_in_order(encode, references, processes, rules.limits)
     new = {each.uri: (each, outcome) for each, outcome in zip(references, outcomes, strict=True)}
     used: collections.Counter[str] = collections.Counter()
     path = storage.join(old.folder, entry.name)

@@ -140,7 +140,7 @@ def write_training_shard(
     encode = functools.partial(encode_reference, rules=request.encoding)
 
     def outcomes() -> Iterator[tuple[ImageReference | None, bytes | Reject]]:
-        return zip(references, map_in_order(encode, references, request.processes), strict=True)
+        return zip(references, map_in_order(encode, references, request.processes, request.limits), strict=True)
 
     return _write_shard(shard, digest_references(references), len(references), outcomes, request)
 

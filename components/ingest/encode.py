@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from components.ctc.fit import explain_label_misfit
-from components.lines import read_referenced_line
+from components.lines import Content, read_referenced_line
 from components.listing import ImageReference
 from components.rejects import Reject
 from tfrecords import Charset, ImageLimits, LineExample, encode_example, encode_png
@@ -28,8 +28,12 @@ class EncodingRules:
     limits: ImageLimits
 
 
-def encode_reference(reference: ImageReference, rules: EncodingRules) -> bytes | Reject:
-    """Reads, checks and encodes a labelled image as a serialised `tf.train.Example`; returns a reject if it cannot."""
+def encode_reference(reference: ImageReference, content: Content, rules: EncodingRules) -> bytes | Reject:
+    """Reads, checks and encodes a labelled image as a serialised `tf.train.Example`; returns a reject if it cannot.
+
+    Args:
+        content: what was read of the image's file before.
+    """
     uri = reference.uri
     if reference.problem is not None or reference.text is None:
         return Reject(uri, reference.problem or "no_label", reference.detail or "no label was asked for")
@@ -37,7 +41,7 @@ def encode_reference(reference: ImageReference, rules: EncodingRules) -> bytes |
         return Reject(
             uri, "symbol_not_in_charset", f"label {reference.text!r} has {', '.join(map(repr, unknown))}: see --charset"
         )
-    line = read_referenced_line(reference, rules.height, rules.limits)
+    line = read_referenced_line(reference, content, rules.height, rules.limits)
     if isinstance(line, Reject):
         return line
     width = line.pixels.shape[1]

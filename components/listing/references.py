@@ -111,13 +111,13 @@ def resolve_folder(folder: str) -> str:
     return os.path.realpath(folder)
 
 
-def read_image(uri: str) -> bytes:
-    """Reads the bytes of a listed image.
+def read_image(uri: str, at_most: int = -1) -> bytes:
+    """Reads the bytes of a listed image, or its first ones.
 
     Raises:
         OSError: if it cannot be read.
     """
-    return read_regular_file(uri_to_path(uri))
+    return read_regular_file(uri_to_path(uri), at_most)
 
 
 def read_regular_file(path: str, at_most: int = -1) -> bytes:

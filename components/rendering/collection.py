@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from components.listing.references import read_regular_file
-from components.processes import HelperPool
+from components.processes import HelperPool, bound_decoding
 from components.rendering.faces import Face, find_faces
 from components.rendering.lines import cut_ground, render_line
 from tfrecords import DataError, ImageLimits, ImageRejected, encode_png, normalise_text, read_line, storage
@@ -26,6 +26,7 @@ LABELS_NAME = "labels.tsv"
 MOST_GROUNDS = 200
 _HEADER = "path\ttext\n"
 _GROUND_HEIGHT = 96  # pixels
+_NO_GROUND = ""  # in the place of an image that cannot be read
 _PER_FOLDER = 1000
 _LOG_EVERY = 5000
 _LONGEST = 500  # symbols of a text, as of a label by default
@@ -162,16 +163,17 @@ def render_collection(request: RenderingRequest, processes: int) -> None:
     Raises:
         DataError: if no image for grounds can be read.
     """
-    if request.grounds and not any(_load_ground(path, request.limits) is not None for path in request.grounds):
-        raise DataError(
-            f"none of the images for grounds can be read, {request.grounds[0]} among them: see --backgrounds"
-        )
     rows = [_HEADER]
-    with HelperPool.current() as helpers:
-        render = functools.partial(_render_image, request=dataclasses.replace(request, texts=()))
+    with HelperPool.current() as helpers:  # which decode the images for grounds
+        readable = list(helpers.map(functools.partial(_is_ground, limits=request.limits), request.grounds, processes))
+        if request.grounds and not any(readable):
+            raise DataError(
+                f"none of the images for grounds can be read, {request.grounds[0]} among them: see --backgrounds"
+            )
+        grounds = [path if good else _NO_GROUND for path, good in zip(request.grounds, readable, strict=True)]
+        render = functools.partial(_render_image, request=dataclasses.replace(request, texts=(), grounds=grounds))
         numbered = ((number, request.texts[i]) for number, i in enumerate(_choose_texts(request)))
-        outcomes = helpers.map(render, numbered, processes) if processes > 1 else map(render, numbered)
-        for row in outcomes:
+        for row in helpers.map(render, numbered, processes):
             rows.append(row)
             if len(rows) % _LOG_EVERY == 0:
                 log.info(f"{len(rows):,} of {request.count:,} images")
@@ -203,11 +205,17 @@ def _render_image(numbered: tuple[int, str], request: RenderingRequest) -> str:
     return f"{name}\t{text}\n"
 
 
+def _is_ground(path: str, limits: ImageLimits) -> bool:
+    return _load_ground(path, limits) is not None
+
+
 @functools.lru_cache(maxsize=MOST_GROUNDS)
 def _load_ground(path: str, limits: ImageLimits) -> np.ndarray | None:
     """Loads an image's ground, scaled to `_GROUND_HEIGHT`; returns None if it cannot be read."""
     try:
-        limits.check_bytes(os.path.getsize(path))
-        return cut_ground(read_line(read_regular_file(path), _GROUND_HEIGHT, limits).pixels)
+        with bound_decoding(limits):
+            limits.check_bytes(os.path.getsize(path))
+            content = read_regular_file(path, limits.max_bytes + 1)
+            return cut_ground(read_line(content, _GROUND_HEIGHT, limits).pixels)
     except (OSError, ImageRejected):
         return None

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import functools
+import io
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+from PIL import Image
 from rapidfuzz.distance import Levenshtein
 
-from components.lines import read_referenced_line
+from components.lines import Content, map_in_order, read_referenced_line
 from components.listing import ImageReference
-from components.processes import map_in_threads
 from components.rejects import Reject
 from components.review.labels import CheckedLabel
 from components.review.selection import DoubtfulText
@@ -34,7 +36,12 @@ _DOUBTFUL_SYMBOL = 0.9
 """The confidence below which a symbol is marked."""
 _PAGE_HEIGHT = 64
 """The height of a line on the page, pixels."""
-_THREADS, _AHEAD = 16, 64
+_LEAST_HEIGHT = 24
+"""The height to which a long line is shrunk for the page at most, pixels."""
+_LEAST_MODEL_HEIGHT = 16
+_PICTURE_BYTES = 100_000
+"""A picture of more bytes is shrunk and compressed with losses, so that a page stays small."""
+_QUALITY = 60
 
 
 def choose_with_images(
@@ -43,24 +50,38 @@ def choose_with_images(
     """Chooses the first doubtful texts or labels whose images can still be read.
 
     Returns:
-        The chosen ones, each with its image as PNG, and the number of those passed over because their images cannot
-        be read any more.
+        The chosen ones, each with its image as PNG or JPEG, and the number of those passed over because their images
+        cannot be read any more.
     """
     chosen: list[tuple[_Doubtful, bytes]] = []
     gone = 0
+    # The line was not too wide at the model's height, which may be less than the page's.
+    limits = dataclasses.replace(limits, max_line_width=limits.max_line_width * _PAGE_HEIGHT // _LEAST_MODEL_HEIGHT)
     draw = functools.partial(_draw_line, limits=limits)
     while len(chosen) < count and (part := list(itertools.islice(doubtful, count - len(chosen)))):
-        for one, png in zip(part, map_in_threads(draw, part, _THREADS, ahead=_AHEAD), strict=True):
-            if png is None:
+        references = [ImageReference(one.uri, "", 0, 0) for one in part]
+        for one, picture in zip(part, map_in_order(draw, references, 1, limits), strict=True):
+            if picture is None:
                 gone += 1
             else:
-                chosen.append((one, png))
+                chosen.append((one, picture))
     return chosen, gone
 
 
-def _draw_line(doubtful: DoubtfulText | CheckedLabel, limits: ImageLimits) -> bytes | None:
-    line = read_referenced_line(ImageReference(doubtful.uri, "", 0, 0), _PAGE_HEIGHT, limits)
-    return None if isinstance(line, Reject) else encode_png(line.pixels)
+def _draw_line(reference: ImageReference, content: Content, limits: ImageLimits) -> bytes | None:
+    """Draws the line of an image as PNG; as a smaller JPEG if that would have more than `_PICTURE_BYTES`."""
+    line = read_referenced_line(reference, content, _PAGE_HEIGHT, limits)
+    if isinstance(line, Reject):
+        return None
+    picture = encode_png(line.pixels)
+    height = _PAGE_HEIGHT
+    while len(picture) > _PICTURE_BYTES and height > _LEAST_HEIGHT:
+        height = max(_LEAST_HEIGHT, height * 3 // 4)
+        width = max(1, line.pixels.shape[1] * height // _PAGE_HEIGHT)
+        output = io.BytesIO()
+        Image.fromarray(line.pixels).resize((width, height)).save(output, "JPEG", quality=_QUALITY)
+        picture = output.getvalue()
+    return picture
 
 
 def mark_doubtful(text: str, confidences: Sequence[float]) -> list[tuple[str, bool]]:
@@ -92,8 +113,9 @@ def write_table_and_page(
     """Writes `review.csv` and `review.html`.
 
     Args:
-        lines: what the page shows of each row: `png`, `read`, `confidence` and `alternatives`; of labels also `label`,
-            `label_confidence` and `reading`. `read` and `label` are stretches of text, as `mark_doubtful` makes them.
+        lines: what the page shows of each row: `picture` (PNG or JPEG), `read`, `confidence` and `alternatives`; of
+            labels also `label`, `label_confidence` and `reading`. `read` and `label` are stretches of text, as
+            `mark_doubtful` makes them.
         of_labels: whether it is labels of the dataset that are doubtful, and not readings.
     """
     split_rows = [row.split() for row in rows]
@@ -105,7 +127,7 @@ def write_table_and_page(
         lines=[
             {
                 **line,
-                "source": f"data:image/png;base64,{base64.b64encode(line['png']).decode()}",
+                "source": _make_data_url(line["picture"]),
                 "uri": row.uri,
                 "text": row.text,
                 "before": before,
@@ -115,6 +137,11 @@ def write_table_and_page(
         ],
     )
     storage.write_bytes(storage.join(folder, PAGE_NAME), page.encode())
+
+
+def _make_data_url(picture: bytes) -> str:
+    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 def render_page(**values: Any) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow
 
 from components.ctc.fit import explain_label_misfit
-from components.lines import map_in_order, read_referenced_line
+from components.lines import Content, map_in_order, read_referenced_line
 from components.listing import ImageReference
 from components.recogniser.batches import recognise_in_batches
 from components.recogniser.model import Recogniser, Recognition
@@ -83,13 +83,13 @@ def read_unlabelled_lines(
 ) -> tuple[list[UnlabelledLine], int]:
     """Reads the lines of images, scaled to a height; returns them, and the number of images that cannot be read."""
     read = functools.partial(_read_line, height=height, limits=limits)
-    lines = list(map_in_order(read, references, processes=1))
+    lines = list(map_in_order(read, references, 1, limits))
     found = [line for line in lines if line is not None]
     return found, len(lines) - len(found)
 
 
-def _read_line(reference: ImageReference, height: int, limits: ImageLimits) -> UnlabelledLine | None:
-    line = read_referenced_line(reference, height, limits)
+def _read_line(reference: ImageReference, content: Content, height: int, limits: ImageLimits) -> UnlabelledLine | None:
+    line = read_referenced_line(reference, content, height, limits)
     if isinstance(line, Reject):
         return None
     return UnlabelledLine(reference.uri, encode_png(line.pixels), line.pixels.shape[1])

@@ -8,7 +8,7 @@ import traceback
 import grpc  # type: ignore[import-untyped]
 
 from pipeline.engines.dask_cluster import ClusterLostError
-from tfrecords import DataError, StoreError, StoreLostError
+from tfrecords import DataError, ProcessLostError, StoreError, StoreLostError
 
 _LACKS_PROJECT = r"No module named '(pipeline|components|tfrecords)\b"
 # What Beam's own engine says when the connection to a worker breaks.
@@ -39,7 +39,7 @@ def translate_error(error: Exception, name: str, *, local: bool) -> DataError | 
     """
     story = str(error)
     if isinstance(error, DataError):
-        kinds: tuple[type[DataError], ...] = (StoreLostError, StoreError, ClusterLostError, DataError)
+        kinds: tuple[type[DataError], ...] = (StoreLostError, StoreError, ClusterLostError, ProcessLostError, DataError)
         return next(kind for kind in kinds if isinstance(error, kind))(_strip_place(story))
     if isinstance(error, grpc.RpcError) and not local:
         return JobLostError(
@@ -71,7 +71,7 @@ def find_own_error(story: str) -> DataError | None:
     if not found:
         return None
     name, sentence = found[-1]
-    kinds: dict[str, type[DataError]] = {kind.__name__: kind for kind in (StoreError, StoreLostError)}
+    kinds: dict[str, type[DataError]] = {kind.__name__: kind for kind in (StoreError, StoreLostError, ProcessLostError)}
     return kinds.get(name, DataError)(sentence)
 
 

@@ -52,6 +52,7 @@ _EVALUATION_PICTURES = {
 _REJECTS_SHOWN = 8  # of each reason
 _REJECT_FILES_READ = 200  # in search of these
 _NO_IMAGES = ("unreadable_folder", "no_image", "damaged_row")  # reasons of what cannot be drawn
+_NOT_DRAWN = ("too_large", "too_slow", "crashed")  # reasons of what was too much to be decoded, and would be so again
 _THREADS = 8
 _HEIGHT = 48  # pixels of a line, where its model is gone
 _BARS, _SYMBOLS_SHOWN = 48, 300
@@ -249,6 +250,8 @@ def _draw_least_confident(figures: dict[str, Any], record: CommandRecord) -> lis
         max_pixels=record.options["max_pixels"],
         max_bytes=record.options["max_bytes"],
         max_line_width=record.options["max_line_width"],
+        max_decode_seconds=record.options["max_decode_seconds"],
+        max_decode_memory=record.options["max_decode_memory"],
     )
     images = draw_lines([row["uri"] for row in rows], record.used.get("height", _HEIGHT), limits)
     return [{**row, "image": image} for row, image in zip(rows, images, strict=True)]
@@ -266,7 +269,7 @@ def _group_rejects(record: CommandRecord) -> list[dict[str, Any]]:
             {"step": name, "reason": reason, "count": count, "folder": folder, "rows": rows[reason]}
             for reason, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         ]
-    drawable = [row for group in groups if group["reason"] not in _NO_IMAGES for row in group["rows"]]
+    drawable = [row for group in groups if group["reason"] not in _NO_IMAGES + _NOT_DRAWN for row in group["rows"]]
     for row, image in zip(drawable, draw_files([row["uri"] for row in drawable]), strict=True):
         row["image"] = image
     return groups

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import time
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from PIL import Image
 
 from components.listing import uri_to_path
 from components.listing.references import read_regular_file
-from components.processes import map_in_threads
+from components.processes import HelperPool, bound_decoding, map_in_threads
 from tfrecords import DataError, ImageLimits, ImageRejected, StoreError, encode_png, read_line
 
 # Of EPS and the like, Pillow has another program draw a picture.
@@ -33,7 +34,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_FIRST_BYTES = 16
+_BOUNDS = ImageLimits(max_decode_seconds=5)
 _THREADS = 8
 _SECONDS = 10.0  # after which nothing more is begun
 _LATE = b"", "not looked at, since the others took long"
@@ -45,50 +46,32 @@ class Thumbnail(NamedTuple):
     Attributes:
         source: a `data:` URL, or empty.
         problem: in words, why nothing, or not all, is shown; empty if all is well.
-        start: the first bytes of a file that is not shown, in hexadecimal and in ASCII.
         width: of the picture, pixels.
     """
 
     source: str = ""
     problem: str = ""
-    start: str = ""
     width: int = 0
 
 
 def draw_files(uris: Sequence[str]) -> Iterator[Thumbnail]:
-    """Draws files of any content, in their order."""
-    for content, problem in _read_contents(uris, _BYTES):
-        if problem:
-            yield Thumbnail(problem=problem)
-            continue
-        try:
-            source, problem = _draw(content)
-            yield Thumbnail(source, problem)
-        except Exception as error:  # Pillow's plugins raise a dozen different ones on damaged files.
-            problem = str(error) if isinstance(error, _NotDrawn) else "nothing of it can be decoded"
-            yield Thumbnail(problem=problem, start=_show_start(content))
+    """Draws files of any content, in their order, in a helper process."""
+    if uris:
+        with HelperPool() as helpers:
+            yield from helpers.map(_draw_file, _read_contents(uris, _BYTES), 1, items_per_call=1)
 
 
 def draw_lines(uris: Sequence[str], height: int, limits: ImageLimits) -> Iterator[Thumbnail]:
-    """Draws images as a model sees them, in their order.
+    """Draws images as a model sees them, in their order, in a helper process.
 
     Args:
         height: of the lines, pixels.
-        limits: images beyond them are not decoded.
+        limits: images beyond them are not drawn.
     """
-    for content, problem in _read_contents(uris, limits.max_bytes + 1):
-        if problem:
-            yield Thumbnail(problem=problem)
-            continue
-        try:
-            pixels = read_line(content, height, limits).pixels
-        except ImageRejected as error:
-            yield Thumbnail(problem=f"changed since it was read: {error.reason}")
-            continue
-        if pixels.shape[1] > _WIDEST_LINE:
-            size = (_WIDEST_LINE, max(1, height * _WIDEST_LINE // pixels.shape[1]))
-            pixels = np.asarray(Image.fromarray(pixels).resize(size))
-        yield Thumbnail(make_data_url(encode_png(pixels)), width=pixels.shape[1])
+    if uris:
+        draw = functools.partial(_draw_line, height=height, limits=limits)
+        with HelperPool() as helpers:
+            yield from helpers.map(draw, _read_contents(uris, limits.max_bytes + 1), 1, items_per_call=1)
 
 
 def make_data_url(content: bytes, kind: str = "png") -> str:
@@ -124,6 +107,36 @@ def _read_contents(uris: Sequence[str], at_most: int) -> Iterator[tuple[bytes, s
         yield _LATE if time.monotonic() > deadline and not problem else (content, problem)
 
 
+def _draw_file(read: tuple[bytes, str]) -> Thumbnail:
+    """Draws what was read of a file, if nothing was wrong with that."""
+    content, problem = read
+    if problem:
+        return Thumbnail(problem=problem)
+    try:
+        with bound_decoding(_BOUNDS):
+            return Thumbnail(*_draw(content))
+    except ImageRejected:
+        return Thumbnail(problem="it takes too much time or memory")
+    except Exception as error:  # Pillow's plugins raise a dozen different ones on damaged files.
+        return Thumbnail(problem=str(error) if isinstance(error, _NotDrawn) else "nothing of it can be decoded")
+
+
+def _draw_line(read: tuple[bytes, str], height: int, limits: ImageLimits) -> Thumbnail:
+    """Draws what was read of an image as a model sees it."""
+    content, problem = read
+    if problem:
+        return Thumbnail(problem=problem)
+    try:
+        with bound_decoding(limits):
+            pixels = read_line(content, height, limits).pixels
+    except ImageRejected as error:
+        return Thumbnail(problem=f"changed since it was read: {error.reason}")
+    if pixels.shape[1] > _WIDEST_LINE:
+        size = (_WIDEST_LINE, max(1, height * _WIDEST_LINE // pixels.shape[1]))
+        pixels = np.asarray(Image.fromarray(pixels).resize(size))
+    return Thumbnail(make_data_url(encode_png(pixels)), width=pixels.shape[1])
+
+
 def _draw(content: bytes) -> tuple[str, str]:
     """Draws the content of a file: the URL of a small picture, and what is wrong with it."""
     if not content:
@@ -151,6 +164,7 @@ def _draw(content: bytes) -> tuple[str, str]:
             if len(content) == _BYTES:
                 problem = f"of its first {_BYTES >> 20} MiB, which is all that was looked at"
         small = _shrink(image)
+    small.info.clear()  # profiles and comments would go into the page
     output = io.BytesIO()
     if small.mode == "L":
         small.save(output, "PNG")
@@ -193,10 +207,3 @@ def _stretch(image: Image.Image) -> Image.Image:
     values = np.nan_to_num(values[::step, ::step].astype(np.float64), posinf=0.0, neginf=0.0)
     least, most = values.min(), values.max()
     return Image.fromarray(((values - least) * (255 / max(most - least, 1e-9))).astype(np.uint8))
-
-
-def _show_start(content: bytes) -> str:
-    first = content[:_FIRST_BYTES]
-    if not first:
-        return ""
-    return f"{first.hex(' ')}  {''.join(chr(byte) if 32 <= byte < 127 else '.' for byte in first)}"

@@ -16,6 +16,7 @@ from components.ingest.addition import OldDataset
 from components.ingest.dataset import DATASET_VERSION, SUMMARIES_NAME
 from components.ingest.sample import LABELLED, is_sample_rendered
 from components.ingest.transforms import AddToDataset, WriteDataset
+from components.lines import prepare_decoding
 from components.listing import LabelRules, ListingSummary, check_choice, choose_labels, find_roots
 from components.training.recipes import TIME_STRIDE
 from pipeline.engines.jobs import choose_processes, run_job
@@ -104,7 +105,8 @@ class IngestStep:
                     storage.remove_folder(resolved.folder)
                 request = _make_request(options, resolved)
                 log.info(f"encoding {resolved.listing.images:,} images as TFRecords")
-                run_job(options, functools.partial(_write_dataset, resolved.files, request, options.split_fractions))
+                write = functools.partial(_write_dataset, resolved.files, request, options.split_fractions)
+                run_job(options, write, prepare=functools.partial(prepare_decoding, processes=request.processes))
                 raise_if_refused(resolved.unfinished, resolved.unfinished)
         manifest = resolved.committed or DatasetManifest.read(resolved.folder)
         workspace.write_pointer("datasets", LATEST, manifest.dataset_id)
@@ -198,7 +200,7 @@ def _resolve(context: Context) -> Iterator[_Resolved]:
             time_stride=TIME_STRIDE,
             charset=charset.digest,
             fractions=dataclasses.asdict(fractions),
-            limits=dataclasses.asdict(options.image_limits),
+            limits=options.image_limits.describe(),
             **({"add_to": old.dataset_id} if old else {}),
         )
         folder = workspace.dataset(dataset_id)

@@ -110,12 +110,12 @@ def review_labels(context: Context) -> StepResult:
     storage.remove_folder(folder)
     storage.write_parquet(storage.join(folder, CHECKED_NAME), checked)
     rows, lines = [], []
-    for label, png in chosen:
+    for label, picture in chosen:
         origin = ("", f"{LABEL} check {resolved.check_id}", dataset_id)
         rows.append(ReviewRow(label.uri, label.label, label.confidence, label.reading, [], *origin))
         lines.append(
             {
-                "png": png,
+                "picture": picture,
                 "read": mark_differing(label.reading, label.label),
                 "reading": label.reading,
                 "confidence": label.confidence,

@@ -138,7 +138,7 @@ def _describe_readings(
     """Describes readings, each with its image as PNG, for the table and for the page."""
     details = read_details([reading for reading, _ in chosen])
     rows, lines = [], []
-    for (reading, png), detail in zip(chosen, details, strict=True):
+    for (reading, picture), detail in zip(chosen, details, strict=True):
         alternatives = [other["text"] for other in detail["alternatives"]]
         text, confidence = reading.text, reading.confidence
         rows.append(
@@ -146,7 +146,7 @@ def _describe_readings(
         )
         lines.append(
             {
-                "png": png,
+                "picture": picture,
                 "read": mark_doubtful(text, detail["symbol_confidences"]),
                 "confidence": confidence,
                 "alternatives": alternatives,

@@ -206,7 +206,7 @@ def _resolve(context: Context) -> _Resolved:
         "dataset_id": dataset_id,
         "images": options.selftrain_images,
         "rounds": options.selftrain_rounds,
-        "limits": dataclasses.asdict(options.image_limits),
+        "limits": options.image_limits.describe(),
         **make_request(options, dataset.examples("train"), symbols, start),
     }
     unfinished = workspace.unfinished(Unfinished.SELF_TRAINING, make_id(**asked))

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from components import lines
 from components.commit import check_files, read_finished_summary
 from components.counts import Counts, merge_counts
-from components.lines import digest_references, map_in_order, read_referenced_line
+from components.lines import Content, digest_references, map_in_order, read_referenced_line
 from components.listing import ImageReference, path_to_uri
 from components.processes import HelperPool
 from components.rejects import Reject
@@ -41,15 +42,15 @@ def uris(listed: Sequence[ImageReference]) -> list[str]:
     return [reference.uri for reference in listed]
 
 
-def uri_of(reference: ImageReference) -> str:
+def uri_of(reference: ImageReference, content: Content) -> str:
     return reference.uri
 
 
-def process_of(_: ImageReference) -> int:
+def process_of(_: ImageReference, content: Content) -> int:
     return os.getpid()
 
 
-def size_or_error(reference: ImageReference, forbidden: str) -> int:
+def size_or_error(reference: ImageReference, content: Content, forbidden: str) -> int:
     if reference.uri == forbidden:
         raise DataError(f"{forbidden} is not to be read")
     return reference.size_bytes
@@ -71,78 +72,105 @@ def helpers() -> Iterator[HelperPool]:
 )
 def test_every_reference_has_its_outcome_in_order(folder, count, processes):
     listed = references(count, folder)
-    assert list(map_in_order(uri_of, listed, processes)) == uris(listed)
+    assert list(map_in_order(uri_of, listed, processes, ImageLimits())) == uris(listed)
 
 
 @pytest.mark.parametrize(("folder", "processes"), [("/lines", 1), ("/lines", 2), (REMOTE, 1)])
 def test_an_exception_in_the_work_reaches_the_caller_with_its_type(folder, processes):
     listed = references(600, folder)
     work = functools.partial(size_or_error, forbidden=listed[500].uri)
-    outcomes = map_in_order(work, listed, processes)
+    outcomes = map_in_order(work, listed, processes, ImageLimits())
     assert [next(outcomes) for _ in range(400)] == [9] * 400
     with pytest.raises(DataError, match=r"00500\.png is not to be read"):
         list(outcomes)
 
 
-def test_local_files_are_read_in_this_thread_and_no_sooner_than_asked_for():
-    seen = []
-    outcomes = map_in_order(lambda reference: seen.append(threading.get_ident()), references(10), 1)
-    assert seen == []
-    next(outcomes)
-    assert seen == [threading.get_ident()]
+def put(count: int) -> list[ImageReference]:
+    """References to files of an object store, each of which has its own number as its content."""
+    memory = fsspec.filesystem("memory")
+    listed = references(count, REMOTE)
+    memory.pipe({f"/work/{number:05d}.png": b"%d" % number for number in range(count)})
+    return listed
 
 
-def test_remote_files_are_read_while_others_are_on_their_way_and_stay_in_order():
+def content_of(reference: ImageReference, content: Content) -> Content:
+    return content
+
+
+def test_remote_files_are_read_here_and_local_ones_where_they_are_decoded(helpers):
+    listed = [*put(3), *references(2), ImageReference(f"{REMOTE}/gone.png", "gone.png", 9, 9)]
+    contents = list(map_in_order(content_of, listed, 1, ImageLimits()))
+    assert contents[:5] == [b"0", b"1", b"2", None, None]
+    assert contents[5].reason == "unreadable"
+
+
+def test_no_more_of_a_remote_file_is_read_than_it_may_have(helpers):
+    fsspec.filesystem("memory").pipe("/work/grown.png", bytes(1000))
+    listed = [
+        ImageReference(f"{REMOTE}/grown.png", "grown.png", 9, 9),
+        ImageReference(f"{REMOTE}/gone.png", "", 101, 9),
+    ]
+    grown, large = map_in_order(content_of, listed, 1, ImageLimits(max_bytes=100))
+    assert (grown.reason, grown.detail) == ("too_large", "101 bytes are more than --max_bytes=100")
+    assert (large.reason, large.detail) == ("too_large", "101 bytes are more than --max_bytes=100")
+
+
+def test_remote_files_are_read_while_others_are_on_their_way_and_stay_in_order(helpers, monkeypatch):
     others_are_done = threading.Event()
+    read = lines.read_image
 
-    def work(reference: ImageReference) -> str:
-        if reference.uri.endswith("00000.png"):
+    def read_first_last(uri: str, at_most: int) -> bytes:
+        if uri.endswith("00000.png"):
             assert others_are_done.wait(10)
         else:
             others_are_done.set()
-        return reference.uri
+        return read(uri, at_most)
 
-    listed = references(200, REMOTE)
-    assert list(map_in_order(work, listed, 1)) == uris(listed)
+    monkeypatch.setattr(lines, "read_image", read_first_last)
+    contents = list(map_in_order(content_of, put(200), 1, ImageLimits()))
+    assert contents == [b"%d" % number for number in range(200)]
 
 
-def test_remote_files_are_read_only_so_far_ahead_of_what_is_consumed():
+def test_remote_files_are_read_only_so_far_ahead_of_what_is_consumed(helpers, monkeypatch):
     started = itertools.count(1)
     most = [0]
+    read = lines.read_image
 
-    def work(reference: ImageReference) -> None:
+    def count_and_read(uri: str, at_most: int) -> bytes:
         most[0] = next(started)
+        return read(uri, at_most)
 
-    outcomes = map_in_order(work, references(10 * READ_AHEAD, REMOTE), 1)
+    monkeypatch.setattr(lines, "read_image", count_and_read)
+    outcomes = map_in_order(content_of, put(10 * READ_AHEAD), 1, ImageLimits())
     for consumed in range(1, 50):
         next(outcomes)
-        assert most[0] <= READ_AHEAD + consumed
+        assert most[0] <= READ_AHEAD + consumed + 4 * 32  # and the calls that wait for the helper
     outcomes.close()
 
 
-def test_many_references_are_shared_out_to_helper_processes_and_few_are_not(helpers):
-    assert set(map_in_order(process_of, references(63), 2)) == {os.getpid()}
-    assert not helpers.has_helpers
-    assert os.getpid() not in set(map_in_order(process_of, references(64), 2))
+@pytest.mark.parametrize(("count", "processes"), [(1, 1), (1, 2), (200, 1), (200, 2)])
+def test_only_helper_processes_decode(count, processes, helpers):
+    pids = set(map_in_order(process_of, references(count), processes, ImageLimits()))
+    assert os.getpid() not in pids
+    assert len(pids) <= processes
     assert helpers.has_helpers
 
 
+def test_a_helper_decodes_by_itself(helpers):
+    decode = functools.partial(decode_in_helper, count=3)
+    ((helper, *others),) = helpers.map(decode, [None], 1)
+    assert others == [helper] * 2
+
+
+def decode_in_helper(_: None, count: int) -> list[int]:
+    return list(map_in_order(process_of, references(count), 1, ImageLimits()))
+
+
 def test_without_a_job_helpers_end_with_the_work():
-    (helper, *_) = pids = set(map_in_order(process_of, references(200), 2))
+    (helper, *_) = pids = set(map_in_order(process_of, references(200), 2, ImageLimits()))
     assert os.getpid() not in pids
     with pytest.raises(ProcessLookupError):
         os.kill(helper, 0)
-
-
-def test_remote_files_are_waited_for_by_threads_however_many_processes_there_are(helpers):
-    assert set(map_in_order(process_of, references(600, REMOTE), 2)) == {os.getpid()}
-    mixed = [*references(300), *references(300, REMOTE)]
-    assert set(map_in_order(process_of, mixed, 2)) == {os.getpid()}
-
-
-def test_a_worker_that_may_occupy_one_process_starts_no_helper(helpers):
-    assert set(map_in_order(process_of, references(1000), 1)) == {os.getpid()}
-    assert not helpers.has_helpers
 
 
 # One referenced image
@@ -154,7 +182,7 @@ def drawn(path, size: tuple[int, int] = (60, 20)) -> ImageReference:
 
 
 def test_the_line_of_a_reference_is_scaled_to_the_height(tmp_path):
-    line = read_referenced_line(drawn(tmp_path / "a.png"), 40, ImageLimits())
+    line = read_referenced_line(drawn(tmp_path / "a.png"), None, 40, ImageLimits())
     assert line.pixels.shape == (40, 120)
     assert (line.source_width, line.source_height) == (60, 20)
 
@@ -163,25 +191,29 @@ def test_a_remote_line_is_read_as_a_local_one(tmp_path):
     reference = drawn(tmp_path / "a.png")
     fsspec.filesystem("memory").pipe("/work/a.png", (tmp_path / "a.png").read_bytes())
     remote = reference._replace(uri=f"{REMOTE}/a.png")
-    local_line, remote_line = (read_referenced_line(r, 20, ImageLimits()) for r in (reference, remote))
+    local_line, remote_line = (read_referenced_line(r, None, 20, ImageLimits()) for r in (reference, remote))
     np.testing.assert_array_equal(local_line.pixels, remote_line.pixels)
-    assert read_referenced_line(reference._replace(uri=f"{REMOTE}/b.png"), 20, ImageLimits()).reason == "unreadable"
+    assert (
+        read_referenced_line(reference._replace(uri=f"{REMOTE}/b.png"), None, 20, ImageLimits()).reason == "unreadable"
+    )
 
 
 def test_the_problem_that_the_listing_found_is_given_without_reading_the_image(tmp_path):
     reference = ImageReference(str(tmp_path / "gone.png"), "gone.png", 1, 1).reject("no_label", "nothing names it")
-    assert read_referenced_line(reference, 20, ImageLimits()) == Reject(reference.uri, "no_label", "nothing names it")
+    assert read_referenced_line(reference, None, 20, ImageLimits()) == Reject(
+        reference.uri, "no_label", "nothing names it"
+    )
 
 
 def test_a_file_that_was_listed_as_too_large_is_not_opened(tmp_path):
     reference = ImageReference(str(tmp_path / "gone.png"), "gone.png", 1001, 1)
-    outcome = read_referenced_line(reference, 20, ImageLimits(max_bytes=1000))
+    outcome = read_referenced_line(reference, None, 20, ImageLimits(max_bytes=1000))
     assert (outcome.reason, outcome.detail) == ("too_large", "1001 bytes are more than --max_bytes=1000")
 
 
 def test_a_file_that_grew_after_it_was_listed_is_too_large_nevertheless(tmp_path):
     reference = drawn(tmp_path / "a.png")._replace(size_bytes=1)
-    assert read_referenced_line(reference, 20, ImageLimits(max_bytes=100)).reason == "too_large"
+    assert read_referenced_line(reference, None, 20, ImageLimits(max_bytes=100)).reason == "too_large"
 
 
 # Digests

@@ -1,11 +1,13 @@
 """Helper processes: order, exceptions, their ends, and that nobody survives the process that started them."""
 
 import concurrent.futures
+import contextlib
 import itertools
 import os
 import pathlib
 import pickle
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -14,8 +16,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from components.processes import HelperPool, _ask, map_in_threads, split_into_groups
-from tfrecords import CharsetError, DataError, ImageRejected
+from components.processes import HelperPool, helper, map_in_threads, split_into_groups
+from tfrecords import CharsetError, DataError, ImageRejected, ProcessLostError
 
 ROOT = pathlib.Path(__file__).parents[2]
 PATIENCE = 30  # seconds for what takes a fraction of one
@@ -78,6 +80,30 @@ def kill_helper_at_40(number: int) -> int:
     if number == 40:
         os.kill(os.getpid(), signal.SIGKILL)
     return number
+
+
+def killed_once_at_40(folder_and_number: tuple[str, int]) -> int:
+    folder, number = folder_and_number
+    if number == 40 and not pathlib.Path(folder, "killed").exists():
+        pathlib.Path(folder, "killed").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def stopped_once(folder: str) -> str:
+    if not pathlib.Path(folder, "stopped").exists():
+        pathlib.Path(folder, "stopped").touch()
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return folder
+
+
+def answer_half(status: int) -> None:
+    """Writes the first half of an answer to every pipe that a helper has, and ends."""
+    for descriptor in range(3, 20):
+        with contextlib.suppress(OSError):
+            if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+                os.write(descriptor, pickle.dumps(bytes(9000))[:4000])
+    os._exit(status)
 
 
 def exit_with(status: int) -> None:
@@ -259,13 +285,6 @@ def test_an_error_does_not_wait_for_what_has_not_begun(helpers, tmp_path):
     assert len(list(tmp_path.iterdir())) <= 2
 
 
-def test_a_helper_that_ends_within_its_answer_is_reported_as_one_that_ended():
-    program = "import pickle, sys; sys.stdout.buffer.write(pickle.dumps(bytes(9000))[:4000])"
-    helper = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    with pytest.raises(RuntimeError, match="a helper process ended with status 0"):
-        _ask(helper, square, [3])
-
-
 @pytest.fixture
 def interruptible() -> Iterator[None]:
     """This process heeds interrupts, even if the one that started it does not: helpers inherit that."""
@@ -382,18 +401,36 @@ def test_a_helper_whose_work_raised_goes_on_working(helpers):
     assert set(helpers.map(process_of, range(3), 1)) == {before}
 
 
-def test_a_helper_that_is_killed_is_reported_with_its_status_and_the_next_call_works(helpers):
+def test_work_whose_helper_is_killed_is_done_again_by_another_one(helpers, tmp_path, caplog):
+    items = [(str(tmp_path), number) for number in range(100)]
+    assert list(helpers.map(killed_once_at_40, items, 1)) == list(range(100))
+    assert [record.getMessage() for record in caplog.records] == [
+        "a helper process ended with status -9; its work is done again"
+    ]
+
+
+def test_work_whose_helper_is_killed_twice_is_given_up_for_now_and_the_next_call_works(helpers):
     outcomes = helpers.map(kill_helper_at_40, range(100), 1)
     assert [next(outcomes) for _ in range(32)] == list(range(32))
-    with pytest.raises(RuntimeError, match=r"a helper process ended with status -9: was there enough memory\?"):
+    with pytest.raises(ProcessLostError, match=r"the last with status -9 \(was there enough memory\?\)"):
         next(outcomes)
     assert list(helpers.map(square, range(100), 2)) == [number * number for number in range(100)]
 
 
 @pytest.mark.parametrize("leave", [exit_with, exit_at_once_with])
 def test_a_helper_that_ends_by_itself_is_reported_with_its_own_status(leave, helpers):
-    with pytest.raises(RuntimeError, match=r"a helper process ended with status 3$"):
+    with pytest.raises(ProcessLostError, match=r"the last with status 3: "):
         list(helpers.map(leave, [3], 1))
+
+
+def test_a_helper_that_ends_within_its_answer_is_one_that_ended(helpers):
+    with pytest.raises(ProcessLostError, match=r"the last with status 5: "):
+        list(helpers.map(answer_half, [5], 1))
+
+
+def test_a_helper_that_somebody_stopped_is_replaced(helpers, tmp_path, monkeypatch):
+    monkeypatch.setattr(helper, "_STOPPED_S", 0.5)
+    assert list(helpers.map(stopped_once, [str(tmp_path)] * 3, 1)) == [str(tmp_path)] * 3
 
 
 @pytest.mark.parametrize(
