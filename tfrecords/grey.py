@@ -1,0 +1,125 @@
+"""Grey of decoded images: transparency, colour, and values of more than 8 bits become black 0 to white 255."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageChops
+
+LEAST_CONTRAST = 32
+"""Grey levels between ink and ground: with fewer, networks recognise hardly anything."""
+
+_LEAST_CONTRAST_OF_A_CHANNEL = 2 * LEAST_CONTRAST
+_SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+_TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+_TIFF_BITS = 258
+_FEWER_BITS = (8, 10, 12)  # with more, 16-bit values keep enough levels in their upper 8 bits
+_WHITE_OF_14_BITS = range(7 << 11, 1 << 14)
+
+
+def has_black_and_white(image: Image.Image) -> bool:
+    """Says whether the pixels of an image have a fixed black and white: 32-bit integers and floats do not."""
+    return _has_sixteen_bits(image) or image.mode not in ("I", "F")
+
+
+def make_grey(image: Image.Image) -> Image.Image:
+    """Makes an 8-bit grey image, mode L, of a decoded image whose pixels have a fixed black and white.
+
+    - 16-bit grey: see `choose_bits`. A TIFF may say another number of bits, of which the upper 8 count.
+    - Transparency is laid on white, or on black where white would show hardly anything (white ink).
+    - Colour becomes its ITU-R 601-2 luma. Where luma shows hardly anything, the colour channel with the greatest
+      contrast is taken instead, if it shows clearly more: red on a green of equal luma. Its ground is made light: the
+      channel is inverted if its mean is nearer to its darkest value than to its lightest.
+    """
+    if _has_sixteen_bits(image):
+        image = _take_eight_bits(image)
+    if image.mode == "L" and "transparency" not in image.info:
+        return image
+    if image.has_transparency_data:
+        if image.mode != "RGBA":
+            image = image.convert("RGBA")
+        if image.getchannel("A").tobytes() != b"\xff" * (image.width * image.height):
+            return _lay_on_ground(image)
+    if image.mode not in ("1", "RGB"):
+        image = image.convert("RGB")
+    return _weigh_colours(image, image.convert("L"))
+
+
+def choose_bits(values: np.ndarray) -> int:
+    """Chooses how many of the bits of 16-bit grey values are in use; the upper 8 of these become the grey.
+
+    Cameras write 10, 12 or 14 bits into 16, and leave the upper ones empty. So the values are taken for values of the
+    fewest bits of 8, 10 and 12 that hold all of them: of 16 they would keep 16 grey levels at most, too few to read.
+    They are taken for 14 bits if the brightest of them is in the uppermost eighth of that range. Everything else has 16
+    bits, though it may be dark, and so has what is even, and what was made of 8 bits: values whose lower byte repeats
+    the upper one, or is 0.
+
+    Args:
+        values: uint16, of any shape.
+    """
+    if not values.size:
+        return 16
+    darkest, brightest = int(values.min()), int(values.max())
+    if darkest == brightest or brightest >= _WHITE_OF_14_BITS.stop:
+        return 16
+    lower = values & 0xFF
+    if not lower.any() or np.array_equal(lower, values >> 8):
+        return 16
+    for bits in _FEWER_BITS:
+        if brightest < 1 << bits:
+            return bits
+    return 14 if brightest in _WHITE_OF_14_BITS else 16
+
+
+def _has_sixteen_bits(image: Image.Image) -> bool:
+    return image.mode in _SIXTEEN_BIT_MODES or (image.mode == "I" and image.format == "PPM")
+
+
+def _take_eight_bits(image: Image.Image) -> Image.Image:
+    """Takes 8 of 16 bits a pixel: mode L, or LA where the file declares a value to be transparent."""
+    values = np.asarray(image).astype(np.uint16)
+    clear = values == image.info["transparency"] if "transparency" in image.info else None
+    bits = image.tag_v2.get(_TIFF_BITS, (16,))[0] if image.format == "TIFF" else 16  # type: ignore[attr-defined]
+    if bits == 16 and image.format != "PPM":  # whose header says what is white
+        bits = choose_bits(values if clear is None else values[~clear])
+    grey = Image.fromarray(np.minimum(values >> (bits - 8), 255).astype(np.uint8))
+    if image.format == "TIFF" and image.tag_v2.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO:  # type: ignore[attr-defined]
+        grey = ImageChops.invert(grey)
+    if clear is not None and clear.any():
+        grey.putalpha(Image.fromarray(np.where(clear, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _lay_on_ground(image: Image.Image) -> Image.Image:
+    """Lays an RGBA image on white, or on black if white shows hardly anything of it and black shows more."""
+    on_white = _lay_on("white", image)
+    grey = on_white.convert("L")
+    if _find_contrast(grey) < LEAST_CONTRAST:  # white ink on a transparent ground, perhaps
+        on_black = _lay_on("black", image)
+        grey_on_black = on_black.convert("L")
+        if _find_contrast(grey_on_black) > _find_contrast(grey):
+            return _weigh_colours(on_black, grey_on_black)
+    return _weigh_colours(on_white, grey)
+
+
+def _lay_on(ground: str, image: Image.Image) -> Image.Image:
+    whole = Image.new("RGBA", image.size, ground)
+    whole.alpha_composite(image)
+    return whole
+
+
+def _weigh_colours(image: Image.Image, luma: Image.Image) -> Image.Image:
+    """Returns the luma of an image, or a single colour channel where luma shows hardly anything and that one does."""
+    if len(image.getbands()) < 3 or _find_contrast(luma) >= LEAST_CONTRAST:
+        return luma
+    channel = max(image.split()[:3], key=_find_contrast)
+    if _find_contrast(channel) < _LEAST_CONTRAST_OF_A_CHANNEL:
+        return luma
+    pixels = np.asarray(channel)
+    if 2 * int(pixels.sum(dtype=np.int64)) < sum(channel.getextrema()) * pixels.size:  # type: ignore[arg-type]
+        return ImageChops.invert(channel)
+    return channel
+
+
+def _find_contrast(grey: Image.Image) -> int:
+    darkest, lightest = grey.getextrema()
+    return lightest - darkest  # type: ignore[operator, return-value]
