@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 from PIL import Image, ImageChops
 
@@ -14,6 +16,52 @@ _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _TIFF_BITS = 258
 _FEWER_BITS = (8, 10, 12)  # with more, 16-bit values keep enough levels in their upper 8 bits
 _WHITE_OF_14_BITS = range(7 << 11, 1 << 14)
+_LOWER_BYTES = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L", "LA;16B": "RGBA"}
+"""By Pillow's name of how it takes the upper byte of each 16-bit sample: a name under which it takes the lower ones."""
+
+
+def load_colours(image: Image.Image) -> Image.Image:
+    """Decodes an image; returns it, or where it is a PNG with 16-bit colours in fewer bits, its colours in 8 bits.
+
+    Pillow takes the upper byte of each such colour, which is next to nothing of 12 bits. So the lower bytes are decoded
+    too, if the upper ones are dark throughout, or if the file declares a colour to be transparent: see `choose_bits`.
+
+    Raises:
+        OSError, SyntaxError, ValueError: and others of Pillow's, if the image cannot be decoded.
+    """
+    tiles = getattr(image, "tile", None)  # none once it is decoded
+    way = tiles[0].args if tiles and image.format == "PNG" else None
+    if way not in _LOWER_BYTES:
+        image.load()
+        return image
+    file = image.fp  # type: ignore[attr-defined]
+    place = file.tell()
+    file.seek(0)
+    content = file.read()
+    file.seek(place)
+    image.load()
+    upper = np.asarray(image)
+    seen = upper[upper[..., 3] > 0] if upper.shape[-1] == 4 else upper
+    if "transparency" not in image.info and seen[..., :3].max(initial=0) >= _WHITE_OF_14_BITS.stop >> 8:
+        return image
+    with Image.open(io.BytesIO(content), formats=("PNG",)) as again:
+        again.tile = [again.tile[0]._replace(args=_LOWER_BYTES[way])]
+        again.load()
+        lower = np.asarray(again)
+    if way == "LA;16B":  # both bytes of the grey, then both of its alpha
+        lower = lower[..., [1, 1, 1, 3]]
+    values = upper.astype(np.uint16) << 8 | lower
+    colours = values[..., :3]
+    if "transparency" in image.info:
+        opaque = (colours != np.array(image.info["transparency"])).any(axis=-1)
+    else:
+        opaque = values[..., 3] > 0 if values.shape[-1] == 4 else np.ones(values.shape[:2], bool)
+    pixels = np.empty((*opaque.shape, 4), np.uint8)
+    pixels[..., :3] = np.minimum(colours >> (choose_bits(colours[opaque]) - 8), 255)
+    pixels[..., 3] = upper[..., 3] if upper.shape[-1] == 4 else np.where(opaque, 255, 0)
+    result = Image.fromarray(pixels)
+    result.info = {name: value for name, value in image.info.items() if name != "transparency"}
+    return result
 
 
 def has_black_and_white(image: Image.Image) -> bool:
@@ -24,7 +72,8 @@ def has_black_and_white(image: Image.Image) -> bool:
 def make_grey(image: Image.Image) -> Image.Image:
     """Makes an 8-bit grey image, mode L, of a decoded image whose pixels have a fixed black and white.
 
-    - 16-bit grey: see `choose_bits`. A TIFF may say another number of bits, of which the upper 8 count.
+    - 16-bit grey: see `choose_bits`, and `load_colours` for 16-bit colours. A TIFF may say another number of bits, of
+      which the upper 8 count.
     - Transparency is laid on white, or on black where white would show hardly anything (white ink).
     - Colour becomes its ITU-R 601-2 luma. Where luma shows hardly anything, the colour channel with the greatest
       contrast is taken instead, if it shows clearly more: red on a green of equal luma. Its ground is made light: the
@@ -45,7 +94,7 @@ def make_grey(image: Image.Image) -> Image.Image:
 
 
 def choose_bits(values: np.ndarray) -> int:
-    """Chooses how many of the bits of 16-bit grey values are in use; the upper 8 of these become the grey.
+    """Chooses how many of the bits of 16-bit values are in use; the upper 8 of these become the grey, or the colour.
 
     Cameras write 10, 12 or 14 bits into 16, and leave the upper ones empty. So the values are taken for values of the
     fewest bits of 8, 10 and 12 that hold all of them: of 16 they would keep 16 grey levels at most, too few to read.

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from tfrecords.grey import has_black_and_white, make_grey
+from tfrecords.grey import has_black_and_white, load_colours, make_grey
 from tfrecords.orientation import turn_upright
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
@@ -287,7 +287,7 @@ def _png_chunk(kind: bytes, content: bytes) -> tuple[bytes, bytes, bytes, bytes]
 
 
 def _to_grey(image: Image.Image) -> Image.Image:
-    image = turn_upright(image)
+    image = turn_upright(load_colours(image))
     if not has_black_and_white(image):
         raise ImageRejected(
             "unsupported_pixels", f"{image.format} pixels of mode {image.mode} have no fixed black and white"

@@ -2,12 +2,14 @@
 
 import io
 import itertools
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from tfrecords import ImageLimits, read_line
+from tfrecords import ImageLimits, convert_line, read_line
 
 LIMITS = ImageLimits()
 HEIGHT = 48
@@ -142,6 +144,70 @@ def test_a_dim_image_of_12_bits_is_read_in_proportion(white):
     values = deep_line(0.05, white, 12)
     assert values.max() > 1023
     np.testing.assert_array_equal(pixels_of(file_of(Image.fromarray(values))), values >> 4)
+
+
+GREY, RGB, GREY_AND_ALPHA, RGBA = 0, 2, 4, 6
+"""Colour types of PNG."""
+
+
+def deep_png(values: np.ndarray, kind: int, transparent: tuple[int, ...] = ()) -> bytes:
+    """A PNG of 16-bit samples, uint16 [height, width, samples], that Pillow itself cannot write."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    height, width = values.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
+        + (chunk(b"tRNS", struct.pack(f">{len(transparent)}H", *transparent)) if transparent else b"")
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+def tint(values: np.ndarray, kind: int) -> np.ndarray:
+    """Colours with these greys in proportion, and opaque where there is alpha."""
+    if kind == GREY:
+        return values[..., None]
+    if kind == GREY_AND_ALPHA:
+        return np.dstack([values, np.full_like(values, 65535)])
+    colours = [values, values // 2, values // 3]
+    return np.dstack([*colours, np.full_like(values, 65535)][: 3 if kind == RGB else 4])
+
+
+@pytest.mark.parametrize("kind", [GREY, RGB, GREY_AND_ALPHA, RGBA])
+@pytest.mark.parametrize(("white", "bits"), [(0.97, 10), (0.97, 12), (0.6, 12), (0.97, 14), (0.2, 16), (0.97, 16)])
+def test_16_bit_colours_follow_the_same_rule(kind, white, bits):
+    values = tint(deep_line(0.02, white, bits), kind)
+    eight = (values >> (bits - 8)).astype(np.uint8)[..., : 3 if kind in (RGB, RGBA) else 1]
+    wanted = luma_of(Image.fromarray(np.broadcast_to(eight, (*eight.shape[:2], 3)).copy()))
+    np.testing.assert_array_equal(pixels_of(deep_png(values, kind)), wanted)
+
+
+def test_of_a_transparent_16_bit_colour_all_bits_count():
+    values = tint(deep_line(0.02, 0.97, 16), RGB)
+    values[:, :20] = 0x1234, 0x5678, 0x9ABC
+    values[:, 20:40] = 0x1234, 0x5678, 0x9ABD
+    pixels = pixels_of(deep_png(values, RGB, transparent=(0x1234, 0x5678, 0x9ABC)))
+    assert (pixels[:, :20] == 255).all()
+    np.testing.assert_array_equal(pixels[:, 20:], luma_of(Image.fromarray((values[:, 20:] >> 8).astype(np.uint8))))
+
+
+def test_what_is_transparent_does_not_count_for_the_range_of_colours():
+    values = tint(deep_line(0.02, 0.97, 12), RGBA)
+    values[:, :20] = 65535, 65535, 65535, 0
+    pixels = pixels_of(deep_png(values, RGBA))
+    assert (pixels[:, :20] == 255).all()
+    np.testing.assert_array_equal(pixels[:, 20:], luma_of(Image.fromarray((values[:, 20:, :3] >> 4).astype(np.uint8))))
+
+
+def test_an_opened_image_of_16_bit_colours_is_read_as_its_file_is(tmp_path):
+    data = deep_png(tint(deep_line(0.02, 0.97, 12), RGB), RGB)
+    (tmp_path / "deep.png").write_bytes(data)
+    with Image.open(tmp_path / "deep.png") as image:
+        np.testing.assert_array_equal(convert_line(image, HEIGHT, LIMITS).pixels, pixels_of(data))
 
 
 DARK = {
