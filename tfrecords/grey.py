@@ -9,13 +9,16 @@ from PIL import Image, ImageChops
 
 LEAST_CONTRAST = 32
 """Grey levels between ink and ground: with fewer, networks recognise hardly anything."""
+LEAST_CONTRAST_OF_A_CHANNEL = 2 * LEAST_CONTRAST
+"""Levels between ink and ground in a colour channel that is taken in the place of luma."""
+FEWER_BITS = (8, 10, 12)
+"""Bits that 16-bit values may have in fact. With more, their upper 8 bits keep enough grey levels."""
+WHITE_OF_14_BITS = range(7 << 11, 1 << 14)
+"""Values that are the brightest of an image of 14 bits."""
 
-_LEAST_CONTRAST_OF_A_CHANNEL = 2 * LEAST_CONTRAST
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _TIFF_BITS = 258
-_FEWER_BITS = (8, 10, 12)  # with more, 16-bit values keep enough levels in their upper 8 bits
-_WHITE_OF_14_BITS = range(7 << 11, 1 << 14)
 _LOWER_BYTES = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L", "LA;16B": "RGBA"}
 """By Pillow's name of how it takes the upper byte of each 16-bit sample: a name under which it takes the lower ones."""
 
@@ -42,7 +45,7 @@ def load_colours(image: Image.Image) -> Image.Image:
     image.load()
     upper = np.asarray(image)
     seen = upper[upper[..., 3] > 0] if upper.shape[-1] == 4 else upper
-    if "transparency" not in image.info and seen[..., :3].max(initial=0) >= _WHITE_OF_14_BITS.stop >> 8:
+    if "transparency" not in image.info and seen[..., :3].max(initial=0) >= WHITE_OF_14_BITS.stop >> 8:
         return image
     with Image.open(io.BytesIO(content), formats=("PNG",)) as again:
         again.tile = [again.tile[0]._replace(args=_LOWER_BYTES[way])]
@@ -108,15 +111,15 @@ def choose_bits(values: np.ndarray) -> int:
     if not values.size:
         return 16
     darkest, brightest = int(values.min()), int(values.max())
-    if darkest == brightest or brightest >= _WHITE_OF_14_BITS.stop:
+    if darkest == brightest or brightest >= WHITE_OF_14_BITS.stop:
         return 16
     lower = values & 0xFF
     if not lower.any() or np.array_equal(lower, values >> 8):
         return 16
-    for bits in _FEWER_BITS:
+    for bits in FEWER_BITS:
         if brightest < 1 << bits:
             return bits
-    return 14 if brightest in _WHITE_OF_14_BITS else 16
+    return 14 if brightest in WHITE_OF_14_BITS else 16
 
 
 def _has_sixteen_bits(image: Image.Image) -> bool:
@@ -161,7 +164,7 @@ def _weigh_colours(image: Image.Image, luma: Image.Image) -> Image.Image:
     if len(image.getbands()) < 3 or _find_contrast(luma) >= LEAST_CONTRAST:
         return luma
     channel = max(image.split()[:3], key=_find_contrast)
-    if _find_contrast(channel) < _LEAST_CONTRAST_OF_A_CHANNEL:
+    if _find_contrast(channel) < LEAST_CONTRAST_OF_A_CHANNEL:
         return luma
     pixels = np.asarray(channel)
     if 2 * int(pixels.sum(dtype=np.int64)) < sum(channel.getextrema()) * pixels.size:  # type: ignore[arg-type]
