@@ -158,14 +158,20 @@ def _decode_png(data: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
     def decode_palette() -> tf.Tensor:
         return tf.cast(tf.io.decode_png(data), tf.int32)
 
-    def decode_others() -> tf.Tensor:
-        pixels = tf.cast(tf.io.decode_png(data, 4, tf.uint16), tf.int32)  # of 8 bits, the lower byte repeats the upper
-        alpha = tf.where((bits < 8) & (pixels[..., 3:] == (2**bits - 1) * 257), 0xFFFF, pixels[..., 3:])
-        colours = pixels[..., :3]
-        shift = tf.where(bits == 16, _choose_bits(tf.boolean_mask(colours, alpha[..., 0] > 0)), 16) - 8
-        return tf.concat([tf.minimum(colours // 2**shift, 255), alpha // 256], axis=-1)
+    def decode_8_bits() -> tf.Tensor:
+        pixels = tf.cast(tf.io.decode_png(data, 4), tf.int32)
+        alpha = pixels[..., 3:]
+        return tf.concat([pixels[..., :3], tf.where((bits < 8) & (alpha == 2**bits - 1), 255, alpha)], axis=-1)
 
-    return tf.cond(head[_PNG_KIND] == _PNG_PALETTE, decode_palette, decode_others)
+    def decode_16_bits() -> tf.Tensor:
+        pixels = tf.cast(tf.io.decode_png(data, 4, tf.uint16), tf.int32)
+        colours, alpha = pixels[..., :3], pixels[..., 3:]
+        shift = _choose_bits(tf.boolean_mask(colours, alpha[..., 0] > 0)) - 8
+        return tf.concat([tf.minimum(tf.bitwise.right_shift(colours, shift), 255), alpha // 256], axis=-1)
+
+    return tf.case(
+        [(head[_PNG_KIND] == _PNG_PALETTE, decode_palette), (bits == 16, decode_16_bits)], default=decode_8_bits
+    )
 
 
 def _choose_bits(values: tf.Tensor) -> tf.Tensor:
