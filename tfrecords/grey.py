@@ -11,6 +11,10 @@ LEAST_CONTRAST = 32
 """Grey levels between ink and ground: with fewer, networks recognise hardly anything."""
 LEAST_CONTRAST_OF_A_CHANNEL = 2 * LEAST_CONTRAST
 """Levels between ink and ground in a colour channel that is taken in the place of luma."""
+AMPLE_CONTRAST = 4 * LEAST_CONTRAST
+"""Grey levels between the darkest and the lightest pixel with which luma is taken as it is."""
+OUTLIERS = 100
+"""One in so many pixels may be darker than what counts as dark, and one lighter: the noise of a photograph."""
 FEWER_BITS = (8, 10, 12)
 """Bits that 16-bit values may have in fact. With more, their upper 8 bits keep enough grey levels."""
 WHITE_OF_14_BITS = range(7 << 11, 1 << 14)
@@ -80,7 +84,7 @@ def make_grey(image: Image.Image) -> Image.Image:
     - Transparency is laid on white, or on black where white would show hardly anything (white ink).
     - Colour becomes its ITU-R 601-2 luma. Where luma shows hardly anything, the colour channel with the greatest
       contrast is taken instead, if it shows clearly more: red on a green of equal luma. Its ground is made light: the
-      channel is inverted if its mean is nearer to its darkest value than to its lightest.
+      channel is inverted if its mean is nearer to its darkest value than to its lightest. Outliers do not count.
     """
     if _has_sixteen_bits(image):
         image = _take_eight_bits(image)
@@ -91,7 +95,7 @@ def make_grey(image: Image.Image) -> Image.Image:
             image = image.convert("RGBA")
         if image.getchannel("A").tobytes() != b"\xff" * (image.width * image.height):
             return _lay_on_ground(image)
-    if image.mode not in ("1", "RGB"):
+    if image.mode not in ("1", "RGB", "RGBA"):
         image = image.convert("RGB")
     return _weigh_colours(image, image.convert("L"))
 
@@ -161,15 +165,28 @@ def _lay_on(ground: str, image: Image.Image) -> Image.Image:
 
 def _weigh_colours(image: Image.Image, luma: Image.Image) -> Image.Image:
     """Returns the luma of an image, or a single colour channel where luma shows hardly anything and that one does."""
-    if len(image.getbands()) < 3 or _find_contrast(luma) >= LEAST_CONTRAST:
+    if len(image.getbands()) < 3 or _find_contrast(luma) >= AMPLE_CONTRAST:
         return luma
-    channel = max(image.split()[:3], key=_find_contrast)
-    if _find_contrast(channel) < LEAST_CONTRAST_OF_A_CHANNEL:
+    darkest, lightest = _find_sides(luma)
+    if lightest - darkest >= LEAST_CONTRAST:
         return luma
-    pixels = np.asarray(channel)
-    if 2 * int(pixels.sum(dtype=np.int64)) < sum(channel.getextrema()) * pixels.size:  # type: ignore[arg-type]
-        return ImageChops.invert(channel)
-    return channel
+    channels = image.split()[:3]
+    sides = [_find_sides(channel) for channel in channels]
+    clearest = max(range(3), key=lambda number: sides[number][1] - sides[number][0])
+    darkest, lightest = sides[clearest]
+    if lightest - darkest < LEAST_CONTRAST_OF_A_CHANNEL:
+        return luma
+    channel = channels[clearest]
+    total = int(np.asarray(channel).sum(dtype=np.int64))
+    is_dark = 2 * total < (darkest + lightest) * channel.width * channel.height
+    return ImageChops.invert(channel) if is_dark else channel
+
+
+def _find_sides(grey: Image.Image) -> tuple[int, int]:
+    """Finds the darkest and the lightest of an image's values, but for outliers."""
+    counts = np.cumsum(grey.histogram())
+    cut = counts[-1] // OUTLIERS
+    return int(np.sum(counts <= cut)), int(np.sum(counts < counts[-1] - cut))
 
 
 def _find_contrast(grey: Image.Image) -> int:

@@ -20,7 +20,14 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from tfrecords import ImageLimits
-from tfrecords.grey import FEWER_BITS, LEAST_CONTRAST, LEAST_CONTRAST_OF_A_CHANNEL, WHITE_OF_14_BITS
+from tfrecords.grey import (
+    AMPLE_CONTRAST,
+    FEWER_BITS,
+    LEAST_CONTRAST,
+    LEAST_CONTRAST_OF_A_CHANNEL,
+    OUTLIERS,
+    WHITE_OF_14_BITS,
+)
 
 _LIMITS = ImageLimits()
 _BLACK, _WHITE = 0, 255
@@ -199,20 +206,30 @@ def _to_grey(pixels: tf.Tensor) -> tf.Tensor:
         on_black = _laid_on(_BLACK, colour, alpha)
         return tf.where(_contrast(_luma(on_black)) > _contrast(luma), on_black, on_white)
 
-    return tf.cond(_contrast(luma) < LEAST_CONTRAST, lambda: _weigh_colours(choose_ground()), lambda: luma)
+    laid = tf.cond(_contrast(luma) < LEAST_CONTRAST, choose_ground, lambda: on_white)
+    return tf.cond(_contrast(_luma(laid)) < AMPLE_CONTRAST, lambda: _weigh_colours(laid), lambda: _luma(laid))
 
 
 def _weigh_colours(colour: tf.Tensor) -> tf.Tensor:
     """Returns the luma, int32 [height, width], or one channel where luma shows hardly anything and that one does."""
     luma = _luma(colour)
-    darkest, lightest = tf.reduce_min(colour, [0, 1]), tf.reduce_max(colour, [0, 1])
-    clearest = tf.argmax(lightest - darkest)
-    channel, sides = colour[:, :, clearest], darkest[clearest] + lightest[clearest]
+    luma_sides = _find_sides(luma)
+    sides = tf.stack([_find_sides(colour[:, :, number]) for number in range(3)])
+    contrasts = sides[:, 1] - sides[:, 0]
+    clearest = tf.argmax(contrasts)
+    channel = colour[:, :, clearest]
     total = tf.reduce_sum(tf.cast(channel, tf.int64))
-    is_dark = 2 * total < tf.cast(sides, tf.int64) * tf.size(channel, tf.int64)
-    is_taken = (lightest - darkest)[clearest] >= LEAST_CONTRAST_OF_A_CHANNEL
-    is_taken &= _contrast(luma) < LEAST_CONTRAST
+    is_dark = 2 * total < tf.cast(tf.reduce_sum(sides[clearest]), tf.int64) * tf.size(channel, tf.int64)
+    is_taken = (luma_sides[1] - luma_sides[0] < LEAST_CONTRAST) & (contrasts[clearest] >= LEAST_CONTRAST_OF_A_CHANNEL)
     return tf.where(is_taken, tf.where(is_dark, 255 - channel, channel), luma)
+
+
+def _find_sides(grey: tf.Tensor) -> tf.Tensor:
+    """Finds the darkest and the lightest of an image's values but for outliers, int32 [2]."""
+    counts = tf.cumsum(tf.math.bincount(tf.reshape(grey, [-1]), minlength=256))
+    cut = counts[-1] // OUTLIERS
+    below = tf.stack([counts <= cut, counts < counts[-1] - cut])
+    return tf.reduce_sum(tf.cast(below, tf.int32), axis=1)
 
 
 def _laid_on(ground: int, colour: tf.Tensor, alpha: tf.Tensor) -> tf.Tensor:

@@ -103,6 +103,27 @@ def test_ink_of_the_luma_of_its_ground_is_dark_on_a_light_ground(form, ink, grou
     assert likeness(pixels) > 0.9
 
 
+@pytest.mark.parametrize("noise", [3, 8])
+@pytest.mark.parametrize(("ink", "ground"), EQUAL_LUMA)
+def test_noise_and_a_speck_do_not_hide_that_luma_shows_nothing(ink, ground, noise):
+    clean = np.asarray(colour_line(ink, ground)).astype(int)
+    pixels = np.clip(clean + np.random.default_rng(0).normal(0, noise, clean.shape), 0, 255).astype(np.uint8)
+    pixels[40:44, 180:184] = 120, 120, 120
+    image = Image.fromarray(pixels)
+    assert likeness(luma_of(image)) < 0.6
+    assert likeness(pixels_of(file_of(image))) > 0.9
+
+
+@pytest.mark.parametrize("noise", [1, 8])
+@pytest.mark.parametrize("ink", [(140, 140, 150), (160, 130, 130), (190, 190, 190)])
+def test_faint_ink_on_yellowed_and_noisy_paper_keeps_its_luma(ink, noise):
+    clean = np.asarray(colour_line(ink, (225, 215, 170))).astype(int)
+    image = Image.fromarray(
+        np.clip(clean + np.random.default_rng(0).normal(0, noise, clean.shape), 0, 255).astype(np.uint8)
+    )
+    np.testing.assert_array_equal(pixels_of(file_of(image)), luma_of(image))
+
+
 def test_a_channel_is_taken_whole_or_inverted():
     red_on_green = colour_line((255, 0, 0), (0, 130, 0))
     np.testing.assert_array_equal(pixels_of(file_of(red_on_green)), 255 - np.asarray(red_on_green)[..., 0].astype(int))

@@ -120,6 +120,8 @@ FILES = {
     "red on green, JPEG": file_of(coloured(RED, GREEN), "JPEG"),
     "red on green, palette": file_of(coloured(RED, GREEN).quantize(8)),
     "red on green, BMP": file_of(coloured(RED, GREEN), "BMP"),
+    "red on green, JPEG of many faults": file_of(coloured(RED, (0, 150, 0)), "JPEG", quality=40),
+    "faint grey": file_of(coloured((150, 150, 150), (250, 250, 250))),
     "yellow on white": file_of(coloured((255, 255, 0), (255, 255, 255))),
     "tinted on tinted": file_of(coloured((200, 60, 60), (170, 75, 70))),
     "upright by its metadata": file_of(noise(40, 91, 3), "JPEG", exif=turned_by(1), xmp=b'<x tiff:Orientation="1">'),
