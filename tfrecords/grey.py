@@ -25,6 +25,8 @@ _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _TIFF_BITS = 258
 _LOWER_BYTES = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L", "LA;16B": "RGBA"}
 """By Pillow's name of how it takes the upper byte of each 16-bit sample: a name under which it takes the lower ones."""
+_FEW_GREYS = {"L;2": 85, "L;4": 17}
+"""By Pillow's name of greys of 2 and 4 bits: by how much it multiplies them to fill 8 bits."""
 
 
 def load_colours(image: Image.Image) -> Image.Image:
@@ -32,6 +34,7 @@ def load_colours(image: Image.Image) -> Image.Image:
 
     Pillow takes the upper byte of each such colour, which is next to nothing of 12 bits. So the lower bytes are decoded
     too, if the upper ones are dark throughout, or if the file declares a colour to be transparent: see `choose_bits`.
+    Of a PNG with 2 or 4 bits, Pillow scales the greys, but not the one that is transparent.
 
     Raises:
         OSError, SyntaxError, ValueError: and others of Pillow's, if the image cannot be decoded.
@@ -40,6 +43,8 @@ def load_colours(image: Image.Image) -> Image.Image:
     way = tiles[0].args if tiles and image.format == "PNG" else None
     if way not in _LOWER_BYTES:
         image.load()
+        if way in _FEW_GREYS and "transparency" in image.info:
+            image.info["transparency"] *= _FEW_GREYS[way]
         return image
     file = image.fp  # type: ignore[attr-defined]
     place = file.tell()

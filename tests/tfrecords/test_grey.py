@@ -171,11 +171,12 @@ GREY, RGB, GREY_AND_ALPHA, RGBA = 0, 2, 4, 6
 """Colour types of PNG."""
 
 
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
 def deep_png(values: np.ndarray, kind: int, transparent: tuple[int, ...] = ()) -> bytes:
     """A PNG of 16-bit samples, uint16 [height, width, samples], that Pillow itself cannot write."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
     height, width = values.shape[:2]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
@@ -222,6 +223,17 @@ def test_what_is_transparent_does_not_count_for_the_range_of_colours():
     pixels = pixels_of(deep_png(values, RGBA))
     assert (pixels[:, :20] == 255).all()
     np.testing.assert_array_equal(pixels[:, 20:], luma_of(Image.fromarray((values[:, 20:, :3] >> 4).astype(np.uint8))))
+
+
+@pytest.mark.parametrize(("bits", "row"), [(2, 0b00_01_10_11), (4, 0x06)])
+def test_a_transparent_grey_of_few_bits_is_white(bits, row):
+    transparent = {2: 1, 4: 6}[bits]
+    samples = 8 // bits
+    header = struct.pack(">IIBBBBB", 8 * samples, 8, bits, 0, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"tRNS", struct.pack(">H", transparent))
+    data += chunk(b"IDAT", zlib.compress((b"\0" + bytes([row]) * 8) * 8)) + chunk(b"IEND", b"")
+    greys = {2: [0, 255, 170, 255], 4: [0, 255]}[bits]
+    assert read_line(data, 8, LIMITS).pixels.tolist() == [greys * 8] * 8
 
 
 def test_an_opened_image_of_16_bit_colours_is_read_as_its_file_is(tmp_path):

@@ -70,6 +70,21 @@ def deep_png(values: np.ndarray, transparent: tuple[int, ...] = ()) -> bytes:
     )
 
 
+def shallow_png(bits: int, transparent: int) -> bytes:
+    """A PNG of all greys of 2 or 4 bits, one of them transparent."""
+    values = np.tile(np.arange(2**bits, dtype=np.uint8), (16, 32 // 2**bits))
+    packed = np.zeros((16, 32 * bits // 8), np.uint8)
+    for start in range(8 // bits):
+        packed = packed << bits | values[:, start :: 8 // bits]
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 32, 16, bits, 0, 0, 0, 0))
+        + chunk(b"tRNS", struct.pack(">H", transparent))
+        + chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in packed)))
+        + chunk(b"IEND", b"")
+    )
+
+
 def deep_noise(samples: int, bits: int, darkest: int = 0) -> np.ndarray:
     return np.random.default_rng(bits).integers(darkest, 2**bits, (40, 91, samples), np.uint16)
 
@@ -94,6 +109,8 @@ FILES = {
     "black ink on a transparent colour": file_of(few_greys(2), transparency=1),
     "transparent bit": file_of(noise(40, 91, 1).convert("1"), transparency=0),
     "opaque bit": file_of(noise(40, 91, 1).convert("1"), transparency=255),
+    "2 bits, a transparent grey": shallow_png(2, 1),
+    "4 bits, a transparent grey": shallow_png(4, 6),
     "palette of 2": file_of(noise(40, 91, 3).quantize(2)),
     "palette of 4": file_of(noise(40, 91, 3).quantize(4)),
     "palette of 256": file_of(noise(40, 91, 3).quantize(256)),
