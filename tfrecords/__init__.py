@@ -18,6 +18,7 @@ from tfrecords.image import (
     read_line,
 )
 from tfrecords.manifest import DatasetManifest, ShardEntry
+from tfrecords.orientation import turn_upright
 from tfrecords.shards import SPLITS, SplitFractions, choose_shard, choose_split, name_shard, read_records, write_records
 from tfrecords.text import normalise_text
 
@@ -51,5 +52,6 @@ __all__ = [
     "read_record_batches",
     "read_records",
     "read_uris",
+    "turn_upright",
     "write_records",
 ]

@@ -5,8 +5,8 @@ The policy, in the order in which it is applied:
 1. The format is what the bytes say, never the name.
 2. The header is read; too many pixels, or too few, are refused before anything is decoded.
 3. The whole image is decoded; half an image is refused.
-4. EXIF orientation is honoured, transparency is laid on white (on black where nothing could be seen on
-   white), colour becomes grey (ITU-R 601-2 luma), 16-bit values give their upper 8 bits.
+4. EXIF orientation is honoured (`tfrecords.orientation`). Transparency, colour and values of 16 bits become grey
+   (`tfrecords.grey`).
 5. The line is scaled to the height, its aspect kept; nothing is squeezed or cut.
 """
 
@@ -19,13 +19,12 @@ import zlib
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+
+from tfrecords.grey import has_black_and_white, load_colours, make_grey
+from tfrecords.orientation import turn_upright
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
-_SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
-_EXIF_ORIENTATION = 0x0112
-_TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
-_TIFF_BITS = 258
 _TIFF_SUBFILE_TYPE, _REDUCED_RESOLUTION = 254, 1
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SIGNATURES = {
@@ -38,7 +37,6 @@ _SIGNATURES = {
 }
 _MOST_PAGES = 100  # of a TIFF that are looked at, for thumbnails
 _PNG_FILTER_UP = 2
-_LEAST_CONTRAST = 32
 _NO_MEMORY = "decoder error -9"  # Pillow's IMAGING_CODEC_MEMORY
 
 
@@ -140,7 +138,6 @@ def read_line(data: bytes, height: int, limits: ImageLimits) -> LineImage:
             _check_size(image.width, image.height, limits)
             if image.format == "PNG":
                 _check_png(data)
-            image.load()
             grey = _to_grey(image)
     except UnidentifiedImageError:
         for signature, name in _SIGNATURES.items():
@@ -310,51 +307,9 @@ def _png_chunk(kind: bytes, content: bytes) -> tuple[bytes, bytes, bytes, bytes]
 
 
 def _to_grey(image: Image.Image) -> Image.Image:
-    if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
-        image = ImageOps.exif_transpose(image)
-    if image.mode == "L" and "transparency" not in image.info:
-        return image
-    if image.mode in _SIXTEEN_BIT_MODES or (image.mode == "I" and image.format == "PPM"):
-        return _sixteen_bits_to_grey(image)
-    if image.mode in ("I", "F"):
+    image = turn_upright(load_colours(image))
+    if not has_black_and_white(image):
         raise ImageRejected(
             "unsupported_pixels", f"{image.format} pixels of mode {image.mode} have no fixed black and white"
         )
-    if image.has_transparency_data:
-        if image.mode != "RGBA":
-            image = image.convert("RGBA")
-        if image.getchannel("A").tobytes() != b"\xff" * (image.width * image.height):
-            on_white = _laid_on("white", image)
-            if _contrast(on_white) < _LEAST_CONTRAST:  # white ink on a transparent ground, perhaps
-                on_black = _laid_on("black", image)
-                return on_black if _contrast(on_black) > _contrast(on_white) else on_white
-            return on_white
-    elif image.mode not in ("1", "RGB"):
-        image = image.convert("RGB")
-    return image.convert("L")
-
-
-def _laid_on(ground: str, image: Image.Image) -> Image.Image:
-    whole = Image.new("RGBA", image.size, ground)
-    whole.alpha_composite(image)
-    return whole.convert("L")
-
-
-def _contrast(grey: Image.Image) -> int:
-    darkest, lightest = grey.getextrema()
-    return lightest - darkest  # type: ignore[operator, return-value]
-
-
-def _sixteen_bits_to_grey(image: Image.Image) -> Image.Image:
-    """Takes the upper 8 bits of 16, or of as many as a TIFF says.
-
-    Pillow leaves the meaning of such values to its users.
-    """
-    values = np.asarray(image).astype(np.uint16)
-    bits = image.tag_v2.get(_TIFF_BITS, (16,))[0] if image.format == "TIFF" else 16  # type: ignore[attr-defined]
-    grey = (values >> (bits - 8)).astype(np.uint8)
-    if "transparency" in image.info:
-        grey[values == image.info["transparency"]] = 255
-    if image.format == "TIFF" and image.tag_v2.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO:  # type: ignore[attr-defined]
-        grey = 255 - grey
-    return Image.fromarray(grey)
+    return make_grey(image)

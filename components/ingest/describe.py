@@ -17,7 +17,7 @@ import pyarrow.compute
 
 from components.counts import merge_counts
 from components.ctc.fit import count_time_steps
-from tfrecords import Charset, examples_to_record_batch, read_record_batches, read_records
+from tfrecords import Charset, decode_png, examples_to_record_batch, read_record_batches, read_records
 
 SAMPLES_NAME = "samples.parquet"
 SAMPLES_SCHEMA = pyarrow.schema(
@@ -34,6 +34,10 @@ SAMPLES_SCHEMA = pyarrow.schema(
 CONTACT_SHEET, EXTREMES = 24, 10
 CANDIDATES = 5 * EXTREMES
 """For the extremes: some of them may be identical."""
+BLANK_CONTRAST = 16
+"""Grey levels: a line without two pixels so far apart is blank to a reader, whatever its label says."""
+BLANKS_NAMED = 3
+_BLANK_DENSITY = 300  # bytes in 1,000 pixels: what takes more is no blank line, and is not decoded
 _GROUPS = 10_000
 _TWIN_GROUPS_SHOWN = 20
 _IMAGES_PER_SEARCH = 500_000
@@ -91,6 +95,8 @@ class ShardDescription:
             for each thousand pixels of the compressed image.
         densities: how often each such number of bytes occurs.
         groups: examples by group, if the collection is split by groups; the largest 10,000.
+        blanks: how many lines are blank though their label is not.
+        blank_uris: the first of them, in the order of their URIs.
     """
 
     widths: dict[int, int]
@@ -106,6 +112,8 @@ class ShardDescription:
     fullest: list[tuple[float, Place]]
     densities: dict[int, int]
     groups: dict[str, int] = dataclasses.field(default_factory=dict)
+    blanks: int = 0
+    blank_uris: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +160,7 @@ def merge_descriptions(descriptions: Sequence[ShardDescription]) -> ShardDescrip
     def counted(name: str) -> dict[Any, int]:
         return merge_counts(getattr(description, name) for description in descriptions)
 
-    def ranked(name: str) -> Iterator[tuple[float, Place]]:
+    def ranked(name: str) -> Iterator[Any]:
         return itertools.chain.from_iterable(getattr(description, name) for description in descriptions)
 
     different = dict(keep_lowest(ranked("contact_sheet"), sys.maxsize))  # one of each image
@@ -171,6 +179,8 @@ def merge_descriptions(descriptions: Sequence[ShardDescription]) -> ShardDescrip
         fullest=keep_highest(ranked("fullest"), CANDIDATES),
         densities=counted("densities"),
         groups=dict(sorted(groups)),
+        blanks=sum(description.blanks for description in descriptions),
+        blank_uris=sorted(ranked("blank_uris"))[:BLANKS_NAMED],
     )
 
 
@@ -256,16 +266,21 @@ class _Counts:
         self._lengths: list[np.ndarray] = []
         self._sizes: list[np.ndarray] = []
         self._identities: list[np.ndarray] = []
+        self._blanks: list[str] = []
         self._symbols = np.zeros(len(charset.symbols), np.int64)
 
     def add(self, batch: pyarrow.RecordBatch) -> None:
-        images, texts, labels, widths, lengths = (
+        images, texts, labels, widths, lengths, uris = (
             batch.column(batch.schema.get_field_index(name)).flatten()
-            for name in ("image", "text", "label", "width", "label_length")
+            for name in ("image", "text", "label", "width", "label_length", "uri")
         )
         self._widths.append(widths.to_numpy())
         self._lengths.append(lengths.to_numpy())
         self._sizes.append(pyarrow.compute.binary_length(images).to_numpy())
+        least = 1000 * self._sizes[-1] < _BLANK_DENSITY * self._height * self._widths[-1]
+        for row in np.flatnonzero(least & (self._lengths[-1] > 0)):
+            if np.ptp(decode_png(images[row].as_py())) < BLANK_CONTRAST:
+                self._blanks.append(uris[row].as_py().decode())
         self._symbols += np.bincount(labels.to_numpy(), minlength=len(self._symbols))
         identities = np.empty(len(images), _IDENTITIES)
         identities["image"] = [_digest(image.as_buffer()) for image in images]
@@ -303,6 +318,8 @@ class _Counts:
             emptiest=self._find_lowest(densities, EXTREMES),
             fullest=[(-density, place) for density, place in self._find_lowest(-densities, EXTREMES)],
             densities=_count(densities.round().astype(np.int64)),
+            blanks=len(self._blanks),
+            blank_uris=sorted(self._blanks)[:BLANKS_NAMED],
         )
 
     def _find_lowest(self, values: np.ndarray, count: int) -> list[tuple[float, Place]]:

@@ -13,6 +13,8 @@ import pyarrow
 
 from components.counts import merge_counts
 from components.ingest.describe import (
+    BLANK_CONTRAST,
+    BLANKS_NAMED,
     CANDIDATES,
     CONTACT_SHEET,
     EXTREMES,
@@ -78,6 +80,7 @@ def collect_statistics(
         "symbols_without_image": charset.missing_from(symbols),
         "tight_labels": whole.tight_labels,
         "median_pixels_per_symbol": _find_median(whole.spacings),
+        "blank_lines": {"count": whole.blanks, "first": whole.blank_uris},
         "identical_images": {
             "with_other_labels": sum(part.conflicting for part in twins),
             "in_several_splits": sum(part.leaking for part in twins),
@@ -106,6 +109,12 @@ def find_warnings(statistics: dict[str, Any]) -> Iterator[str]:
         yield (
             f"{twins['in_several_splits']} images have an identical one in another split: "
             "the evaluation will look better than it should; --split_by keeps groups of images together"
+        )
+    if blanks := statistics["blank_lines"]["count"]:
+        yield (
+            f"{_count(blanks, 'line is', 'lines are')} blank in grey, and cannot be learned: no two pixels are "
+            f"{BLANK_CONTRAST} grey levels apart ({', '.join(statistics['blank_lines']['first'])}"
+            f"{', …' if blanks > BLANKS_NAMED else ''})"
         )
     if tight := statistics["tight_labels"]:
         yield (

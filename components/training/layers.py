@@ -114,8 +114,9 @@ class MaskColumns(layers.Layer):
     def call(self, inputs):
         x, steps = inputs
         inside = ops.arange(ops.shape(x)[-2], dtype="int32") < self.columns_per_step * steps[:, None]
-        inside = ops.cast(inside, x.dtype)[..., None]
-        return x * (inside[:, None] if len(x.shape) == 4 else inside)
+        # TensorFlow Lite cannot slice [:, None] out of three axes.
+        inside = ops.expand_dims(ops.cast(inside, x.dtype), -1)
+        return x * (ops.expand_dims(inside, 1) if len(x.shape) == 4 else inside)
 
     def compute_output_shape(self, input_shape):
         return input_shape[0]

@@ -5,14 +5,12 @@ bytes of image files and get text, as `docs/models.md` promises. A signature for
 of them write this preprocessing in another language, and get other confidences than the `infer` step.
 
 The graph follows `tfrecords.read_line` and `pad_lines`, the pixels to the bit, and then
-`components.ctc.decoding.decode_greedily`. Tests hold it to them. It refuses formats that TensorFlow decodes in another
-way than Pillow:
+`components.ctc.decoding.decode_greedily`. Tests hold it to them. It refuses what TensorFlow decodes in another way than
+Pillow:
 
 - It reads PNG, JPEG, WebP, and BMP of 24 bits.
 - It refuses everything else, also GIF (TensorFlow loses its transparency) and other BMP (palettes and alpha get lost).
-
-Two differences are left. It ignores EXIF orientation, and a colour that a PNG without alpha declares transparent. It
-reads the first picture of an animation, which `read_line` refuses.
+- It refuses an image that its metadata would turn, since TensorFlow ignores them, and an animation.
 """
 
 from __future__ import annotations
@@ -22,11 +20,26 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from tfrecords import ImageLimits
+from tfrecords.grey import (
+    AMPLE_CONTRAST,
+    FEWER_BITS,
+    LEAST_CONTRAST,
+    LEAST_CONTRAST_OF_A_CHANNEL,
+    OUTLIERS,
+    WHITE_OF_14_BITS,
+)
 
 _LIMITS = ImageLimits()
 _BLACK, _WHITE = 0, 255
-_LEAST_CONTRAST = 32
 _HEAD_BYTES = 32
+_PNG_BITS, _PNG_KIND, _PNG_PALETTE = 24, 25, 3  # places in a PNG's head, and a value at the second
+# Bytes that long cannot occur by chance: an orientation among the entries of EXIF, in either order of bytes, or in XMP;
+# what a PNG may hold compressed; and the chunks of PNG and WebP that make an animation. RE2 takes any byte for \C.
+_TURNED = (
+    r"\C*(\x12\x01\x03\x00\x01\x00\x00\x00[\x02-\x08]\x00|\x01\x12\x00\x03\x00\x00\x00\x01\x00[\x02-\x08]"
+    r"|tiff:Orientation(=\"|>)[2-8]|Raw profile type exif\x00|XML:com\.adobe\.xmp\x00\x01)\C*"
+)
+_ANIMATED = r"\C*(\x00\x00\x00\x08acTL|ANIM\x06\x00\x00\x00)\C*"
 _WEIGHT_BITS = 22
 
 
@@ -109,40 +122,114 @@ def _read_line(data: tf.Tensor, height: int) -> tf.Tensor:
 
 
 def _decode(data: tf.Tensor) -> tf.Tensor:
-    """Decodes a file to uint8 [height, width, channels]: grey, grey and alpha, RGB or RGBA; of 16 bits the upper 8."""
+    """Decodes a file to int32 [height, width, channels]: grey, grey and alpha, RGB or RGBA, 0 to 255."""
     head = tf.strings.substr(data + b"\0" * _HEAD_BYTES, 0, _HEAD_BYTES)
 
     def has(start: int, value: bytes) -> tf.Tensor:
         return tf.strings.substr(head, start, len(value)) == value
 
     jpeg = has(0, b"\xff\xd8\xff")
+    png = has(0, b"\x89PNG\r\n\x1a\n")
     webp = has(0, b"RIFF") & has(8, b"WEBP")
     bitmap = has(0, b"BM") & has(28, b"\x18")
-    known = jpeg | webp | bitmap | has(0, b"\x89PNG\r\n\x1a\n")
-    message = "the bytes are no PNG, JPEG, WebP or BMP of 24 bits"
-    with tf.control_dependencies([tf.debugging.Assert(known, [message, tf.strings.length(data)])]):
-        pixels = tf.cond(
-            jpeg,
-            lambda: tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"),
-            lambda: tf.io.decode_image(data, expand_animations=False),
+    turned = tf.strings.regex_full_match(data, _TURNED)
+    animated = (png | webp) & tf.strings.regex_full_match(data, _ANIMATED)
+    checks = [
+        (jpeg | png | webp | bitmap, "the bytes are no PNG, JPEG, WebP or BMP of 24 bits"),
+        (bitmap | ~turned, "the metadata may turn the image: turn its pixels upright, and leave the metadata out"),
+        (~animated, "the image is an animation: send one picture"),
+    ]
+    assertions = [tf.debugging.Assert(good, [message, tf.strings.length(data)]) for good, message in checks]
+    with tf.control_dependencies(assertions):
+        pixels = tf.case(
+            [
+                (jpeg, lambda: tf.cast(tf.io.decode_jpeg(data, 3, dct_method="INTEGER_ACCURATE"), tf.int32)),
+                (png, lambda: _decode_png(data, tf.cast(tf.io.decode_raw(head, tf.uint8), tf.int32))),
+            ],
+            default=lambda: tf.cast(tf.io.decode_image(data, expand_animations=False), tf.int32),
         )
     return tf.ensure_shape(pixels, [None, None, None])
 
 
+def _decode_png(data: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
+    """Decodes a PNG to int32 [height, width, channels], with a transparent colour as alpha.
+
+    TensorFlow sees that colour only if it is asked for alpha. Then it fills the alpha of others with the greatest value
+    of their bits, which are fewer than 8 in some.
+
+    Args:
+        head: int32 [bytes], the file's first bytes.
+    """
+    bits = head[_PNG_BITS]
+
+    def decode_palette() -> tf.Tensor:
+        return tf.cast(tf.io.decode_png(data), tf.int32)
+
+    def decode_8_bits() -> tf.Tensor:
+        pixels = tf.cast(tf.io.decode_png(data, 4), tf.int32)
+        alpha = pixels[..., 3:]
+        return tf.concat([pixels[..., :3], tf.where((bits < 8) & (alpha == 2**bits - 1), 255, alpha)], axis=-1)
+
+    def decode_16_bits() -> tf.Tensor:
+        pixels = tf.cast(tf.io.decode_png(data, 4, tf.uint16), tf.int32)
+        colours, alpha = pixels[..., :3], pixels[..., 3:]
+        shift = _choose_bits(tf.boolean_mask(colours, alpha[..., 0] > 0)) - 8
+        return tf.concat([tf.minimum(tf.bitwise.right_shift(colours, shift), 255), alpha // 256], axis=-1)
+
+    return tf.case(
+        [(head[_PNG_KIND] == _PNG_PALETTE, decode_palette), (bits == 16, decode_16_bits)], default=decode_8_bits
+    )
+
+
+def _choose_bits(values: tf.Tensor) -> tf.Tensor:
+    """Chooses the bits that are in use, int32 [], as `tfrecords.grey.choose_bits` does, from int32 [pixels, 3]."""
+    darkest, brightest = tf.reduce_min(values), tf.reduce_max(values)
+    lower, upper = values % 256, values // 256
+    eight = tf.reduce_all(lower == 0) | tf.reduce_all(lower == upper)
+    is_white = (brightest >= WHITE_OF_14_BITS.start) & (brightest < WHITE_OF_14_BITS.stop)
+    chosen = tf.where(is_white, 14, 16)
+    for bits in reversed(FEWER_BITS):
+        chosen = tf.where(brightest < 2**bits, bits, chosen)
+    return tf.where(eight | (darkest >= brightest), 16, chosen)
+
+
 def _to_grey(pixels: tf.Tensor) -> tf.Tensor:
     """Returns int32 [height, width]. Lays transparency on white, or on black if white would show hardly anything."""
-    pixels = tf.cast(pixels, tf.int32)
     channels = tf.shape(pixels)[2]
     has_alpha = channels % 2 == 0
     alpha = tf.where(has_alpha, pixels[:, :, -1:], 255)
     colour = pixels[:, :, : tf.where(has_alpha, channels - 1, channels)] + tf.zeros([3], tf.int32)  # grey three times
-    on_white = _luma(_laid_on(_WHITE, colour, alpha))
+    on_white = _laid_on(_WHITE, colour, alpha)
+    luma = _luma(on_white)
 
-    def choose_clearer() -> tf.Tensor:
-        on_black = _luma(_laid_on(_BLACK, colour, alpha))
-        return tf.where(_contrast(on_black) > _contrast(on_white), on_black, on_white)
+    def choose_ground() -> tf.Tensor:
+        on_black = _laid_on(_BLACK, colour, alpha)
+        return tf.where(_contrast(_luma(on_black)) > _contrast(luma), on_black, on_white)
 
-    return tf.cond(_contrast(on_white) < _LEAST_CONTRAST, choose_clearer, lambda: on_white)
+    laid = tf.cond(_contrast(luma) < LEAST_CONTRAST, choose_ground, lambda: on_white)
+    return tf.cond(_contrast(_luma(laid)) < AMPLE_CONTRAST, lambda: _weigh_colours(laid), lambda: _luma(laid))
+
+
+def _weigh_colours(colour: tf.Tensor) -> tf.Tensor:
+    """Returns the luma, int32 [height, width], or one channel where luma shows hardly anything and that one does."""
+    luma = _luma(colour)
+    luma_sides = _find_sides(luma)
+    sides = tf.stack([_find_sides(colour[:, :, number]) for number in range(3)])
+    contrasts = sides[:, 1] - sides[:, 0]
+    clearest = tf.argmax(contrasts)
+    channel = colour[:, :, clearest]
+    total = tf.reduce_sum(tf.cast(channel, tf.int64))
+    is_dark = 2 * total < tf.cast(tf.reduce_sum(sides[clearest]), tf.int64) * tf.size(channel, tf.int64)
+    is_taken = (luma_sides[1] - luma_sides[0] < LEAST_CONTRAST) & (contrasts[clearest] >= LEAST_CONTRAST_OF_A_CHANNEL)
+    return tf.where(is_taken, tf.where(is_dark, 255 - channel, channel), luma)
+
+
+def _find_sides(grey: tf.Tensor) -> tf.Tensor:
+    """Finds the darkest and the lightest of an image's values but for outliers, int32 [2]."""
+    counts = tf.cumsum(tf.math.bincount(tf.reshape(grey, [-1]), minlength=256))
+    cut = counts[-1] // OUTLIERS
+    below = tf.stack([counts <= cut, counts < counts[-1] - cut])
+    return tf.reduce_sum(tf.cast(below, tf.int32), axis=1)
 
 
 def _laid_on(ground: int, colour: tf.Tensor, alpha: tf.Tensor) -> tf.Tensor:

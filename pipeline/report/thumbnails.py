@@ -15,7 +15,7 @@ from PIL import Image
 from components.listing import uri_to_path
 from components.listing.references import read_regular_file
 from components.processes import HelperPool, bound_decoding, map_in_threads
-from tfrecords import DataError, ImageLimits, ImageRejected, StoreError, encode_png, read_line
+from tfrecords import DataError, ImageLimits, ImageRejected, StoreError, encode_png, read_line, turn_upright
 
 # Of EPS and the like, Pillow has another program draw a picture.
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
@@ -24,16 +24,6 @@ _PIXELS = 30_000_000  # that are decoded at most
 _SIZE = (320, 96)
 _TINY = 16  # pixels; what is smaller is enlarged
 _WIDEST_LINE = 1600
-_EXIF_ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _BOUNDS = ImageLimits(max_decode_seconds=5)
 _THREADS = 8
 _SECONDS = 10.0  # after which nothing more is begun
@@ -180,7 +170,7 @@ def _get_extrema(image: Image.Image) -> Sequence[tuple[float, float]]:
 
 def _shrink(image: Image.Image) -> Image.Image:
     """Shrinks an image to `_SIZE` at most: grey or in colour, on white, upright."""
-    turn = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
+    image = turn_upright(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _stretch(image)
     elif image.has_transparency_data:
@@ -192,8 +182,6 @@ def _shrink(image: Image.Image) -> Image.Image:
         ground = Image.new("RGBA", image.size, "white")
         ground.alpha_composite(image)
         image = ground.convert("RGB")
-    if turn is not None:
-        image = image.transpose(turn)
     image.thumbnail(_SIZE)
     if max(image.size) < _TINY:
         image = image.resize((image.width * 8, image.height * 8), Image.Resampling.NEAREST)

@@ -17,7 +17,7 @@ from components.lines import Content, map_in_order, read_referenced_line
 from components.listing import ImageReference
 from components.processes import HelperPool, bound_decoding, helper, is_helper
 from components.rejects import Reject
-from tests.bombs import BOMBS
+from tests.bombs import BOMBS, make_exif_bomb
 from tfrecords import ImageLimits, ImageRejected, LineImage, ProcessLostError, read_line
 
 LIMITS = ImageLimits(max_decode_seconds=2, max_decode_memory=300_000_000)
@@ -59,13 +59,19 @@ def test_several_bombs_in_one_call_are_told_apart(tmp_path, helpers):
     good = draw_good(tmp_path, 6)
     for number in range(2):
         (tmp_path / f"{number}.pgm").write_bytes(BOMBS["comments.pgm"]())
-    (tmp_path / "2.png").write_bytes(BOMBS["exif.png"]())
-    bombs = [refer_to(tmp_path / name) for name in ("0.pgm", "1.pgm", "2.png")]
+    (tmp_path / "2.jpg").write_bytes(BOMBS["exif.jpg"]())
+    bombs = [refer_to(tmp_path / name) for name in ("0.pgm", "1.pgm", "2.jpg")]
     listed = [good[0], bombs[0], good[1], good[2], bombs[1], bombs[2], *good[3:]]
     outcomes = list(map_in_order(READ, listed, 2, LIMITS))
     assert [outcome.reason if isinstance(outcome, Reject) else "read" for outcome in outcomes] == (
         ["read", "too_slow", "read", "read", "too_slow", "too_large", "read", "read", "read"]
     )
+
+
+def test_metadata_that_nobody_needs_are_not_read(tmp_path, helpers):
+    (tmp_path / "exif.png").write_bytes(make_exif_bomb())
+    (line,) = map_in_order(READ, [refer_to(tmp_path / "exif.png")], 1, LIMITS)
+    assert line.source_width == 80
 
 
 def test_a_file_that_has_grown_to_gigabytes_is_not_read_whole(tmp_path, helpers):

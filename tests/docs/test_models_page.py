@@ -7,9 +7,13 @@ import runpy
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tensorflow as tf
+from PIL import Image
 
 from components.recogniser import Decoding, Recogniser, load_recogniser
+from tests.conftest import LINE_HEIGHT
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
@@ -51,6 +55,7 @@ SIGNS = {
     "images that cannot be read": "return_rejects=True",
     "Beam": "RunInference(",
     "SavedModel": "saved_model.load",
+    "TensorFlow Lite": "TFLiteConverter",
     "ONNX Runtime": "InferenceSession(",
     "Keras": "load_model(",
 }
@@ -108,6 +113,74 @@ def test_tensorflow_alone_gives_the_same_text_and_confidence(folder, recogniser,
 def test_onnx_runtime_alone_gives_the_same_text(folder, recogniser, capsys):
     (found,) = recogniser.recognise(["line.png"])
     assert run_block(capsys, SIGNS["ONNX Runtime"]) == [found.text]
+
+
+def save_turned(image: Image.Image) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.transpose(Image.Transpose.ROTATE_90).save("line.png", exif=exif)
+
+
+def save_tinted(image: Image.Image) -> None:
+    """Red on a green of equal luma."""
+    ink = image.point(lambda value: 255 - value)
+    Image.merge("RGB", [ink, ink.point(lambda value: 130 - value // 2), Image.new("L", image.size)]).save("line.png")
+
+
+def save_deep(image: Image.Image, factor: int) -> None:
+    Image.fromarray(np.asarray(image).astype(np.uint16) * np.uint16(factor)).save("line.png")
+
+
+PLAIN = {
+    "RGB": lambda image: image.convert("RGB").save("line.png"),
+    "bits": lambda image: image.convert("1").save("line.png"),
+    "JPEG": lambda image: image.convert("RGB").save("line.png", "JPEG"),
+    "TIFF": lambda image: image.save("line.png", "TIFF"),
+    "turned": save_turned,
+}
+OTHERS = {
+    "palette": lambda image: image.quantize(16).save("line.png"),
+    "transparent colour": lambda image: image.save("line.png", transparency=image.getpixel((0, 0))),
+    "grey and alpha": lambda image: image.convert("LA").save("line.png"),
+    "colour and alpha": lambda image: image.convert("RGBA").save("line.png"),
+    "CMYK": lambda image: image.convert("CMYK").save("line.png", "JPEG"),
+    "16 bits": lambda image: save_deep(image, 257),
+    "12 bits": lambda image: save_deep(image, 16),
+    "equal luma": save_tinted,
+    "animation": lambda image: image.save(
+        "line.png", save_all=True, append_images=[image.point(lambda value: 255 - value)]
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_onnx_runtime_alone_reads_other_plain_images_as_the_project_does(folder, recogniser, capsys, kind):
+    PLAIN[kind](Image.open("line.png").copy())
+    (found,) = recogniser.recognise(["line.png"])
+    assert run_block(capsys, SIGNS["ONNX Runtime"]) == [found.text]
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_the_script_for_onnx_runtime_refuses_what_it_would_read_otherwise(folder, capsys, kind):
+    OTHERS[kind](Image.open("line.png").copy())
+    with pytest.raises(SystemExit, match=r"line\.png has to be one picture, grey or RGB of 8 bits"):
+        run_block(capsys, SIGNS["ONNX Runtime"])
+
+
+def test_tensorflow_lite_scores_as_tensorflow_does(folder, capsys):
+    run_block(capsys, SIGNS["TensorFlow Lite"])
+    score = tf.saved_model.load("work/models/ID/saved_model").signatures["score"]
+    lite = tf.lite.Interpreter("model.tflite").get_signature_runner("score")
+    chooser = np.random.default_rng(0)
+    for count, width in ((1, 64), (3, 100)):
+        images = chooser.integers(0, 256, (count, LINE_HEIGHT, width, 1), np.uint8)
+        widths = chooser.integers(8, width + 1, count, np.int32)
+        wanted, found = (
+            score(images=tf.constant(images), widths=tf.constant(widths)),
+            lite(images=images, widths=widths),
+        )
+        np.testing.assert_allclose(found["logits"], wanted["logits"], atol=1e-3)
+        np.testing.assert_array_equal(found["time_steps"], wanted["time_steps"])
 
 
 def test_keras_loads_the_network(folder, recogniser, capsys):

@@ -6,6 +6,7 @@ import json
 import pathlib
 from typing import Any
 
+import numpy as np
 import pytest
 
 from components.ingest import ShardSummary
@@ -236,6 +237,37 @@ def test_identical_images_in_several_splits_are_warned_of(tmp_path):
     (warning,) = Dataset(tmp_path, shards).warnings()
     assert warning.startswith("2 images have an identical one in another split: ")
     assert "--split_by" in warning
+
+
+@dataclasses.dataclass(frozen=True)
+class FaintLine(Line):
+    """A line whose left half is darker than its right one, by `contrast` grey levels."""
+
+    contrast: int = 0
+
+    @property
+    def pixels(self) -> np.ndarray:
+        pixels = np.full((HEIGHT, self.width), 200, np.uint8)
+        pixels[:, : self.width // 2] -= self.contrast
+        return pixels
+
+
+def test_lines_that_are_blank_are_warned_of_with_the_first_of_them(tmp_path):
+    shards = good()
+    shards[0][1].extend(FaintLine("ab", AMPLE + n, uri=f"faint/{n}.png", contrast=15 - n) for n in (4, 3, 2, 1))
+    shards[2][1].append(FaintLine("ab", AMPLE, uri="faint/0.png", contrast=15))
+    (warning,) = Dataset(tmp_path, shards).warnings()
+    assert warning == (
+        "5 lines are blank in grey, and cannot be learned: no two pixels are 16 grey levels apart "
+        "(faint/0.png, faint/1.png, faint/2.png, …)"
+    )
+
+
+@pytest.mark.parametrize(("text", "contrast"), [("ab", 16), ("ab", 100), ("", 0)])
+def test_a_faint_line_and_an_empty_field_are_no_blank_lines(tmp_path, text, contrast):
+    shards = good()
+    shards[1][1].append(FaintLine(text, AMPLE, uri="one.png", contrast=contrast))
+    assert Dataset(tmp_path, shards).warnings() == []
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from components.ctc.decoding import decode_greedily
 from components.training.serving import decode_text, read_lines
@@ -41,11 +43,105 @@ def white_ink(ground_alpha: int, lightest: int = 255) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+def turned_by(orientation: int, order: str = "<") -> bytes:
+    """An EXIF block that holds an orientation alone."""
+    mark = b"II" if order == "<" else b"MM"
+    return b"Exif\0\0" + struct.pack(f"{order}2sHIHHHIHHI", mark, 42, 8, 1, 0x0112, 3, 1, orientation, 0, 0)
+
+
 def sixteen_bits() -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 65536, (40, 90), np.uint16))
 
 
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def deep_png(values: np.ndarray, transparent: tuple[int, ...] = ()) -> bytes:
+    """A PNG of 16-bit samples: grey, grey and alpha, RGB or RGBA by their number, uint16 [height, width, samples]."""
+    height, width, samples = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[samples], 0, 0, 0))
+        + (chunk(b"tRNS", struct.pack(f">{len(transparent)}H", *transparent)) if transparent else b"")
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+def shallow_png(bits: int, transparent: int) -> bytes:
+    """A PNG of all greys of 2 or 4 bits, one of them transparent."""
+    values = np.tile(np.arange(2**bits, dtype=np.uint8), (16, 32 // 2**bits))
+    packed = np.zeros((16, 32 * bits // 8), np.uint8)
+    for start in range(8 // bits):
+        packed = packed << bits | values[:, start :: 8 // bits]
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 32, 16, bits, 0, 0, 0, 0))
+        + chunk(b"tRNS", struct.pack(">H", transparent))
+        + chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in packed)))
+        + chunk(b"IEND", b"")
+    )
+
+
+def deep_noise(samples: int, bits: int, darkest: int = 0) -> np.ndarray:
+    return np.random.default_rng(bits).integers(darkest, 2**bits, (40, 91, samples), np.uint16)
+
+
+def coloured(ink: tuple[int, int, int], ground: tuple[int, int, int]) -> Image.Image:
+    """A stroke of one colour on another, with soft edges."""
+    covered = np.zeros((40, 90, 1))
+    covered[15:25, 10:80], covered[14, 10:80] = 1, 0.5
+    return Image.fromarray((ground + (np.array(ink) - ground) * covered).astype(np.uint8))
+
+
+def few_greys(count: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(count).integers(0, count, (40, 91), np.uint8))
+
+
+RED, GREEN = (255, 0, 0), (0, 130, 0)  # of equal luma
+
 FILES = {
+    "transparent grey": file_of(few_greys(8), transparency=3),
+    "transparent grey that is light": file_of(few_greys(2).point(lambda value: 255 - value), transparency=254),
+    "transparent colour": file_of(few_greys(3).convert("RGB"), transparency=(1, 1, 1)),
+    "black ink on a transparent colour": file_of(few_greys(2), transparency=1),
+    "transparent bit": file_of(noise(40, 91, 1).convert("1"), transparency=0),
+    "opaque bit": file_of(noise(40, 91, 1).convert("1"), transparency=255),
+    "2 bits, a transparent grey": shallow_png(2, 1),
+    "4 bits, a transparent grey": shallow_png(4, 6),
+    "palette of 2": file_of(noise(40, 91, 3).quantize(2)),
+    "palette of 4": file_of(noise(40, 91, 3).quantize(4)),
+    "palette of 256": file_of(noise(40, 91, 3).quantize(256)),
+    "palette of 4 and transparency": file_of(noise(40, 91, 3).quantize(4), transparency=1),
+    "16 bits, a transparent value": deep_png(deep_noise(1, 2) * 0x1234, (0x1234,)),
+    "16 bits, dark": deep_png(deep_noise(1, 13)),
+    "16 bits, dark and made of 8": deep_png(deep_noise(1, 3) * 257),
+    "16 bits, dark and made of 8 by a shift": deep_png(deep_noise(1, 3) << 8),
+    "16 bits, even": deep_png(np.full((40, 91, 1), 4000, np.uint16)),
+    **{
+        f"{bits} bits in 16, {samples} samples": deep_png(deep_noise(samples, bits))
+        for bits in (8, 10, 12, 14, 16)
+        for samples in (1, 2, 3, 4)
+    },
+    "12 bits, a transparent value beyond": deep_png(
+        np.where(few_greys(2), 65535, deep_noise(1, 12)[..., 0])[..., None], (65535,)
+    ),
+    "12 bits, a transparent colour beyond": deep_png(
+        np.where(np.asarray(few_greys(2))[..., None], 65535, deep_noise(3, 12)), (65535, 65535, 65535)
+    ),
+    "16 bits, a transparent colour": deep_png(deep_noise(3, 1) * 0x1234, (0x1234, 0, 0x1234)),
+    "red on green": file_of(coloured(RED, GREEN)),
+    "green on red": file_of(coloured(GREEN, RED)),
+    "red on green, JPEG": file_of(coloured(RED, GREEN), "JPEG"),
+    "red on green, palette": file_of(coloured(RED, GREEN).quantize(8)),
+    "red on green, BMP": file_of(coloured(RED, GREEN), "BMP"),
+    "red on green, JPEG of many faults": file_of(coloured(RED, (0, 150, 0)), "JPEG", quality=40),
+    "faint grey": file_of(coloured((150, 150, 150), (250, 250, 250))),
+    "yellow on white": file_of(coloured((255, 255, 0), (255, 255, 255))),
+    "tinted on tinted": file_of(coloured((200, 60, 60), (170, 75, 70))),
+    "upright by its metadata": file_of(noise(40, 91, 3), "JPEG", exif=turned_by(1), xmp=b'<x tiff:Orientation="1">'),
     "grey": file_of(noise(40, 91, 1)),
     "black and white": file_of(noise(40, 91, 1).convert("1")),
     "grey and alpha": file_of(noise(40, 91, 4).convert("LA")),
@@ -128,6 +224,39 @@ def test_what_would_be_read_otherwise_is_refused(image, file_format):
     data = file_of(image, file_format)
     read_line(data, HEIGHT, ImageLimits())
     with pytest.raises(tf.errors.InvalidArgumentError, match="the bytes are no PNG, JPEG, WebP or BMP of 24 bits"):
+        read(tf.constant([data]))
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_an_image_that_its_metadata_turns_is_refused(file_format, orientation, order):
+    exif = turned_by(orientation, order)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="turn its pixels upright, and leave the metadata out"):
+        read(tf.constant([FILES["grey"], file_of(noise(40, 91, 3), file_format, exif=exif)]))
+
+
+def test_an_image_that_its_metadata_turns_in_another_way_is_refused():
+    profile, xmp = PngImagePlugin.PngInfo(), PngImagePlugin.PngInfo()
+    profile.add_text("Raw profile type exif", f"\nexif\n 40\n{turned_by(6).hex()}", zip=True)
+    xmp.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6">', zip=True)
+    turned = [
+        file_of(noise(40, 91, 3), pnginfo=profile),
+        file_of(noise(40, 91, 3), pnginfo=xmp),
+        file_of(noise(40, 91, 3), "JPEG", xmp=b"<tiff:Orientation>6</tiff:Orientation>"),
+    ]
+    for data in turned:
+        assert read_line(data, HEIGHT, ImageLimits()).source_width == 40
+        with pytest.raises(tf.errors.InvalidArgumentError, match="the metadata may turn the image"):
+            read(tf.constant([data]))
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "WEBP"])
+def test_an_animation_is_refused(file_format):
+    data = file_of(noise(40, 91, 3), file_format, save_all=True, append_images=[noise(40, 91, 4).convert("RGB")])
+    with pytest.raises(ImageRejected):
+        read_line(data, HEIGHT, ImageLimits())
+    with pytest.raises(tf.errors.InvalidArgumentError, match="the image is an animation"):
         read(tf.constant([data]))
 
 

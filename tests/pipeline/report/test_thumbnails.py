@@ -17,7 +17,7 @@ from PIL import Image, ImageFile
 
 from pipeline.report import thumbnails
 from pipeline.report.thumbnails import Thumbnail, draw_files, draw_lines
-from tests.bombs import make_exif_bomb
+from tests.bombs import make_jpeg_exif_bomb
 from tests.hostile import build_corpus, build_names
 from tfrecords import ImageLimits, decode_png
 
@@ -240,4 +240,4 @@ def test_profiles_and_comments_of_an_image_are_no_part_of_its_picture(tmp_path):
 
 
 def test_what_takes_too_much_memory_is_not_drawn(tmp_path):
-    assert draw(tmp_path, make_exif_bomb()) == Thumbnail("", "it takes too much time or memory")
+    assert draw(tmp_path, make_jpeg_exif_bomb()) == Thumbnail("", "it takes too much time or memory")
