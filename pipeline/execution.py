@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from components.printing import list_losses
 from components.training.place import ClusterPlace
 from pipeline.console import print_error, print_line, print_to_stderr
 from pipeline.engines.errors import JobLostError
@@ -143,6 +144,7 @@ def _conclude(options: LinePipelineOptions, workspace: Workspace, record: Comman
     if status in (EXIT_DONE, EXIT_ALARM):
         clear_unfinished(workspace)
         prune(options, workspace)
+    record.unprinted = list_losses()
     return write_report(record, workspace)
 
 

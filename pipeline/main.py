@@ -14,7 +14,7 @@ from components.process_settings import prepare_process
 from components.recogniser.manifest import RENAMED_NETWORKS
 from components.training.place import ClusterPlace
 from pipeline.command_line import format_usage, parse_options
-from pipeline.console import log_to_console, print_error, print_line
+from pipeline.console import log_to_console, print_error, print_line, print_story
 from pipeline.engines.submission import check_submission
 from pipeline.exits import (
     EXIT_DONE,
@@ -51,7 +51,8 @@ def main(argv: Sequence[str]) -> int:
     """
     if {"--help", "-h"} & set(argv):
         try:
-            print_line(format_usage(argv))
+            for line in format_usage(argv).splitlines():
+                print_line(line)
         except UsageError as error:
             return _refuse(error, EXIT_USAGE)
         return EXIT_DONE
@@ -83,7 +84,7 @@ def command() -> NoReturn:
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else EXIT_REFUSED
     except BaseException:
-        traceback.print_exc()
+        print_story(traceback.format_exc())
         status = EXIT_REFUSED
     end_at_once(status)
 
