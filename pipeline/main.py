@@ -8,7 +8,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from components.process_settings import prepare_process
 from components.recogniser.manifest import RENAMED_NETWORKS
@@ -28,7 +28,7 @@ from pipeline.exits import (
 )
 from pipeline.options import LinePipelineOptions, UsageError
 from pipeline.report.notify import notify_service
-from pipeline.signals import end_at_once
+from pipeline.signals import end_at_once, handle_signals
 from tfrecords import DataError
 
 if TYPE_CHECKING:
@@ -108,11 +108,13 @@ def _run(options: LinePipelineOptions, place: ClusterPlace | None) -> int:
         if place is not None and not place.is_chief:
             return train_beside_the_chief(options, workspace, place)
         with workspace.lock(wait_s=_LOCK_OF_A_LOST_NODE_S if place else 0, end=end):
-            return run_steps(options, workspace)
+            status, record = run_steps(options, workspace)
     except WorkspaceHeldError as error:
         return _refuse(error, held, options)
     except DataError as error:
         return _refuse(error, choose_status(error), options)
+    _notify(options, record)  # when other commands may have the workspace
+    return status
 
 
 def _plan(options: LinePipelineOptions, workspace: Workspace) -> int:
@@ -162,9 +164,17 @@ def _refuse(error: DataError, status: int, options: LinePipelineOptions | None =
     if options is not None and not options.plan:
         name = "held" if status in (EXIT_HELD, EXIT_LOST) else "failed"
         record = {"status": name, "exit": status, "workspace": options.workspace, "problems": [str(error)]}
-        notify_service(options.notify_url, record)
         print_line(f"summary: status={name} exit={status} workspace={shlex.quote(options.workspace)}")
+        _notify(options, record)
     return status
+
+
+def _notify(options: LinePipelineOptions, record: dict[str, Any]) -> None:
+    """Tells the service of `--notify_url` how the command ended; one signal does not stop that, a second one does."""
+    if options.notify_url:
+        with handle_signals() as interruption:
+            interruption.ending = True
+            notify_service(options.notify_url, record)
 
 
 if __name__ == "__main__":
