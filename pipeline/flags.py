@@ -73,6 +73,13 @@ FLAG_SECTIONS = (
                 without="all are kept",
                 type=whole_number(1),
             ),
+            Flag(
+                "max_prune_fraction",
+                "removes nothing of a kind, and warns, if a greater share of it would go at once, or if nothing is "
+                "there from the two years after: the clock may be wrong then; 1 removes it all the same",
+                default=0.5,
+                type=FRACTION,
+            ),
         ),
     ),
     FlagSection(
