@@ -6,6 +6,7 @@ Help texts, docs/flags.md and the parser are made from this table.
 from __future__ import annotations
 
 from components.ctc.decoders import DECODERS
+from components.listing import LINKS_FOLLOWED
 from components.recogniser.engines import ENGINES
 from components.recogniser.manifest import RENAMED_NETWORKS
 from components.training.base_weights import FEW_IMAGES
@@ -200,6 +201,14 @@ FLAG_SECTIONS = (
                 "--infer_images",
                 "NAME",
                 without="one of the usual names",
+            ),
+            Flag(
+                "follow_links",
+                "which symbolic links below the folders that are named are followed: links to files, all of them, or "
+                "none; none ever leads into /proc, /sys, /dev or the workspace",
+                "WHICH",
+                default="all",
+                choices=LINKS_FOLLOWED,
             ),
             Flag(
                 "max_reject_fraction",

@@ -11,11 +11,13 @@ import stat
 import urllib.parse
 from typing import NamedTuple
 
-from tfrecords import storage
+from tfrecords import DataError, storage
 
 # OCR training tools put these between a line's name and its suffix, for the same line prepared in another way.
 _VARIANTS = (".bin", ".nrm", ".dew", ".raw")
 _SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,3}\Z")
+_LOCAL_URL = re.compile("file:(?://(?:localhost)?(?=/)|(?=/[^/]))", re.IGNORECASE)
+_SHOWN = 80  # symbols of a row's path that is refused
 
 
 class ImageReference(NamedTuple):
@@ -96,9 +98,27 @@ def join_path(folder: str, name: str) -> str:
 
 
 def resolve_path(folder: str, named: str) -> str:
-    """Resolves a path in a table of a folder; it is relative to that folder unless it is absolute."""
-    if storage.is_remote(named) or named.startswith("/"):
-        return named
+    """Resolves a path in a table of a folder; it is relative to that folder unless it is absolute.
+
+    A table is data of others: a row opens nothing but local files, `gs://` and the bucket that the table lies in.
+
+    Raises:
+        DataError: for a URL of anything else.
+    """
+    scheme, is_url, rest = named.partition("://")
+    if local := _LOCAL_URL.match(named):
+        named = f"/{named[local.end() :].lstrip('/')}"
+        return named if "%" not in named or os.path.lexists(named) else uri_to_path(named)
+    if is_url and scheme.lower() in ("gs", "gcs"):
+        return f"gs://{rest}"
+    if is_url and scheme == folder.partition("://")[0]:
+        bucket = storage.get_bucket(storage.canonicalise(folder))
+        if storage.canonicalise(named).startswith(f"{bucket}/"):
+            return named
+    if is_url:
+        raise DataError(f"{named[:_SHOWN]!r} is no local path and no gs:// URL: a table cannot name anything else")
+    if named.startswith("/"):
+        return f"/{named.lstrip('/')}"  # of two slashes POSIX keeps both
     if storage.is_remote(folder):
         scheme, _, rest = folder.partition("://")
         return f"{scheme}://{posixpath.normpath(posixpath.join(rest, named))}"
