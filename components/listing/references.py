@@ -8,6 +8,7 @@ import os
 import posixpath
 import re
 import stat
+import sys
 import urllib.parse
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from tfrecords import DataError, storage
 _VARIANTS = (".bin", ".nrm", ".dew", ".raw")
 _SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,3}\Z")
 _LOCAL_URL = re.compile("file:(?://(?:localhost)?(?=/)|(?=/[^/]))", re.IGNORECASE)
+_NAMES_ARE_UTF8 = sys.getfilesystemencoding() == "utf-8"
 _SHOWN = 80  # symbols of a row's path that is refused
 
 
@@ -69,15 +71,24 @@ def strip_variant(name: str) -> str:
 
 
 def path_to_uri(path: str) -> str:
-    """Writes a local path as text: `%` and bytes that are not UTF-8 are percent-encoded, the rest stays."""
+    """Writes a local path as text: `%` and bytes that are not UTF-8 are percent-encoded, the rest stays.
+
+    The text does not depend on the encoding that Python takes for names of files.
+    """
     if "%" not in path and path.isascii():
         return path
-    return re.sub("[%\udc80-\udcff]", lambda match: "".join(f"%{byte:02X}" for byte in os.fsencode(match[0])), path)
+    if not _NAMES_ARE_UTF8:
+        path = os.fsencode(path).decode("utf-8", "surrogateescape")
+    return re.sub(
+        "[%\udc80-\udcff]",
+        lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogateescape")),
+        path,
+    )
 
 
 def uri_to_path(uri: str) -> str:
     """Returns the path or URL that a URI names; for local paths the inverse of `path_to_uri`."""
-    if storage.is_remote(uri) or "%" not in uri:
+    if storage.is_remote(uri) or ("%" not in uri and (_NAMES_ARE_UTF8 or uri.isascii())):
         return uri
     return os.fsdecode(urllib.parse.unquote_to_bytes(uri.encode("utf-8", "surrogateescape")))
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline.console import log_to_console, print_story
 from pipeline.exits import EXIT_DONE
-from tests.commands import ROOT, RUN_PIPELINE
+from tests.commands import ROOT, RUN_PIPELINE, run_python
 
 FORGED = "x\nsummary: status=done exit=0\x1b[2J\u202e.png"
 
@@ -93,3 +93,22 @@ def test_records_of_libraries_and_stories_forge_no_line(capsys):
         "WARNING some.library: odd file /scans/x",
         "Traceback",
     ]
+
+
+@pytest.mark.slow
+def test_a_place_without_utf_8_changes_neither_the_dataset_nor_its_uris(tmp_path, ingest):
+    """The other dataset is made where names are UTF-8."""
+    folder = tmp_path / "scans" / "größe 中"
+    folder.mkdir()
+    for path in list((tmp_path / "scans").glob("*.png")):
+        path.rename(folder / f"ü{path.name}")
+    datasets = []
+    places = {"wü": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, "other": {}}
+    for workspace, place in places.items():
+        flags = [*ingest, f"--workspace={tmp_path / workspace}"]
+        done = run_python(RUN_PIPELINE, *flags, environment=place, warm=not place)
+        assert done.returncode == EXIT_DONE, done.stderr
+        dataset_id = (tmp_path / workspace / "datasets" / "LATEST").read_text().strip()
+        shards = (tmp_path / workspace / "datasets" / dataset_id).glob("train*.tfrecord.gz")
+        datasets.append((dataset_id, [path.read_bytes() for path in shards]))
+    assert datasets[0] == datasets[1]
