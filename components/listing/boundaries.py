@@ -34,6 +34,8 @@ class Boundaries:
         real = os.path.join(resolve_folder(folder), name)
         if os.path.islink(real):
             real = os.path.realpath(real)
+        if real == "/":
+            return real  # all of them, and everything else of the machine
         for closed in self.closed_to_rows if of_row else self.closed:
             named = [folder for folder in self.inside if lies_inside(folder, closed)]
             for place in (os.path.normpath(path), real):

@@ -310,20 +310,20 @@ def test_no_link_leads_into_the_system_or_the_workspace(tmp_path, images, caplog
     assert record.getMessage().startswith(f"{images}/folder leads into /")
 
 
-def test_a_link_to_everything_leaves_out_the_system(monkeypatch, tmp_path, images):
-    """Folders are listed for real, but only the uppermost."""
-    scandir, scanned = os.scandir, []
+@pytest.mark.parametrize("target", ["/", "/proc/self/root", "//", "/tmp/.."])
+def test_a_link_to_the_whole_machine_is_not_followed(images, target):
+    put(images, "a.png")
+    (images / "all").symlink_to(target)
+    tally = Tally()
+    assert [image.key for image in list_images(str(images), None, tally)] == ["lines/a.png"]
+    assert tally.passed_over["link"] == 1
 
-    def look(path):
-        scanned.append(str(path))
-        return scandir(path if str(path) in (str(images), f"{images}/all") else tmp_path / "empty")
 
-    (tmp_path / "empty").mkdir()
-    (images / "all").symlink_to("/")
-    monkeypatch.setattr(os, "scandir", look)
-    assert not [key for key in keys(images) if key.startswith(("lines/all/proc", "lines/all/sys", "lines/all/dev"))]
-    assert f"{images}/all" in scanned
-    assert not {f"{images}/all/{name}" for name in ("proc", "sys", "dev")} & set(scanned)
+def test_the_system_is_closed_to_a_link_to_a_folder_above_it_too(tmp_path, images):
+    put(tmp_path, "machine/closed/1.png", "machine/open/2.png")
+    (images / "all").symlink_to(tmp_path / "machine")
+    places = Places.from_roots([str(images)], Boundaries(closed=(f"{tmp_path}/machine/closed",)))
+    assert [image.key for image in list_images(str(images), None, None, places)] == ["lines/all/open/2.png"]
 
 
 @pytest.mark.parametrize("target", ["/proc/self/environ", "/dev/zero", "{workspace}/models/m/plots/curves.png"])
