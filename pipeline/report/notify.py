@@ -80,7 +80,8 @@ def _make_request(url: str, content: bytes) -> urllib.request.Request:
     parts = urllib.parse.urlsplit(url)
     credentials, at, host = parts.netloc.rpartition("@")
     if at:
-        token = base64.b64encode(urllib.parse.unquote_to_bytes(credentials)).decode()
+        user, _, password = credentials.partition(":")
+        token = base64.b64encode(urllib.parse.unquote_to_bytes(f"{user}:{password}")).decode()
         headers["Authorization"] = f"Basic {token}"
         url = parts._replace(netloc=host).geturl()
     return urllib.request.Request(url, content, headers, method="POST")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import socket
 import threading
@@ -96,10 +97,12 @@ def test_a_service_that_answers_for_ever_is_given_up(monkeypatch, answer):
         assert 0.5 <= time.monotonic() - began < 5
 
 
-def test_a_name_and_a_password_in_the_address_are_sent_as_browsers_do(service):
-    url = service.url.replace("://", "://night%40reader:p%3As@")
-    assert post_record(url, {}) is None
-    assert service.credentials == ["Basic bmlnaHRAcmVhZGVyOnA6cw=="]  # night@reader:p:s
+@pytest.mark.parametrize(
+    ("credentials", "sent"), [("night%40reader:p%3As@", b"night@reader:p:s"), ("reader@", b"reader:"), ("", None)]
+)
+def test_a_name_and_a_password_in_the_address_are_sent_as_browsers_do(service, credentials, sent):
+    assert post_record(service.url.replace("://", f"://{credentials}"), {}) is None
+    assert service.credentials == [sent and f"Basic {base64.b64encode(sent).decode()}"]
 
 
 @pytest.mark.parametrize("flags", [("--steps=infer",), ("--steps=compact", "--date=2026-03-01")])
