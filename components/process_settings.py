@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 
 _MOST_TEXT_BYTES = 16_000_000
 
@@ -23,6 +23,29 @@ def prepare_process() -> None:
     """
     _prepare_arrow()
     prepare_pillow()
+
+
+def use_utf8() -> None:
+    """Starts this process again in Python's UTF-8 mode, unless names of files are UTF-8 already.
+
+    In another encoding, as under `LC_ALL=C` with `PYTHONUTF8=0`, names would have other URIs, and a text with `ü` could
+    not become a name. Processes that this one starts inherit the mode.
+    """
+    if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
+        return
+    os.environ["PYTHONUTF8"] = "1"
+    os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
+def isolate_python(environment: MutableMapping[str, str]) -> None:
+    """Has Pythons that start with an environment import this project, and nothing from the folder they start in.
+
+    Python looks there first where it is started with `-m`. A `numpy.py` among somebody's images would be executed.
+    """
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    others = environment.get("PYTHONPATH", "").split(os.pathsep)
+    environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([root, *filter(None, others)]))
+    environment["PYTHONSAFEPATH"] = "1"
 
 
 @contextlib.contextmanager

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
 from collections.abc import Iterator
+
+from components.printing import make_printable
 
 _OURS = ("pipeline", "components", "tfrecords")
 
@@ -42,18 +43,15 @@ class _ConsoleHandler(logging.Handler):
         if record.name.partition(".")[0] in _OURS:
             print_line(f"warning: {message}" if record.levelno >= logging.WARNING else message)
         elif record.levelno >= logging.WARNING:
-            print_to_stderr(f"{record.levelname} {record.name}: {self._format_library(record)}")
+            print_story(f"{record.levelname} {record.name}: {self._format_library(record)}")
 
     def _format_library(self, record: logging.LogRecord) -> str:
         return logging.Formatter().format(record)
 
 
 def print_line(line: str) -> None:
-    """Prints a line to standard output; where nobody reads any more, the command goes on."""
-    try:
-        print(make_printable(line), flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Prints one line to standard output, whatever is in it."""
+    print(make_printable(line), flush=True)
 
 
 def print_error(sentence: str) -> None:
@@ -62,10 +60,13 @@ def print_error(sentence: str) -> None:
 
 
 def print_to_stderr(line: str) -> None:
-    """Prints a line to standard error."""
+    """Prints one line to standard error, whatever is in it."""
     print(make_printable(line), file=sys.stderr, flush=True)
 
 
-def make_printable(line: str) -> str:
-    """Escapes what a terminal cannot show of names that are not UTF-8."""
-    return line.encode(errors="backslashreplace").decode()
+def print_story(story: str) -> None:
+    """Prints several lines to standard error; no line but the first begins where lines of ours begin."""
+    first, *others = story.splitlines() or [""]
+    print_to_stderr(first)
+    for line in others:
+        print_to_stderr(f"  {line}")

@@ -11,13 +11,13 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from components.printing import list_losses
 from components.training.place import ClusterPlace
 from pipeline.console import print_error, print_line, print_to_stderr
 from pipeline.engines.errors import JobLostError
 from pipeline.engines.jobs import describe_runner
 from pipeline.exits import EXIT_ALARM, EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, choose_status, describe_error
 from pipeline.options import LinePipelineOptions
-from pipeline.report.notify import notify_service
 from pipeline.report.page import write_report
 from pipeline.report.record import CommandRecord
 from pipeline.retention import clear_unfinished, prune
@@ -33,8 +33,12 @@ log = logging.getLogger(__name__)
 _Done = list[tuple[Step, StepResult]]
 
 
-def run_steps(options: LinePipelineOptions, workspace: Workspace) -> int:
-    """Runs the steps in their order, writes the run report, and returns the exit status."""
+def run_steps(options: LinePipelineOptions, workspace: Workspace) -> tuple[int, dict[str, Any]]:
+    """Runs the steps in their order, writes the run report, and prints the summary.
+
+    Returns:
+        The exit status, and the record as the service of `--notify_url` gets it.
+    """
     record = CommandRecord.start(options, workspace.root)
     done: _Done = []
     with handle_signals() as interruption:
@@ -60,9 +64,8 @@ def run_steps(options: LinePipelineOptions, workspace: Workspace) -> int:
             if not paths and status in (EXIT_DONE, EXIT_ALARM):
                 status = conclusion or EXIT_REFUSED
         _print_end(done, record, paths)
-        notify_service(options.notify_url, {**dataclasses.asdict(record), "exit": status})
         print_line(_format_summary(done, record, status, paths.get("run record")))
-    return status
+    return status, {**dataclasses.asdict(record), "exit": status}
 
 
 def train_beside_the_chief(options: LinePipelineOptions, workspace: Workspace, place: ClusterPlace) -> int:
@@ -143,6 +146,7 @@ def _conclude(options: LinePipelineOptions, workspace: Workspace, record: Comman
     if status in (EXIT_DONE, EXIT_ALARM):
         clear_unfinished(workspace)
         prune(options, workspace)
+    record.unprinted = list_losses()
     return write_report(record, workspace)
 
 

@@ -6,6 +6,7 @@ Help texts, docs/flags.md and the parser are made from this table.
 from __future__ import annotations
 
 from components.ctc.decoders import DECODERS
+from components.listing import LINKS_FOLLOWED
 from components.recogniser.engines import ENGINES
 from components.recogniser.manifest import RENAMED_NETWORKS
 from components.training.base_weights import FEW_IMAGES
@@ -72,6 +73,13 @@ FLAG_SECTIONS = (
                 "DAYS",
                 without="all are kept",
                 type=whole_number(1),
+            ),
+            Flag(
+                "max_prune_fraction",
+                "removes nothing of a kind, and warns, if a greater share of it would go at once, or if nothing is "
+                "there from the two years after: the clock may be wrong then; 1 removes it all the same",
+                default=0.5,
+                type=FRACTION,
             ),
         ),
     ),
@@ -193,6 +201,14 @@ FLAG_SECTIONS = (
                 "--infer_images",
                 "NAME",
                 without="one of the usual names",
+            ),
+            Flag(
+                "follow_links",
+                "which symbolic links below the folders that are named are followed: links to files, all of them, or "
+                "none; none ever leads into /proc, /sys, /dev or the workspace",
+                "WHICH",
+                default="all",
+                choices=LINKS_FOLLOWED,
             ),
             Flag(
                 "max_reject_fraction",

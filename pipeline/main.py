@@ -8,13 +8,13 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from components.process_settings import prepare_process
 from components.recogniser.manifest import RENAMED_NETWORKS
 from components.training.place import ClusterPlace
 from pipeline.command_line import format_usage, parse_options
-from pipeline.console import log_to_console, print_error, print_line
+from pipeline.console import log_to_console, print_error, print_line, print_story
 from pipeline.engines.submission import check_submission
 from pipeline.exits import (
     EXIT_DONE,
@@ -28,7 +28,7 @@ from pipeline.exits import (
 )
 from pipeline.options import LinePipelineOptions, UsageError
 from pipeline.report.notify import notify_service
-from pipeline.signals import end_at_once
+from pipeline.signals import end_at_once, handle_signals
 from tfrecords import DataError
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def main(argv: Sequence[str]) -> int:
     """
     if {"--help", "-h"} & set(argv):
         try:
-            print_line(format_usage(argv))
+            for line in format_usage(argv).splitlines():
+                print_line(line)
         except UsageError as error:
             return _refuse(error, EXIT_USAGE)
         return EXIT_DONE
@@ -83,7 +84,7 @@ def command() -> NoReturn:
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else EXIT_REFUSED
     except BaseException:
-        traceback.print_exc()
+        print_story(traceback.format_exc())
         status = EXIT_REFUSED
     end_at_once(status)
 
@@ -107,11 +108,13 @@ def _run(options: LinePipelineOptions, place: ClusterPlace | None) -> int:
         if place is not None and not place.is_chief:
             return train_beside_the_chief(options, workspace, place)
         with workspace.lock(wait_s=_LOCK_OF_A_LOST_NODE_S if place else 0, end=end):
-            return run_steps(options, workspace)
+            status, record = run_steps(options, workspace)
     except WorkspaceHeldError as error:
         return _refuse(error, held, options)
     except DataError as error:
         return _refuse(error, choose_status(error), options)
+    _notify(options, record)  # when other commands may have the workspace
+    return status
 
 
 def _plan(options: LinePipelineOptions, workspace: Workspace) -> int:
@@ -161,9 +164,17 @@ def _refuse(error: DataError, status: int, options: LinePipelineOptions | None =
     if options is not None and not options.plan:
         name = "held" if status in (EXIT_HELD, EXIT_LOST) else "failed"
         record = {"status": name, "exit": status, "workspace": options.workspace, "problems": [str(error)]}
-        notify_service(options.notify_url, record)
         print_line(f"summary: status={name} exit={status} workspace={shlex.quote(options.workspace)}")
+        _notify(options, record)
     return status
+
+
+def _notify(options: LinePipelineOptions, record: dict[str, Any]) -> None:
+    """Tells the service of `--notify_url` how the command ended; one signal does not stop that, a second one does."""
+    if options.notify_url:
+        with handle_signals() as interruption:
+            interruption.ending = True
+            notify_service(options.notify_url, record)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 
 from components.predictions.manifest import RUN_MANIFEST_NAME
 from pipeline.options import LinePipelineOptions
@@ -21,25 +21,36 @@ _DAY = re.compile(r"date=(\d{4})-(\d{2})-(\d{2})")
 # What `CommandRecord` names them by; the logs of training's workers have no day, and are written anew each time.
 _RUN_RECORD = re.compile(r"(\d{4})(\d{2})(\d{2})T\d{6}Z-[0-9a-f]+\.(html|json|log)")
 
+_LONGEST_PAUSE = datetime.timedelta(days=2 * 365)
+"""Between two days of a workspace that is in use; past it, rather the clock is wrong."""
+
 
 def prune(options: LinePipelineOptions, workspace: Workspace) -> None:
     """Removes files older than `--retention_days` and `--prediction_retention_days`, by the day in their names.
 
-    Logs one line about it. A file that cannot be removed is a warning; the next command tries again.
+    Logs one line about it. A file that cannot be removed is a warning; the next command tries again. So is a removal
+    that looks like the work of a wrong clock: nothing goes then.
     """
     kept, predictions_kept = options.retention_days, options.prediction_retention_days
-    kinds = (
-        ("days of rejects", storage.join(workspace.root, "rejects"), _DAY, kept, _remove_day),
-        ("files of run reports", storage.join(workspace.root, "runs"), _RUN_RECORD, kept, storage.remove_file),
-        ("days of predictions", workspace.all_predictions, _DAY, predictions_kept, _remove_runs),
-    )
+    if kept is None and predictions_kept is None:
+        return
     pruned: list[str] = []
     problems: list[str] = []
     try:
-        for noun, folder, names, days, remove in kinds:
-            if days is not None:
-                count = _remove_paths(_find_older(folder, names, days), remove, problems)
-                pruned.append(f"{noun} older than {days}: {count:,}")
+        kinds = (
+            _Kind("days of rejects", storage.join(workspace.root, "rejects"), _DAY, kept, _remove_day),
+            _Kind("files of run reports", storage.join(workspace.root, "runs"), _RUN_RECORD, kept, storage.remove_file),
+            _Kind("days of predictions", workspace.all_predictions, _DAY, predictions_kept, _remove_runs),
+        )
+        known_days = {_get_today()}.union(*(kind.paths.values() for kind in kinds))
+        for kind in kinds:
+            if kind.days is None:
+                continue
+            if doubt := kind.doubt_clock(known_days, options.max_prune_fraction):
+                log.warning(doubt)
+            else:
+                count = _remove_paths(kind.find_older(), kind.remove, problems)
+                pruned.append(f"{kind.noun} older than {kind.days}: {count:,}")
     except (DataError, OSError) as error:  # a store that does not answer is not asked for each file
         problems.append(str(error))
     if pruned:
@@ -49,21 +60,61 @@ def prune(options: LinePipelineOptions, workspace: Workspace) -> None:
         log.warning(f"what is older than it is to be kept could not all be removed: {problems[0]}{more}")
 
 
-def _find_older(folder: str, names: re.Pattern[str], days: int) -> Iterator[str]:
-    """Finds the paths in a folder whose names hold a day more than so many days ago."""
-    first_kept = _get_today() - datetime.timedelta(days=days)
-    for name in storage.list_names(folder):
-        if match := names.fullmatch(name):
-            with contextlib.suppress(ValueError):  # no day of any calendar
-                if datetime.date(*map(int, match.groups()[:3])) < first_kept:
-                    yield storage.join(folder, name)
+class _Kind:
+    """One kind of paths that have days in their names.
+
+    Attributes:
+        noun: what they are, in the plural.
+        days: for how long they are kept; None for ever.
+        remove: removes one of them.
+        paths: all of them, with their days.
+    """
+
+    def __init__(
+        self, noun: str, folder: str, names: re.Pattern[str], days: int | None, remove: Callable[[str], None]
+    ) -> None:
+        self.noun, self.days, self.remove = noun, days, remove
+        self.paths: dict[str, datetime.date] = {}
+        for name in storage.list_names(folder):
+            if match := names.fullmatch(name):
+                with contextlib.suppress(ValueError):  # no day of any calendar
+                    self.paths[storage.join(folder, name)] = datetime.date(*map(int, match.groups()[:3]))
+
+    def find_older(self) -> list[str]:
+        """Finds the paths that are older than they are to be kept."""
+        assert self.days is not None
+        first_kept = _get_today().toordinal() - self.days
+        return [path for path, day in self.paths.items() if day.toordinal() < first_kept]
+
+    def doubt_clock(self, known_days: set[datetime.date], most: float) -> str | None:
+        """Doubts the clock if what it makes too old is too much, or ends years before what is newer.
+
+        Args:
+            known_days: of everything in the workspace, and today's.
+            most: the greatest share that may go at once; at 1 the clock is believed.
+
+        Returns:
+            Why nothing of this kind is to be removed; None if nothing speaks against it.
+        """
+        older = self.find_older()
+        if not older or most >= 1:
+            return None
+        advice = f"set the clock of this machine right, which says {_get_today()}, or give --max_prune_fraction=1 once"
+        what = f"no {self.noun} were removed, though {len(older):,} of {len(self.paths):,} are older than {self.days}"
+        newest = max(self.paths[path] for path in older)
+        following = min(day for day in known_days if day > newest)
+        if following - newest > _LONGEST_PAUSE:
+            return f"{what}: nothing is there from between {newest} and {following}; {advice}"
+        if len(older) > most * len(self.paths):
+            return f"{what}, more than --max_prune_fraction={most:g} of all; {advice}"
+        return None
 
 
 def _get_today() -> datetime.date:
     return datetime.datetime.now(datetime.UTC).date()
 
 
-def _remove_paths(paths: Iterator[str], remove: Callable[[str], None], problems: list[str]) -> int:
+def _remove_paths(paths: Iterable[str], remove: Callable[[str], None], problems: list[str]) -> int:
     """Removes paths, and adds to the problems; returns the number of the removed."""
     count = 0
     for path in paths:

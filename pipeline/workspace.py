@@ -16,7 +16,7 @@ from components.recogniser.manifest import ACCEPTED as ACCEPTED
 from components.recogniser.manifest import ModelManifest
 from pipeline.lock import StoreLock, WorkspaceHeldError, describe_holder
 from tfrecords import DataError, DatasetManifest, storage
-from tfrecords.manifest import MANIFEST_NAME, read_pointer
+from tfrecords.manifest import MANIFEST_NAME, is_id, read_pointer
 
 LATEST = "LATEST"
 
@@ -168,15 +168,23 @@ class Workspace:
 
     def dataset(self, dataset_id: str) -> str:
         """Returns the folder of a committed dataset."""
-        return storage.join(self.root, "datasets", dataset_id)
+        return self._place("datasets", dataset_id)
 
     def model(self, model_id: str) -> str:
         """Returns the folder of a committed model."""
-        return storage.join(self.root, "models", model_id)
+        return self._place("models", model_id)
+
+    def _place(self, kind: str, artefact_id: str) -> str:
+        """Returns the folder of a dataset or model; raises a `DataError` for what would lie outside its place."""
+        if not is_id(artefact_id):
+            raise DataError(
+                f"{artefact_id[:80]!r} is no ID of one of the {kind} in {self.root}: an ID is a name without a slash"
+            )
+        return storage.join(self.root, kind, artefact_id)
 
     def holds(self, kind: str, artefact_id: str) -> bool:
         """Checks whether a dataset or model (`kind` is the name of its folder) is committed."""
-        return storage.exists(storage.join(self.root, kind, artefact_id, MANIFEST_NAME))
+        return storage.exists(storage.join(self._place(kind, artefact_id), MANIFEST_NAME))
 
     @property
     def all_predictions(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 from tfrecords import storage
@@ -128,11 +129,23 @@ class DatasetManifest:
 
 
 def read_pointer(path: str) -> str | None:
-    """Returns the ID in a file such as `models/ACCEPTED`, or None if there is no such file or nothing in it."""
+    """Returns the ID in a file such as `models/ACCEPTED`, or None if there is no such file or nothing in it.
+
+    Raises:
+        DataError: if what it holds is no ID.
+    """
     try:
-        return storage.read_bytes(path).decode().strip() or None
+        named = storage.read_bytes(path).decode(errors="backslashreplace").strip()
     except FileNotFoundError:
         return None
+    if named and not is_id(named):
+        raise DataError(f"{path} holds {named[:80]!r}, which is no ID: it was damaged or replaced; delete it")
+    return named or None
+
+
+def is_id(name: str) -> bool:
+    """Tells whether a name can be the ID of a dataset, a model or a run: one folder, and none outside its place."""
+    return bool(re.fullmatch(r"[^/\\\x00-\x1f]+", name)) and name not in (".", "..")
 
 
 def suggest_remedy(folder: str, step: str) -> str:

@@ -1,5 +1,6 @@
 """The listing of a collection: its images and their labels; the first job of ingest and of inference."""
 
+from components.listing.boundaries import LINKS_FOLLOWED, SYSTEM_FOLDERS, Boundaries
 from components.listing.choice import LABEL_SOURCES, check_choice, choose_labels
 from components.listing.collection import list_images
 from components.listing.labels import LabelRules
@@ -19,7 +20,10 @@ from components.listing.tables import TableColumns
 
 __all__ = [
     "LABEL_SOURCES",
+    "LINKS_FOLLOWED",
+    "SYSTEM_FOLDERS",
     "TABLE_SUFFIXES",
+    "Boundaries",
     "ImageReference",
     "LabelRules",
     "ListingSummary",

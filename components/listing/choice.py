@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 
+from components.listing.boundaries import Boundaries
 from components.listing.collection import COMPANION_SUFFIXES, Tally, list_images
 from components.listing.joining import read_label_rows
 from components.listing.labels import LabelRules
@@ -24,11 +25,14 @@ _ROWS_LOOKED_AT = 100_000
 _THREADS = 16  # for an object store, which is asked about each file by itself
 
 
-def choose_labels(rules: LabelRules, roots: Iterable[str]) -> tuple[LabelRules, str]:
+def choose_labels(
+    rules: LabelRules, roots: Iterable[str], boundaries: Boundaries | None = None
+) -> tuple[LabelRules, str]:
     """Resolves `auto` by looking at the first images, and at the tables in the folders and beside them.
 
     Args:
         rules: with `source` as asked for; `auto` is replaced.
+        boundaries: of the collection, where links may lead.
 
     Returns:
         The rules, and a sentence that says why, empty if there are no images.
@@ -42,7 +46,7 @@ def choose_labels(rules: LabelRules, roots: Iterable[str]) -> tuple[LabelRules, 
     from_names = dataclasses.replace(rules, source="filename")
     if rules.pattern != LabelRules.pattern:
         return from_names, "labels come from the file names, as --label_pattern says"
-    images, with_sidecar = _count_first_images(roots, from_names)
+    images, with_sidecar = _count_first_images(roots, from_names, boundaries)
     if not images:
         return from_names, ""
     search = _search_all_tables(roots, rules)
@@ -68,14 +72,15 @@ def choose_labels(rules: LabelRules, roots: Iterable[str]) -> tuple[LabelRules, 
     )
 
 
-def _count_first_images(roots: Sequence[str], from_names: LabelRules) -> tuple[int, int]:
+def _count_first_images(roots: Sequence[str], from_names: LabelRules, boundaries: Boundaries | None) -> tuple[int, int]:
     """Counts the first images, up to a limit, and those of them that have a text file beside them.
 
     Args:
         from_names: rules that take labels from names, with which text files are counted without being read.
     """
     tally = Tally()
-    listed = itertools.chain.from_iterable(list_images(root, from_names, tally) for root in roots)
+    places = Places.from_roots(roots, boundaries)
+    listed = itertools.chain.from_iterable(list_images(root, from_names, tally, places) for root in roots)
     readable = (reference for reference in listed if reference.problem != "unreadable_folder")
     images = sum(1 for _ in itertools.islice(readable, _IMAGES_LOOKED_AT))
     return images, tally.with_sidecar
@@ -179,6 +184,8 @@ def _search_tables(folder: str, rules: LabelRules) -> tuple[list[str], dict[str,
         for name in _list_tables(place):
             table = storage.join(place, name)
             try:
+                if Boundaries().leaves_folders(table):
+                    raise DataError(f"{location_to_uri(table)} is a link that leads out of its folder")
                 if _names_images(table, folder, rules):
                     tables.append(table)
                 elif place == folder:

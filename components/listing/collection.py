@@ -10,17 +10,21 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import logging
 import os
 import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from components.listing.boundaries import Boundaries
 from components.listing.labels import LabelRules, SidecarFolder, read_label_from_name, read_label_from_sidecar
 from components.listing.references import ImageReference, join_path, location_to_uri, strip_variant
 from components.listing.roots import Places, find_root_folder
 from components.processes import map_in_threads
 from components.rejects import Reject
 from tfrecords import DataError, storage
+
+log = logging.getLogger(__name__)
 
 COMPANION_SUFFIXES = (
     *(".txt", ".csv", ".tsv", ".jsonl", ".json", ".xml", ".md", ".html", ".yaml", ".yml", ".log", ".ini", ".db"),
@@ -34,7 +38,8 @@ class Tally:
 
     Attributes:
         passed_over: files that do not count as images, by suffix, and `hidden` ones; in an object store also
-            `folder`: the empty objects with which its tools mark folders.
+            `folder`: the empty objects with which its tools mark folders; on a disk also `link`: links that are not to
+            be followed.
         with_sidecar: images that have a text file beside them.
         unused_labels: text files whose image is missing, if labels come from text files.
     """
@@ -45,11 +50,17 @@ class Tally:
 
 
 class _File(NamedTuple):
-    """A file in a folder: its name, its size, and microseconds since 1970 UTC of its last change."""
+    """A file in a folder.
+
+    Attributes:
+        modified_us: microseconds since 1970 UTC of its last change.
+        problem: why it is not to be read, or None.
+    """
 
     name: str
     size_bytes: int
     modified_us: int
+    problem: str | None = None
 
 
 class _Folder(NamedTuple):
@@ -89,7 +100,7 @@ def list_images(
         root = storage.canonicalise(root)
         folders = _walk_remote(root, single, tally)
     else:
-        folders = _walk_local(root, places)
+        folders = _walk_local(root, places, tally)
     root_folder = find_root_folder(root, not single)
     parent = places.get_key_parent(root_folder)
     for folder in folders:
@@ -120,9 +131,10 @@ def list_images(
         if labels is None or sidecars is None:
             yield from (reference for reference, _, _ in images)
         elif labels.source == "filename":
-            yield from (read_label_from_name(reference, name, labels) for reference, name, _ in images)
+            for reference, name, _ in images:
+                yield reference if reference.problem else read_label_from_name(reference, name, labels)
         else:
-            add_label = functools.partial(_read_label_beside, labels=labels)
+            add_label = functools.partial(_read_label_beside, labels=labels, boundaries=places.boundaries)
             yield from map_in_threads(add_label, images, _THREADS, ahead=_AHEAD) if remote else map(add_label, images)
             if not single:
                 tally.unused_labels += sidecars.list_unused()
@@ -132,7 +144,7 @@ def _list_folder(
     folder: _Folder, parent: str, group: str | None, sidecars: SidecarFolder | None, tally: Tally
 ) -> Iterator[tuple[ImageReference, str, str | None]]:
     """Yields the images of a folder, each with its name and the text file beside it."""
-    for name, size, modified_us in folder.files:
+    for name, size, modified_us, problem in folder.files:
         if name.lower().endswith(COMPANION_SUFFIXES):
             tally.passed_over[os.path.splitext(name)[1].lower()] += 1
             continue
@@ -140,20 +152,30 @@ def _list_folder(
         reference = ImageReference(
             location_to_uri(path), location_to_uri(path.removeprefix(parent)), size, modified_us, group=group
         )
+        if problem is not None:
+            reference = reference.reject("unreadable", problem)
         sidecar = sidecars.find_text_file(name) if sidecars else None
         tally.with_sidecar += sidecar is not None
         yield reference, name, sidecar
 
 
-def _read_label_beside(image: tuple[ImageReference, str, str | None], labels: LabelRules) -> ImageReference:
+def _read_label_beside(
+    image: tuple[ImageReference, str, str | None], labels: LabelRules, boundaries: Boundaries
+) -> ImageReference:
     reference, _, sidecar = image
+    if reference.problem is not None:
+        return reference
+    if sidecar is not None and boundaries.leaves_folders(sidecar):
+        return reference.reject(
+            "no_label", f"{location_to_uri(sidecar)} is a link that leads out of the folder: put the label itself there"
+        )
     return read_label_from_sidecar(reference, sidecar, labels)
 
 
-def _walk_local(root: str, places: Places) -> Iterator[_Folder]:
-    """Yields folders in sorted order, each with its files; follows links unless they lead to what is listed anyway."""
+def _walk_local(root: str, places: Places, tally: Tally) -> Iterator[_Folder]:
+    """Yields folders in sorted order, each with its files; a folder to which several links lead comes once."""
     if not os.path.isdir(root):
-        yield _Folder(os.path.dirname(root), [_describe_local_file(root)])
+        yield _Folder(os.path.dirname(root), [_describe_local_file(root, os.path.islink(root), places.boundaries)])
         return
     seen: set[tuple[int, int]] = set()
     waiting = [root]
@@ -170,17 +192,26 @@ def _walk_local(root: str, places: Places) -> Iterator[_Folder]:
             yield _Folder(path, [], error=error)
             continue
         visible = [entry for entry in entries if not entry.name.startswith(".")]
-        is_folder = [_leads_to_folder(entry) for entry in visible]
-        followed = [
-            entry.path
-            for entry, inside in zip(visible, is_folder, strict=True)
-            if inside and not (entry.is_symlink() and places.reaches(os.path.realpath(entry.path)))
-        ]
-        files = [
-            _describe_local_file(entry.path) for entry, inside in zip(visible, is_folder, strict=True) if not inside
-        ]
-        waiting += reversed(followed)
+        files, folders = [], []
+        for entry in visible:
+            is_folder = _leads_to_folder(entry)
+            if entry.is_symlink() and places.boundaries.links in ("none", "files" if is_folder else "none"):
+                tally.passed_over["link"] += 1
+            elif not is_folder:
+                files.append(_describe_local_file(entry.path, entry.is_symlink(), places.boundaries))
+            elif _is_entered(entry, places, tally):
+                folders.append(entry.path)
+        waiting += reversed(folders)
         yield _Folder(path, files, hidden=len(entries) - len(visible))
+
+
+def _is_entered(folder: os.DirEntry[str], places: Places, tally: Tally) -> bool:
+    """Tells whether a folder is entered: it is not closed, and no link to what is listed anyway."""
+    if closed := places.boundaries.find_closed_folder(folder.path):
+        log.warning(f"{location_to_uri(folder.path)} leads into {closed}, and is passed over")
+        tally.passed_over["link"] += 1
+        return False
+    return not (folder.is_symlink() and places.reaches(os.path.realpath(folder.path)))
 
 
 def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
@@ -190,7 +221,9 @@ def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _describe_local_file(path: str) -> _File:
+def _describe_local_file(path: str, is_link: bool, boundaries: Boundaries) -> _File:
+    if is_link and (closed := boundaries.find_closed_folder(path)):
+        return _File(os.path.basename(path), 0, 0, f"it is a link that leads into {closed}, where no image is read")
     try:
         status = os.stat(path)
     except OSError:

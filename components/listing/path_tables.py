@@ -9,6 +9,7 @@ import os
 import unicodedata
 from collections.abc import Iterator
 
+from components.listing.boundaries import Boundaries
 from components.listing.collection import read_size_and_time
 from components.listing.labels import quote_text
 from components.listing.references import (
@@ -64,10 +65,10 @@ def list_table(
     table = storage.canonicalise(table) if storage.is_remote(table) else table
     folder = get_folder(table)
     places = Places.from_roots([table]) if places is None else places
-    look_up = functools.partial(_look_up, table, folder, places.get_key_parent(folder))
+    look_up = functools.partial(_look_up, table, folder, places.get_key_parent(folder), places.boundaries)
 
     def is_remote(numbered: tuple[int, TableRow]) -> bool:
-        return storage.is_remote(resolve_path(folder, numbered[1].path or ""))
+        return storage.is_remote(folder) or storage.is_remote(numbered[1].path or "")
 
     rows = enumerate(read_path_table(table, column) if labels is None else read_label_table(table, labels), 1)
     for remote, part in itertools.groupby(rows, is_remote):
@@ -77,7 +78,9 @@ def list_table(
             yield from map(look_up, part)
 
 
-def _look_up(table: str, folder: str, parent: str, numbered: tuple[int, TableRow]) -> ImageReference:
+def _look_up(
+    table: str, folder: str, parent: str, boundaries: Boundaries, numbered: tuple[int, TableRow]
+) -> ImageReference:
     """Looks up the image that a row of a table in a folder names.
 
     The key of an image below that folder is that of the folder's listing, which leaves `parent` out.
@@ -92,11 +95,13 @@ def _look_up(table: str, folder: str, parent: str, numbered: tuple[int, TableRow
         if row.path is None:
             raise DataError(row.problem)
         path = _resolve_row(folder, row.path)
-    except DataError as error:
+    except (DataError, ValueError) as error:  # a NUL byte, or a URL of another kind
         key = f"{make_key(table)}:{number}"  # of its own, so that many such rows are not all sent to one shard
         return ImageReference(location_to_uri(table), key, 0, 0, None, "damaged_row", f"{row.place}: {error}")
     try:
         path, size, modified_us = _find_file(path, folder, row.path)
+        if not storage.is_remote(path) and (closed := boundaries.find_closed_folder(path, of_row=True)):
+            raise OSError(f"it leads into {closed}, where no image is read")
         return ImageReference(location_to_uri(path), make_key(path), size, modified_us)
     except IsADirectoryError:
         problem = ", a folder: name the images in it, or give the folder itself"

@@ -8,14 +8,18 @@ import os
 import posixpath
 import re
 import stat
+import sys
 import urllib.parse
 from typing import NamedTuple
 
-from tfrecords import storage
+from tfrecords import DataError, storage
 
 # OCR training tools put these between a line's name and its suffix, for the same line prepared in another way.
 _VARIANTS = (".bin", ".nrm", ".dew", ".raw")
 _SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,3}\Z")
+_LOCAL_URL = re.compile("file:(?://(?:localhost)?(?=/)|(?=/[^/]))", re.IGNORECASE)
+_NAMES_ARE_UTF8 = sys.getfilesystemencoding() == "utf-8"
+_SHOWN = 80  # symbols of a row's path that is refused
 
 
 class ImageReference(NamedTuple):
@@ -67,15 +71,24 @@ def strip_variant(name: str) -> str:
 
 
 def path_to_uri(path: str) -> str:
-    """Writes a local path as text: `%` and bytes that are not UTF-8 are percent-encoded, the rest stays."""
+    """Writes a local path as text: `%` and bytes that are not UTF-8 are percent-encoded, the rest stays.
+
+    The text does not depend on the encoding that Python takes for names of files.
+    """
     if "%" not in path and path.isascii():
         return path
-    return re.sub("[%\udc80-\udcff]", lambda match: "".join(f"%{byte:02X}" for byte in os.fsencode(match[0])), path)
+    if not _NAMES_ARE_UTF8:
+        path = os.fsencode(path).decode("utf-8", "surrogateescape")
+    return re.sub(
+        "[%\udc80-\udcff]",
+        lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogateescape")),
+        path,
+    )
 
 
 def uri_to_path(uri: str) -> str:
     """Returns the path or URL that a URI names; for local paths the inverse of `path_to_uri`."""
-    if storage.is_remote(uri) or "%" not in uri:
+    if storage.is_remote(uri) or ("%" not in uri and (_NAMES_ARE_UTF8 or uri.isascii())):
         return uri
     return os.fsdecode(urllib.parse.unquote_to_bytes(uri.encode("utf-8", "surrogateescape")))
 
@@ -96,9 +109,27 @@ def join_path(folder: str, name: str) -> str:
 
 
 def resolve_path(folder: str, named: str) -> str:
-    """Resolves a path in a table of a folder; it is relative to that folder unless it is absolute."""
-    if storage.is_remote(named) or named.startswith("/"):
-        return named
+    """Resolves a path in a table of a folder; it is relative to that folder unless it is absolute.
+
+    A table is data of others: a row opens nothing but local files, `gs://` and the bucket that the table lies in.
+
+    Raises:
+        DataError: for a URL of anything else.
+    """
+    scheme, is_url, rest = named.partition("://")
+    if local := _LOCAL_URL.match(named):
+        named = f"/{named[local.end() :].lstrip('/')}"
+        return named if "%" not in named or os.path.lexists(named) else uri_to_path(named)
+    if is_url and scheme.lower() in ("gs", "gcs"):
+        return f"gs://{rest}"
+    if is_url and scheme == folder.partition("://")[0]:
+        bucket = storage.get_bucket(storage.canonicalise(folder))
+        if storage.canonicalise(named).startswith(f"{bucket}/"):
+            return named
+    if is_url:
+        raise DataError(f"{named[:_SHOWN]!r} is no local path and no gs:// URL: a table cannot name anything else")
+    if named.startswith("/"):
+        return f"/{named.lstrip('/')}"  # of two slashes POSIX keeps both
     if storage.is_remote(folder):
         scheme, _, rest = folder.partition("://")
         return f"{scheme}://{posixpath.normpath(posixpath.join(rest, named))}"

@@ -7,6 +7,7 @@ import glob
 import os
 from collections.abc import Iterator, Sequence
 
+from components.listing.boundaries import Boundaries
 from components.listing.references import location_to_uri
 from components.listing.table_formats import TABLE_SUFFIXES
 from components.processes import map_in_threads
@@ -25,14 +26,16 @@ class Places:
         depth: number of names, from the right, of its root's path with which the key of an image begins: one, or
             as many as tell the roots apart.
         remote: URLs of the folders among the roots.
+        boundaries: where links and rows of tables may lead.
     """
 
     folders: tuple[str, ...]
     depth: int
     remote: tuple[str, ...] = ()
+    boundaries: Boundaries = dataclasses.field(default_factory=Boundaries)
 
     @classmethod
-    def from_roots(cls, roots: Sequence[str]) -> Places:
+    def from_roots(cls, roots: Sequence[str], boundaries: Boundaries | None = None) -> Places:
         """Looks up where all roots of a collection lie."""
         folders = tuple(os.path.realpath(root) for root in roots if os.path.isdir(root))
         urls = [root for root in roots if storage.is_remote(root)]
@@ -41,7 +44,10 @@ class Places:
         paths = {tuple(find_root_folder(root, root in remote or os.path.isdir(root)).split("/")) for root in roots}
         longest = max(map(len, paths), default=1)
         depths = (depth for depth in range(1, longest) if len({parts[-depth:] for parts in paths}) == len(paths))
-        return cls(folders, next(depths, longest), remote)
+        local = (root for root in roots if not storage.is_remote(root))
+        inside = tuple(os.path.realpath(root if os.path.isdir(root) else os.path.dirname(root)) for root in local)
+        boundaries = dataclasses.replace(boundaries or Boundaries(), inside=tuple(dict.fromkeys(inside)))
+        return cls(folders, next(depths, longest), remote, boundaries)
 
     def is_folder(self, root: str) -> bool:
         """Checks whether a root of the collection is a folder."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import tempfile
 from typing import Any
@@ -74,7 +75,7 @@ class ModelManifest:
 
         Raises:
             FileNotFoundError: if nothing was committed there.
-            DataError: if a newer version wrote it.
+            DataError: if a newer version wrote it, or what it says cannot be.
             TypeError: if it is the manifest of something else.
         """
         content = read_manifest(folder, SCHEMA_VERSION, step="train", oldest=_OLDEST_VERSION)
@@ -82,6 +83,16 @@ class ModelManifest:
         if manifest.model in RENAMED_NETWORKS:
             name = RENAMED_NETWORKS[manifest.model]
             manifest = dataclasses.replace(manifest, model=name, options={**manifest.options, "model": name})
+        if not _is_positive(manifest.temperature):
+            raise DataError(
+                f"the manifest in {folder} has the temperature {manifest.temperature!r}, by which logits are divided, "
+                f"and which must be a number above 0: {suggest_remedy(folder, 'train')}"
+            )
+        if not _describes_files(manifest.files):
+            raise DataError(
+                f"the manifest in {folder} does not give the checksums of the model's files: "
+                f"{suggest_remedy(folder, 'train')}"
+            )
         if outside := [name for name in manifest.files if not {"", ".", ".."}.isdisjoint(name.split("/"))]:
             raise DataError(f"the manifest in {folder} names a file that is not in its folder: {outside[0]}")
         return manifest
@@ -94,27 +105,41 @@ class ModelManifest:
         """
         return read_charset(folder, self.charset_sha256, step="train")
 
-    def fetch(self, folder: str, prefix: str) -> str:
-        """Checks the committed files whose path starts with `prefix`, and returns their local path.
+    def fetch(self, folder: str, name: str) -> str:
+        """Checks a committed file, or all files of a folder, and returns its local path.
 
-        Local files are checked where they are. Remote ones are copied to a new folder first, which the caller removes.
+        A model is a program: what the manifest does not name, with its checksum, is not loaded. Local files are checked
+        where they are. Remote ones are copied to a new folder first, which the caller removes.
+
+        Args:
+            folder: of the model.
+            name: of the file or the folder in it.
 
         Raises:
-            DataError: for a file that is missing or differs from the manifest.
+            DataError: for a file that is missing, differs from the manifest, or is not named there.
         """
         local = tempfile.mkdtemp(prefix="model-") if storage.is_remote(folder) else folder
         try:
-            self._fetch(folder, prefix, local)
+            self._fetch(folder, name, local)
         except BaseException:
             if local != folder:
                 storage.remove_folder(local)
             raise
-        return os.path.join(local, prefix)
+        return os.path.join(local, name)
 
-    def _fetch(self, folder: str, prefix: str, local: str) -> None:
-        for name, expected in self.files.items():
-            if not name.startswith(prefix):
-                continue
+    def _fetch(self, folder: str, wanted: str, local: str) -> None:
+        named = {name: file for name, file in self.files.items() if name == wanted or name.startswith(f"{wanted}/")}
+        if wanted == SAVED_MODEL_NAME:
+            needed = {f"{SAVED_MODEL_NAME}/saved_model.pb", f"{SAVED_MODEL_NAME}/variables/variables.index"}
+        else:
+            needed = {wanted}
+        present = _list_inside(os.path.join(local, wanted), wanted) if local == folder else set()
+        if unnamed := sorted((needed | present) - named.keys()):
+            raise DataError(
+                f"the manifest in {folder} does not name {unnamed[0]}, which would be loaded: a model's files are its "
+                f"program, and must be those that the train step wrote; {suggest_remedy(folder, 'train')}"
+            )
+        for name, expected in named.items():
             path = os.path.join(local, *name.split("/"))
             try:
                 if local != folder:
@@ -138,6 +163,25 @@ def get_first_name(network: str) -> str:
     IDs of models are digests over this name, so that a renamed network's finished models are found again.
     """
     return next((first for first, now in RENAMED_NETWORKS.items() if now == network), network)
+
+
+def _is_positive(temperature: Any) -> bool:
+    return isinstance(temperature, int | float) and 0 < temperature < math.inf
+
+
+def _describes_files(files: Any) -> bool:
+    return isinstance(files, dict) and all(
+        isinstance(file, dict) and isinstance(file.get("sha256"), str) for file in files.values()
+    )
+
+
+def _list_inside(folder: str, prefix: str) -> set[str]:
+    """Lists the files below a local folder, each with a prefix before its path in it; none if it is a file."""
+    return {
+        f"{prefix}/{os.path.relpath(os.path.join(parent, name), folder)}"
+        for parent, _, names in os.walk(folder)
+        for name in names
+    }
 
 
 def describe_files(folder: str) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import io
 import itertools
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -16,6 +15,7 @@ from rapidfuzz.distance import Levenshtein
 
 from components.lines import Content, map_in_order, read_referenced_line
 from components.listing import ImageReference
+from components.pages import open_templates
 from components.rejects import Reject
 from components.review.labels import CheckedLabel
 from components.review.selection import DoubtfulText
@@ -151,13 +151,8 @@ def render_page(**values: Any) -> str:
         values: of the template: `review_id`, `dataset_id`, `lines`, and `of_labels`: whether it is labels of the
             dataset that are doubtful.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(os.path.dirname(__file__)), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
     table = {"mark": BYTE_ORDER_MARK, "header": ",".join(map(quote_cell, COLUMNS)), "line_end": LINE_END}
     names = ("text", "before", "after", *(("reading",) if values["of_labels"] else ()))
     lines = [{name: line[name] for name in names} for line in values["lines"]]
-    page = environment.get_template("review.html.j2")
+    page = open_templates(__file__).get_template("review.html.j2")
     return page.render(table=table, table_name=TABLE_NAME, lines_of_table=lines, **values)

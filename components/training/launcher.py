@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from components.devices import find_gpus
+from components.process_settings import isolate_python
 from components.training.place import ClusterPlace
 from components.training.watchdog import ERROR_NAME, STATUS_LOST
 from tfrecords import DataError
@@ -208,8 +209,7 @@ def make_environment(addresses: list[str], index: int) -> dict[str, str]:
         index: the worker's number.
     """
     environment = dict(os.environ)
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+    isolate_python(environment)
     environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     environment.pop("TF_CONFIG", None)
     if addresses:

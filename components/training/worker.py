@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 
+from components.printing import make_printable, prepare_streams
 from components.process_settings import prepare_process
 from components.training.watchdog import ERROR_NAME, STATUS_LOST, TrainingLost, Watchdog
 
@@ -31,10 +32,10 @@ def main(request_path: str) -> int:
     Returns:
         The exit status.
     """
+    prepare_streams()
     _end_with_parent()
     prepare_process()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a person's Ctrl-C reaches the launcher too, which ends its workers
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     from components.training.place import ClusterPlace
     from components.training.request import TrainingRequest
     from components.training.trainer import train
@@ -61,14 +62,12 @@ def main(request_path: str) -> int:
 
 
 class _StandardOutputHandler(logging.Handler):
-    """Standard output, which is the launcher's; when nobody reads it any more, training continues."""
+    """Standard output, which is the launcher's."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Prints a record as one line."""
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
-        try:
-            print(f"{prefix}{record.getMessage()}", flush=True)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(make_printable(f"{prefix}{record.getMessage()}"), flush=True)
 
 
 def _print_log() -> None:

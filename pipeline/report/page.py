@@ -6,7 +6,6 @@ import collections
 import dataclasses
 import datetime
 import itertools
-import os
 import unicodedata
 from collections.abc import Iterable
 from typing import Any
@@ -28,6 +27,7 @@ from components.evaluation.evaluate import (
 from components.ingest.dataset import UNUSED_LABELS_NAME
 from components.ingest.describe import SAMPLES_NAME
 from components.ingest.statistics import RARE
+from components.pages import open_templates
 from components.processes import map_in_threads
 from components.recogniser.manifest import PLOTS_NAME, ModelManifest
 from components.rejects import REASONS
@@ -101,11 +101,7 @@ def _render(
     record: CommandRecord, steps: dict[str, dict[str, Any]], dataset: dict[str, Any] | None, workspace: Workspace
 ) -> str:
     """Returns the page as HTML."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(os.path.dirname(__file__)), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = open_templates(__file__)
     environment.filters["percent"] = lambda value: f"{value:.2%}"
     environment.filters["number"] = lambda value: f"{value:,}"
     environment.filters["measure"] = _format_measure

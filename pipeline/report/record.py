@@ -54,6 +54,7 @@ class CommandRecord:
         nights: the last runs of the infer step, the oldest first, each with its figures, whether it is `tonight`'s,
             and whether tonight's is `compared` with it: runs of the same model and decoding. `confidence_shares` is
             the share of its rows in each of `CONFIDENCE_BARS` bars of equal width from 0 to 1.
+        unprinted: one sentence for each of standard output and error that did not take all that was printed.
     """
 
     run: str
@@ -70,6 +71,7 @@ class CommandRecord:
     rejects: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
     reject_folders: dict[str, str] = dataclasses.field(default_factory=dict)
     nights: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    unprinted: list[str] = dataclasses.field(default_factory=list)
 
     @classmethod
     def start(cls, options: LinePipelineOptions, workspace: str) -> CommandRecord:

@@ -60,7 +60,7 @@ def summarise_run(
     if not options.infer_images:
         figures["right"] = right = _count_right(context.workspace, folder, manifest)
         share = f"{right['exact']} ({right['exact'] / max(right['images'], 1):.1%})"
-        closing.append(f"\nof the sample's {right['images']} unlabelled images, {share} were read exactly")
+        closing += ["", f"of the sample's {right['images']} unlabelled images, {share} were read exactly"]
     return StepResult(
         summary,
         folder,
@@ -115,7 +115,8 @@ def _show_first_rows(folder: str, rows: int) -> Iterator[str]:
     """Yields the first rows of a run as lines."""
     if not rows:
         return
-    yield f"\nfirst rows of {rows:,}:"
+    yield ""
+    yield f"first rows of {rows:,}:"
     yield f"  {'confidence':>10}  {'text':<24} uri"
     for row in read_predictions(folder, ["uri", "text", "confidence"], _FIRST_ROWS):
         yield f"  {row['confidence']:>10.3f}  {row['text']:<24} {row['uri']}"

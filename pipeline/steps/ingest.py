@@ -23,7 +23,7 @@ from pipeline.engines.jobs import choose_processes, run_job
 from pipeline.options import LinePipelineOptions
 from pipeline.steps.corrections import find_image_tables, find_old_dataset
 from pipeline.steps.estimate import estimate_time
-from pipeline.steps.listing import choose_images, list_collection
+from pipeline.steps.listing import choose_images, draw_boundaries, list_collection
 from pipeline.steps.step import (
     Context,
     Outcome,
@@ -183,7 +183,7 @@ def _resolve(context: Context) -> Iterator[_Resolved]:
     old = find_old_dataset(options, workspace)
     tables = find_image_tables(options)
     roots = [] if tables.paths else find_roots(choose_images(context), flag="--images")
-    rules, why = choose_labels(options.label_rules, roots)
+    rules, why = choose_labels(options.label_rules, roots, draw_boundaries(context))
     if why:
         log.info(why)
     flag = "--label_source" if tables.paths else "--images"

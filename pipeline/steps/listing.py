@@ -10,7 +10,16 @@ from collections.abc import Iterator
 import apache_beam as beam
 
 from components.ingest.sample import render_sample
-from components.listing import LabelRules, ListingSummary, PathTables, Places, group_roots, location_to_uri
+from components.listing import (
+    SYSTEM_FOLDERS,
+    Boundaries,
+    LabelRules,
+    ListingSummary,
+    PathTables,
+    Places,
+    group_roots,
+    location_to_uri,
+)
 from components.listing.transforms import JoinTables, ListCollection, ListOnce
 from pipeline.engines.jobs import run_job
 from pipeline.steps.step import Context
@@ -22,6 +31,7 @@ log = logging.getLogger(__name__)
 
 
 _BYTES_A_ROW = 64  # of a label table, as a guess
+_ARTEFACTS = ("datasets", "models", "predictions", "rejects", "review", "runs", "unfinished")
 
 
 def choose_images(context: Context) -> str:
@@ -63,7 +73,7 @@ def list_collection(
     # The listing of a template is needed for longer: it is no other command's.
     name = make_id(roots=roots, tables=tables, labels=labels, template=context.options.template)
     folder = context.scratch.unfinished(Unfinished.LISTING, name)
-    places = Places.from_roots([*roots, *tables.paths])
+    places = Places.from_roots([*roots, *tables.paths], draw_boundaries(context))
     grouped = [*group_roots(roots, places), *([path] for path in tables.paths)]
     groups = [[location_to_uri(root) for root in group] for group in grouped]
     files = [storage.join(folder, f"{number:05d}.parquet") for number in range(len(groups))]
@@ -93,6 +103,17 @@ def list_collection(
         raise
     if not context.options.template:
         storage.remove_folder(folder)
+
+
+def draw_boundaries(context: Context) -> Boundaries:
+    """Draws the boundaries of a collection: `--follow_links`, and the workspace, whose pictures are no collection."""
+    workspace = storage.resolve_path(context.workspace.root)
+    artefacts = (storage.join(workspace, name) for name in _ARTEFACTS)
+    return Boundaries(
+        context.options.follow_links,
+        closed=(*SYSTEM_FOLDERS, workspace),
+        closed_to_rows=(*SYSTEM_FOLDERS, *artefacts),  # rows may name the sample, and what was rendered
+    )
 
 
 def _join_tables(

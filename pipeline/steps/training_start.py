@@ -7,7 +7,8 @@ from components.training.base_weights import BASE, FEW_IMAGES, find_base_weights
 from components.training.recipes import choose_model
 from pipeline.options import LinePipelineOptions
 from pipeline.workspace import Workspace
-from tfrecords import DataError, DatasetManifest, storage
+from tfrecords import DataError, DatasetManifest
+from tfrecords.manifest import is_id
 
 NONE = "none"
 _KNOWN = 0.5  # of the symbols that the base weights have to know
@@ -32,7 +33,7 @@ def find_start(
     named = options.init_from
     if named in (None, NONE, BASE):
         return find_base_start(options, dataset, folder, symbols)
-    for place in (named,) if storage.is_remote(named) else (workspace.model(named), named):
+    for place in (workspace.model(named), named) if is_id(named) else (named,):
         try:
             return _check((place, ModelManifest.read(place)), options, dataset)
         except (FileNotFoundError, NotADirectoryError, TypeError):  # the last for the manifest of a dataset

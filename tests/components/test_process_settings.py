@@ -14,7 +14,7 @@ from PIL import Image, ImageFile, PngImagePlugin
 import components
 import pipeline
 import tfrecords
-from components.process_settings import prepare_process, set_log_level
+from components.process_settings import isolate_python, prepare_process, set_log_level
 from components.processes import HelperPool
 
 _STATE = """
@@ -122,3 +122,18 @@ def test_the_command_is_prepared_before_it_loads_arrow():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment, timeout=300
     )
     assert done.stdout.split() == ["False", "system"]
+
+
+def test_pythons_that_the_command_starts_execute_nothing_of_the_folder_they_start_in(tmp_path):
+    for name in ("re", "numpy", "components", "random"):
+        (tmp_path / f"{name}.py").write_text("open('executed', 'w').close()")
+    environment = {**os.environ, "PYTHONPATH": f"{os.pathsep}{os.pathsep}/nowhere"}
+    isolate_python(environment)
+    program = "import components.printing, numpy, random, sys; print(sys.path)"
+    for command in (["-c", program], ["-m", "components.printing"]):
+        done = subprocess.run(
+            [sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        )
+        assert str(tmp_path) not in done.stdout
+    assert "/nowhere" in environment["PYTHONPATH"].split(os.pathsep)
+    assert not (tmp_path / "executed").exists()

@@ -21,6 +21,7 @@ class Service(http.server.HTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.statuses = statuses
         self.posted: list[tuple[str, dict]] = []
+        self.credentials: list[str | None] = []
 
     @property
     def url(self) -> str:
@@ -33,6 +34,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         content = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.posted.append((self.headers["Content-Type"], json.loads(content)))
+        self.server.credentials.append(self.headers["Authorization"])
         statuses = self.server.statuses
         self.send_response(statuses.pop(0) if len(statuses) > 1 else statuses[0])
         self.send_header("Content-Length", "0")

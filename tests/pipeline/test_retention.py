@@ -165,3 +165,64 @@ def test_the_command_prunes_after_a_good_run_alone(workspace, capsys, asked, sta
     assert (
         "pruned days of rejects older than 30: 1, files of run reports older than 30: 3" in capsys.readouterr().out
     ) == (status == EXIT_DONE)
+
+
+def put_days(workspace: Workspace, kind: str, *days: str) -> None:
+    for day in days:
+        storage.write_bytes(f"{workspace.root}/{kind}/date={day}/run=ra/_manifest.json", b"{}")
+
+
+@pytest.mark.parametrize("workspace", ["local"], indirect=True)
+@pytest.mark.parametrize("nights", [1, 40], ids=["the first night", "the fortieth night"])
+def test_a_clock_that_is_years_ahead_removes_nothing(workspace, monkeypatch, nights):
+    """A night first commits its own run, of a day by the same clock."""
+    began = datetime.date(2099, 1, 1)
+    put_days(workspace, "predictions", *(str(began + datetime.timedelta(days=night)) for night in range(nights)))
+    today = began + datetime.timedelta(days=nights - 1)
+    monkeypatch.setattr(retention, "_get_today", lambda: today)
+    before = left(workspace)
+    flags = ["--retention_days=300", "--prediction_retention_days=300"]
+    said = prune(workspace, *flags)
+    assert left(workspace) == before
+    assert said == [
+        f"warning: no {noun} were removed, though {older} of {of} are older than 300: nothing is there from between "
+        f"{NEW} and 2099-01-01; set the clock of this machine right, which says {today}, or give "
+        "--max_prune_fraction=1 once"
+        for noun, older, of in (
+            ("days of rejects", 3, 3),
+            ("files of run reports", 7, 7),
+            ("days of predictions", 3, 3 + nights),
+        )
+    ]
+    assert len(prune(workspace, *flags, "--max_prune_fraction=1")) == 1
+    assert not any(NEW in name for name in left(workspace) if name.startswith(("predictions/", "rejects/")))
+
+
+@pytest.mark.parametrize("workspace", ["local"], indirect=True)
+def test_more_than_the_stated_share_does_not_go_at_once(workspace):
+    put_days(workspace, "predictions", "2026-02-27", "2026-02-28")
+    before = left(workspace)
+    assert prune(workspace, "--prediction_retention_days=30") == [
+        "warning: no days of predictions were removed, though 3 of 5 are older than 30, more than "
+        "--max_prune_fraction=0.5 of all; set the clock of this machine right, which says 2026-04-01, or give "
+        "--max_prune_fraction=1 once"
+    ]
+    assert left(workspace) == before
+    assert prune(workspace, "--prediction_retention_days=30", "--max_prune_fraction=0.6") == [
+        "pruned days of predictions older than 30: 3"
+    ]
+
+
+@pytest.mark.parametrize("workspace", ["local"], indirect=True)
+def test_more_days_than_any_calendar_has_keep_everything(workspace):
+    assert prune(workspace, "--prediction_retention_days=9999999999") == [
+        "pruned days of predictions older than 9999999999: 0"
+    ]
+
+
+@pytest.mark.parametrize("workspace", ["local"], indirect=True)
+def test_one_run_a_year_is_no_wrong_clock(workspace, monkeypatch):
+    put_days(workspace, "predictions", "2027-03-31")
+    monkeypatch.setattr(retention, "_get_today", lambda: datetime.date(2027, 3, 31))
+    said = prune(workspace, "--prediction_retention_days=30", "--max_prune_fraction=0.9")
+    assert said == ["pruned days of predictions older than 30: 3"]

@@ -195,3 +195,14 @@ def test_a_file_system_without_locks_is_one_sentence(tmp_path, monkeypatch):
     refusal = r"lies on a file system without locks \(No locks available\)"
     with pytest.raises(DataError, match=refusal), Workspace(str(tmp_path)).lock():
         pass
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere", "..", ".", "a/b", "/etc", "a\\b", "a\nb"])
+def test_no_name_leads_out_of_the_workspace(tmp_path, name):
+    workspace = Workspace(str(tmp_path))
+    for find in (workspace.model, workspace.dataset, lambda name: workspace.holds("models", name)):
+        with pytest.raises(DataError, match=r"is no ID of one of the (models|datasets) in "):
+            find(name)
+    storage.write_bytes(f"{tmp_path}/models/ACCEPTED", f"{name}\n".encode())
+    with pytest.raises(DataError, match=r"/models/ACCEPTED holds .*, which is no ID: "):
+        workspace.read_pointer("models", "ACCEPTED")

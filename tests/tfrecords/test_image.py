@@ -438,10 +438,10 @@ def test_a_file_of_0_bytes_is_rejected_as_empty():
     ],
     ids=["text", "html", "svg", "pdf", "eps", "one byte", "zeros"],
 )
-def test_what_is_no_image_is_rejected_with_its_first_bytes(data):
+def test_what_is_no_image_is_rejected_and_nothing_of_it_is_told(data):
     rejected = reject_of(data)
     assert rejected.reason == "not_an_image"
-    assert f"{len(data)} bytes that start with {data[:1].hex()}" in rejected.detail
+    assert rejected.detail == f"its {len(data)} bytes are none of PNG, JPEG, TIFF, BMP, GIF, WEBP, PPM, JPEG2000"
 
 
 @pytest.mark.parametrize(("width", "height"), [(6_000, 6_000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])

@@ -95,8 +95,8 @@ def test_a_label_exactly_fits_and_one_repeat_more_does_not(tmp_path):
 _PNG = file_of(grain())
 _CONTENTS = {
     "0 bytes": ("empty_file", b"", "the file has 0 bytes"),
-    "text": ("not_an_image", b"ab\n", "3 bytes that start with 61 62 0a are none of PNG"),
-    "compressed": ("not_an_image", gzip.compress(_PNG, mtime=0), "that start with 1f 8b 08"),
+    "text": ("not_an_image", b"ab\n", "its 3 bytes are none of PNG"),
+    "compressed": ("not_an_image", gzip.compress(_PNG, mtime=0), " bytes are none of PNG"),
     "half a PNG": ("truncated", _PNG[: len(_PNG) // 2], "the PNG ends at byte"),
     "half a JPEG": ("truncated", file_of(grain(), "JPEG")[:-900], "ends early or is damaged"),
     "a flipped byte": ("truncated", _PNG[:300] + bytes([_PNG[300] ^ 255]) + _PNG[301:], "checksum"),

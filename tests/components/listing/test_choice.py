@@ -413,3 +413,13 @@ def test_a_pattern_of_names_says_that_labels_are_in_the_names(images, tmp_path):
     rules, why = choose(images, pattern="{label}_{id}")
     assert (rules.source, why) == ("filename", "labels come from the file names, as --label_pattern says")
     check_choice(rules, write_listing([str(images)], str(tmp_path / "listing.parquet"), rules, SplitFractions()))
+
+
+def test_a_table_that_is_a_link_out_of_its_folder_is_named_by_a_person_or_not_used(tmp_path, images):
+    put(images, "a.png")
+    (tmp_path / "shadow").write_text("root:$6$secret:19000\n")
+    (images / "labels.csv").symlink_to(tmp_path / "shadow")
+    message = refusal(images)
+    assert f"{images}/labels.csv is a link that leads out of its folder" in message
+    assert f"--label_source={images}/labels.csv" in message
+    assert "secret" not in message

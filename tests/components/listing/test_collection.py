@@ -10,6 +10,8 @@ import shutil
 import pytest
 
 from components.listing import (
+    SYSTEM_FOLDERS,
+    Boundaries,
     ImageReference,
     LabelRules,
     Places,
@@ -268,6 +270,83 @@ def test_a_folder_that_is_also_linked_is_listed_once(images):
     put(images, "sub/b.png")
     (images / "again").symlink_to(images / "sub")
     assert len(keys(images)) == 1
+
+
+@pytest.mark.parametrize(
+    ("links", "listed", "passed_over"),
+    [
+        ("all", ["a.png", "file.png", "folder/1.png"], 0),
+        ("files", ["a.png", "file.png"], 1),
+        ("none", ["a.png"], 2),
+    ],
+)
+def test_links_are_followed_as_the_flag_says(tmp_path, images, links, listed, passed_over):
+    put(tmp_path, "elsewhere/1.png")
+    put(images, "a.png")
+    (images / "folder").symlink_to(tmp_path / "elsewhere")
+    (images / "file.png").symlink_to("a.png")
+    tally = Tally()
+    places = Places.from_roots([str(images)], Boundaries(links))
+    assert [image.key for image in list_images(str(images), None, tally, places)] == [f"lines/{x}" for x in listed]
+    assert tally.passed_over["link"] == passed_over
+
+
+@pytest.mark.parametrize(
+    "target", ["/proc", "/sys/kernel", "/dev", "/proc/self/task", "{workspace}", "{workspace}/models"]
+)
+def test_no_link_leads_into_the_system_or_the_workspace(tmp_path, images, caplog, target):
+    put(images, "a.png")
+    put(tmp_path, "ws/models/m/plots/curves.png", "ws/b.png")
+    workspace = f"{tmp_path}/ws"
+    target = target.format(workspace=workspace)
+    (tmp_path / "between").symlink_to(target)
+    (images / "folder").symlink_to(tmp_path / "between")
+    tally = Tally()
+    boundaries = Boundaries(closed=(*SYSTEM_FOLDERS, workspace))
+    places = Places.from_roots([str(images)], boundaries)
+    assert [image.key for image in list_images(str(images), None, tally, places)] == ["lines/a.png"]
+    assert tally.passed_over["link"] == 1
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"{images}/folder leads into /")
+
+
+@pytest.mark.parametrize("target", ["/", "/proc/self/root", "//", "/tmp/.."])
+def test_a_link_to_the_whole_machine_is_not_followed(images, target):
+    put(images, "a.png")
+    (images / "all").symlink_to(target)
+    tally = Tally()
+    assert [image.key for image in list_images(str(images), None, tally)] == ["lines/a.png"]
+    assert tally.passed_over["link"] == 1
+
+
+def test_the_system_is_closed_to_a_link_to_a_folder_above_it_too(tmp_path, images):
+    put(tmp_path, "machine/closed/1.png", "machine/open/2.png")
+    (images / "all").symlink_to(tmp_path / "machine")
+    places = Places.from_roots([str(images)], Boundaries(closed=(f"{tmp_path}/machine/closed",)))
+    assert [image.key for image in list_images(str(images), None, None, places)] == ["lines/all/open/2.png"]
+
+
+@pytest.mark.parametrize("target", ["/proc/self/environ", "/dev/zero", "{workspace}/models/m/plots/curves.png"])
+@pytest.mark.parametrize("labels", [None, *(LabelRules(source) for source in ("filename", "sidecar"))])
+def test_a_link_to_a_file_of_the_system_or_the_workspace_is_unreadable(tmp_path, images, target, labels):
+    put(tmp_path, "ws/models/m/plots/curves.png")
+    target = target.format(workspace=f"{tmp_path}/ws")
+    (images / "a.png").symlink_to(target)
+    put(images, "a.txt", content=b"label")
+    places = Places.from_roots([str(images)], Boundaries(closed=(*SYSTEM_FOLDERS, f"{tmp_path}/ws")))
+    (image,) = list_images(str(images), labels, None, places)
+    assert (image.problem, image.text, image.size_bytes) == ("unreadable", None, 0)
+    assert "is a link that leads into /" in (image.detail or "")
+
+
+def test_what_is_named_inside_a_closed_folder_is_open(tmp_path):
+    put(tmp_path, "ws/sample/1.png", "ws/models/2.png")
+    (tmp_path / "ws/sample/self.png").symlink_to("1.png")
+    (tmp_path / "ws/sample/other.png").symlink_to("../models/2.png")
+    root = f"{tmp_path}/ws/sample"
+    places = Places.from_roots([root], Boundaries(closed=(f"{tmp_path}/ws",)))
+    found = {image.key: image.problem for image in list_images(root, None, None, places)}
+    assert found == {"sample/1.png": None, "sample/self.png": None, "sample/other.png": "unreadable"}
 
 
 # What cannot be listed

@@ -345,10 +345,27 @@ def test_a_text_file_of_two_million_bytes_is_no_label_of_a_line(images):
     assert reference.detail == f"{images}/a.gt.txt has more than 1000000 bytes: it is no label of a line"
 
 
-def test_a_link_to_a_text_file_is_read(tmp_path, images):
+def test_a_link_to_a_text_file_is_read_inside_the_folder_that_was_named(images):
+    put(images, "sub/a.png")
+    put(images, "texts/1.txt", content=b"label")
+    (images / "sub" / "a.gt.txt").symlink_to("../texts/1.txt")
+    assert label_of(images, "sidecar").text == "label"
+
+
+@pytest.mark.parametrize("content", [b"root", b"root:$6$secret\nbin:x\n", b"\xff"])
+def test_a_link_to_a_text_file_elsewhere_is_no_label_and_nothing_of_it_is_told(tmp_path, images, content):
     put(images, "a.png")
-    put(tmp_path, "elsewhere.txt", content=b"label")
-    (images / "a.gt.txt").symlink_to(tmp_path / "elsewhere.txt")
+    put(tmp_path, "shadow", content=content)
+    (images / "a.txt").symlink_to(tmp_path / "shadow")
+    reference = label_of(images, "sidecar")
+    assert (reference.text, reference.problem) == (None, "no_label")
+    assert reference.detail == f"{images}/a.txt is a link that leads out of the folder: put the label itself there"
+
+
+def test_the_text_files_of_a_linked_folder_are_read_where_they_are(tmp_path, images):
+    put(tmp_path, "elsewhere/a.png")
+    put(tmp_path, "elsewhere/a.txt", content=b"label")
+    (images / "linked").symlink_to(tmp_path / "elsewhere")
     assert label_of(images, "sidecar").text == "label"
 
 

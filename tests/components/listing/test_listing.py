@@ -639,17 +639,17 @@ def test_a_row_without_an_image_says_whether_the_image_is_elsewhere_or_nowhere(t
     table = put_table(
         tmp_path / "labels.jsonl",
         *(("lines/a.png", "x"), ("elsewhere/100%.png", "y"), ("missing.png", "z"), ("lines/note.md", "w")),
-        *(("elsewhere", "v"), ("memory:///nowhere/a.png", "u")),
+        *(("elsewhere", "v"), ("file:///nowhere/a.png", "u")),
     )
     joined = join(images, table)
     assert joined.texts == {"lines/a.png": "x"}
     not_among, nowhere = "the image that it names is not among those of --images", "there is no such image"
     assert joined.unused == [
+        Reject("/nowhere/a.png", "no_image", f"row 6 of {table}: {nowhere}"),
         Reject(f"{tmp_path}/elsewhere", "no_image", f"row 5 of {table}: {nowhere}"),
         Reject(f"{tmp_path}/elsewhere/100%25.png", "no_image", f"row 2 of {table}: {not_among}"),
         Reject(f"{tmp_path}/lines/note.md", "no_image", f"row 4 of {table}: {not_among}"),
         Reject(f"{tmp_path}/missing.png", "no_image", f"row 3 of {table}: {nowhere}"),
-        Reject("memory:///nowhere/a.png", "no_image", f"row 6 of {table}: {nowhere}"),
     ]
     assert joined.summary.unused_labels == {"no_image": 5}
 
@@ -897,12 +897,11 @@ def test_a_table_in_an_object_store_names_images_relative_to_itself_or_by_url(bu
     assert [label.reason for label in joined.unused] == ["no_image"]
 
 
-def test_a_local_table_names_images_in_an_object_store_and_the_other_way_round(tmp_path, images, bucket):
+def test_a_table_in_an_object_store_names_images_on_disk_and_in_its_own_bucket(images, bucket):
     put(images, "a.png")
     put_remote(bucket, "lines/b.png")
-    local = put_table(tmp_path / "labels.jsonl", (f"{bucket}/lines/b.png", "x"))
-    put_remote(bucket, "labels.csv", content=f"path,text\n{images}/a.png,y\n".encode())
-    joined = join([images, f"{bucket}/lines"], local, f"{bucket}/labels.csv")
+    put_remote(bucket, "labels.csv", content=f"path,text\n{images}/a.png,y\n{bucket}/lines/b.png,x\n".encode())
+    joined = join([images, f"{bucket}/lines"], f"{bucket}/labels.csv")
     assert joined.texts == {"lines/a.png": "y", "lines/b.png": "x"}
 
 

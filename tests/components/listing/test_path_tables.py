@@ -5,12 +5,15 @@ import json
 import os
 import tracemalloc
 import unicodedata
+import uuid
 
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from components.listing import ImageReference, Places, find_roots_and_tables, list_images, list_table
+from components.listing import ImageReference, LabelRules, Places, find_roots_and_tables, list_images, list_table
+from components.listing.joining import read_label_rows
+from components.listing.references import resolve_path
 from components.rejects import REASONS
 from tests.components.listing.files import put, put_remote
 from tfrecords import DataError, storage
@@ -26,6 +29,9 @@ def table(tmp_path):
         return str(tmp_path / name)
 
     return write_table
+
+
+NEITHER = "is no local path and no gs:// URL: a table cannot name anything else"
 
 
 def identity(reference: ImageReference) -> tuple[str, int, int]:
@@ -177,7 +183,7 @@ def test_every_row_is_one_reference_and_says_what_is_wrong_with_it(tmp_path, ima
         ("unreadable", f"row 10 of {path} names 'lines/broken.png': there is no such file"),
         ("unreadable", f"row 11 of {path} names 'lines/loop.png': Too many levels of symbolic links"),
         ("unreadable", f"row 12 of {path} names '{'x' * 80}…': File name too long"),
-        ("damaged_row", f"row 13 of {path}: cannot use 's9://bucket/e.png': Protocol not known: s9"),
+        ("damaged_row", f"row 13 of {path}: 's9://bucket/e.png' {NEITHER}"),
         ("unreadable", f"row 14 of {path} names 'C:\\\\scans\\\\f.png': there is no such file"),
         (None, None),
         (
@@ -262,16 +268,15 @@ def test_remote_images_have_the_identity_of_their_folders_listing_and_keep_their
     assert [identity(reference) for reference in list_table(f"{bucket}/lists/list.csv")] == list(map(identity, listed))
 
 
-def test_a_local_table_may_name_remote_images_and_a_remote_one_local_images(tmp_path, images, bucket, table):
+def test_a_remote_table_may_name_local_images_and_those_of_its_bucket(images, bucket):
     put(images, "a.png", "b.png")
     put_remote(bucket, "lines/c.png")
     canonical = f"memory:///{bucket.rpartition('/')[2]}"
     wanted = [f"{images}/a.png", f"{canonical}/lines/c.png", f"{images}/b.png"]
-    path = table("lines/a.png", f"{bucket}/lines/c.png", "lines/b.png")
-    assert named(path) == wanted
     remote = f"{bucket}/list.csv"
-    storage.write_bytes(remote, f"path\n{images}/a.png\nlines/c.png\n{images}/b.png\n".encode())
-    assert named(remote) == wanted
+    for name in ("lines/c.png", f"{bucket}/lines/c.png"):
+        storage.write_bytes(remote, f"path\n{images}/a.png\n{name}\nfile://{images}/b.png\n".encode())
+        assert named(remote) == wanted
     assert next(list_table(remote)).key == f"{images}/a.png"
 
 
@@ -299,26 +304,32 @@ class _Store(MemoryFileSystem):
 
     protocol = "strictmemory"
 
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.replace("strictmemory://", "memory://"))
+
     def info(self, path, **kwargs):
         if "!" in path:
             raise _RefusedError("Invalid bucket name")
         if "?" in path:
             raise ValueError("Bad Request")
-        if "401" in path:
+        if "x-401" in path:
             raise RuntimeError("no credentials")
         return super().info(path, **kwargs)
 
 
-def test_a_name_that_an_object_store_refuses_is_unreadable_but_a_store_that_fails_ends_the_run(table):
+def test_a_name_that_an_object_store_refuses_is_unreadable_but_a_store_that_fails_ends_the_run():
     fsspec.register_implementation("strictmemory", _Store, clobber=True)
-    path = table("strictmemory://a!/b.png", "strictmemory://a?/b.png", "strictmemory://a/b.png")
+    path = f"strictmemory:///{uuid.uuid4().hex}/list.csv"
+    storage.write_bytes(path, b"path\na!/b.png\na?/b.png\na/b.png\n")
     assert problems(path) == [
-        ("unreadable", f"row 2 of {path} names 'strictmemory://a!/b.png': its name is refused (Invalid bucket name)"),
-        ("unreadable", f"row 3 of {path} names 'strictmemory://a?/b.png': its name is refused (Bad Request)"),
-        ("unreadable", f"row 4 of {path} names 'strictmemory://a/b.png': there is no such file"),
+        ("unreadable", f"row 2 of {path} names 'a!/b.png': its name is refused (Invalid bucket name)"),
+        ("unreadable", f"row 3 of {path} names 'a?/b.png': its name is refused (Bad Request)"),
+        ("unreadable", f"row 4 of {path} names 'a/b.png': there is no such file"),
     ]
+    storage.write_bytes(path, b"path\nx-401/b.png\n")
     with pytest.raises(RuntimeError, match="no credentials"):
-        list(list_table(table("strictmemory://401/b.png")))
+        list(list_table(path))
 
 
 def test_memory_does_not_grow_with_the_rows(images):
@@ -381,3 +392,70 @@ def test_a_table_that_is_not_there_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.csv")
     with pytest.raises(DataError, match=r"the table .*/pipe.csv is not a file"):
         found(f"{tmp_path}/pipe.csv")
+
+
+# Rows that lead elsewhere
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "ftp://127.0.0.1:1/a.png",
+        "http://127.0.0.1:1/a.png",
+        "https://[::1/a.png",
+        "github://org:repo@main/a.png",
+        "filecache://x",
+        "filecache::file:///etc/hostname",
+        "simplecache::http://127.0.0.1:1/a.png",
+        "zip://x::http://127.0.0.1:1/x.zip",
+        "memory://nowhere/a.png",
+        "s3://bucket/a.png",
+        "file://elsewhere/a.png",
+        "://",
+        "data://,a",
+        "a\0b.png",
+        "\x1b[2J://a",
+    ],
+)
+def test_a_row_that_is_neither_a_path_nor_a_gs_url_is_damaged_and_opens_nothing(images, row, monkeypatch):
+    def refuse(*arguments, **how):
+        raise AssertionError("a file system was opened")
+
+    monkeypatch.setattr("tfrecords.storage.object_store.open_filesystem", refuse)
+    put(images, "a.png")
+    path = images / "list.jsonl"
+    path.write_text("".join(json.dumps({"path": name}) + "\n" for name in (row, "a.png")))
+    (first, reason), (second, _) = problems(str(path))
+    assert (first, second) == ("damaged_row", None)
+    assert reason.startswith(f"row 1 of {path}: ")
+    labels = LabelRules("table", tables=(str(images / "labels.jsonl"),))
+    (images / "labels.jsonl").write_text(json.dumps({"path": row, "text": "x"}) + "\n")
+    assert [bool(label.problem) for label in read_label_rows(0, labels)] == [True]
+
+
+@pytest.mark.parametrize("before", ["file://", "file:", "FILE://", "file://localhost", "/", "//"])
+def test_a_local_path_is_one_image_however_it_is_written(images, before):
+    put(images, "a b%20.png", "c d.png")
+    names = [f"{before}{images}/a b%20.png", f"{before}{images}/c d.png"]
+    if before.lower().startswith("file"):
+        names.append(f"{before}{images}/c%20d.png")
+    path = images / "list.jsonl"
+    path.write_text("".join(json.dumps({"path": name}) + "\n" for name in names))
+    wanted = [f"{images}/a b%2520.png", f"{images}/c d.png", f"{images}/c d.png"][: len(names)]
+    assert named(str(path)) == wanted
+    labels = LabelRules("table", tables=(str(images / "labels.jsonl"),))
+    (images / "labels.jsonl").write_text("".join(json.dumps({"path": n, "text": "x"}) + "\n" for n in names))
+    assert [label.uri for label in read_label_rows(0, labels)] == wanted
+
+
+def test_a_gs_url_is_kept_whatever_is_in_it():
+    for url in ("gs://bucket/a b%20.png", "gs://bucket/x::http://host/a#1.png", "GS://bucket/a.png", "gcs://bucket/a"):
+        assert resolve_path("/scans", url) == f"gs://{url.partition('://')[2]}"
+
+
+@pytest.mark.parametrize("row", ["/proc/self/environ", "/sys/kernel/mm", "/dev/zero", "/dev/../proc/self/environ"])
+def test_a_row_names_no_file_of_the_operating_system(images, row):
+    (images / "link.png").symlink_to(row)
+    path = images / "list.csv"
+    path.write_text(f"path\n{row}\n{images}/link.png\nlink.png\n/proc/self/root/etc/hostname\n")
+    assert [reason for reason, _ in problems(str(path))] == ["unreadable"] * 4

@@ -2,6 +2,9 @@
 
 import datetime
 import os
+import pathlib
+import subprocess
+import sys
 import threading
 import uuid
 
@@ -71,6 +74,32 @@ def test_a_url_is_neither_encoded_nor_decoded():
     assert uri_to_path("gs://bucket/a%20b.png") == "gs://bucket/a%20b.png"
     assert location_to_uri("gs://bucket/100%.png") == "gs://bucket/100%.png"
     assert location_to_uri("/bucket/100%.png") == "/bucket/100%25.png"
+
+
+def test_uris_are_the_same_whatever_encoding_python_takes_for_names(tmp_path):
+    names = [b"a\xc3\xbc b.png", b"caf\xe9 100%.png", "中.png".encode()]
+    for name in names:
+        (pathlib.Path(os.fsdecode(bytes(tmp_path) + b"/" + name))).touch()
+    program = (
+        "import os, sys\nfrom components.listing.references import path_to_uri, read_image, uri_to_path\n"
+        "uris = [path_to_uri(os.path.join(sys.argv[1], name)) for name in sorted(os.listdir(sys.argv[1]))]\n"
+        "assert [read_image(uri) for uri in uris] == [b''] * 3\n"
+        "print(sys.getfilesystemencoding(), ascii(sorted(uris)))"
+    )
+    told = []
+    for mode, environment in (("0", {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}), ("1", {})):
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path)],
+            env={**os.environ, **environment, "PYTHONUTF8": mode},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        told.append(done.stdout.split(maxsplit=1))
+    assert [encoding for encoding, _ in told] == ["ascii", "utf-8"]
+    assert told[0][1] == told[1][1]
+    assert "/a\\xfc b.png" in told[0][1]
 
 
 # References

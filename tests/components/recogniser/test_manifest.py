@@ -2,20 +2,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
+import uuid
 from pathlib import Path
 
 import pytest
 
 from components.recogniser.manifest import SCHEMA_VERSION, ModelManifest, describe_files, get_first_name
-from tfrecords import Charset, DataError
+from tfrecords import Charset, DataError, storage
 
-FILES = {"charset.txt": b"a\nb\n", "saved_model/graph.pb": b"graph", "saved_model/variables/v.data": b"weights"}
+FILES = {
+    "charset.txt": b"a\nb\n",
+    "model.onnx": b"onnx",
+    "saved_model/saved_model.pb": b"graph",
+    "saved_model/variables/v.data": b"weights",
+    "saved_model/variables/variables.index": b"index",
+}
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """A committed model of three small files."""
+    """A committed model of a few small files."""
     folder = tmp_path / "model"
     for name, content in FILES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -135,8 +143,8 @@ def test_local_files_are_checked_where_they_are(folder):
 
 
 def test_a_missing_file_is_refused_by_name(folder):
-    (folder / "saved_model" / "graph.pb").unlink()
-    with pytest.raises(DataError, match=r"saved_model/graph\.pb is missing.*train step again"):
+    (folder / "saved_model" / "saved_model.pb").unlink()
+    with pytest.raises(DataError, match=r"saved_model/saved_model\.pb is missing.*train step again"):
         ModelManifest.read(str(folder)).fetch(str(folder), "saved_model")
 
 
@@ -160,13 +168,53 @@ def test_a_remote_model_is_copied_and_checked(folder):
         manifest = ModelManifest.read(root)
         local = Path(manifest.fetch(root, "saved_model"))
         try:
-            assert (local / "graph.pb").read_bytes() == b"graph"
+            assert (local / "saved_model.pb").read_bytes() == b"graph"
             assert (local / "variables" / "v.data").read_bytes() == b"weights"
             assert not (local.parent / "charset.txt").exists()
         finally:
             shutil.rmtree(local.parent)
-        memory.pipe_file(f"{root}/saved_model/graph.pb", b"grape")
-        with pytest.raises(DataError, match=r"graph\.pb has checksum"):
+        memory.pipe_file(f"{root}/saved_model/saved_model.pb", b"grape")
+        with pytest.raises(DataError, match=r"saved_model\.pb has checksum"):
             manifest.fetch(root, "saved_model")
     finally:
         memory.rm(root, recursive=True)
+
+
+@pytest.mark.parametrize("place", ["local", "remote"])
+@pytest.mark.parametrize(
+    ("unnamed", "wanted"),
+    [
+        ("saved_model/saved_model.pb", "saved_model"),
+        ("saved_model/variables/variables.index", "saved_model"),
+        ("model.onnx", "model.onnx"),
+    ],
+)
+def test_what_the_manifest_does_not_name_is_not_loaded(folder, place, unnamed, wanted):
+    """A model is a program: somebody may have replaced a file, and taken its checksum out."""
+    change_manifest(folder, files={name: file for name, file in describe_files(str(folder)).items() if name != unnamed})
+    root = str(folder)
+    if place == "remote":
+        root = f"memory://{uuid.uuid4().hex}/model"
+        storage.copy_folder(str(folder), root)
+    with pytest.raises(DataError, match=rf"does not name {re.escape(unnamed)}, which would be loaded"):
+        ModelManifest.read(root).fetch(root, wanted)
+
+
+def test_a_file_that_somebody_added_to_a_saved_model_is_refused(folder):
+    (folder / "saved_model" / "saved_model.cpb").write_bytes(b"another graph")
+    with pytest.raises(DataError, match=r"does not name saved_model/saved_model\.cpb, which would be loaded"):
+        ModelManifest.read(str(folder)).fetch(str(folder), "saved_model")
+
+
+@pytest.mark.parametrize("files", [[], "all", {"model.onnx": {}}, {"model.onnx": "0"}, {"model.onnx": {"sha256": 1}}])
+def test_a_manifest_without_checksums_is_refused(folder, files):
+    change_manifest(folder, files=files)
+    with pytest.raises(DataError, match="does not give the checksums of the model's files"):
+        ModelManifest.read(str(folder))
+
+
+@pytest.mark.parametrize("temperature", [0, -1.5, float("nan"), float("inf"), "2", [1.0]])
+def test_a_temperature_that_is_no_number_above_zero_is_refused(folder, temperature):
+    change_manifest(folder, temperature=temperature)
+    with pytest.raises(DataError, match="must be a number above 0"):
+        ModelManifest.read(str(folder))

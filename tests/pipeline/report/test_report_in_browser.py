@@ -139,3 +139,33 @@ def test_a_box_that_is_too_narrow_for_its_table_scrolls_by_keys(browser, pages):
     page.keyboard.press("ArrowRight")
     page.evaluate("new Promise(done => setTimeout(done, 500))")
     assert page.evaluate(f"{box}.scrollLeft") > 0
+
+
+BROUGHT_IN = """
+(html) => {
+  window.executed = [];
+  const place = document.createElement("div");
+  document.body.append(place);
+  place.innerHTML = html;
+  const script = document.createElement("script");
+  script.textContent = "window.executed.push('script')";
+  place.append(script);
+  return new Promise(done => setTimeout(() => done(window.executed), 300));
+}
+"""
+"""Brings elements into a page, as a name of a file could if it were not escaped; returns what was executed."""
+
+
+@pytest.mark.parametrize("kind", ["whole", "failed"])
+def test_what_would_be_brought_into_a_report_is_neither_executed_nor_fetched(browser, pages, kind):
+    opened = OpenPage(browser, pages[kind].as_uri())
+    html = (
+        """<img src="data:," onerror="window.executed.push('image')"><style>body { display: none }</style>"""
+        """<img src="http://127.0.0.1:9/nowhere.png"><iframe src="http://127.0.0.1:9/frame"></iframe>"""
+        """<p style="color: rgb(1, 2, 3)" id="brought-in">text</p>"""
+    )
+    assert opened.page.evaluate(BROUGHT_IN, html) == []
+    assert opened.page.evaluate("getComputedStyle(document.body).display") != "none"
+    assert opened.page.evaluate("getComputedStyle(document.getElementById('brought-in')).color") != "rgb(1, 2, 3)"
+    blocked = [message for message in opened.console if "Content Security Policy" in message]
+    assert len(blocked) >= 5

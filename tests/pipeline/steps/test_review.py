@@ -21,6 +21,7 @@ from pipeline.exits import EXIT_DONE, EXIT_REFUSED, EXIT_USAGE
 from tests.browser import OpenPage, needs_browser, start_browser
 from tests.commands import make_workspace, run_command
 from tests.components.ingest.written import parse_shard
+from tests.pipeline.report.test_report_in_browser import BROUGHT_IN
 from tfrecords import DatasetManifest
 
 
@@ -285,6 +286,14 @@ def test_the_keyboard_alone_corrects_and_the_table_that_is_downloaded_is_the_one
     assert run(workspace, "ingest", f"--label_source={downloaded}") == EXIT_DONE
     after = texts(latest(workspace))
     assert (after[urllib.parse.quote(night[1], "/ ;=+é")], len(after)) == ("=a<b>&\"'", 26)
+
+
+@needs_browser
+def test_what_would_be_brought_into_the_page_is_not_executed(browser, page):
+    opened = OpenPage(browser, page.as_uri())
+    assert opened.console == []
+    assert opened.page.evaluate(BROUGHT_IN, "<img src='data:,' onerror='window.executed.push(1)'>") == []
+    assert len([message for message in opened.console if "Content Security Policy" in message]) == 2
 
 
 @needs_browser
