@@ -9,18 +9,26 @@ import os
 from collections.abc import Iterable, Sequence
 
 from components.listing.collection import COMPANION_SUFFIXES, Tally, list_images
+from components.listing.file_names import explain_names
+from components.listing.image_sizes import find_image_size
 from components.listing.joining import read_label_rows
-from components.listing.labels import LabelRules
-from components.listing.listing import ListingSummary
-from components.listing.references import location_to_uri, uri_to_path
+from components.listing.label_files import LabelFile, find_label_file
+from components.listing.labels import LabelRules, quote_text
+from components.listing.listing import ListingSummary, read_paths
+from components.listing.references import get_folder, location_to_uri, uri_to_path
 from components.listing.roots import Places
 from components.listing.table_formats import TABLE_SUFFIXES
+from components.listing.table_paths import ROWS_LOOKED_AT, find_path_rule, has_file
 from components.processes import map_in_threads
 from tfrecords import DataError, StoreError, storage
 
 LABEL_SOURCES = ("auto", "filename", "sidecar")
 _IMAGES_LOOKED_AT = 500
-_ROWS_LOOKED_AT = 100_000
+_NAMES_LOOKED_AT = 200_000
+_WAY_TO_TABLE = (
+    "put them in a .gt.txt file beside each image, or in a .csv, .tsv or .jsonl table with the columns path and text, "
+    "and name the table with --label_source"
+)
 _THREADS = 16  # for an object store, which is asked about each file by itself
 
 
@@ -103,12 +111,17 @@ def _refuse_unclear_tables(from_tables: LabelRules, search: _TableSearch, images
         )
 
 
-def check_choice(rules: LabelRules, listing: ListingSummary) -> None:
+def check_choice(rules: LabelRules, listing: ListingSummary, files: Sequence[str], roots: Sequence[str]) -> None:
     """Checks, when all images are listed, that what `auto` chose by the first ones is right for all.
+
+    Args:
+        files: of the listing.
+        roots: of the collection.
 
     Raises:
         DataError: if labels were taken from the file names, but some images have a text file
-            beside them, or tables lie in folders where `auto` did not look.
+            beside them, tables lie in folders where `auto` did not look, another file mentions
+            many of the images, or the names do not look like labels.
     """
     if rules.source != "filename" or rules.pattern != LabelRules.pattern:
         return
@@ -121,6 +134,39 @@ def check_choice(rules: LabelRules, listing: ListingSummary) -> None:
             "name the tables with --label_source, separated by commas; if they are the file names, say "
             "--label_source=filename"
         )
+    paths = list(read_paths(files, max(1, math.ceil(listing.images / _NAMES_LOOKED_AT))))
+    if (found := find_label_file(paths, find_folders(roots))) is not None:
+        raise _explain_label_file(found)
+    if (why := explain_names(paths, listing.images, find_image_size)) is not None:
+        raise _explain_names(paths, why)
+
+
+def _explain_label_file(found: LabelFile) -> DataError:
+    path = location_to_uri(found.path)
+    if found.files:
+        what = (
+            f"{found.files:,} files in {location_to_uri(get_folder(found.path))} are named like images, such as {path}"
+        )
+    else:
+        what = f"{path} mentions {found.mentioned:,} of {found.looked_for:,} images that were looked for in it"
+    return DataError(
+        f"{what}: if the labels are in there, {_WAY_TO_TABLE}; if labels are the file names, say "
+        "--label_source=filename"
+    )
+
+
+def _explain_names(paths: Sequence[str], why: str) -> DataError:
+    examples = [os.path.basename(path) for path in paths[:: max(1, len(paths) // 3)][:3]]
+    folders = {get_folder(path).rpartition("/")[2]: None for path in paths}
+    classes = ""
+    if len(folders) > 1:
+        classes = (
+            f" (the names of the folders, such as {quote_text(next(iter(folders)))}, are not read as labels either)"
+        )
+    return DataError(
+        f"the file names, such as {', '.join(map(quote_text, examples))}, do not look like labels: {why}. If they are "
+        f"the labels, say --label_source=filename; if the labels are elsewhere{classes}, {_WAY_TO_TABLE}"
+    )
 
 
 def _explain_several_places(with_sidecar: int, images: int, which: str) -> DataError:
@@ -131,7 +177,7 @@ def _explain_several_places(with_sidecar: int, images: int, which: str) -> DataE
     )
 
 
-def _find_folders(roots: Sequence[str]) -> list[str]:
+def find_folders(roots: Sequence[str]) -> list[str]:
     """Finds the folders in which the images of some roots lie, or below which they do."""
     places = Places.from_roots(roots)
     return list(dict.fromkeys(root if places.is_folder(root) else root.rpartition("/")[0] for root in roots))
@@ -156,7 +202,7 @@ class _TableSearch:
 
 def _search_all_tables(roots: Sequence[str], rules: LabelRules) -> _TableSearch:
     """Searches the folders of all roots, and the folders above them, for label tables."""
-    folders = _find_folders(roots)
+    folders = find_folders(roots)
     searched = [_search_tables(folder, rules) for folder in folders]
     tables = tuple(dict.fromkeys(table for named, _ in searched for table in named))
     return _TableSearch(
@@ -208,19 +254,20 @@ def _names_images(table: str, folder: str, rules: LabelRules) -> bool:
     """Checks whether one of the first rows of a table names an image at or below a folder.
 
     Raises:
-        DataError: if the table cannot be read.
+        DataError: if the table cannot be read, or its paths could lead to several folders.
     """
     asked = dataclasses.replace(rules, source="table", tables=(table,))
     inside = storage.resolve_path(folder).rstrip("/") + "/"
     paths = (
         path
-        for row in itertools.islice(read_label_rows(0, asked), _ROWS_LOOKED_AT)
+        for row in itertools.islice(read_label_rows(0, asked), ROWS_LOOKED_AT)
         if row.problem is None
         and (path := uri_to_path(row.uri)).startswith(inside)
         and not path.lower().endswith(COMPANION_SUFFIXES)
     )
     if not storage.is_remote(folder):
-        return any(map(storage.is_file, paths))
+        return any(map(has_file, paths)) or find_path_rule(table, rules.columns, [folder]) is not None
     distinct = list(dict.fromkeys(paths))
     sample = distinct[:: math.ceil(len(distinct) / _IMAGES_LOOKED_AT) or 1]  # each costs a request
-    return any(map_in_threads(storage.is_file, sample, _THREADS, ahead=_THREADS))
+    there = any(map_in_threads(has_file, sample, _THREADS, ahead=_THREADS))
+    return there or find_path_rule(table, rules.columns, [folder]) is not None

@@ -367,6 +367,12 @@ def _find_column(names: list[str], column: WantedColumn, wanted: Sequence[Wanted
     if given is not None and names.count(given) == 1:
         return names.index(given)
     plain_names = [_normalise_name(name) for name in names]
+    several = [name for name, plain_name in zip(names, plain_names, strict=True) if plain_name in usual]
+    if role == "text" and given is None and len({*map(_normalise_name, several)}) > 1:
+        raise DataError(
+            f"{table} has several columns that could hold the text, {' and '.join(map(repr, several))}: say which "
+            f"with {flag}={several[0]} or {flag}={several[1]}"
+        )
     for plain_name in usual if given is None else [_normalise_name(given)]:
         count = plain_names.count(plain_name)
         if count > 1:

@@ -312,8 +312,21 @@ def test_case_spaces_hyphens_and_underscores_in_names_do_not_matter(write, heade
     assert pairs(write(json.dumps({path: "a.png", text: "x"}) + "\n", "labels.jsonl")) == [("a.png", "x")]
 
 
-def test_of_several_usual_names_the_first_of_the_list_is_taken(write):
-    assert pairs(write("name,file,label,text\n1,a.png,2,x\n")) == [("a.png", "x")]
+def test_of_several_usual_names_of_paths_the_first_of_the_list_is_taken(write):
+    assert pairs(write("name,file,text\n1,a.png,x\n")) == [("a.png", "x")]
+
+
+def test_two_columns_that_could_be_the_text_are_refused_until_one_is_named(write):
+    table = write("filename,label,Transcription\na.png,printed,x\n")
+    with pytest.raises(DataError) as error:
+        pairs(table)
+    assert str(error.value) == (
+        f"{table} has several columns that could hold the text, 'label' and 'Transcription': say which with "
+        "--text_column=label or --text_column=Transcription"
+    )
+    assert pairs(table, text="Transcription") == [("a.png", "x")]
+    with pytest.raises(DataError, match="'text' and 'label'"):
+        pairs(write('{"file_name": "a.png", "text": "x", "label": "1"}\n', "labels.jsonl"))
 
 
 def test_columns_can_be_named(write):
