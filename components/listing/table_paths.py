@@ -22,6 +22,7 @@ from tfrecords import DataError, storage
 
 ROWS_LOOKED_AT = 100_000
 _PATHS_LOOKED_AT = 60
+_PATHS_LOOKED_AT_REMOTELY = 8
 _FOLDERS_LOOKED_AT = 100
 _LEAST_SHARE = 0.5
 
@@ -43,7 +44,7 @@ class PathRule:
 
         Where no file has the name, one counts that differs from it in nothing but Unicode form and case.
         """
-        if storage.is_remote(self.folder):  # where each look costs a request
+        if storage.is_remote(self.folder):
             return resolve_path(self.folder, named.removeprefix(self.prefix))
         for path in dict.fromkeys([named, _turn_slashes(named)]):
             if path.startswith(self.prefix):
@@ -59,7 +60,7 @@ def find_path_rule(table: str, columns: TableColumns, roots: Sequence[str]) -> P
 
     If one path leads to an image from the table's own folder, no rule is needed. A rule has to fit half of the paths.
     Folders at the beginning of a path are dropped only if one is left; a path without folders may be
-    that of an image in a root or in a folder beside the table.
+    that of an image in a root or in a folder beside the table. In an object store only the latter is tried, in roots.
 
     Args:
         table: path or URL.
@@ -74,7 +75,10 @@ def find_path_rule(table: str, columns: TableColumns, roots: Sequence[str]) -> P
     paths = [row.path for row in rows if row.path and not storage.is_remote(row.path)]
     own = get_folder(table)
     sample = paths[:: max(1, len(paths) // _PATHS_LOOKED_AT)][:_PATHS_LOOKED_AT]
-    asked = sample if storage.is_remote(own) else paths
+    asked, above = paths, list(dict.fromkeys([own, get_folder(own), *roots, *map(get_folder, roots)]))
+    if storage.is_remote(own):  # where each look costs a request
+        asked = sample = [path for path in sample if "/" not in path][:_PATHS_LOOKED_AT_REMOTELY]
+        above = []
     if any(_is_inside(path, roots) and has_file(path) for path in (resolve_path(own, path) for path in asked)):
         return None
     sample = [path for path in sample if not has_file(resolve_path(own, path))]  # another image
@@ -82,7 +86,6 @@ def find_path_rule(table: str, columns: TableColumns, roots: Sequence[str]) -> P
     bare = [path for path in sample if "/" not in _turn_slashes(path)]
     for folder in _list_folders_near(own, roots) if bare else ():
         counts[PathRule(folder)] += sum(_is_image(resolve_path(folder, path)) for path in bare)
-    above = dict.fromkeys([own, get_folder(own), *roots, *map(get_folder, roots)])
     for path in sample:
         found = ((folder, _find_prefix(_turn_slashes(path), folder, roots)) for folder in above)
         counts.update([PathRule(folder, prefix) for folder, prefix in found if prefix is not None][:1])
