@@ -15,7 +15,14 @@ from components.listing.joining import read_label_rows
 from components.listing.label_files import LabelFile, find_label_file
 from components.listing.labels import LabelRules, quote_text
 from components.listing.listing import ListingSummary, read_paths
-from components.listing.references import get_folder, location_to_uri, uri_to_path
+from components.listing.references import (
+    get_folder,
+    location_to_uri,
+    read_regular_file,
+    strip_suffix,
+    strip_variant,
+    uri_to_path,
+)
 from components.listing.roots import Places
 from components.listing.table_formats import TABLE_SUFFIXES
 from components.listing.table_paths import ROWS_LOOKED_AT, find_path_rule, has_file
@@ -25,6 +32,8 @@ from tfrecords import DataError, StoreError, storage
 LABEL_SOURCES = ("auto", "filename", "sidecar")
 _IMAGES_LOOKED_AT = 500
 _NAMES_LOOKED_AT = 200_000
+_TEXTS_LOOKED_AT = 20
+_FIRST_BYTES = 4_096
 _WAY_TO_TABLE = (
     "put them in a .gt.txt file beside each image, or in a .csv, .tsv or .jsonl table with the columns path and text, "
     "and name the table with --label_source"
@@ -227,12 +236,13 @@ def _search_tables(folder: str, rules: LabelRules) -> tuple[list[str], dict[str,
             try:
                 if _names_images(table, folder, rules):
                     tables.append(table)
-                elif place == folder:
+                elif place == folder and name.lower().endswith(TABLE_SUFFIXES):
                     others[table] = f"{location_to_uri(table)} names no image in its folder"
             except StoreError:
                 raise
             except DataError as error:
-                others[table] = str(error)
+                if name.lower().endswith(TABLE_SUFFIXES):
+                    others[table] = str(error)
     return tables, others
 
 
@@ -241,13 +251,25 @@ def _list_tables(folder: str) -> list[str]:
         names = storage.list_names(folder)
     except OSError:  # the one above may belong to another person
         return []
+    tables = [name for name in names if name.lower().endswith(TABLE_SUFFIXES)]
+    stems = {strip_variant(name) for name in names if not name.lower().endswith(".txt")}
+    texts = (name for name in names if name.lower().endswith(".txt") and strip_suffix(name).split(".")[0] not in stems)
+    tables += [name for name in itertools.islice(texts, _TEXTS_LOOKED_AT) if _has_tab(storage.join(folder, name))]
     return [
         name
-        for name in names
-        if name.lower().endswith(TABLE_SUFFIXES)
-        and not name.startswith(".")
-        and (storage.is_remote(folder) or os.path.isfile(storage.join(folder, name)))
+        for name in tables
+        if not name.startswith(".") and (storage.is_remote(folder) or os.path.isfile(storage.join(folder, name)))
     ]
+
+
+def _has_tab(path: str) -> bool:
+    """Checks whether a tab stands in the first line of a file."""
+    try:
+        return b"\t" in read_regular_file(path, _FIRST_BYTES).strip().partition(b"\n")[0]
+    except StoreError:
+        raise
+    except OSError:
+        return False
 
 
 def _names_images(table: str, folder: str, rules: LabelRules) -> bool:

@@ -11,13 +11,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from components.listing.contents import Content, fold_name, read_content
-from components.listing.references import get_folder, strip_suffix
+from components.listing.references import IMAGE_SUFFIXES, get_folder, strip_suffix
 from tfrecords import StoreError, storage
 
-IMAGE_SUFFIXES = (
-    *(".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".j2k", ".jpx"),
-    *(".pbm", ".pgm", ".ppm", ".pnm", ".avif", ".heic"),
-)
 _NAMES_LOOKED_FOR = 500
 _PLACES = 40
 _FOLDERS_BESIDE = 20

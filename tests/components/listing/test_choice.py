@@ -221,6 +221,30 @@ def test_auto_takes_a_table_without_a_header(images):
     assert chosen(images) == ("table", (f"{images}/labels.csv",))
 
 
+@pytest.mark.parametrize("place", ["lines", "."])
+@pytest.mark.parametrize("row", ["lines/{}.png\t", "data/lines/{}.png\t", "{}.png\t"])
+def test_auto_takes_a_text_file_whose_lines_are_names_and_texts_with_a_tab_between(images, place, row):
+    put(images, "a.png", "b.png")
+    content = "".join(row.format(code) + 'some, words "\n' for code in "ab").encode()
+    put(images.parent, f"{place}/rec_gt_train.txt", content=content)
+    if place == "lines" and row.startswith("data"):
+        put(images.parent, f"{place}/rec_gt_train.txt", content=content.replace(b"data/lines", b"data/set/lines"))
+    assert chosen(images) == ("table", (os.path.normpath(f"{images.parent}/{place}/rec_gt_train.txt"),))
+
+
+@pytest.mark.parametrize("content", [b"a\tb\n", b"x.png\ty\n", b"no tab", b"\xff\t\n", b"path\ttext\nno.png\tx\n"])
+def test_text_files_of_something_else_are_no_tables(images, content):
+    put(images, "a.png", "b.png")
+    put(images, "notes.txt", content=content)
+    assert chosen(images) == ("filename", ())
+
+
+def test_text_files_with_a_tab_that_belong_to_images_are_no_tables(images):
+    put(images, "a.png", "b.png", "c.bin.png")
+    put(images, "a.txt", "b.gt.txt", "c.txt", content=b"a.png\tb")
+    assert chosen(images) == ("sidecar", ())
+
+
 def test_tables_in_folders_below_make_auto_ask_if_it_would_take_the_file_names(images):
     put(images, "book/a.png")
     put_table(images / "book" / "labels.csv", "a.png")

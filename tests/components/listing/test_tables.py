@@ -414,7 +414,18 @@ def test_without_a_header_a_path_may_be_absolute_or_a_url(tmp_path, write):
 
 @pytest.mark.parametrize(
     "line",
-    ["a.png,x", "here.png,there.png", "here.png,x,y", "here.png", "folder,x", "here.png,x\0", "nothing://a,x", ",x"],
+    [
+        "a,x",
+        "a.png,b.png",
+        "a.png,x,y",
+        "here.png,there.png",
+        "here.png,x,y",
+        "here.png",
+        "folder,x",
+        "here.png,x\0",
+        "nothing://a,x",
+        ",x",
+    ],
 )
 def test_without_a_header_a_first_line_that_is_not_clear_is_refused(tmp_path, write, line):
     (tmp_path / "here.png").touch()
@@ -422,6 +433,13 @@ def test_without_a_header_a_first_line_that_is_not_clear_is_refused(tmp_path, wr
     (tmp_path / "folder").mkdir()
     message = refusal(write(line + "\n"))
     assert "begin the table with a header line such as path,text" in message or "NUL" in message
+
+
+@pytest.mark.parametrize(("name", "line"), [("a.csv", "a.PNG;x"), ("a.csv", "x,no/a.tif"), ("a.txt", "a.jpg\tx, y; z")])
+def test_without_a_header_a_cell_that_ends_like_an_image_is_the_path_wherever_that_is(write, name, line):
+    ((path, text),) = pairs(write(line + "\n", name))
+    assert path in ("a.PNG", "no/a.tif", "a.jpg")
+    assert text in ("x", "x, y; z")
 
 
 def test_a_first_line_with_a_usual_name_as_its_text_is_no_header(tmp_path, write):
