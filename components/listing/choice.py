@@ -26,6 +26,7 @@ from components.listing.references import (
 from components.listing.roots import Places
 from components.listing.table_formats import TABLE_SUFFIXES
 from components.listing.table_paths import ROWS_LOOKED_AT, find_path_rule, has_file
+from components.listing.tables import read_label_table
 from components.processes import map_in_threads
 from tfrecords import DataError, StoreError, storage
 
@@ -276,7 +277,7 @@ def _names_images(table: str, folder: str, rules: LabelRules) -> bool:
     """Checks whether one of the first rows of a table names an image at or below a folder.
 
     Raises:
-        DataError: if the table cannot be read, or its paths could lead to several folders.
+        DataError: if the table or many of its rows cannot be read, or its paths could lead to several folders.
     """
     asked = dataclasses.replace(rules, source="table", tables=(table,))
     inside = storage.resolve_path(folder).rstrip("/") + "/"
@@ -288,8 +289,26 @@ def _names_images(table: str, folder: str, rules: LabelRules) -> bool:
         and not path.lower().endswith(COMPANION_SUFFIXES)
     )
     if not storage.is_remote(folder):
-        return any(map(has_file, paths)) or find_path_rule(table, rules.columns, [folder]) is not None
+        return any(map(has_file, paths)) or _has_path_rule(table, folder, rules)
     distinct = list(dict.fromkeys(paths))
     sample = distinct[:: math.ceil(len(distinct) / _IMAGES_LOOKED_AT) or 1]  # each costs a request
     there = any(map_in_threads(has_file, sample, _THREADS, ahead=_THREADS))
-    return there or find_path_rule(table, rules.columns, [folder]) is not None
+    return there or _has_path_rule(table, folder, rules)
+
+
+def _has_path_rule(table: str, folder: str, rules: LabelRules) -> bool:
+    """Tells whether a table's paths lead to images of a folder by another way than from its own folder.
+
+    Raises:
+        DataError: if they do not, and rows that cannot be read may be the reason.
+    """
+    if find_path_rule(table, rules.columns, [folder]) is not None:
+        return True
+    rows = list(itertools.islice(read_label_table(table, rules.columns), ROWS_LOOKED_AT))
+    damaged = [row for row in rows if row.problem is not None]
+    if damaged:
+        raise DataError(
+            f"{location_to_uri(table)} names no image in {location_to_uri(folder)} in a row that can be read; "
+            f"{len(damaged):,} of {len(rows):,} rows cannot, such as {damaged[0].place}: {damaged[0].problem}"
+        )
+    return False

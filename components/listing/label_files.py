@@ -58,7 +58,8 @@ def find_label_file(images: Sequence[str], folders: Sequence[str]) -> LabelFile 
     places = _list_places({get_folder(image) for image in sample}, folders)
     searches = [_Search(place, sample, inside) for place in places]
     beside = (folder for place in [*map(_get_above, folders), *folders] for folder in _list_beside(place, inside))
-    searches += [_Search(folder, sample, inside, below=False) for folder in dict.fromkeys(beside)]
+    twins = (twin for folder in sorted({get_folder(image) for image in sample}) for twin in _list_twins(folder))
+    searches += [_Search(folder, sample, inside, below=False) for folder in dict.fromkeys([*beside, *twins])]
     allowed = iter(range(_FILES))
     found = [file for search in searches for file in search.find(allowed)]
     return max(found, key=lambda file: file.mentioned / file.looked_for, default=None)
@@ -110,8 +111,8 @@ class _Search:
         return content is not None and not content.binary
 
     def _choose_largest(self, names: list[str]) -> list[str]:
-        if len(names) <= _FILES_OF_A_SUFFIX:
-            return names
+        if len(names) <= _FILES_OF_A_SUFFIX or storage.is_remote(self._place):
+            return names[:_FILES_OF_A_SUFFIX]
         sizes = {name: _find_size(storage.join(self._place, name)) for name in names[: 100 * _FILES_OF_A_SUFFIX]}
         return sorted(sizes, key=lambda name: -sizes[name])[:_FILES_OF_A_SUFFIX]
 
@@ -198,6 +199,13 @@ def _list_beside(place: str, inside: set[str]) -> list[str]:
         if not holds_images and not _is_workspace(folder):
             found += parts
     return found
+
+
+def _list_twins(folder: str) -> list[str]:
+    """Lists the folder that has `labels` where a folder of images has `images`, as programs for detection expect it."""
+    before, images, after = f"{folder}/".rpartition("/images/")
+    twin = f"{before}/labels/{after}".rstrip("/")
+    return [twin] if images and not storage.is_remote(folder) and os.path.isdir(twin) else []
 
 
 def _list_folders(folder: str) -> list[str]:

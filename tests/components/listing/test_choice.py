@@ -390,6 +390,16 @@ def test_damaged_rows_do_not_hide_a_table(images):
     assert chosen(images) == ("table", (f"{images}/labels.csv",))
 
 
+def test_a_table_whose_rows_are_all_damaged_is_refused_with_the_reason(images):
+    put(images, "a.png", "b.png")
+    (images / "labels.csv").write_text("filename,words\na.png,Smith, John\nb.png,1,50\n")
+    table = f"{images}/labels.csv"
+    assert (
+        f"{table} names no image in {images} in a row that can be read; 2 of 2 rows cannot, such as row 2 of {table}: "
+        "it has 3 cells instead of 2: perhaps a text has a comma and is not quoted; name it"
+    ) in refusal(images)
+
+
 @pytest.mark.parametrize(
     "bad_row", [b"b.png,caf\xe9\n", b'b.png,"open\n' * 2 + b"c.png,x"], ids=["Latin-1", "open quotation mark"]
 )

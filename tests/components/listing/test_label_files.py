@@ -127,6 +127,13 @@ def test_files_that_are_named_like_the_images_are_found(images, form, place):
     assert (os.path.dirname(found.path), found.mentioned, found.files) == (str(folder), 30, 30)
 
 
+def test_a_folder_labels_beside_a_folder_images_above_is_looked_at(tmp_path):
+    put(tmp_path / "set/images/train/1", *NAMES)
+    put(tmp_path / "set/labels/train/1", *(f"{code}.txt" for code in CODES), content=b"0 0.5 0.5 0.1 0.2")
+    found = find(tmp_path / "set/images/train/1")
+    assert (os.path.dirname(found.path), found.files) == (f"{tmp_path}/set/labels/train/1", 40)
+
+
 def test_names_are_found_in_another_unicode_form_and_case_and_escaped(images):
     names = [f"Schlüssel {code} & é.PNG" for code in CODES]
     put(images, *names)
