@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 import os
+import re
 from collections.abc import Iterable, Sequence
 
 from components.listing.collection import COMPANION_SUFFIXES, Tally, list_images
@@ -35,6 +36,10 @@ _IMAGES_LOOKED_AT = 500
 _NAMES_LOOKED_AT = 200_000
 _TEXTS_LOOKED_AT = 20
 _FIRST_BYTES = 4_096
+_BOXES_LOOKED_AT = 50
+_BOX = re.compile(
+    r"\d+( -?[0-9]*\.?[0-9]+){4,}|(-?\d+, ?){4,}.*", re.DOTALL
+)  # class, centre and size; corners and text
 _WAY_TO_TABLE = (
     "put them in a .gt.txt file beside each image, or in a .csv, .tsv or .jsonl table with the columns path and text, "
     "and name the table with --label_source"
@@ -71,6 +76,7 @@ def choose_labels(rules: LabelRules, roots: Iterable[str]) -> tuple[LabelRules, 
         return from_tables, f"labels come from {from_tables}: its rows name images that are there{ignored}"
     if with_sidecar == images:
         from_sidecars = dataclasses.replace(rules, source="sidecar")
+        _refuse_boxes(roots, from_sidecars)
         return from_sidecars, f"labels come from {from_sidecars}: all of the first {images} have one{ignored}"
     if with_sidecar:
         raise _explain_several_places(with_sidecar, images, f"the first {images}")
@@ -84,6 +90,18 @@ def choose_labels(rules: LabelRules, roots: Iterable[str]) -> tuple[LabelRules, 
         f"labels come from {from_names}: none of the first {images} images has a text file beside it, "
         f"and no table names them{ignored}"
     )
+
+
+def _refuse_boxes(roots: Sequence[str], from_sidecars: LabelRules) -> None:
+    """Raises an error if the first text files beside images hold places of boxes in them, as for detection."""
+    listed = itertools.chain.from_iterable(list_images(root, from_sidecars) for root in roots)
+    texts = [image.text for image in itertools.islice(listed, _BOXES_LOOKED_AT) if image.text is not None]
+    if texts and all(map(_BOX.fullmatch, texts)):
+        raise DataError(
+            f"the text files beside the images hold numbers of boxes, such as {quote_text(texts[0])}, and no texts: "
+            "cut the boxes out as images of lines, with a text each; if these numbers are the labels, say "
+            "--label_source=sidecar"
+        )
 
 
 def _count_first_images(roots: Sequence[str], from_names: LabelRules) -> tuple[int, int]:

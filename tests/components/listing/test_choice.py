@@ -89,6 +89,18 @@ def test_auto_takes_the_file_names_if_no_image_has_a_text_file(images):
     )
 
 
+@pytest.mark.parametrize(
+    "box", [b"0 0.5 0.25 0.1 0.05", b"12 1 .5 0.123456 1\n", b"377,117,463,117,465,130,378,130,Genaxis"]
+)
+def test_text_files_with_the_places_of_boxes_are_refused(images, box):
+    put(images, "a.png", "b.png")
+    put(images, "a.txt", "b.txt", content=box)
+    assert refusal(images).startswith("the text files beside the images hold numbers of boxes, such as '")
+    assert choose_labels(LabelRules("sidecar"), [str(images)])[0] == LabelRules("sidecar")
+    put(images, "b.txt", content=b"12 34.5 6")
+    assert chosen(images) == ("sidecar", ())
+
+
 @pytest.mark.parametrize("content", [b"", b"\xff", b"two\nlines", b"x" * 501])
 def test_a_text_file_that_holds_no_label_counts_as_one_for_the_choice(images, content):
     put(images, "a.png", "b.png", "b.txt")
