@@ -7,7 +7,7 @@ import os
 
 from apache_beam.options.pipeline_options import StandardOptions
 
-from components.listing import LABEL_SOURCES, TABLE_SUFFIXES
+from components.listing import LABEL_SOURCES, LABEL_TABLE_SUFFIXES, TABLE_SUFFIXES
 from pipeline.options import LinePipelineOptions, UsageError
 from tfrecords import DataError, storage
 
@@ -76,11 +76,11 @@ def _check_labels(options: LinePipelineOptions) -> None:
     except DataError as error:
         raise UsageError(str(error)) from None
     for table in rules.tables:
-        if not table.lower().endswith(TABLE_SUFFIXES):
+        if not table.lower().endswith(LABEL_TABLE_SUFFIXES):
             near = difflib.get_close_matches(source, LABEL_SOURCES, 1)
             raise UsageError(
                 f"--label_source={source} is none of {', '.join(LABEL_SOURCES)}, "
-                f"and no {', '.join(TABLE_SUFFIXES)} file" + (f": did you mean {near[0]}?" if near else "")
+                f"and no {', '.join(LABEL_TABLE_SUFFIXES)} file" + (f": did you mean {near[0]}?" if near else "")
             )
         if not storage.is_remote(table) and not os.path.isfile(table):
             raise UsageError(f"--label_source={source}: there is no file {table}")

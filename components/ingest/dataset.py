@@ -30,7 +30,7 @@ from components.ingest.describe import (
 from components.ingest.encode import EncodingRules, encode_reference
 from components.ingest.statistics import collect_samples, collect_statistics, find_warnings
 from components.lines import digest_references, map_in_order
-from components.listing import ImageReference, read_unused_labels
+from components.listing import ImageReference, explain_unused_labels, read_unused_labels
 from components.rejects import REJECTS_SCHEMA, Reject, count_by_reason, explain_too_many_rejects, make_rejects_table
 from tfrecords import (
     SPLITS,
@@ -237,7 +237,8 @@ def describe_written_shard(summary: ShardSummary, request: IngestRequest) -> Ite
     number = request.shard_number(summary.split, summary.index)
     path = request.shard_path(summary.split, summary.index)
     description, identities = describe_shard(path, number, request.charset, request.height, request.time_stride)
-    description = dataclasses.replace(description, groups=summary.groups)
+    if request.split_by != "image":  # otherwise only copies are grouped with their originals
+        description = dataclasses.replace(description, groups=summary.groups)
     place = f"shards {summary.split} {summary.index // _SHARDS_A_PLACE}"
     yield place, ([dataclasses.replace(summary, groups={})], description)
     total = request.images + (request.old.examples if request.old else 0)
@@ -293,6 +294,8 @@ def commit_dataset(settled: Iterable[Described | Twins], request: IngestRequest)
     problem = explain_too_many_rejects(
         rejects, matched - kept, request.max_reject_fraction, where=f"{request.folder}/rejects-*.parquet"
     )
+    if problem is not None and (unused := explain_unused_labels(request.listings)):
+        problem += f"; labels without an image: {unused}"
     if problem is None and not any(entry.split == "train" for entry in entries):
         problem = f"none of the {matched} images is left for training: give more images"
     if problem is not None:

@@ -1,11 +1,12 @@
 """The listing of a collection: its images and their labels; the first job of ingest and of inference."""
 
 from components.listing.boundaries import LINKS_FOLLOWED, SYSTEM_FOLDERS, Boundaries
-from components.listing.choice import LABEL_SOURCES, check_choice, choose_labels
+from components.listing.choice import LABEL_SOURCES, check_choice, choose_labels, find_folders
 from components.listing.collection import list_images
 from components.listing.labels import LabelRules
 from components.listing.listing import (
     ListingSummary,
+    explain_unused_labels,
     merge_listings,
     read_listing,
     read_unused_labels,
@@ -15,11 +16,13 @@ from components.listing.listing import (
 from components.listing.path_tables import PathTables, list_table
 from components.listing.references import ImageReference, location_to_uri, path_to_uri, read_image, uri_to_path
 from components.listing.roots import Places, find_roots, find_roots_and_tables, group_roots
-from components.listing.table_formats import TABLE_SUFFIXES
+from components.listing.table_formats import LABEL_TABLE_SUFFIXES, TABLE_SUFFIXES
+from components.listing.table_paths import find_path_rule
 from components.listing.tables import TableColumns
 
 __all__ = [
     "LABEL_SOURCES",
+    "LABEL_TABLE_SUFFIXES",
     "LINKS_FOLLOWED",
     "SYSTEM_FOLDERS",
     "TABLE_SUFFIXES",
@@ -32,6 +35,9 @@ __all__ = [
     "TableColumns",
     "check_choice",
     "choose_labels",
+    "explain_unused_labels",
+    "find_folders",
+    "find_path_rule",
     "find_roots",
     "find_roots_and_tables",
     "group_roots",

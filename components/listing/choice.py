@@ -6,22 +6,45 @@ import dataclasses
 import itertools
 import math
 import os
+import re
 from collections.abc import Iterable, Sequence
 
 from components.listing.boundaries import Boundaries
 from components.listing.collection import COMPANION_SUFFIXES, Tally, list_images
+from components.listing.file_names import explain_names
+from components.listing.image_sizes import find_image_size
 from components.listing.joining import read_label_rows
-from components.listing.labels import LabelRules
-from components.listing.listing import ListingSummary
-from components.listing.references import location_to_uri, uri_to_path
+from components.listing.label_files import LabelFile, find_label_file
+from components.listing.labels import LabelRules, quote_text
+from components.listing.listing import ListingSummary, read_paths
+from components.listing.references import (
+    get_folder,
+    location_to_uri,
+    read_regular_file,
+    strip_suffix,
+    strip_variant,
+    uri_to_path,
+)
 from components.listing.roots import Places
 from components.listing.table_formats import TABLE_SUFFIXES
+from components.listing.table_paths import ROWS_LOOKED_AT, find_path_rule, has_file
+from components.listing.tables import read_label_table
 from components.processes import map_in_threads
 from tfrecords import DataError, StoreError, storage
 
 LABEL_SOURCES = ("auto", "filename", "sidecar")
 _IMAGES_LOOKED_AT = 500
-_ROWS_LOOKED_AT = 100_000
+_NAMES_LOOKED_AT = 200_000
+_TEXTS_LOOKED_AT = 20
+_FIRST_BYTES = 4_096
+_BOXES_LOOKED_AT = 50
+_BOX = re.compile(
+    r"\d+( -?[0-9]*\.?[0-9]+){4,}|(-?\d+, ?){4,}.*", re.DOTALL
+)  # class, centre and size; corners and text
+_WAY_TO_TABLE = (
+    "put them in a .gt.txt file beside each image, or in a .csv, .tsv or .jsonl table with the columns path and text, "
+    "and name the table with --label_source"
+)
 _THREADS = 16  # for an object store, which is asked about each file by itself
 
 
@@ -57,6 +80,7 @@ def choose_labels(
         return from_tables, f"labels come from {from_tables}: its rows name images that are there{ignored}"
     if with_sidecar == images:
         from_sidecars = dataclasses.replace(rules, source="sidecar")
+        _refuse_boxes(roots, from_sidecars, boundaries)
         return from_sidecars, f"labels come from {from_sidecars}: all of the first {images} have one{ignored}"
     if with_sidecar:
         raise _explain_several_places(with_sidecar, images, f"the first {images}")
@@ -70,6 +94,19 @@ def choose_labels(
         f"labels come from {from_names}: none of the first {images} images has a text file beside it, "
         f"and no table names them{ignored}"
     )
+
+
+def _refuse_boxes(roots: Sequence[str], from_sidecars: LabelRules, boundaries: Boundaries | None) -> None:
+    """Raises an error if the first text files beside images hold places of boxes in them, as for detection."""
+    places = Places.from_roots(roots, boundaries)
+    listed = itertools.chain.from_iterable(list_images(root, from_sidecars, Tally(), places) for root in roots)
+    texts = [image.text for image in itertools.islice(listed, _BOXES_LOOKED_AT) if image.text is not None]
+    if texts and all(map(_BOX.fullmatch, texts)):
+        raise DataError(
+            f"the text files beside the images hold numbers of boxes, such as {quote_text(texts[0])}, and no texts: "
+            "cut the boxes out as images of lines, with a text each; if these numbers are the labels, say "
+            "--label_source=sidecar"
+        )
 
 
 def _count_first_images(roots: Sequence[str], from_names: LabelRules, boundaries: Boundaries | None) -> tuple[int, int]:
@@ -108,12 +145,17 @@ def _refuse_unclear_tables(from_tables: LabelRules, search: _TableSearch, images
         )
 
 
-def check_choice(rules: LabelRules, listing: ListingSummary) -> None:
+def check_choice(rules: LabelRules, listing: ListingSummary, files: Sequence[str], roots: Sequence[str]) -> None:
     """Checks, when all images are listed, that what `auto` chose by the first ones is right for all.
+
+    Args:
+        files: of the listing.
+        roots: of the collection.
 
     Raises:
         DataError: if labels were taken from the file names, but some images have a text file
-            beside them, or tables lie in folders where `auto` did not look.
+            beside them, tables lie in folders where `auto` did not look, another file mentions
+            many of the images, or the names do not look like labels.
     """
     if rules.source != "filename" or rules.pattern != LabelRules.pattern:
         return
@@ -126,6 +168,39 @@ def check_choice(rules: LabelRules, listing: ListingSummary) -> None:
             "name the tables with --label_source, separated by commas; if they are the file names, say "
             "--label_source=filename"
         )
+    paths = list(read_paths(files, max(1, math.ceil(listing.images / _NAMES_LOOKED_AT))))
+    if (found := find_label_file(paths, find_folders(roots))) is not None:
+        raise _explain_label_file(found)
+    if (why := explain_names(paths, listing.images, find_image_size)) is not None:
+        raise _explain_names(paths, why)
+
+
+def _explain_label_file(found: LabelFile) -> DataError:
+    path = location_to_uri(found.path)
+    if found.files:
+        what = (
+            f"{found.files:,} files in {location_to_uri(get_folder(found.path))} are named like images, such as {path}"
+        )
+    else:
+        what = f"{path} mentions {found.mentioned:,} of {found.looked_for:,} images that were looked for in it"
+    return DataError(
+        f"{what}: if the labels are in there, {_WAY_TO_TABLE}; if labels are the file names, say "
+        "--label_source=filename"
+    )
+
+
+def _explain_names(paths: Sequence[str], why: str) -> DataError:
+    examples = [os.path.basename(path) for path in paths[:: max(1, len(paths) // 3)][:3]]
+    folders = {get_folder(path).rpartition("/")[2]: None for path in paths}
+    classes = ""
+    if len(folders) > 1:
+        classes = (
+            f" (the names of the folders, such as {quote_text(next(iter(folders)))}, are not read as labels either)"
+        )
+    return DataError(
+        f"the file names, such as {', '.join(map(quote_text, examples))}, do not look like labels: {why}. If they are "
+        f"the labels, say --label_source=filename; if the labels are elsewhere{classes}, {_WAY_TO_TABLE}"
+    )
 
 
 def _explain_several_places(with_sidecar: int, images: int, which: str) -> DataError:
@@ -136,7 +211,7 @@ def _explain_several_places(with_sidecar: int, images: int, which: str) -> DataE
     )
 
 
-def _find_folders(roots: Sequence[str]) -> list[str]:
+def find_folders(roots: Sequence[str]) -> list[str]:
     """Finds the folders in which the images of some roots lie, or below which they do."""
     places = Places.from_roots(roots)
     return list(dict.fromkeys(root if places.is_folder(root) else root.rpartition("/")[0] for root in roots))
@@ -161,7 +236,7 @@ class _TableSearch:
 
 def _search_all_tables(roots: Sequence[str], rules: LabelRules) -> _TableSearch:
     """Searches the folders of all roots, and the folders above them, for label tables."""
-    folders = _find_folders(roots)
+    folders = find_folders(roots)
     searched = [_search_tables(folder, rules) for folder in folders]
     tables = tuple(dict.fromkeys(table for named, _ in searched for table in named))
     return _TableSearch(
@@ -188,12 +263,13 @@ def _search_tables(folder: str, rules: LabelRules) -> tuple[list[str], dict[str,
                     raise DataError(f"{location_to_uri(table)} is a link that leads out of its folder")
                 if _names_images(table, folder, rules):
                     tables.append(table)
-                elif place == folder:
+                elif place == folder and name.lower().endswith(TABLE_SUFFIXES):
                     others[table] = f"{location_to_uri(table)} names no image in its folder"
             except StoreError:
                 raise
             except DataError as error:
-                others[table] = str(error)
+                if name.lower().endswith(TABLE_SUFFIXES):
+                    others[table] = str(error)
     return tables, others
 
 
@@ -202,32 +278,63 @@ def _list_tables(folder: str) -> list[str]:
         names = storage.list_names(folder)
     except OSError:  # the one above may belong to another person
         return []
+    tables = [name for name in names if name.lower().endswith(TABLE_SUFFIXES)]
+    stems = {strip_variant(name) for name in names if not name.lower().endswith(".txt")}
+    texts = (name for name in names if name.lower().endswith(".txt") and strip_suffix(name).split(".")[0] not in stems)
+    tables += [name for name in itertools.islice(texts, _TEXTS_LOOKED_AT) if _has_tab(storage.join(folder, name))]
     return [
         name
-        for name in names
-        if name.lower().endswith(TABLE_SUFFIXES)
-        and not name.startswith(".")
-        and (storage.is_remote(folder) or os.path.isfile(storage.join(folder, name)))
+        for name in tables
+        if not name.startswith(".") and (storage.is_remote(folder) or os.path.isfile(storage.join(folder, name)))
     ]
+
+
+def _has_tab(path: str) -> bool:
+    """Checks whether a tab stands in the first line of a file."""
+    try:
+        return b"\t" in read_regular_file(path, _FIRST_BYTES).strip().partition(b"\n")[0]
+    except StoreError:
+        raise
+    except OSError:
+        return False
 
 
 def _names_images(table: str, folder: str, rules: LabelRules) -> bool:
     """Checks whether one of the first rows of a table names an image at or below a folder.
 
     Raises:
-        DataError: if the table cannot be read.
+        DataError: if the table or many of its rows cannot be read, or its paths could lead to several folders.
     """
     asked = dataclasses.replace(rules, source="table", tables=(table,))
     inside = storage.resolve_path(folder).rstrip("/") + "/"
     paths = (
         path
-        for row in itertools.islice(read_label_rows(0, asked), _ROWS_LOOKED_AT)
+        for row in itertools.islice(read_label_rows(0, asked), ROWS_LOOKED_AT)
         if row.problem is None
         and (path := uri_to_path(row.uri)).startswith(inside)
         and not path.lower().endswith(COMPANION_SUFFIXES)
     )
     if not storage.is_remote(folder):
-        return any(map(storage.is_file, paths))
+        return any(map(has_file, paths)) or _has_path_rule(table, folder, rules)
     distinct = list(dict.fromkeys(paths))
     sample = distinct[:: math.ceil(len(distinct) / _IMAGES_LOOKED_AT) or 1]  # each costs a request
-    return any(map_in_threads(storage.is_file, sample, _THREADS, ahead=_THREADS))
+    there = any(map_in_threads(has_file, sample, _THREADS, ahead=_THREADS))
+    return there or _has_path_rule(table, folder, rules)
+
+
+def _has_path_rule(table: str, folder: str, rules: LabelRules) -> bool:
+    """Tells whether a table's paths lead to images of a folder by another way than from its own folder.
+
+    Raises:
+        DataError: if they do not, and rows that cannot be read may be the reason.
+    """
+    if find_path_rule(table, rules.columns, [folder]) is not None:
+        return True
+    rows = list(itertools.islice(read_label_table(table, rules.columns), ROWS_LOOKED_AT))
+    damaged = [row for row in rows if row.problem is not None]
+    if damaged:
+        raise DataError(
+            f"{location_to_uri(table)} names no image in {location_to_uri(folder)} in a row that can be read; "
+            f"{len(damaged):,} of {len(rows):,} rows cannot, such as {damaged[0].place}: {damaged[0].problem}"
+        )
+    return False

@@ -13,12 +13,19 @@ import functools
 import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from components.listing.boundaries import Boundaries
-from components.listing.labels import LabelRules, SidecarFolder, read_label_from_name, read_label_from_sidecar
-from components.listing.references import ImageReference, join_path, location_to_uri, strip_variant
+from components.listing.copies import find_original, find_original_name, may_be_copy
+from components.listing.labels import (
+    LabelRules,
+    SidecarFolder,
+    quote_text,
+    read_label_from_name,
+    read_label_from_sidecar,
+)
+from components.listing.references import ImageReference, join_path, location_to_uri, strip_suffix, strip_variant
 from components.listing.roots import Places, find_root_folder
 from components.processes import map_in_threads
 from components.rejects import Reject
@@ -28,6 +35,8 @@ log = logging.getLogger(__name__)
 
 COMPANION_SUFFIXES = (
     *(".txt", ".csv", ".tsv", ".jsonl", ".json", ".xml", ".md", ".html", ".yaml", ".yml", ".log", ".ini", ".db"),
+    *(".xlsx", ".xls", ".ods", ".parquet"),
+    *(".box", ".lstmf"),  # which the training of Tesseract writes beside its lines
 )
 _THREADS, _AHEAD = 32, 256  # for an object store, which is asked about each file by itself
 
@@ -42,11 +51,13 @@ class Tally:
             be followed.
         with_sidecar: images that have a text file beside them.
         unused_labels: text files whose image is missing, if labels come from text files.
+        copies: images with the labels of their originals, if labels come from names.
     """
 
     passed_over: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     with_sidecar: int = 0
     unused_labels: list[Reject] = dataclasses.field(default_factory=list)
+    copies: int = 0
 
 
 class _File(NamedTuple):
@@ -131,8 +142,7 @@ def list_images(
         if labels is None or sidecars is None:
             yield from (reference for reference, _, _ in images)
         elif labels.source == "filename":
-            for reference, name, _ in images:
-                yield reference if reference.problem else read_label_from_name(reference, name, labels)
+            yield from _read_labels_in_names(folder, single, images, labels, tally)
         else:
             add_label = functools.partial(_read_label_beside, labels=labels, boundaries=places.boundaries)
             yield from map_in_threads(add_label, images, _THREADS, ahead=_AHEAD) if remote else map(add_label, images)
@@ -157,6 +167,42 @@ def _list_folder(
         sidecar = sidecars.find_text_file(name) if sidecars else None
         tally.with_sidecar += sidecar is not None
         yield reference, name, sidecar
+
+
+def _read_labels_in_names(
+    folder: _Folder,
+    single: bool,
+    images: Iterable[tuple[ImageReference, str, str | None]],
+    labels: LabelRules,
+    tally: Tally,
+) -> Iterator[ImageReference]:
+    """Yields the images of a folder with the labels in their names; a copy has the label and split of its original."""
+    stems: set[str] | None = None
+    for reference, name, _ in images:
+        if reference.problem is not None:
+            yield reference
+            continue
+        stem = strip_suffix(name)
+        if not labels.pattern.endswith("{label}") or not may_be_copy(stem):
+            yield read_label_from_name(reference, name, labels)
+            continue
+        if stems is None or single:
+            stems = set(map(strip_suffix, _list_names_beside(folder) if single else (f.name for f in folder.files)))
+        original = find_original(stem, stems)
+        if original is not None and (find_original_name(stem) or labels.pattern == LabelRules.pattern):
+            tally.copies += 1
+            if reference.group is None:
+                key, _, _ = reference.key.rpartition("/")
+                reference = reference._replace(group=strip_variant(f"{key}/{location_to_uri(original)}.png"))
+            yield read_label_from_name(reference, f"{original}.png", labels)
+        elif (missing := find_original_name(stem)) is not None:
+            yield reference.reject(
+                "no_label",
+                f"its name, {quote_text(stem)}, is that of a copy, and no image {quote_text(missing)} lies beside it: "
+                "rename it, or label it in a table",
+            )
+        else:
+            yield read_label_from_name(reference, name, labels)
 
 
 def _read_label_beside(

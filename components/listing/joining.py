@@ -20,6 +20,7 @@ from components.listing.references import (
     resolve_path,
     uri_to_path,
 )
+from components.listing.table_paths import PathRule
 from components.listing.tables import is_review_table, read_label_table
 from components.rejects import Reject
 from tfrecords import DataError, SplitFractions, normalise_text, storage
@@ -37,24 +38,26 @@ class LabelRow(NamedTuple):
     problem: str | None
 
 
-def read_label_rows(table: int, rules: LabelRules) -> Iterator[LabelRow]:
+def read_label_rows(table: int, rules: LabelRules, path_rule: PathRule | None = None) -> Iterator[LabelRow]:
     """Reads the rows of one of the tables that `rules` names.
 
     Args:
         table: number of the table, from 0.
+        path_rule: where the table's paths lead; None if they lead from its own folder.
 
     Raises:
         DataError: if the table cannot be read.
     """
-    path = rules.tables[table]
-    table_uri = location_to_uri(path)
-    folder = get_folder(path)
-    resolve = _resolve_reviewed_path if is_review_table(path) else resolve_path
-    for number, row in enumerate(read_label_table(path, rules.columns)):
+    source = rules.tables[table]
+    table_uri = location_to_uri(source)
+    folder = get_folder(source)
+    resolve = _resolve_reviewed_path if is_review_table(source) else resolve_path
+    for number, row in enumerate(read_label_table(source, rules.columns)):
         uri, problem = table_uri, row.problem
         if row.path is not None and problem is None:
             try:
-                uri = _resolve_uri(resolve(folder, row.path))
+                path = resolve(folder, row.path) if path_rule is None else path_rule.resolve(row.path)
+                uri = _resolve_uri(path)
                 f"{uri}{row.group}".encode()
             except ValueError as error:  # a NUL byte, or half a surrogate pair
                 uri, problem = table_uri, f"its path or group is no text: {error}"

@@ -51,6 +51,7 @@ class ListingSummary:
         problems: images that cannot be used, by reason.
         examples: the first of these images and labels, in words.
         repeats: rows of tables of paths whose image is listed already.
+        copies: images that are copies by their names, and have the labels of their originals.
     """
 
     path: str
@@ -64,6 +65,7 @@ class ListingSummary:
     problems: dict[str, int] = dataclasses.field(default_factory=dict)
     examples: list[str] = dataclasses.field(default_factory=list)
     repeats: int = 0
+    copies: int = 0
 
     @property
     def unused_path(self) -> str:
@@ -125,6 +127,7 @@ def merge_listings(summaries: Iterable[ListingSummary]) -> ListingSummary:
         problems=sum_counts("problems"),
         examples=[example for summary in ordered for example in summary.examples][:_EXAMPLES],
         repeats=sum(summary.repeats for summary in ordered),
+        copies=sum(summary.copies for summary in ordered),
         digest=digest.hexdigest(),
     )
 
@@ -136,6 +139,15 @@ def read_listing(path: str) -> Iterator[ImageReference]:
             yield from map(ImageReference, *(column.to_pylist() for column in batch.columns))
 
 
+def read_paths(listings: Iterable[str], every: int = 1) -> Iterator[str]:
+    """Reads the path or URL of every n-th image in listing files, without folders that cannot be listed."""
+    for listing in listings:
+        with storage.open_to_read(listing) as file, pyarrow.parquet.ParquetFile(file) as table:
+            for batch in table.iter_batches(_ROWS_AT_A_TIME * every, columns=["uri"]):
+                uris = batch.column(0)[::every].to_pylist()
+                yield from (uri_to_path(uri) for uri in uris if not uri.endswith("/"))
+
+
 def read_unused_labels(listing: str) -> Iterator[Reject]:
     """Reads the labels of a listing file that belong to no image, in its order."""
     path = _name_unused_labels(listing)
@@ -144,6 +156,17 @@ def read_unused_labels(listing: str) -> Iterator[Reject]:
     with storage.open_to_read(path) as file, pyarrow.parquet.ParquetFile(file) as unused:
         for batch in unused.iter_batches(_ROWS_AT_A_TIME):
             yield from (Reject(**row) for row in batch.to_pylist())
+
+
+def explain_unused_labels(listings: Iterable[str]) -> str:
+    """Explains for each reason how many labels of listing files belong to no image, with the first as an example."""
+    counts: collections.Counter[str] = collections.Counter()
+    first: dict[str, str] = {}
+    for listing in listings:
+        for label in read_unused_labels(listing):
+            counts[label.reason] += 1
+            first.setdefault(label.reason, label.detail)
+    return "; ".join(f"{count} {reason}, such as {first[reason]}" for reason, count in sorted(counts.items()))
 
 
 def write_references(
@@ -201,6 +224,7 @@ def write_listing_file(
         splits=_sort_counts(splits),
         symbols=_sort_counts(symbols),
         with_sidecar=tally.with_sidecar,
+        copies=tally.copies,
         passed_over=_sort_counts(tally.passed_over),
         unused_labels=_sort_counts(collections.Counter(label.reason for label in unused)),
         problems=_sort_counts(problems),

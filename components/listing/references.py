@@ -14,6 +14,10 @@ from typing import NamedTuple
 
 from tfrecords import DataError, storage
 
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".j2k", ".jpx"),
+    *(".pbm", ".pgm", ".ppm", ".pnm", ".avif", ".heic"),
+)
 # OCR training tools put these between a line's name and its suffix, for the same line prepared in another way.
 _VARIANTS = (".bin", ".nrm", ".dew", ".raw")
 _SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,3}\Z")

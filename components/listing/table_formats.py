@@ -13,9 +13,13 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from components.listing.columns import WantedColumn, find_columns, suggest_header
+from components.listing.references import IMAGE_SUFFIXES
 from tfrecords import DataError, storage
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
+LABEL_TABLE_SUFFIXES = (*TABLE_SUFFIXES, ".txt")
+"""Suffixes of label tables; a `.txt` file is read like a `.tsv` one."""
 _MAX_LINE_BYTES = 1_000_000
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
 _BYTE_ORDER_MARK = "\ufeff"
@@ -47,15 +51,6 @@ class TableRow:
     text: str | None
     group: str | None
     problem: str | None
-
-
-class WantedColumn(NamedTuple):
-    """A column to look for: by its name, if a flag has `given` one, else by the usual names."""
-
-    role: str
-    flag: str
-    given: str | None
-    usual: Sequence[str]
 
 
 class _LineTooLongError(Exception):
@@ -183,9 +178,9 @@ def _parse_row(place: str, path: str, text: str | None = None, group: str | None
 
 
 def find_header(table: str, lines: TableLines, wanted: Sequence[WantedColumn]) -> _Header:
-    """Finds out how a table is written: its delimiter, its columns, and whether it has a header.
+    """Finds out how a table is written: its delimiter, its columns, and its header.
 
-    A table without a header is read if it has one or two columns, of which one names files.
+    A table without a header is read if it has one or two columns, of which one names files that are there, or images.
 
     Raises:
         DataError: if no delimiter gives a header with the columns wanted.
@@ -195,12 +190,12 @@ def find_header(table: str, lines: TableLines, wanted: Sequence[WantedColumn]) -
     if "\0" in first:
         raise lines.explain_encoding("it has a NUL byte, as UTF-16 has")
     if problem:
-        raise DataError(f"line {lines.number} of {lines.table} is no header ({problem}): {_suggest_header(wanted)}")
+        raise DataError(f"line {lines.number} of {lines.table} is no header ({problem}): {suggest_header(wanted)}")
     # Excel's own mark of the delimiter, on a line before the header.
     mark = re.fullmatch(r'"?sep=([^"\s]|\t)"?', first, re.IGNORECASE) if suffix == ".csv" else None
     delimiters: Iterable[str] = [mark[1]] if mark else _DELIMITERS
     quoted = True
-    if suffix == ".tsv":
+    if suffix in (".tsv", ".txt"):
         delimiters = ["\t"]
         quoted = all(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in first.split("\t"))
 
@@ -216,15 +211,16 @@ def find_header(table: str, lines: TableLines, wanted: Sequence[WantedColumn]) -
         try:
             line, cells, problem = next(records, (0, [], None))
             if not line:
-                raise DataError(f"the table {lines.table} is empty: {_suggest_header(wanted)}")
+                raise DataError(f"the table {lines.table} is empty: {suggest_header(wanted)}")
             if problem:
-                raise DataError(f"line {line} of {lines.table} is no header ({problem}): {_suggest_header(wanted)}")
-            indices = _find_columns(cells, wanted, lines.table, "first line")
+                raise DataError(f"line {line} of {lines.table} is no header ({problem}): {suggest_header(wanted)}")
+            indices = find_columns(cells, wanted, lines.table, "first line")
             return _Header(records, delimiter, cells, len(cells), indices)
         except DataError as error:
             failures.append((-1 if len(cells) == 1 else len(cells), error))  # one cell: certainly another delimiter
         if all(column.given is None for column in wanted) and len(wanted) <= len(cells) <= 2:
-            files = [index for index, cell in enumerate(cells) if _is_file_beside(table, cell.strip())]
+            named = [cell.lower().endswith(IMAGE_SUFFIXES) and len(cells) == 2 for cell in map(str.strip, cells)]
+            files = [index for index, cell in enumerate(cells) if named[index] or _is_file_beside(table, cell.strip())]
             if len(files) == 1:
                 indices = [files[0], 1 - files[0]][: len(wanted)]
                 return _Header(read_records(delimiter), delimiter, None, len(cells), indices)
@@ -302,7 +298,7 @@ def read_json_rows(lines: TableLines, wanted: Sequence[WantedColumn]) -> Iterato
         if problem is None:
             if keys is None:
                 names = list(value)
-                keys = [names[index] for index in _find_columns(names, wanted, lines.table, "first object")]
+                keys = [names[index] for index in find_columns(names, wanted, lines.table, "first object")]
             texts, problem = _pick_json_texts(value, keys)
             if problem is None:
                 yield _parse_row(place, *texts)
@@ -339,53 +335,3 @@ def _pick_json_texts(value: dict[str, Any], keys: Sequence[str]) -> tuple[list[s
             return [], f"{key!r} has half a surrogate pair"
         texts.append(text)
     return texts, None
-
-
-# Columns
-
-
-def _find_columns(names: list[str], wanted: Sequence[WantedColumn], table: str, where: str) -> list[int]:
-    """Finds the indices of the columns wanted among the names of all columns.
-
-    Args:
-        where: the part of the table that gives the names, for messages.
-
-    Raises:
-        DataError: if one is missing, or if it is not clear which is meant.
-    """
-    indices = [_find_column(names, column, wanted, table, where) for column in wanted]
-    if len(indices) > 1 and indices[0] == indices[1]:
-        raise DataError(
-            f"{table}: the path and the text would both be column {names[indices[0]]!r}; "
-            "name two columns with --path_column and --text_column"
-        )
-    return indices
-
-
-def _find_column(names: list[str], column: WantedColumn, wanted: Sequence[WantedColumn], table: str, where: str) -> int:
-    role, flag, given, usual = column
-    if given is not None and names.count(given) == 1:
-        return names.index(given)
-    plain_names = [_normalise_name(name) for name in names]
-    for plain_name in usual if given is None else [_normalise_name(given)]:
-        count = plain_names.count(plain_name)
-        if count > 1:
-            raise DataError(f"{table} has {count} columns {plain_name!r}: rename all but the one with the {role}")
-        if count:
-            return plain_names.index(plain_name)
-    present = (", ".join(repr(name[:40]) for name in names[:20]) or "no name") + (", …" if len(names) > 20 else "")
-    if given is not None:
-        raise DataError(f"{flag}={given}: {table} has no such column; its {where} has {present}")
-    advice = f"; {_suggest_header(wanted)}, or" if where == "first line" else ";"
-    raise DataError(
-        f"{table} has no {role} column: its {where} has {present} and none of {', '.join(usual)}"
-        f"{advice} say with {flag} which it is"
-    )
-
-
-def _suggest_header(wanted: Sequence[WantedColumn]) -> str:
-    return f"begin the table with a header line such as {','.join(column.role for column in wanted[:2])}"
-
-
-def _normalise_name(name: str) -> str:
-    return re.sub("[ -]", "_", name.strip().lower())

@@ -11,11 +11,12 @@ import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 
+from components.listing.columns import WantedColumn
 from components.listing.table_formats import (
+    LABEL_TABLE_SUFFIXES,
     TABLE_SUFFIXES,
     TableLines,
     TableRow,
-    WantedColumn,
     find_header,
     read_delimited_rows,
     read_json_rows,
@@ -46,7 +47,7 @@ def read_label_table(table: str, columns: TableColumns) -> Iterator[TableRow]:
     """Reads every row of a label table, in its order; skips blank rows.
 
     `.csv` is read strictly; the separator is a comma, a semicolon or a tab, whichever gives the header
-    the columns needed. `.tsv` is separated by tabs, and a quotation mark in it is an ordinary symbol,
+    the columns needed. `.tsv` or `.txt` is separated by tabs, and a quotation mark in it is an ordinary symbol,
     unless it is written as `csv` writes one. `.jsonl` has one object a line. A row of a review table
     without a text is skipped: a person left that image out.
 
@@ -140,8 +141,8 @@ def read_table(table: str, wanted: Sequence[WantedColumn]) -> Iterator[TableRow]
     """
     name = os.fsencode(table).decode("utf-8", "backslashreplace")
     suffix = os.path.splitext(table)[1].lower()
-    if suffix not in TABLE_SUFFIXES:
-        raise DataError(f"{name} is not a table: its name must end with one of {', '.join(TABLE_SUFFIXES)}")
+    if suffix not in LABEL_TABLE_SUFFIXES:
+        raise DataError(f"{name} is not a table: its name must end with one of {', '.join(LABEL_TABLE_SUFFIXES)}")
     empty = True
     try:
         with storage.open_to_read(table) as file:

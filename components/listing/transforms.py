@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -23,6 +23,7 @@ from components.listing.listing import ListingSummary, merge_listings, read_list
 from components.listing.path_tables import PathTables
 from components.listing.references import ImageReference
 from components.listing.roots import Places
+from components.listing.table_paths import PathRule
 from components.transforms import GatherOnce, pack_blocks, unpack_blocks
 from tfrecords import SplitFractions, choose_shard, storage
 
@@ -97,15 +98,24 @@ class JoinTables(beam.PTransform):
 
     A hash of the image's place decides in which new file an image and its row meet.
 
-    Input:  `("listing", path)` of every listing file and `("table", number)` of every table of `rules`.
+    Input:  `("listing", path)` of every listing file and `("table", number)` of every table of `rules`, whose
+            paths lead where `path_rules` say.
     Output: the merged `ListingSummary`, once; it is also written as JSON to `summary_path`.
     """
 
-    def __init__(self, summary_path: str, destinations: list[str], rules: LabelRules, fractions: SplitFractions):
+    def __init__(
+        self,
+        summary_path: str,
+        destinations: list[str],
+        rules: LabelRules,
+        fractions: SplitFractions,
+        path_rules: Sequence[PathRule | None] = (),
+    ):
         super().__init__()
         self._summary_path = summary_path
         self._destinations = destinations
         self._rules = rules
+        self._path_rules = path_rules
         self._fractions = fractions
 
     def expand(self, sources):
@@ -124,7 +134,8 @@ class JoinTables(beam.PTransform):
             return choose_shard(normalise_for_join(uri), count)
 
         if kind == "table":
-            blocks = pack_blocks(read_label_rows(source, self._rules), lambda row: choose_place(row.uri))
+            path_rule = self._path_rules[source] if self._path_rules else None
+            blocks = pack_blocks(read_label_rows(source, self._rules, path_rule), lambda row: choose_place(row.uri))
         else:
             blocks = pack_blocks(read_listing(source), lambda image: choose_place(locate_for_join(image)))
         for place, block in blocks:

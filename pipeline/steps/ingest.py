@@ -190,7 +190,7 @@ def _resolve(context: Context) -> Iterator[_Resolved]:
     fractions = options.split_fractions
     with list_collection(context, roots, rules, fractions, flag=flag, tables=tables) as (listing, files):
         if options.label_source == "auto":
-            check_choice(rules, listing)
+            check_choice(rules, listing, files, roots)
         charset = _choose_charset(options, listing, old.symbols if old else ())
         dataset_id = make_id(
             version=DATASET_VERSION,

@@ -17,6 +17,8 @@ from components.listing import (
     ListingSummary,
     PathTables,
     Places,
+    find_folders,
+    find_path_rule,
     group_roots,
     location_to_uri,
 )
@@ -91,10 +93,16 @@ def list_collection(
             raise DataError(
                 f"{flag}: there is not one image in {', '.join([*roots, *tables.paths])}; is it the right folder?"
             )
+        if summary.copies:
+            one = summary.copies == 1
+            log.info(
+                f"{summary.copies:,} image{' is' if one else 's are'} named like {'a copy' if one else 'copies'}, as "
+                f"'AB12 (2)' or 'AB12_1' beside 'AB12': {'it has' if one else 'they have'} the label of the original"
+            )
         if tables.paths:
             summary, files = _list_once(context, fractions, summary, files, len(tables.paths), folder)
         if labels is not None and labels.source == "table":
-            summary, files = _join_tables(context, labels, fractions, summary, files, folder)
+            summary, files = _join_tables(context, labels, fractions, roots, summary, files, folder)
         yield summary, files
     except StoreError:
         raise  # nor could anything be removed
@@ -120,6 +128,7 @@ def _join_tables(
     context: Context,
     rules: LabelRules,
     fractions: SplitFractions,
+    roots: list[str],
     listed: ListingSummary,
     files: list[str],
     folder: str,
@@ -131,7 +140,12 @@ def _join_tables(
     joined = [storage.join(folder, f"labelled-{number:05d}.parquet") for number in range(count)]
     summary_path = storage.join(folder, "labelled.json")
     sources = [*(("listing", path) for path in files), *(("table", number) for number in range(len(rules.tables)))]
-    work = JoinTables(summary_path, joined, rules, fractions)
+    path_rules = [find_path_rule(table, rules.columns, find_folders(roots)) for table in rules.tables] if roots else []
+    for table, rule in zip(rules.tables, path_rules, strict=False):
+        if rule is not None:
+            dropped = f", without {rule.prefix!r} at their beginning" if rule.prefix else ""
+            log.info(f"the paths in {location_to_uri(table)} are read as those of files in {rule.folder}{dropped}")
+    work = JoinTables(summary_path, joined, rules, fractions, path_rules)
     run_job(
         context.options,
         lambda pipeline: pipeline | "Sources" >> beam.Create(sources) | "Join" >> work,

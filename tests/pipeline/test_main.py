@@ -96,6 +96,18 @@ def test_a_folder_without_images_is_named(tmp_path, capsys, content):
     assert f"--images: there is not one image in {tmp_path / 'scans'}" in _error(capsys)
 
 
+def test_rows_of_a_table_that_cannot_be_read_are_explained_where_the_run_is_refused(tmp_path, capsys):
+    labels = _labels(20)
+    _write_lines(tmp_path / "scans", labels)
+    rows = [f"{label}.png,{label}{', and more' * (number % 2)}" for number, label in enumerate(labels)]
+    table = tmp_path / "scans" / "labels.csv"
+    table.write_text("\n".join(["filename,words", *rows]))
+    assert main(["--steps=ingest", f"--images={tmp_path / 'scans'}", f"--workspace={tmp_path / 'ws'}"]) == EXIT_REFUSED
+    error = _error(capsys)
+    assert "; labels without an image: 10 damaged_row, such as row " in error
+    assert error.endswith(f" of {table}: it has 3 cells instead of 2: perhaps a text has a comma and is not quoted")
+
+
 def test_a_text_file_named_png_becomes_a_rejects_row(tmp_path, capsys):
     _write_lines(tmp_path / "scans", _labels(60))
     (tmp_path / "scans" / "fake.png").write_text("this is no image")

@@ -202,12 +202,12 @@ def test_a_url_of_a_table_is_passed_on_as_it_is_and_looked_for_later(here):
     ("source", "hint"),
     [
         *(("sidecars", "sidecar"), ("side_car", "sidecar"), ("file_name", "filename"), ("Auto", "auto")),
-        *(("labels.xlsx", None), ("folder", None), ("gs://bucket/labels.txt", None), ("", None)),
+        *(("labels.xlsx", None), ("folder", None), ("gs://bucket/labels.xml", None), ("", None)),
     ],
 )
 def test_a_label_source_that_is_nothing_known_is_refused_with_the_nearest_one(here, source, hint):
     assert refusal(f"--label_source={source}") == (
-        f"--label_source={source} is none of auto, filename, sidecar, and no .csv, .tsv, .jsonl file"
+        f"--label_source={source} is none of auto, filename, sidecar, and no .csv, .tsv, .jsonl, .txt file"
         + (f": did you mean {hint}?" if hint else "")
     )
 

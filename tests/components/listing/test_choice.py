@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import unicodedata
 
 import pytest
 
@@ -43,6 +44,12 @@ def refusal(*roots: pathlib.Path | str) -> str:
     return str(error.value)
 
 
+def check_all(images: pathlib.Path, rules: LabelRules) -> None:
+    """Lists all images, and checks the choice that was made by the first ones."""
+    listing = write_listing([str(images)], f"{images.parent}/.listing/0.parquet", rules, SplitFractions())
+    check_choice(rules, listing, [listing.path], [str(images)])
+
+
 # What was asked for
 
 
@@ -80,6 +87,18 @@ def test_auto_takes_the_file_names_if_no_image_has_a_text_file(images):
     assert why == (
         "labels come from the file names: none of the first 2 images has a text file beside it, and no table names them"
     )
+
+
+@pytest.mark.parametrize(
+    "box", [b"0 0.5 0.25 0.1 0.05", b"12 1 .5 0.123456 1\n", b"377,117,463,117,465,130,378,130,Genaxis"]
+)
+def test_text_files_with_the_places_of_boxes_are_refused(images, box):
+    put(images, "a.png", "b.png")
+    put(images, "a.txt", "b.txt", content=box)
+    assert refusal(images).startswith("the text files beside the images hold numbers of boxes, such as '")
+    assert choose_labels(LabelRules("sidecar"), [str(images)])[0] == LabelRules("sidecar")
+    put(images, "b.txt", content=b"12 34.5 6")
+    assert chosen(images) == ("sidecar", ())
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"two\nlines", b"x" * 501])
@@ -150,14 +169,13 @@ def test_a_folder_that_cannot_be_listed_does_not_count_for_or_against_any_place(
 # Sidecars that come late
 
 
-def test_only_the_first_500_images_are_looked_at_and_the_rest_when_all_are_listed(images, tmp_path):
+def test_only_the_first_500_images_are_looked_at_and_the_rest_when_all_are_listed(images):
     put(images, *(f"{number:03d}.png" for number in range(502)), "500.txt", "501.gt.txt")
     rules, why = choose(images)
     assert rules.source == "filename"
     assert "none of the first 500 images" in why
-    listing = write_listing([str(images)], str(tmp_path / "listing.parquet"), rules, SplitFractions())
     with pytest.raises(DataError) as error:
-        check_choice(rules, listing)
+        check_all(images, rules)
     assert str(error.value) == (
         "2 of 502 images have a text file beside them and the other 500 have none: say where the labels are "
         "with --label_source=sidecar (images without one are rejected) or --label_source=filename"
@@ -170,13 +188,13 @@ def test_one_image_without_a_text_file_among_the_first_500_is_enough_to_ask(imag
 
 
 @pytest.mark.parametrize("source", ["filename", "sidecar"])
-def test_a_choice_that_is_right_for_all_images_passes(images, tmp_path, source):
+def test_a_choice_that_is_right_for_all_images_passes(images, source):
     put(images, "a.png", "b.png", "README.txt")
     if source == "sidecar":
         put(images, "a.txt", "b.txt")
     rules, _ = choose(images)
     assert rules.source == source
-    check_choice(rules, write_listing([str(images)], str(tmp_path / "listing.parquet"), rules, SplitFractions()))
+    check_all(images, rules)
 
 
 # Tables
@@ -215,14 +233,37 @@ def test_auto_takes_a_table_without_a_header(images):
     assert chosen(images) == ("table", (f"{images}/labels.csv",))
 
 
-def test_tables_in_folders_below_make_auto_ask_if_it_would_take_the_file_names(images, tmp_path):
+@pytest.mark.parametrize("place", ["lines", "."])
+@pytest.mark.parametrize("row", ["lines/{}.png\t", "data/lines/{}.png\t", "{}.png\t"])
+def test_auto_takes_a_text_file_whose_lines_are_names_and_texts_with_a_tab_between(images, place, row):
+    put(images, "a.png", "b.png")
+    content = "".join(row.format(code) + 'some, words "\n' for code in "ab").encode()
+    put(images.parent, f"{place}/rec_gt_train.txt", content=content)
+    if place == "lines" and row.startswith("data"):
+        put(images.parent, f"{place}/rec_gt_train.txt", content=content.replace(b"data/lines", b"data/set/lines"))
+    assert chosen(images) == ("table", (os.path.normpath(f"{images.parent}/{place}/rec_gt_train.txt"),))
+
+
+@pytest.mark.parametrize("content", [b"a\tb\n", b"x.png\ty\n", b"no tab", b"\xff\t\n", b"path\ttext\nno.png\tx\n"])
+def test_text_files_of_something_else_are_no_tables(images, content):
+    put(images, "a.png", "b.png")
+    put(images, "notes.txt", content=content)
+    assert chosen(images) == ("filename", ())
+
+
+def test_text_files_with_a_tab_that_belong_to_images_are_no_tables(images):
+    put(images, "a.png", "b.png", "c.bin.png")
+    put(images, "a.txt", "b.gt.txt", "c.txt", content=b"a.png\tb")
+    assert chosen(images) == ("sidecar", ())
+
+
+def test_tables_in_folders_below_make_auto_ask_if_it_would_take_the_file_names(images):
     put(images, "book/a.png")
     put_table(images / "book" / "labels.csv", "a.png")
     rules, _ = choose(images)
     assert rules.source == "filename"
-    listing = write_listing([str(images)], str(tmp_path / "listing.parquet"), rules, SplitFractions())
     with pytest.raises(DataError, match=r"^1 \.csv, \.tsv, \.jsonl files lie in folders below"):
-        check_choice(rules, listing)
+        check_all(images, rules)
 
 
 def test_the_columns_that_were_named_are_looked_for(images):
@@ -245,6 +286,24 @@ def test_auto_takes_a_table_of_a_folder_that_is_reached_through_a_link(tmp_path,
     (tmp_path / "link").symlink_to(images)
     put_table(images / "labels.csv", "a.png")
     assert chosen(tmp_path / "link") == ("table", (f"{tmp_path}/link/labels.csv",))
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+@pytest.mark.parametrize("place", ["lines", "."])
+def test_auto_takes_a_table_whose_names_have_another_unicode_form(tmp_path, images, place, forms):
+    written, stored = (unicodedata.normalize(form, "café.png") for form in forms)
+    put(images, stored)
+    table = put_table(tmp_path / place / "labels.csv", written if place == "lines" else f"lines/{written}")
+    assert chosen(images) == ("table", (table,))
+
+
+@pytest.mark.parametrize(
+    "path", ["a.png", "lines\\a.png", "C:\\data\\lines\\a.png", "lines/A.PNG", "/data/lines/a.png"]
+)
+def test_auto_takes_a_table_above_whose_paths_were_written_for_another_place(tmp_path, images, path):
+    put(images, "a.png", "b.png")
+    table = put_table(tmp_path / "labels.csv", path)
+    assert chosen(images) == ("table", (table,))
 
 
 def test_several_folders_may_have_a_table_each(tmp_path):
@@ -343,6 +402,16 @@ def test_damaged_rows_do_not_hide_a_table(images):
     assert chosen(images) == ("table", (f"{images}/labels.csv",))
 
 
+def test_a_table_whose_rows_are_all_damaged_is_refused_with_the_reason(images):
+    put(images, "a.png", "b.png")
+    (images / "labels.csv").write_text("filename,words\na.png,Smith, John\nb.png,1,50\n")
+    table = f"{images}/labels.csv"
+    assert (
+        f"{table} names no image in {images} in a row that can be read; 2 of 2 rows cannot, such as row 2 of {table}: "
+        "it has 3 cells instead of 2: perhaps a text has a comma and is not quoted; name it"
+    ) in refusal(images)
+
+
 @pytest.mark.parametrize(
     "bad_row", [b"b.png,caf\xe9\n", b'b.png,"open\n' * 2 + b"c.png,x"], ids=["Latin-1", "open quotation mark"]
 )
@@ -384,6 +453,46 @@ def test_a_folder_above_that_cannot_be_listed_does_not_end_the_choice(images, mo
     assert chosen(images) == ("filename", ())
 
 
+# Files that are no tables, and names that are no labels
+
+
+def test_auto_refuses_file_names_if_another_file_mentions_the_images(images):
+    codes = [f"{chr(97 + number)}bc" for number in range(20)]
+    put(images, *(f"{code}.png" for code in codes))
+    rules, _ = choose(images)
+    check_all(images, rules)
+    put(images.parent, "gt.list", content="".join(f"{code}.png some words\n" for code in codes).encode())
+    with pytest.raises(DataError) as error:
+        check_all(images, rules)
+    assert str(error.value) == (
+        f"{images.parent}/gt.list mentions 20 of 20 images that were looked for in it: if the labels are in there, put "
+        "them in a .gt.txt file beside each image, or in a .csv, .tsv or .jsonl table with the columns path and text, "
+        "and name the table with --label_source; if labels are the file names, say --label_source=filename"
+    )
+
+
+def test_auto_refuses_file_names_if_files_in_another_folder_are_named_like_the_images(tmp_path, images):
+    codes = [f"{chr(97 + number)}bc" for number in range(20)]
+    put(images, *(f"{code}.png" for code in codes))
+    put(tmp_path / "annotations", *(f"{code}.xml" for code in codes), content=b"<text>some words</text>")
+    with pytest.raises(DataError, match=r"^20 files in .*/annotations are named like images, such as .*/abc\.xml: if "):
+        check_all(images, LabelRules("filename"))
+
+
+def test_auto_refuses_file_names_that_do_not_look_like_labels(images):
+    put(images, *(f"{folder}/scan_{number:02d}.png" for folder in "012" for number in range(10)))
+    with pytest.raises(DataError) as error:
+        check_all(images, LabelRules("filename"))
+    assert str(error.value) == (
+        "the file names, such as 'scan_00.png', 'scan_00.png', 'scan_00.png', do not look like labels: they are a few "
+        "fixed words with a number. If they are the labels, say --label_source=filename; if the labels are elsewhere "
+        "(the names of the folders, such as '0', are not read as labels either), put them in a .gt.txt file beside "
+        "each image, or in a .csv, .tsv or .jsonl table with the columns path and text, and name the table with "
+        "--label_source"
+    )
+    check_all(images, LabelRules("filename", pattern="{label}_{id}"))
+
+
 # Object stores
 
 
@@ -408,11 +517,11 @@ def test_auto_asks_about_tables_in_object_stores_whose_images_are_not_there(buck
         chosen(f"{bucket}/lines")
 
 
-def test_a_pattern_of_names_says_that_labels_are_in_the_names(images, tmp_path):
+def test_a_pattern_of_names_says_that_labels_are_in_the_names(images):
     put(images, "a_1.png", "a_1.txt")
     rules, why = choose(images, pattern="{label}_{id}")
     assert (rules.source, why) == ("filename", "labels come from the file names, as --label_pattern says")
-    check_choice(rules, write_listing([str(images)], str(tmp_path / "listing.parquet"), rules, SplitFractions()))
+    check_all(images, rules)
 
 
 def test_a_table_that_is_a_link_out_of_its_folder_is_named_by_a_person_or_not_used(tmp_path, images):

@@ -312,8 +312,21 @@ def test_case_spaces_hyphens_and_underscores_in_names_do_not_matter(write, heade
     assert pairs(write(json.dumps({path: "a.png", text: "x"}) + "\n", "labels.jsonl")) == [("a.png", "x")]
 
 
-def test_of_several_usual_names_the_first_of_the_list_is_taken(write):
-    assert pairs(write("name,file,label,text\n1,a.png,2,x\n")) == [("a.png", "x")]
+def test_of_several_usual_names_of_paths_the_first_of_the_list_is_taken(write):
+    assert pairs(write("name,file,text\n1,a.png,x\n")) == [("a.png", "x")]
+
+
+def test_two_columns_that_could_be_the_text_are_refused_until_one_is_named(write):
+    table = write("filename,label,Transcription\na.png,printed,x\n")
+    with pytest.raises(DataError) as error:
+        pairs(table)
+    assert str(error.value) == (
+        f"{table} has several columns that could hold the text, 'label' and 'Transcription': say which with "
+        "--text_column=label or --text_column=Transcription"
+    )
+    assert pairs(table, text="Transcription") == [("a.png", "x")]
+    with pytest.raises(DataError, match="'text' and 'label'"):
+        pairs(write('{"file_name": "a.png", "text": "x", "label": "1"}\n', "labels.jsonl"))
 
 
 def test_columns_can_be_named(write):
@@ -401,7 +414,18 @@ def test_without_a_header_a_path_may_be_absolute_or_a_url(tmp_path, write):
 
 @pytest.mark.parametrize(
     "line",
-    ["a.png,x", "here.png,there.png", "here.png,x,y", "here.png", "folder,x", "here.png,x\0", "nothing://a,x", ",x"],
+    [
+        "a,x",
+        "a.png,b.png",
+        "a.png,x,y",
+        "here.png,there.png",
+        "here.png,x,y",
+        "here.png",
+        "folder,x",
+        "here.png,x\0",
+        "nothing://a,x",
+        ",x",
+    ],
 )
 def test_without_a_header_a_first_line_that_is_not_clear_is_refused(tmp_path, write, line):
     (tmp_path / "here.png").touch()
@@ -409,6 +433,13 @@ def test_without_a_header_a_first_line_that_is_not_clear_is_refused(tmp_path, wr
     (tmp_path / "folder").mkdir()
     message = refusal(write(line + "\n"))
     assert "begin the table with a header line such as path,text" in message or "NUL" in message
+
+
+@pytest.mark.parametrize(("name", "line"), [("a.csv", "a.PNG;x"), ("a.csv", "x,no/a.tif"), ("a.txt", "a.jpg\tx, y; z")])
+def test_without_a_header_a_cell_that_ends_like_an_image_is_the_path_wherever_that_is(write, name, line):
+    ((path, text),) = pairs(write(line + "\n", name))
+    assert path in ("a.PNG", "no/a.tif", "a.jpg")
+    assert text in ("x", "x, y; z")
 
 
 def test_a_first_line_with_a_usual_name_as_its_text_is_no_header(tmp_path, write):
