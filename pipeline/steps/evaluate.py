@@ -9,9 +9,11 @@ from typing import Any
 
 import apache_beam as beam
 
+from components.evaluation.constant import ConstantAnswer, explain_no_better
 from components.evaluation.evaluate import EVALUATION_FOLDER, EVALUATION_NAME, EvaluationRequest, compare_cer
 from components.evaluation.positions import explain_weak_place
 from components.evaluation.transforms import EvaluateModel
+from components.metrics import ErrorCounts
 from components.recogniser.handler import LineModelHandler
 from components.recogniser.manifest import ModelManifest
 from pipeline.engines.jobs import choose_processes, run_job
@@ -70,7 +72,11 @@ class EvaluateStep:
             storage.remove_folder(other)
         elif resolved.not_comparable is not None:
             log.warning(f"model {accepted_id}, accepted until now, cannot be compared: {resolved.not_comparable}")
-        refused = _explain_refusal(options, figures["cer"], accepted_id, accepted_cer)
+        reasons = [
+            explain_no_better(ErrorCounts(**figures["counts"]), ConstantAnswer(**figures["constant"])),
+            _explain_refusal(options, figures["cer"], accepted_id, accepted_cer),
+        ]
+        refused = "; and ".join(reason for reason in reasons if reason is not None) or None
         figures = {
             **figures,
             "decoding": options.decoding.choose_for(resolved.has_language_model).pin_lexicon().identity,
