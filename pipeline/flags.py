@@ -407,6 +407,13 @@ FLAG_SECTIONS = (
                 "stability index; 0.25 is usual",
                 type=number(above=0),
             ),
+            Flag(
+                "alarm_confidence",
+                "raised when the mean confidence is below this share of that on the held-out lines of the model's "
+                "evaluation, and chance does not explain it; 0 for never",
+                default=0.5,
+                type=FRACTION,
+            ),
             Flag("drift_nights", "how many earlier runs --alarm_drift compares with", default=7, type=whole_number(1)),
             Flag("alarm_no_new_images", "raised when no image was new"),
         ),

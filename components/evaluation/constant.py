@@ -26,7 +26,7 @@ Pairs = Iterable[tuple[str, str]]
 
 @dataclasses.dataclass(frozen=True)
 class ConstantAnswer:
-    """What is right by chance: the best text to give for every line, and the label that most lines have.
+    """Answers that are right by chance: the best text to give for every line, and the label that most lines have.
 
     Attributes:
         text: the text with the fewest symbol errors over all lines, of those that were tried.

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from components.counts import Counts
+from components.evaluation.evaluate import EVALUATION_NAME
 from components.ingest.sample import read_truth
 from components.predictions.manifest import RunManifest
 from components.predictions.runs import CommittedRun, find_rejects_folder, read_predictions
@@ -16,6 +17,7 @@ from pipeline.steps.alarms import check_alarms
 from pipeline.steps.collection import SelectedCollection
 from pipeline.steps.step import Context, Outcome, StepResult, format_rejects
 from pipeline.workspace import Workspace
+from tfrecords import DataError, storage
 
 _FIRST_ROWS = 5
 
@@ -66,7 +68,7 @@ def summarise_run(
         folder,
         figures,
         outcome,
-        alarms=check_alarms(options, counts, manifest, earlier),
+        alarms=check_alarms(options, counts, manifest, earlier, _read_evaluation(context.workspace, manifest)),
         rejects=counts.rejects,
         rejects_folder=find_rejects_folder(folder),
         summary_figures=_make_summary_figures(counts, manifest.needs_review),
@@ -98,6 +100,16 @@ def summarise_nothing_new(
         alarms=check_alarms(options, counts, None, []),
         summary_figures=_make_summary_figures(counts, 0),
     )
+
+
+def _read_evaluation(workspace: Workspace, manifest: RunManifest) -> dict[str, Any] | None:
+    """Reads the evaluation of the model of a run; returns None if it has none."""
+    if manifest.model_id is None:
+        return None
+    try:
+        return storage.read_json(storage.join(workspace.model(manifest.model_id), EVALUATION_NAME))
+    except (FileNotFoundError, DataError):
+        return None
 
 
 def _make_summary_figures(counts: Counts, needs_review: int) -> dict[str, Any]:

@@ -83,6 +83,19 @@ def test_a_night_reads_what_is_new_or_changed_and_nothing_twice(tmp_path, worksp
     assert not (workspace / "unfinished").exists()
 
 
+def test_a_night_that_is_far_less_confident_than_the_evaluation_raises_an_alarm_without_flags(
+    workspace, tiny_images, capsys
+):
+    figures = night(workspace, images=str(tiny_images))
+    mean = figures["mean_confidence"]
+    for held_out, status in ((mean, EXIT_DONE), (0.98, EXIT_ALARM)):
+        evaluation = {"mean_confidence": held_out, "images": 1000, "decoding": ["greedy"]}
+        (workspace / "models" / "first" / "evaluation.json").write_text(json.dumps(evaluation))
+        night(workspace, "--reread", images=str(tiny_images), status=status)
+    assert f"alarm: --alarm_confidence: the mean confidence is {mean:.3f}" in capsys.readouterr().err
+    night(workspace, "--reread", "--alarm_confidence=0", images=str(tiny_images))
+
+
 def test_reread_reads_everything_each_time(workspace, lines):
     night(workspace)
     assert counts(night(workspace, "--reread")) == (12, 0, 12, 0)

@@ -82,7 +82,7 @@ def test_a_model_that_reads_no_better_than_a_constant_text_is_refused_whatever_c
     assert status == EXIT_REFUSED
     assert constant["cer"] < figures["cer"] < 1
     refused = figures["refused_because"]
-    assert refused.startswith(f"it reads no better than a constant text: its CER is {figures['cer']:.2%}, and the answer")
+    assert refused.startswith(f"it reads no better than a constant text: its CER is {figures['cer']:.2%}, and")
     assert refused.endswith(f"for every line has {constant['cer']:.2%}")
     (page,) = (workspace / "runs").glob("*.html")
     assert re.search(rf"best constant text.*{constant['cer']:.2%}", page.read_text())
