@@ -371,7 +371,8 @@ FLAG_SECTIONS = (
             ),
             Flag(
                 "min_confidence",
-                "marks predictions with less confidence as needs_review; none is left out",
+                "marks predictions with less confidence as needs_review; none is left out; the review step gives out "
+                "these alone, by their confidence and this flag now",
                 default=0.0,
                 type=FRACTION,
             ),

@@ -129,8 +129,8 @@ def _propose(labels: collections.Counter[str], readings: collections.Counter[str
     """Yields texts that may be the best constant."""
     for counts in (labels, readings):
         yield from (text for text, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_MOST_FREQUENT])
-    prefix = _find_common_start(labels)
-    suffix = _find_common_start([label[::-1] for label in labels])[::-1]
+    prefix = find_common_start(labels)
+    suffix = find_common_start([label[::-1] for label in labels])[::-1]
     yield from (prefix, suffix)
     lengths = np.repeat([len(label) for label in labels], list(labels.values()))
     typical = _join_most_frequent_symbols(labels, int(lengths.max()))
@@ -142,7 +142,7 @@ def _propose(labels: collections.Counter[str], readings: collections.Counter[str
     yield some[int(np.argmin(distances))]
 
 
-def _find_common_start(texts: Collection[str]) -> str:
+def find_common_start(texts: Collection[str]) -> str:
     """Finds what all texts begin with; the first and the last in their order have no more in common than all have."""
     first, last = min(texts), max(texts)
     same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))

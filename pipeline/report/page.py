@@ -78,7 +78,7 @@ def write_report(record: CommandRecord, workspace: Workspace) -> dict[str, str]:
     if "infer" in steps:
         figures = steps["infer"]["figures"]
         record.used.update(_describe_model(workspace, figures.get("model_id")))
-        record.nights = find_nights(workspace, figures.get("run_id"))
+        record.nights = find_nights(workspace, figures.get("run_id"), record.options["min_confidence"])
     finished = datetime.datetime.now(datetime.UTC)
     record.finished_at = finished.isoformat()
     record.seconds = round((finished - datetime.datetime.fromisoformat(record.started_at)).total_seconds(), 3)
