@@ -158,9 +158,10 @@ FLAG_SECTIONS = (
             ),
             Flag(
                 "charset",
-                "file of the symbols that labels may have, one a line",
+                "file of the symbols that labels may have, one a line; with --init_from, also of those that the new "
+                "model knows",
                 "FILE",
-                without="every symbol that occurs",
+                without="every symbol that occurs; a model keeps those of the one that it starts from",
             ),
             Flag(
                 "height",
@@ -370,13 +371,6 @@ FLAG_SECTIONS = (
                 without="the unlabelled part of the sample",
             ),
             Flag(
-                "min_confidence",
-                "marks predictions with less confidence as needs_review; none is left out; the review step gives out "
-                "these alone, by their confidence and this flag now",
-                default=0.0,
-                type=FRACTION,
-            ),
-            Flag(
                 "reread",
                 "recognises every image, also those that an earlier run recognised with the same model and decoder",
             ),
@@ -384,6 +378,19 @@ FLAG_SECTIONS = (
                 "reread_below",
                 "recognises an image again if another model recognised it with less confidence than this; at 0, a "
                 "new model recognises only new images",
+                default=0.0,
+                type=FRACTION,
+            ),
+        ),
+    ),
+    FlagSection(
+        "Doubtful readings",
+        ("infer", "review"),
+        (
+            Flag(
+                "min_confidence",
+                "marks predictions with less confidence as needs_review; none is left out; the review step gives out "
+                "these alone, by their confidence and this flag now",
                 default=0.0,
                 type=FRACTION,
             ),
