@@ -166,9 +166,10 @@ FLAG_SECTIONS = (
             ),
             Flag(
                 "charset",
-                "file of the symbols that labels may have, one a line",
+                "file of the symbols that labels may have, one a line; with --init_from, also of those that the new "
+                "model knows",
                 "FILE",
-                without="every symbol that occurs",
+                without="every symbol that occurs; a model keeps those of the one that it starts from",
             ),
             Flag(
                 "height",
@@ -398,12 +399,6 @@ FLAG_SECTIONS = (
                 without="the unlabelled part of the sample",
             ),
             Flag(
-                "min_confidence",
-                "marks predictions with less confidence as needs_review; none is left out",
-                default=0.0,
-                type=FRACTION,
-            ),
-            Flag(
                 "reread",
                 "recognises every image, also those that an earlier run recognised with the same model and decoder",
             ),
@@ -411,6 +406,19 @@ FLAG_SECTIONS = (
                 "reread_below",
                 "recognises an image again if another model recognised it with less confidence than this; at 0, a "
                 "new model recognises only new images",
+                default=0.0,
+                type=FRACTION,
+            ),
+        ),
+    ),
+    FlagSection(
+        "Doubtful readings",
+        ("infer", "review"),
+        (
+            Flag(
+                "min_confidence",
+                "marks predictions with less confidence as needs_review; none is left out; the review step gives out "
+                "these alone, by their confidence and this flag now",
                 default=0.0,
                 type=FRACTION,
             ),
@@ -434,6 +442,13 @@ FLAG_SECTIONS = (
                 "raised when the confidences differ from those of earlier runs of the model by a greater population "
                 "stability index; 0.25 is usual",
                 type=number(above=0),
+            ),
+            Flag(
+                "alarm_confidence",
+                "raised when the mean confidence is below this share of that on the held-out lines of the model's "
+                "evaluation, and chance does not explain it; 0 for never",
+                default=0.5,
+                type=FRACTION,
             ),
             Flag("drift_nights", "how many earlier runs --alarm_drift compares with", default=7, type=whole_number(1)),
             Flag("alarm_no_new_images", "raised when no image was new"),

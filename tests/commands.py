@@ -43,6 +43,25 @@ def make_workspace(
     return folder
 
 
+def label_as_read(dataset: Path, model: Path, *, ending: str = "", uris: Sequence[str] | None = None) -> None:
+    """Gives the test lines of a dataset the texts that a model reads on them as labels, so that it is accepted.
+
+    Args:
+        ending: of each label, which the model does not read.
+        uris: of the lines, in place of theirs.
+    """
+    from components.recogniser import load_recogniser
+    from tfrecords import DatasetManifest, LineExample, encode_example, read_record_batches, write_records
+
+    (shard,) = DatasetManifest.read(str(dataset)).shards_of("test")
+    (batch,) = read_record_batches(str(dataset / shard.name))
+    images, old = (batch.column(batch.schema.get_field_index(name)).flatten().to_pylist() for name in ("image", "uri"))
+    texts = [found.text + ending for found in load_recogniser(str(model)).recognise(images)]
+    named = zip(images, texts, uris or [uri.decode() for uri in old], strict=True)
+    examples = [LineExample(image, 40, (0,), text, uri) for image, text, uri in named]
+    write_records(str(dataset / shard.name), map(encode_example, examples))
+
+
 def run_command(workspace: Path | str, *flags: object) -> int:
     """Runs the command in this process; returns its exit status."""
     return main([f"--workspace={workspace}", *map(str, flags)])

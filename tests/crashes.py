@@ -114,7 +114,7 @@ class Collection:
         today = datetime.datetime.now(datetime.UTC).date().isoformat()
         return [
             *(f"--workspace={workspace}", f"--images={self.labelled}", f"--infer_images={self.new}"),
-            *("--label_source=filename", "--label_pattern={label}_{id}", "--height=32"),
+            *("--label_source=filename", "--label_pattern={label}_{id}"),
             *(flag.format(today=today) for flag in night.flags),
         ]
 

@@ -25,6 +25,8 @@ SECONDS = {
     "pipeline/steps/test_compact.py": 140,
     "components/training/test_launcher.py": 125,
     "engines/test_object_faults.py": 120,
+    "pipeline/steps/test_fine_tuning.py": 200,
+    "pipeline/steps/test_failed_training.py": 130,
     "components/training/test_export.py": 110,
     "pipeline/steps/test_ingest.py": 90,
     "engines/test_compaction_store.py": 60,

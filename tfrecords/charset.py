@@ -114,6 +114,10 @@ class Charset:
         """Returns the SHA-256 of the charset file, hexadecimal, on which a model and its dataset must agree."""
         return hashlib.sha256(self.to_file_text().encode()).hexdigest()
 
+    def add(self, symbols: Iterable[str]) -> Charset:
+        """Returns the charset of these symbols and others."""
+        return Charset(tuple(sorted({*self.symbols, *symbols})))
+
     def missing(self, text: str) -> list[str]:
         """Finds the symbols of `text` that are not in the charset; each once, sorted."""
         return sorted(set(text) - set(self.symbols))

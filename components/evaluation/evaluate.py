@@ -19,6 +19,7 @@ import pyarrow.parquet
 from components.commit import check_files
 from components.evaluation.bootstrap import LEVEL, RESAMPLES, estimate_cer_difference, estimate_rate_intervals
 from components.evaluation.confusions import Confusions
+from components.evaluation.constant import find_best_constant
 from components.evaluation.lines import EvaluatedLine
 from components.evaluation.positions import PositionCounts
 from components.metrics import (
@@ -160,6 +161,7 @@ def commit_evaluation(shards: Iterable[EvaluatedShard], request: EvaluationReque
     calibration_error = compute_expected_calibration_error(lines.confidences, lines.get_column("exact"))
     confusions, positions = _count_errors(request.folder)
     storage.write_parquet(storage.join(request.folder, CONFUSIONS_NAME), confusions)
+    constant = find_best_constant(lambda: _read_pairs(request.folder))
     figures = {
         "dataset_id": request.dataset_id,
         "model_id": request.model_id,
@@ -168,6 +170,7 @@ def commit_evaluation(shards: Iterable[EvaluatedShard], request: EvaluationReque
         "wer": lines.total.wer,
         "exact_match": lines.total.exact_match,
         "counts": dataclasses.asdict(lines.total),
+        "constant": dataclasses.asdict(constant),
         "intervals": estimate_rate_intervals(lines, groups),
         "resampled": resampled,
         "mean_confidence": float(lines.confidences.mean(dtype=np.float64)),
@@ -274,6 +277,12 @@ def _read_batches(folder: str, columns: list[str]) -> Iterator[pyarrow.RecordBat
         if name.startswith(_READINGS):
             with storage.open_to_read(storage.join(folder, name)) as file:
                 yield from pyarrow.parquet.ParquetFile(file).iter_batches(_ROWS_AT_A_TIME, columns=columns)
+
+
+def _read_pairs(folder: str) -> Iterator[tuple[str, str]]:
+    """Yields label and reading of every line."""
+    for batch in _read_batches(folder, ["truth", "text"]):
+        yield from zip(*(batch.column(name).to_pylist() for name in ("truth", "text")), strict=True)
 
 
 def _count_errors(folder: str) -> tuple[pyarrow.Table, PositionCounts]:

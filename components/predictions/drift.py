@@ -1,7 +1,8 @@
-"""Drift: a measure of how differently confidences are spread than before."""
+"""Drift: measures of how differently confidences are spread than before, or than on lines with a known text."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,3 +39,16 @@ def compute_population_stability_index(before: Sequence[int], now: Sequence[int]
     p, q = (np.bincount(group, counts) + _PSEUDO_COUNT for counts in (reference, current))
     p, q = p / p.sum(), q / q.sum()
     return float(np.sum((q - p) * np.log(q / p)))
+
+
+def estimate_mean_error(mean: float, counts: Sequence[int]) -> float:
+    """Estimates the standard error of a difference between mean confidences that are alike but for chance.
+
+    A confidence is from 0 to 1, so its variance is at most `mean * (1 - mean)` (Bhatia and Davis 2000). The estimate
+    uses this greatest variance, since a handful of lines does not tell theirs.
+
+    Args:
+        mean: of one of both, from 0 to 1.
+        counts: of the lines behind each mean, at least one each.
+    """
+    return math.sqrt(mean * (1 - mean) * sum(1 / count for count in counts))

@@ -228,6 +228,21 @@ def set_aside_files(run: CommittedRun, damaged: Collection[str], *, change: bool
     return None if gone else CommittedRun(run.folder, manifest)
 
 
+def count_below(run: CommittedRun, min_confidence: float) -> int:
+    """Counts the rows of a run with less than a confidence, whatever confidence was asked for when they were read."""
+    manifest = run.manifest
+    if min_confidence == manifest.min_confidence and not manifest.lost:
+        return manifest.needs_review
+    if not min_confidence:
+        return 0
+    count = 0
+    for path in run.files:
+        with storage.open_to_read(path) as file:
+            confidences = pyarrow.parquet.read_table(file, columns=["confidence"])["confidence"].to_numpy()
+        count += int((confidences < min_confidence).sum())
+    return count
+
+
 def read_predictions(folder: str, columns: list[str], rows: int | None = None) -> list[dict[str, Any]]:
     """Reads the first rows of a committed run, or all of them, in the order of its files."""
     found: list[dict[str, Any]] = []

@@ -81,6 +81,27 @@ def find_least_confident(
             return
 
 
+def count_doubtful(files: Sequence[str], min_confidence: float) -> int:
+    """Counts the images whose newest reading has less than a confidence.
+
+    Memory grows with the readings below it alone.
+
+    Args:
+        files: Parquet files of committed predictions.
+    """
+    low: list[pyarrow.Table] = []
+    for _, _, table in _read_row_groups(files, ["uri", "confidence", "scored_at"]):
+        table = table.filter(table["confidence"].to_numpy() < min_confidence)
+        if table.num_rows:
+            low.append(table.select(["uri", "scored_at"]))
+    if not low:
+        return 0
+    doubtful = pyarrow.concat_tables(low, promote_options="default")
+    newest = _find_newest(files, pyarrow.compute.unique(doubtful["uri"]))
+    found = newest.join(doubtful, keys=["uri", "scored_at"], join_type="left semi")
+    return found.num_rows
+
+
 def read_details(readings: Sequence[DoubtfulText]) -> list[dict[str, Any]]:
     """Reads `symbol_confidences` and `alternatives` of readings, in their order."""
     detail_of: dict[tuple[str, int, int], dict[str, Any]] = {}

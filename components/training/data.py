@@ -16,7 +16,16 @@ import tensorflow as tf
 
 from components.training.distort import DISTORTIONS, distort
 from components.training.recipes import TIME_STRIDE
-from tfrecords import DataError, DatasetManifest, decode_png, examples_to_record_batch, pad_lines, read_records, storage
+from tfrecords import (
+    Charset,
+    DataError,
+    DatasetManifest,
+    decode_png,
+    examples_to_record_batch,
+    pad_lines,
+    read_records,
+    storage,
+)
 from tfrecords.manifest import suggest_remedy
 
 _POOL_BATCHES = 32
@@ -58,6 +67,10 @@ class Examples:
     def get_label(self, index: int) -> np.ndarray:
         """Returns the symbol ids of one label, int32 [length]."""
         return self.labels[self.offsets[index] : self.offsets[index + 1]]
+
+    def change_charset(self, old: Charset, new: Charset) -> Examples:
+        """Returns the same examples with the symbol ids of another charset, which has all symbols of theirs."""
+        return dataclasses.replace(self, labels=np.array(new.encode("".join(old.symbols)), np.int32)[self.labels])
 
 
 def load_examples(folder: str, manifest: DatasetManifest, split: str) -> Examples:

@@ -15,6 +15,8 @@ Before that it knows how often symbols occur and when one is due, but not what t
 answer for every image. On number plates, whose symbols stand in fixed places, such an answer had a CER of 66 %.
 """
 _GOOD_CER = 0.02
+DOUBTFUL_CER = 0.05
+"""A constant text may have a CER above this; below it, a model reads."""
 _SAME_LOSS = 0.8
 
 
@@ -33,19 +35,33 @@ def get_lowest_cer(history: Sequence[EpochRecord]) -> float:
     return min((record.cer for record in history), default=math.inf)
 
 
-def explain_weakness(history: Sequence[EpochRecord], learning_rate: float, *, has_validation: bool) -> str | None:
+def explain_weakness(
+    history: Sequence[EpochRecord],
+    learning_rate: float,
+    *,
+    has_validation: bool,
+    constant: str | None = None,
+    causes: Sequence[str] = (),
+) -> str | None:
     """Says in one sentence why a finished training went badly, and what would help; None if it went well.
 
     Args:
         learning_rate: that it was trained with.
         has_validation: whether CER and validation loss are of lines that were not trained on.
+        constant: why the model reads no better than a constant text; None if it reads better.
+        causes: that were found for a training that reads nothing, the likeliest first.
     """
     if not history:
         return None
     best = history[choose_best_epoch(history) - 1]
-    if find_first_reading(history) is None:
+    if find_first_reading(history) is None or constant is not None:
+        never = f"its CER was never below {get_lowest_cer(history):.0%}"
+        said = f"the model has not begun to read: {constant or never}"
+        if causes:
+            also = f". Perhaps also: {'; '.join(causes[1:])}" if causes[1:] else ""
+            return f"{said}. The likeliest cause: {causes[0]}{also}"
         return (
-            f"the model has not begun to read: its CER was never below {get_lowest_cer(history):.0%}. The likely "
+            f"{said}. The likely "
             "causes: the labels are not those of the images (plots/training_samples.png beside the model shows some of "
             "both), the images are too few, or the lines too low for their symbols (--height of the ingest step). If "
             f"they are right, try --learning_rate={learning_rate / 4:g} and more --epochs"

@@ -22,9 +22,10 @@ import tensorflow as tf
 from components.training.best_epoch import choose_best_epoch, is_finished
 from components.training.checkpoints import Checkpoint, Checkpoints
 from components.training.data import Examples, load_examples
-from components.training.diagnosis import explain_weakness, find_first_reading
+from components.training.diagnosis import DOUBTFUL_CER, explain_weakness, find_first_reading, get_lowest_cer
 from components.training.epochs import EpochLoop
 from components.training.history import HistoryWriter
+from components.training.inspection import explain_constant_answers, inspect_training
 from components.training.learner import Learner, TrainingCluster
 from components.training.place import ClusterPlace
 from components.training.progress import Progress
@@ -78,19 +79,19 @@ def _train(request: TrainingRequest, watchdog: Watchdog, live: bool) -> None:
         watchdog.expect(0)  # the other workers are not needed, and may be gone
         if start.is_chief:
             log.info("training had already finished: only the model is still to be written")
-            splits = _Splits.load(request, start.manifest)
+            splits = _Splits.load(request, start)
             with _open_history(request, start.state):
                 pass
             _write_model(request, start, splits)
         return
     log.info(_describe_devices(start.place))
     cluster = _join_cluster(request, start, watchdog)
-    splits = _Splits.load(request, start.manifest)
+    splits = _Splits.load(request, start)
     learner = _prepare_learner(request, start, cluster, splits, watchdog)
     _run_epochs(request, start, cluster, learner, splits, live)
     watchdog.expect(0)
     if start.is_chief:
-        _log_end(request, start.state, has_validation=len(splits.validation) > 0)
+        _log_end(request, start, learner, splits)
         _write_model(request, start, splits)
 
 
@@ -100,13 +101,16 @@ class _Start:
 
     Attributes:
         place: in the cluster; None for a worker that trains alone.
-        manifest, charset: of the dataset.
+        manifest: of the dataset.
+        dataset_charset: of the dataset, by whose ids its labels are encoded.
+        charset: of the model; it has the symbols of the dataset, and those that the request keeps.
         checkpoint: the one to resume from, or None.
         state: of the training, as that checkpoint holds it; changes from here on.
     """
 
     place: ClusterPlace | None
     manifest: DatasetManifest
+    dataset_charset: Charset
     charset: Charset
     checkpoints: Checkpoints
     checkpoint: Checkpoint | None
@@ -116,12 +120,13 @@ class _Start:
     def find(cls, request: TrainingRequest) -> _Start:
         """Reads the manifest of the dataset and the newest checkpoint."""
         manifest = DatasetManifest.read(request.dataset_folder)
-        charset = manifest.read_charset(request.dataset_folder)
+        dataset_charset = manifest.read_charset(request.dataset_folder)
+        charset = dataset_charset.add(request.kept_symbols)
         place = ClusterPlace.from_environment(os.environ)
         checkpoints = Checkpoints(request.checkpoint_folder)
         checkpoint = checkpoints.find_latest()
         state = TrainingState() if checkpoint is None else TrainingState.from_checkpoint(checkpoint)
-        return cls(place, manifest, charset, checkpoints, checkpoint, state)
+        return cls(place, manifest, dataset_charset, charset, checkpoints, checkpoint, state)
 
     @property
     def is_chief(self) -> bool:
@@ -137,9 +142,11 @@ class _Splits:
     validation: Examples
 
     @classmethod
-    def load(cls, request: TrainingRequest, manifest: DatasetManifest) -> _Splits:
+    def load(cls, request: TrainingRequest, start: _Start) -> _Splits:
         """Loads both splits into memory."""
-        return cls(*(load_examples(request.dataset_folder, manifest, split) for split in ("train", "validation")))
+        folder, manifest = request.dataset_folder, start.manifest
+        splits = [load_examples(folder, manifest, split) for split in ("train", "validation")]
+        return cls(*(split.change_charset(start.dataset_charset, start.charset) for split in splits))
 
     @property
     def judged(self) -> Examples:
@@ -333,10 +340,26 @@ def _log_start(
         log.info("the validation split is empty: the best epoch is chosen on the training images themselves")
 
 
-def _log_end(request: TrainingRequest, state: TrainingState, *, has_validation: bool) -> None:
-    if (first := find_first_reading(state.history)) is not None:
+def _log_end(request: TrainingRequest, start: _Start, learner: Learner, splits: _Splits) -> None:
+    state, charset = start.state, start.charset
+    first = find_first_reading(state.history)
+    if first is not None:
         log.info(f"reading began in epoch {first.epoch}, after {first.seconds:.0f} s")
-    if (weakness := explain_weakness(state.history, request.learning_rate, has_validation=has_validation)) is not None:
+    constant, causes = None, []
+    if get_lowest_cer(state.history) > DOUBTFUL_CER:
+        learner.recogniser.set_weights(state.best)
+        constant = explain_constant_answers(learner.compute_logits, splits.judged, charset)
+        if first is None or constant is not None:
+            height = start.manifest.height
+            causes = inspect_training(request, charset, height, learner.compute_logits, splits.train, splits.validation)
+    weakness = explain_weakness(
+        state.history,
+        request.learning_rate,
+        has_validation=len(splits.validation) > 0,
+        constant=None if first is None else constant,
+        causes=causes,
+    )
+    if weakness is not None:
         log.warning(weakness)
     epochs = len(state.history)
     best = state.history[choose_best_epoch(state.history) - 1]

@@ -17,6 +17,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from components.processes import HelperPool
 from pipeline.engines.dask_cluster import DASK_RUNNER, find_cluster, run_on_dask
 from pipeline.engines.errors import JobLostError, format_story, translate_error
+from pipeline.engines.late_workers import end_late_workers
 from pipeline.engines.logs import quieten_engines
 from pipeline.options import LinePipelineOptions
 from pipeline.workspace import Workspace
@@ -102,7 +103,8 @@ def run_job(
             if kind == "daskrunner":
                 run_on_dask(options, pipeline, Workspace(options.workspace).root)
                 return
-            result = pipeline.run()
+            with end_late_workers():
+                result = pipeline.run()
             if local or not options.template:
                 _log_address(result, options)
                 result.wait_until_finish()

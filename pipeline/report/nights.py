@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from typing import Any
 
-from components.predictions.runs import CommittedRun, find_runs
+import pyarrow
+
+from components.predictions.runs import CommittedRun, count_below, find_runs
 from components.processes import map_in_threads
 from pipeline.workspace import Workspace
 from tfrecords import storage
@@ -16,8 +19,12 @@ CONFIDENCE_BARS = 20
 _THREADS = 8
 
 
-def find_nights(workspace: Workspace, run_id: str | None) -> list[dict[str, Any]]:
-    """Finds the last runs up to the given one, as a `CommandRecord` has them."""
+def find_nights(workspace: Workspace, run_id: str | None, min_confidence: float) -> list[dict[str, Any]]:
+    """Finds the last runs up to the given one, as a `CommandRecord` has them.
+
+    Args:
+        min_confidence: below which a reading needs a review; it may have been another one when it was read.
+    """
     predictions = workspace.all_predictions
     days = [name.removeprefix("date=") for name in storage.list_names(predictions, "date=")][-_DAYS_LOOKED_AT:]
     runs_by_day = map_in_threads(lambda day: find_runs(predictions, day), days, _THREADS, ahead=_THREADS)
@@ -27,13 +34,20 @@ def find_nights(workspace: Workspace, run_id: str | None) -> list[dict[str, Any]
         runs = runs[: runs.index(tonight)]
     same = [run for run in runs if tonight is not None and run.manifest.is_read_like(tonight.manifest)][-_NIGHTS:]
     shown = [run for run in runs if run in same or run in runs[-_NIGHTS:]]
-    nights = [_describe_night(run) | {"tonight": False, "compared": run in same} for run in shown]
-    return nights if tonight is None else [*nights, _describe_night(tonight) | {"tonight": True, "compared": False}]
+    nights = [_describe_night(run, min_confidence) | {"tonight": False, "compared": run in same} for run in shown]
+    return (
+        nights
+        if tonight is None
+        else [*nights, _describe_night(tonight, min_confidence) | {"tonight": True, "compared": False}]
+    )
 
 
-def _describe_night(run: CommittedRun) -> dict[str, Any]:
+def _describe_night(run: CommittedRun, min_confidence: float) -> dict[str, Any]:
     """Returns what a `CommandRecord` says of a run."""
     manifest = run.manifest
+    needs_review = manifest.needs_review
+    with contextlib.suppress(OSError, pyarrow.ArrowInvalid):  # a file that was damaged since
+        needs_review = count_below(run, min_confidence)
     rows = manifest.counts.read
     seconds = manifest.figures.shard_s if manifest.figures else 0.0
     bins = manifest.confidence_histogram or []
@@ -48,7 +62,7 @@ def _describe_night(run: CommittedRun) -> dict[str, Any]:
         "skipped": manifest.counts.skipped,
         "read": rows,
         "rejected": manifest.counts.rejected,
-        "needs_review": manifest.needs_review,
+        "needs_review": needs_review,
         "mean_confidence": manifest.mean_confidence if rows else None,
         "images_per_s": round(rows / seconds, 1) if seconds else None,
         "confidence_shares": [sum(bins[i * width : (i + 1) * width]) / count for i in range(CONFIDENCE_BARS)]

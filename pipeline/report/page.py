@@ -53,6 +53,7 @@ _REJECTS_SHOWN = 8  # of each reason
 _REJECT_FILES_READ = 200  # in search of these
 _NO_IMAGES = ("unreadable_folder", "no_image", "damaged_row")  # reasons of what cannot be drawn
 _NOT_DRAWN = ("too_large", "too_slow", "crashed")  # reasons of what was too much to be decoded, and would be so again
+_TOO_MUCH = "decoding it was too much before"
 _THREADS = 8
 _HEIGHT = 48  # pixels of a line, where its model is gone
 _BARS, _SYMBOLS_SHOWN = 48, 300
@@ -79,7 +80,7 @@ def write_report(record: CommandRecord, workspace: Workspace) -> dict[str, str]:
     if "infer" in steps:
         figures = steps["infer"]["figures"]
         record.used.update(_describe_model(workspace, figures.get("model_id")))
-        record.nights = find_nights(workspace, figures.get("run_id"))
+        record.nights = find_nights(workspace, figures.get("run_id"), record.options["min_confidence"])
     finished = datetime.datetime.now(datetime.UTC)
     record.finished_at = finished.isoformat()
     record.seconds = round((finished - datetime.datetime.fromisoformat(record.started_at)).total_seconds(), 3)
@@ -265,6 +266,9 @@ def _group_rejects(record: CommandRecord) -> list[dict[str, Any]]:
             {"step": name, "reason": reason, "count": count, "folder": folder, "rows": rows[reason]}
             for reason, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         ]
+    for group in groups:
+        if group["reason"] in _NOT_DRAWN:
+            group["rows"] = [{**row, "image": Thumbnail(problem=_TOO_MUCH)} for row in group["rows"]]
     drawable = [row for group in groups if group["reason"] not in _NO_IMAGES + _NOT_DRAWN for row in group["rows"]]
     for row, image in zip(drawable, draw_files([row["uri"] for row in drawable]), strict=True):
         row["image"] = image

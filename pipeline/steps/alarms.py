@@ -1,20 +1,24 @@
-"""Alarms: thresholds that a person set on the figures of a night that went well otherwise."""
+"""Alarms: thresholds on the figures of a night that went well otherwise."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from components.counts import Counts
-from components.predictions.drift import compute_population_stability_index
+from components.predictions.drift import compute_population_stability_index, estimate_mean_error
 from components.predictions.manifest import RunManifest
 from components.predictions.runs import CommittedRun
 from components.predictions.unread import RETRIED
 from pipeline.options import LinePipelineOptions
 
 _LEAST_ROWS = 500  # to compare confidences: of fewer, chance alone makes them drift
+_LEAST_READS = 20  # to compare their mean confidence with that on held-out lines
+_STANDARD_ERRORS = 3  # that the mean confidence has to lie below that on held-out lines
+_MEASURED = {"mean_confidence", "images", "decoding"}  # by an evaluation; older versions lack some of it
 _LEAST_IMAGES = 200  # to measure a speed: of fewer, the time goes into starting
 
 
@@ -38,20 +42,29 @@ class Alarm:
 
 
 def check_alarms(
-    options: LinePipelineOptions, counts: Counts, run: RunManifest | None, earlier: Sequence[CommittedRun]
+    options: LinePipelineOptions,
+    counts: Counts,
+    run: RunManifest | None,
+    earlier: Sequence[CommittedRun],
+    evaluation: Mapping[str, Any] | None = None,
 ) -> list[Alarm]:
-    """Checks the alarms that were asked for.
+    """Checks the alarms that are on.
 
     Args:
         counts: of the images of this infer step.
         run: the run that it committed; None if there was nothing new.
         earlier: the committed runs before it, the oldest first.
+        evaluation: of the model that recognised them, as `evaluation.json` has it; None if there is none.
     """
-    return list(_check(options, counts, run, earlier))
+    return list(_check(options, counts, run, earlier, evaluation or {}))
 
 
 def _check(
-    options: LinePipelineOptions, counts: Counts, run: RunManifest | None, earlier: Sequence[CommittedRun]
+    options: LinePipelineOptions,
+    counts: Counts,
+    run: RunManifest | None,
+    earlier: Sequence[CommittedRun],
+    evaluation: Mapping[str, Any],
 ) -> Iterator[Alarm]:
     rows = counts.read
     # An image that still cannot be read is no news: one dead link would raise the alarm every night.
@@ -65,6 +78,9 @@ def _check(
         yield _check_speed(limit, counts.looked_at, run)
     if (limit := options.alarm_drift) is not None:
         yield _check_drift(limit, options.drift_nights, rows, run, earlier)
+    # It is on by default: nothing is said of it where there is nothing to compare.
+    if (limit := options.alarm_confidence) > 0 and run is not None and evaluation.keys() >= _MEASURED:
+        yield _check_confidence(limit, run, evaluation)
     if options.alarm_no_new_images:
         new = counts.looked_at - counts.reread - counts.retried
         sentence = f"{new:,} of {counts.matched:,} images were new"
@@ -87,6 +103,26 @@ def _check_speed(limit: float, images: int, run: RunManifest | None) -> Alarm:
     rate = images / max(run.figures.shard_s, 1e-9)
     sentence = f"a worker read {rate:,.1f} images/s (at least {limit:g} asked for)"
     return Alarm(name, limit, rate, rate < limit, sentence)
+
+
+def _check_confidence(limit: float, run: RunManifest, evaluation: Mapping[str, Any]) -> Alarm:
+    """Compares the mean confidence of a run with that of the model on held-out lines, which it was accepted by."""
+    name = "alarm_confidence"
+    rows = run.counts.read
+    if rows < _LEAST_READS:
+        return _skip(name, limit, f"only {rows:,} images were read, {_LEAST_READS} are needed")
+    if evaluation["decoding"] != run.decoding:
+        return _skip(name, limit, "the model was evaluated with another decoder: run the evaluate step with this one")
+    held_out, lines = evaluation["mean_confidence"], evaluation["images"]
+    share = run.mean_confidence / max(held_out, 1e-9)
+    certain = held_out - run.mean_confidence > _STANDARD_ERRORS * estimate_mean_error(held_out, [rows, lines])
+    sentence = (
+        f"the mean confidence is {run.mean_confidence:.3f}, {share:.0%} of the {held_out:.3f} on the {lines:,} "
+        f"held-out lines of the evaluation (at least {limit:.0%} asked for)"
+    )
+    if share < limit and certain:
+        sentence += ": are these images of the kind that the model learned?"
+    return Alarm(name, limit, share, share < limit and certain, sentence)
 
 
 def _check_drift(

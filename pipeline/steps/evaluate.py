@@ -9,11 +9,14 @@ from typing import Any
 
 import apache_beam as beam
 
+from components.evaluation.constant import ConstantAnswer, explain_no_better
 from components.evaluation.evaluate import EVALUATION_FOLDER, EVALUATION_NAME, EvaluationRequest, compare_cer
 from components.evaluation.positions import explain_weak_place
 from components.evaluation.transforms import EvaluateModel
+from components.metrics import ErrorCounts
 from components.recogniser.handler import LineModelHandler
 from components.recogniser.manifest import ModelManifest
+from components.training.base_weights import find_base_weights
 from pipeline.engines.jobs import choose_processes, run_job
 from pipeline.options import LinePipelineOptions
 from pipeline.steps.estimate import estimate_time
@@ -35,6 +38,9 @@ class _Resolved:
         accepted_id: the model accepted until now, if there is one.
         compares: whether that is another model, which is to recognise the same images for comparison.
         not_comparable: why such a model cannot, or None.
+        start_lines: the model from which training started, with its own test lines; None if none did, or they are of
+            the same dataset.
+        start_gone: why these cannot be read, or None.
     """
 
     model_id: str
@@ -44,6 +50,17 @@ class _Resolved:
     accepted_id: str | None
     compares: bool
     not_comparable: str | None
+    start_lines: _StartLines | None
+    start_gone: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _StartLines:
+    """The model from which a training started, and the dataset that it was trained on."""
+
+    model_id: str
+    dataset: DatasetManifest
+    dataset_folder: str
 
 
 class EvaluateStep:
@@ -58,19 +75,25 @@ class EvaluateStep:
         resolved = _resolve(workspace)
         model_id, accepted_id = resolved.model_id, resolved.accepted_id
         folder = workspace.model(model_id)
-        unfinished, figures = _evaluate_model(context, model_id, resolved)
+        unfinished, figures = _evaluate_model(context, model_id, resolved.dataset, resolved.dataset_folder)
         if weak_place := explain_weak_place(figures["by_position"]):
             log.warning(weak_place)
         accepted_cer, difference = None, None
         if resolved.compares and accepted_id is not None:
             log.info(f"recognising the same images with model {accepted_id}, accepted until now")
-            other, other_figures = _evaluate_model(context, accepted_id, resolved)
+            other, other_figures = _evaluate_model(context, accepted_id, resolved.dataset, resolved.dataset_folder)
             accepted_cer = other_figures["cer"]
             difference = compare_cer(unfinished, other, figures)
             storage.remove_folder(other)
         elif resolved.not_comparable is not None:
             log.warning(f"model {accepted_id}, accepted until now, cannot be compared: {resolved.not_comparable}")
-        refused = _explain_refusal(options, figures["cer"], accepted_id, accepted_cer)
+        start = _compare_on_start_lines(context, resolved)
+        reasons = [
+            explain_no_better(ErrorCounts(**figures["counts"]), ConstantAnswer(**figures["constant"])),
+            _explain_refusal(options, figures["cer"], accepted_id, accepted_cer),
+            None if start is None else _explain_forgetting(options, start),
+        ]
+        refused = "; and ".join(reason for reason in reasons if reason is not None) or None
         figures = {
             **figures,
             "decoding": options.decoding.choose_for(resolved.has_language_model).pin_lexicon().identity,
@@ -79,6 +102,7 @@ class EvaluateStep:
             "accepted_before": accepted_id,
             "accepted_before_cer": accepted_cer,
             "cer_difference_to_accepted": difference,
+            "start": start,
         }
         if refused is not None and accepted_id == model_id:
             workspace.remove_pointer("models", ACCEPTED)  # first: what is in use never says that it is refused
@@ -111,6 +135,14 @@ class EvaluateStep:
             lines.append(f"model {accepted}, accepted until now, cannot be compared: {resolved.not_comparable}")
         else:
             lines.append(until_now)
+        if resolved.start_lines is not None:
+            held_out, start_id = resolved.start_lines.dataset, resolved.start_lines.model_id
+            lines.append(
+                f"and the {held_out.examples('test'):,} held-out images of dataset {held_out.dataset_id} with it and "
+                f"with model {start_id}, from which it started"
+            )
+        elif resolved.start_gone is not None:
+            lines.append(resolved.start_gone)
         lines.append(estimate_time(workspace, self.name, "images", images))
         return Plan(Outcome.MADE, lines)
 
@@ -130,7 +162,8 @@ def _resolve(workspace: Workspace) -> _Resolved:
         raise DataError(f"no model is committed in {workspace.root}: run the train step first (--steps=train)")
     dataset_id, dataset_folder, dataset = read_latest_dataset(workspace)
     model = read_model(workspace, model_id)
-    if model.charset_sha256 != dataset.charset_sha256:
+    # A model that started from another one may know more symbols than the dataset that it was trained on.
+    if model.dataset_id != dataset_id and model.charset_sha256 != dataset.charset_sha256:
         raise DataError(
             f"model {model_id} was trained with another charset (digest {model.charset_sha256[:12]}) than dataset "
             f"{dataset_id} has ({dataset.charset_sha256[:12]}): train on this dataset first (--steps=train,evaluate)"
@@ -140,9 +173,71 @@ def _resolve(workspace: Workspace) -> _Resolved:
     other = accepted_id if accepted_id != model_id else None
     problem = _explain_not_comparable(workspace, other, dataset) if other is not None else None
     compares = other is not None and problem is None
+    start_lines, start_gone = _find_start_lines(workspace, model, dataset)
     return _Resolved(
-        model_id, model.language_model is not None, dataset, dataset_folder, accepted_id, compares, problem
+        model_id=model_id,
+        has_language_model=model.language_model is not None,
+        dataset=dataset,
+        dataset_folder=dataset_folder,
+        accepted_id=accepted_id,
+        compares=compares,
+        not_comparable=problem,
+        start_lines=start_lines,
+        start_gone=start_gone,
     )
+
+
+def _find_start_lines(
+    workspace: Workspace, model: ModelManifest, dataset: DatasetManifest
+) -> tuple[_StartLines | None, str | None]:
+    """Finds the test lines of the model from which a training started, or says why they cannot be read.
+
+    There are none of base weights, or if both were trained on the same dataset.
+    """
+    start_id = model.options.get("init_from")
+    base = find_base_weights(model.model)
+    if start_id is None or (base is not None and start_id == base[1].model_id):
+        return None, None
+    try:
+        start = ModelManifest.read(workspace.model(start_id))
+        folder = workspace.dataset(start.dataset_id)
+        lines = _StartLines(start_id, DatasetManifest.read(folder), folder)
+    except FileNotFoundError:
+        return None, (
+            f"model {model.model_id} started from model {start_id}, whose dataset is not in {workspace.root}: whether "
+            "it still reads what that one reads is not known"
+        )
+    if start.dataset_id == dataset.dataset_id or not lines.dataset.examples("test"):
+        return None, None
+    return lines, None
+
+
+def _compare_on_start_lines(context: Context, resolved: _Resolved) -> dict[str, Any] | None:
+    """Compares a model with the one from which its training started, on that one's test lines; None if none did.
+
+    Returns:
+        `model_id` of the other model, `dataset_id` and `images` of the lines, `cer` of the new model and `start_cer`.
+    """
+    if resolved.start_gone is not None:
+        log.warning(resolved.start_gone)
+    lines = resolved.start_lines
+    if lines is None:
+        return None
+    log.info(
+        f"recognising the held-out images of model {lines.model_id}, from which training started, with both models"
+    )
+    found = []
+    for model_id in (resolved.model_id, lines.model_id):
+        folder, figures = _evaluate_model(context, model_id, lines.dataset, lines.dataset_folder)
+        storage.remove_folder(folder)
+        found.append(figures)
+    return {
+        "model_id": lines.model_id,
+        "dataset_id": lines.dataset.dataset_id,
+        "images": found[0]["images"],
+        "cer": found[0]["cer"],
+        "start_cer": found[1]["cer"],
+    }
 
 
 def _explain_not_comparable(workspace: Workspace, model_id: str, dataset: DatasetManifest) -> str | None:
@@ -156,15 +251,16 @@ def _explain_not_comparable(workspace: Workspace, model_id: str, dataset: Datase
     return None
 
 
-def _evaluate_model(context: Context, model_id: str, resolved: _Resolved) -> tuple[str, dict[str, Any]]:
-    """Evaluates a model on the test split; returns the unfinished folder with the evaluation, and its figures."""
-    dataset = resolved.dataset
+def _evaluate_model(
+    context: Context, model_id: str, dataset: DatasetManifest, dataset_folder: str
+) -> tuple[str, dict[str, Any]]:
+    """Evaluates a model on a test split; returns the unfinished folder with the evaluation, and its figures."""
     folder = context.workspace.unfinished(Unfinished.EVALUATION, f"{model_id}-{dataset.dataset_id}")
     storage.remove_folder(folder)
-    statistics = dataset.read_statistics(resolved.dataset_folder)
+    statistics = dataset.read_statistics(dataset_folder)
     test = statistics["splits"]["test"]
     request = EvaluationRequest(
-        dataset_folder=resolved.dataset_folder,
+        dataset_folder=dataset_folder,
         dataset_id=dataset.dataset_id,
         model_id=model_id,
         examples=dataset.examples("test"),
@@ -227,3 +323,20 @@ def _explain_refusal(
             f"{accepted_cer:.2%} of model {accepted_id}, accepted until now, which stays in use"
         )
     return None
+
+
+def _explain_forgetting(options: LinePipelineOptions, start: Mapping[str, Any]) -> str | None:
+    """Says why a model is refused that reads worse what the model reads from which it started; None if it does not.
+
+    Args:
+        start: the comparison, as `_compare_on_start_lines` has it.
+    """
+    if start["cer"] <= start["start_cer"] + options.max_cer_regression:
+        return None
+    allowed = options.max_cer_regression
+    return (
+        f"it has forgotten what it could read: its CER of {start['cer']:.2%} on the {start['images']:,} held-out "
+        f"images of dataset {start['dataset_id']} is more than --max_cer_regression={allowed:g} worse than the "
+        f"{start['start_cer']:.2%} of model {start['model_id']}, from which it started: train on the old lines too, "
+        f"by --add_to={start['dataset_id']} in the ingest step, or with a lower --learning_rate"
+    )

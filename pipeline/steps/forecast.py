@@ -174,7 +174,10 @@ def _resolve(context: Context) -> _Resolved:
             f"dataset {dataset.dataset_id} has {lines:,} training lines: a forecast takes models of a quarter of them, "
             f"and at least {_LEAST_LINES}: ingest more images"
         )
-    requests = {part: make_request(options, part.count_lines(lines), whole.symbols, whole.start) for part in PARTS}
+    kept = whole.request.get("kept_symbols", "")
+    requests = {
+        part: make_request(options, part.count_lines(lines), whole.symbols, whole.start, kept) for part in PARTS
+    }
     forecast_id = make_id(
         version=_FORECAST_VERSION,
         model_id=whole.model_id,

@@ -116,9 +116,9 @@ class InferStep:
                 if storage.exists(unchanged):
                     rejects = storage.read_json(unchanged)["rejects"]
                     _discard_run(workspace, request.folder)
-                    return summarise_nothing_new(options, collection, rejects, workspace.all_predictions)
+                    return summarise_nothing_new(options, collection, rejects, workspace.all_predictions, resolved.runs)
         if outcome is Outcome.NOTHING:
-            return summarise_nothing_new(options, collection, {}, workspace.all_predictions)
+            return summarise_nothing_new(options, collection, {}, workspace.all_predictions, resolved.runs)
         if collection.same_run is not None:
             counts, folder = collection.same_run.manifest.counts, collection.same_run.folder
             require_few_rejects(options, counts.rejects, counts.matched, collection.same_run.rejects_folder)

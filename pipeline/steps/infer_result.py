@@ -8,14 +8,17 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from components.counts import Counts
+from components.evaluation.evaluate import EVALUATION_NAME
 from components.ingest.sample import read_truth
 from components.predictions.manifest import RunManifest
-from components.predictions.runs import CommittedRun, find_rejects_folder, read_predictions
+from components.predictions.runs import CommittedRun, count_below, find_rejects_folder, read_predictions
+from components.review.selection import count_doubtful
 from pipeline.options import LinePipelineOptions
 from pipeline.steps.alarms import check_alarms
 from pipeline.steps.collection import SelectedCollection
 from pipeline.steps.step import Context, Outcome, StepResult, format_rejects
 from pipeline.workspace import Workspace
+from tfrecords import DataError, storage
 
 _FIRST_ROWS = 5
 
@@ -37,6 +40,9 @@ def summarise_run(
         outcome: whether it was made now.
     """
     options, counts = context.options, manifest.counts
+    # A run that was there already may have been read when another confidence was asked for.
+    needs_review = count_below(CommittedRun(folder, manifest), options.min_confidence)
+    manifest = dataclasses.replace(manifest, needs_review=needs_review, min_confidence=options.min_confidence)
     summary = f"run {manifest.run_id}: {counts.matched:,} images matched, "
     if counts.skipped:
         summary += f"{counts.skipped:,} skipped as read before, "
@@ -66,7 +72,7 @@ def summarise_run(
         folder,
         figures,
         outcome,
-        alarms=check_alarms(options, counts, manifest, earlier),
+        alarms=check_alarms(options, counts, manifest, earlier, _read_evaluation(context.workspace, manifest)),
         rejects=counts.rejects,
         rejects_folder=find_rejects_folder(folder),
         summary_figures=_make_summary_figures(counts, manifest.needs_review),
@@ -75,17 +81,32 @@ def summarise_run(
 
 
 def summarise_nothing_new(
-    options: LinePipelineOptions, collection: SelectedCollection, rejects: dict[str, int], folder: str
+    options: LinePipelineOptions,
+    collection: SelectedCollection,
+    rejects: dict[str, int],
+    folder: str,
+    runs: Sequence[CommittedRun],
 ) -> StepResult:
-    """Sums up a step in which every image was read before, or still cannot be read."""
+    """Sums up a step in which every image was read before, or still cannot be read.
+
+    Args:
+        runs: the committed runs; their readings are judged by the confidence that is asked for now.
+    """
+    files = [path for run in runs for path in run.files]
+    needs_review = count_doubtful(files, options.min_confidence) if options.min_confidence else 0
     counts = dataclasses.replace(collection.counts, rejects=rejects)
     summary = f"nothing new: {counts.matched:,} images matched, all of which were read before"
     if rejects:
         summary += f", but for those that still cannot be: {format_rejects(rejects)}"
+    if needs_review:
+        summary += (
+            f"; {needs_review:,} readings of earlier runs are below --min_confidence={options.min_confidence:g} and "
+            "need a review"
+        )
     figures = {
         **counts.to_json(),
         "reread": 0,
-        "needs_review": 0,
+        "needs_review": needs_review,
         "looked_at": collection.images,
         "listing_s": round(collection.listing_s, 3),
         "unread_s": round(collection.unread_s, 3),
@@ -96,8 +117,18 @@ def summarise_nothing_new(
         figures,
         Outcome.NOTHING,
         alarms=check_alarms(options, counts, None, []),
-        summary_figures=_make_summary_figures(counts, 0),
+        summary_figures=_make_summary_figures(counts, needs_review),
     )
+
+
+def _read_evaluation(workspace: Workspace, manifest: RunManifest) -> dict[str, Any] | None:
+    """Reads the evaluation of the model of a run; returns None if it has none."""
+    if manifest.model_id is None:
+        return None
+    try:
+        return storage.read_json(storage.join(workspace.model(manifest.model_id), EVALUATION_NAME))
+    except (FileNotFoundError, DataError):
+        return None
 
 
 def _make_summary_figures(counts: Counts, needs_review: int) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from components.listing import LabelRules, ListingSummary, check_choice, choose_
 from components.training.recipes import TIME_STRIDE
 from pipeline.engines.jobs import choose_processes, run_job
 from pipeline.options import LinePipelineOptions
+from pipeline.steps.charset_file import read_charset_file
 from pipeline.steps.corrections import find_image_tables, find_old_dataset
 from pipeline.steps.estimate import estimate_time
 from pipeline.steps.listing import choose_images, draw_boundaries, list_collection
@@ -35,7 +36,7 @@ from pipeline.steps.step import (
     require_few_rejects,
 )
 from pipeline.workspace import LATEST, Unfinished, make_id
-from tfrecords import SPLITS, Charset, CharsetError, DataError, DatasetManifest, SplitFractions, storage
+from tfrecords import SPLITS, Charset, DataError, DatasetManifest, SplitFractions, storage
 from tfrecords.shards import choose_shard_count
 
 log = logging.getLogger(__name__)
@@ -287,10 +288,7 @@ def _write_dataset(
 def _choose_charset(options: LinePipelineOptions, listing: ListingSummary, old: Sequence[str]) -> Charset:
     """Reads `--charset`, or else takes every symbol of the labels and those of an old dataset."""
     if options.charset:
-        try:
-            charset = Charset.from_lines(storage.read_bytes(options.charset).decode("utf-8-sig"))
-        except (UnicodeDecodeError, CharsetError) as error:
-            raise DataError(f"--charset={options.charset} has to hold one symbol a line, in UTF-8: {error}") from None
+        charset = read_charset_file(options.charset)
         if missing := charset.missing("".join(old)):
             raise DataError(
                 f"--charset={options.charset} lacks symbols of the dataset to which the images are added "

@@ -9,6 +9,8 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from components.commit import Commit
 from components.recogniser.manifest import ModelManifest
 from components.review.given_out import MANIFEST_NAME, ReviewManifest, read_given_out
@@ -31,7 +33,8 @@ class _Resolved:
     Attributes:
         runs: number of committed runs.
         dataset_id: the dataset to which corrections are to be added.
-        waiting: readings that no review gave out yet, the least confident first.
+        waiting: readings that no review gave out yet, the least confident first, below `--min_confidence` if it is
+            given.
     """
 
     runs: int
@@ -64,6 +67,8 @@ class ReviewStep:
             log.warning(f"{gone:,} images that were to be reviewed cannot be read any more, and are left out")
         if not chosen:
             summary = "nothing is left to review: every image that was read is in the dataset, or was given out before"
+            if options.min_confidence:
+                summary += f", or was read with at least --min_confidence={options.min_confidence:g}"
             return StepResult(summary, storage.join(workspace.root, "review"), figures, Outcome.NOTHING)
         readings = [reading for reading, _ in chosen]
         review_id = make_id(dataset=dataset_id, readings=[(reading.uri, reading.run_id) for reading in readings])
@@ -124,11 +129,13 @@ def _resolve(context: Context) -> _Resolved:
     dataset_id, dataset = _find_dataset_to_correct(workspace)
     given = read_given_out(storage.join(workspace.root, "review"))
     records = [storage.join(workspace.dataset(dataset_id), shard.name) for shard in dataset.shards]
-    waiting = (
+    waiting: Iterator[DoubtfulText] = (
         reading
         for reading in find_least_confident([path for run in runs for path in run.files], records)
         if (reading.uri, reading.model_id, reading.text) not in given
     )
+    if least := context.options.min_confidence:  # whatever was asked for when they were read
+        waiting = itertools.takewhile(lambda reading: np.float32(reading.confidence) < least, waiting)
     return _Resolved(len(runs), dataset_id, waiting)
 
 

@@ -24,9 +24,16 @@ from components.training.taught_labels import (
 from pipeline.steps.estimate import estimate_time
 from pipeline.steps.runs import find_sound_runs
 from pipeline.steps.step import Context, Outcome, Plan, StepResult, require_test_split
-from pipeline.steps.train import count_least_steps, describe_model, find_model, make_request, measure_lines
+from pipeline.steps.train import (
+    count_least_steps,
+    describe_model,
+    describe_request,
+    find_model,
+    make_request,
+    measure_lines,
+)
 from pipeline.steps.training_apart import load_beside_training, train_apart
-from pipeline.steps.training_start import Start, find_start
+from pipeline.steps.training_start import Start, find_kept_symbols, find_start
 from pipeline.workspace import ACCEPTED, LATEST, Unfinished, make_id, read_latest_dataset, read_model
 from tfrecords import DataError, DatasetManifest, storage
 from tfrecords.manifest import MANIFEST_NAME
@@ -46,6 +53,7 @@ class _Resolved:
         images: a sample of the images that committed runs read, and the dataset does not have.
         symbols: of a line of the dataset, on average.
         start: folder and manifest of the model whose weights are the start, if `--init_from` names one.
+        kept: the symbols that the model knows beside those of the dataset.
         model_id: digest of all this.
         folder: of the committed model.
         unfinished: the folder of the rounds.
@@ -62,6 +70,7 @@ class _Resolved:
     images: list[ImageReference]
     symbols: float
     start: Start | None
+    kept: str
     model_id: str
     folder: str
     unfinished: str
@@ -142,7 +151,7 @@ class SelftrainStep:
             "of these readings are labels, more of them each time",
             f"on these and the {resolved.dataset.examples('train'):,} labelled images of dataset "
             f"{resolved.dataset.dataset_id}, in {options.selftrain_rounds} trainings, one after the other",
-            ", ".join(f"{name} {value}" for name, value in requests[1].items() if value is not None),
+            describe_request(requests[1]),
         ]
         if resolved.committed is not None:
             return Plan(Outcome.REUSED, [*lines, f"nothing to train: {resolved.folder} is there already"])
@@ -200,6 +209,7 @@ def _resolve(context: Context) -> _Resolved:
         )
     symbols = measure_lines(dataset.read_statistics(dataset_folder))
     start = find_start(options, workspace, dataset, dataset_folder, symbols)
+    kept = find_kept_symbols(options, start, dataset, dataset_folder)
     asked = {
         "version": MODEL_VERSION,
         "teacher": teacher_id,
@@ -207,7 +217,7 @@ def _resolve(context: Context) -> _Resolved:
         "images": options.selftrain_images,
         "rounds": options.selftrain_rounds,
         "limits": options.image_limits.describe(),
-        **make_request(options, dataset.examples("train"), symbols, start),
+        **make_request(options, dataset.examples("train"), symbols, start, kept),
     }
     unfinished = workspace.unfinished(Unfinished.SELF_TRAINING, make_id(**asked))
     names = () if options.resume == "never" else storage.list_names(unfinished)
@@ -234,6 +244,7 @@ def _resolve(context: Context) -> _Resolved:
         images=images,
         symbols=symbols,
         start=start,
+        kept=kept,
         model_id=model_id,
         folder=folder,
         unfinished=unfinished,
@@ -256,7 +267,7 @@ def _count_lines(resolved: _Resolved, number: int, rounds: int) -> int:
 def _request(context: Context, resolved: _Resolved, number: int) -> dict[str, Any]:
     """Returns the network and the settings of a round's training."""
     lines = _count_lines(resolved, number, context.options.selftrain_rounds)
-    return make_request(context.options, lines, resolved.symbols, resolved.start)
+    return make_request(context.options, lines, resolved.symbols, resolved.start, resolved.kept)
 
 
 def _train_rounds(context: Context, resolved: _Resolved) -> ModelManifest | None:

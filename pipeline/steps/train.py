@@ -33,12 +33,14 @@ from pipeline.steps.training_files import (
     fetch_dataset,
     open_training_folder,
 )
-from pipeline.steps.training_start import Start, find_start, is_base, is_fine_tuning
+from pipeline.steps.training_start import Start, find_kept_symbols, find_start, is_base, is_fine_tuning
 from pipeline.workspace import LATEST, Unfinished, Workspace, make_id, read_latest_dataset
 from tfrecords import DataError, DatasetManifest, storage
 from tfrecords.manifest import CHARSET_NAME, MANIFEST_NAME
 
 log = logging.getLogger(__name__)
+
+_SHOWN = 30  # symbols
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +150,7 @@ class TrainStep:
         images = dataset.examples("train")
         lines = [
             f"on dataset {dataset.dataset_id}, {images:,} images, and {dataset.examples('validation'):,} to validate",
-            ", ".join(f"{name} {value}" for name, value in resolved.request.items() if value is not None),
+            describe_request(resolved.request),
         ]
         if resolved.committed is not None:
             reason = "trained on the very same dataset with the same options"
@@ -186,7 +188,8 @@ def resolve_training(options: LinePipelineOptions, workspace: Workspace) -> Reso
     symbols = measure_lines(dataset.read_statistics(dataset_folder))
     images = dataset.examples("train")
     start = find_start(options, workspace, dataset, dataset_folder, symbols)
-    request = make_request(options, images, symbols, start)
+    kept = find_kept_symbols(options, start, dataset, dataset_folder)
+    request = make_request(options, images, symbols, start, kept)
     model_id = _make_model_id(dataset_id, request)
     if start is not None and options.init_from is None and not workspace.holds("models", model_id):
         from_random = make_request(options, images, symbols, None)
@@ -205,7 +208,7 @@ def resolve_training(options: LinePipelineOptions, workspace: Workspace) -> Reso
         dataset_folder=dataset_folder,
         model_id=model_id,
         request=request,
-        choice=_explain_choice(options, request["model"], symbols, start),
+        choice=_explain_choice(options, request, symbols, start),
         least_steps=count_least_steps(request, symbols, start),
         start=start,
         symbols=symbols,
@@ -230,9 +233,16 @@ def measure_lines(statistics: Mapping[str, Any]) -> float:
     return sum(length * count for length, count in lengths) / sum(count for _, count in lengths)
 
 
-def _explain_choice(options: LinePipelineOptions, network: str, symbols: float, start: Start | None) -> str | None:
-    """Says why a network was chosen, and from what it starts; returns None if both were asked for."""
-    parts = []
+def _explain_choice(
+    options: LinePipelineOptions, request: Mapping[str, Any], symbols: float, start: Start | None
+) -> str | None:
+    """Says why a network was chosen, from what it starts and what it keeps; returns None if all was asked for."""
+    parts, network = [], request["model"]
+    if (kept := request.get("kept_symbols")) and start is not None and not options.charset:
+        parts.append(
+            f"the model keeps {len(kept)} symbols of model {start[1].model_id} that the dataset lacks "
+            f"({' '.join(kept[:_SHOWN])}{' …' * (len(kept) > _SHOWN)}); --charset names others"
+        )
     if options.network is None and not is_fine_tuning(start):
         comparison = "more" if symbols > LONG_LINE else "not more"
         parts.append(f"{network} is chosen: lines have {symbols:.0f} symbols on average, {comparison} than {LONG_LINE}")
@@ -249,12 +259,21 @@ def count_least_steps(request: dict[str, Any], symbols: float, start: Start | No
     return 0 if is_fine_tuning(start) else RECIPES[request["model"]].count_least_steps(symbols)
 
 
-def make_request(options: LinePipelineOptions, images: int, symbols: float, start: Start | None) -> dict[str, Any]:
+def describe_request(request: Mapping[str, Any]) -> str:
+    """Describes for a plan the network and its training settings."""
+    shown = {**request, "kept_symbols": len(request.get("kept_symbols", "")) or None}
+    return ", ".join(f"{name} {value}" for name, value in shown.items() if value is not None)
+
+
+def make_request(
+    options: LinePipelineOptions, images: int, symbols: float, start: Start | None, kept: str = ""
+) -> dict[str, Any]:
     """Returns the network and its training settings, by flag: those that were asked for, or those of its recipe.
 
     Args:
         images: to train on.
         symbols: of a training line, on average.
+        kept: symbols that the model knows beside those of the dataset.
     """
     network = options.network or (start[1].model if start else choose_model(symbols))
     recipe = RECIPES[network]
@@ -272,6 +291,8 @@ def make_request(options: LinePipelineOptions, images: int, symbols: float, star
     }
     if options.texts:  # only then, so that other models keep their IDs
         request["texts"] = compute_texts_checksum(options.texts)
+    if kept:
+        request["kept_symbols"] = kept
     return request
 
 
@@ -330,12 +351,13 @@ def _commit(workspace: Workspace, resolved: ResolvedTraining, trained: dict[str,
 def describe_model(
     output: str, model_id: str, request: dict[str, Any], dataset: DatasetManifest, dataset_folder: str
 ) -> ModelManifest:
-    """Makes the manifest of a trained model, and copies the dataset's charset to it.
+    """Makes the manifest of a trained model, and writes its charset beside it.
 
     Args:
         output: the local folder to which the model was trained.
     """
-    storage.copy_file(storage.join(dataset_folder, CHARSET_NAME), os.path.join(output, CHARSET_NAME))
+    charset = dataset.read_charset(dataset_folder).add(request.get("kept_symbols", ""))
+    storage.write_bytes(os.path.join(output, CHARSET_NAME), charset.to_file_text().encode())
     calibration = storage.read_json(os.path.join(output, CALIBRATION_NAME))
     return ModelManifest(
         model_id=model_id,
@@ -345,7 +367,7 @@ def describe_model(
         time_stride=TIME_STRIDE,
         temperature=calibration["temperature"],
         language_model=calibration["language_model"],
-        charset_sha256=dataset.charset_sha256,
+        charset_sha256=charset.digest,
         options=request,
         files=describe_files(output),
         created_at=get_now().isoformat(),

@@ -6,6 +6,7 @@ from components.recogniser.manifest import ModelManifest
 from components.training.base_weights import BASE, FEW_IMAGES, find_base_weights, is_base_folder
 from components.training.recipes import choose_model
 from pipeline.options import LinePipelineOptions
+from pipeline.steps.charset_file import read_charset_file
 from pipeline.workspace import Workspace
 from tfrecords import DataError, DatasetManifest
 from tfrecords.manifest import is_id
@@ -67,6 +68,32 @@ def find_base_start(
     if not few or base is None or base[1].height != dataset.height:
         return None
     return base if _knows_most(base, dataset, folder) else None
+
+
+def find_kept_symbols(options: LinePipelineOptions, start: Start | None, dataset: DatasetManifest, folder: str) -> str:
+    """Finds the symbols that a fine-tuned model keeps beside those of the dataset; returns them joined, sorted.
+
+    They are those of the model that it starts from, or those in the file of `--charset`. Base weights keep none: no
+    person asked for their symbols.
+
+    Args:
+        folder: of the dataset.
+
+    Raises:
+        DataError: if that file cannot be used, or lacks symbols of the dataset.
+    """
+    if start is None or is_base(start):
+        return ""
+    symbols = dataset.read_charset(folder).symbols
+    if not options.charset:
+        return "".join(start[1].read_charset(start[0]).missing_from(symbols))
+    asked = read_charset_file(options.charset)
+    if missing := asked.missing("".join(symbols)):
+        raise DataError(
+            f"--charset={options.charset} lacks symbols of dataset {dataset.dataset_id} "
+            f"({', '.join(map(repr, missing))}): add them to the file, or leave the flag out"
+        )
+    return "".join(asked.missing_from(symbols))
 
 
 def _knows_most(base: Start, dataset: DatasetManifest, folder: str) -> bool:

@@ -13,8 +13,8 @@ import pytest
 
 from tests.docs.pages import ROOT, Block, find_blocks
 
-TINY = "epochs: 30\npatience: 30\nbatch_size: 8\nheight: 32\nmax_cer: 1\nmax_cer_regression: 1\n"
-"""Flags that every command gets: few epochs, but enough that the model, bad as it is, is accepted."""
+TINY = "epochs: 30\npatience: 30\nbatch_size: 8\nmax_cer: 1\nmax_cer_regression: 1\n"
+"""Flags that every command gets: few epochs, but enough that the model, which starts from base weights, is accepted."""
 CORRECT = """
 import csv, glob, os
 (table,) = glob.glob("work/review/*/review.csv")

@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 
 from components.predictions.schema import PREDICTIONS_SCHEMA
-from components.review.selection import find_least_confident, read_details
+from components.review.selection import count_doubtful, find_least_confident, read_details
 from tfrecords import LineExample, encode_example, write_records
 
 NIGHT = datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC)
@@ -55,6 +55,13 @@ def test_of_several_readings_of_an_image_the_newest_counts_whatever_the_order_of
     second = put(tmp_path / "b", [("sure now", 0.95), ("unsure now", 0.2), ("new", 0.3)], night=1)
     expected = [("unsure now", "r1"), ("new", "r1"), ("gone", "r0"), ("sure now", "r1")]
     assert found([first, second]) == found([second, first]) == expected
+
+
+def test_doubtful_are_the_images_whose_newest_reading_is_below_a_confidence(tmp_path):
+    first = put(tmp_path / "a", [("sure now", 0.1), ("unsure now", 0.9), ("gone", 0.5), ("at the limit", 0.6)])
+    second = put(tmp_path / "b", [("sure now", 0.95), ("unsure now", 0.2), ("none", float("nan"))], night=1)
+    for files in ([first, second], [second, first]):
+        assert [count_doubtful(files, limit) for limit in (0.2, 0.3, 0.6, 0.7, 1.0)] == [0, 1, 2, 3, 4]
 
 
 def test_rounds_of_any_size_find_what_sorting_everything_finds(tmp_path):

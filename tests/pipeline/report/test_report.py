@@ -228,13 +228,13 @@ def test_rejects_are_counted_by_reason_and_some_of_each_are_drawn(workspace, tin
     assert all("drawn as far as it can be decoded" in item for item in cut)
     assert "8 of 10 shown; all are in the rejects files in" in page.text
     assert "rejected image, as far as it can be decoded" in page.pictures
-    assert "rejected image" in page.pictures  # of 25 million pixels
+    assert "rejected image" not in page.pictures
+    assert "not drawn: decoding it was too much before" in " ".join(page.text.split())  # of 25 million pixels
     (item,) = (item for item in page.items if "/page.png" in item)
     assert "not drawn: nothing of it can be decoded" in " ".join(item.split())
-    assert "3c 73 63 72 69 70 74 3e 61 6c 65 72 74 28 31 29  <script>alert(1)" in item
+    assert "alert" not in item
     (item,) = (item for item in page.items if "/empty.png" in item)
     assert "not drawn: the file has 0 bytes" in " ".join(item.split())
-    assert "first bytes" not in item
 
 
 def test_a_night_is_compared_with_those_before_it_of_the_same_model_and_decoding(workspace, tiny_images, tmp_path):

@@ -40,9 +40,64 @@ def alarm(flags: list[str], now: RunManifest, earlier: list[CommittedRun] | None
     return found
 
 
-def test_without_flags_there_are_no_alarms():
-    now = figures(rows=0, rejects={})
-    assert check_alarms(parse_options([]), now.counts, now, []) == []
+def evaluation_of(mean: float, images: int = 100, decoding: tuple[str, ...] = ("greedy",)) -> dict:
+    return {"mean_confidence": mean, "images": images, "decoding": list(decoding)}
+
+
+def alarm_of_confidence(mean: float, evaluation: dict, *flags: str, rows: int = 1000) -> Alarm:
+    now = figures(rows=rows, mean_confidence=mean)
+    (found,) = check_alarms(parse_options(list(flags)), now.counts, now, [], evaluation)
+    return found
+
+
+def test_without_flags_there_is_no_alarm_of_a_model_that_has_no_evaluation_or_one_of_an_older_version():
+    now = figures(mean_confidence=0.029)
+    for evaluation in (None, {"images": 100, "mean_confidence": 0.9}):
+        assert check_alarms(parse_options([]), now.counts, now, [], evaluation) == []
+
+
+def test_without_flags_the_alarm_of_confidence_is_on_and_can_be_switched_off():
+    now = figures(mean_confidence=0.029)
+    (found,) = check_alarms(parse_options([]), now.counts, now, [], evaluation_of(0.95))
+    assert (found.name, found.raised) == ("alarm_confidence", True)
+    assert check_alarms(parse_options(["--alarm_confidence=0"]), now.counts, now, [], evaluation_of(0.95)) == []
+    assert check_alarms(parse_options([]), Counts(), None, [], evaluation_of(0.95)) == []
+
+
+@pytest.mark.parametrize(
+    ("mean", "held_out", "raised"),
+    [(0.029, 0.95, True), (0.47, 0.95, True), (0.48, 0.95, False), (0.95, 0.95, False), (0.01, 0.6, True)],
+)
+def test_a_mean_confidence_below_half_of_that_on_held_out_lines_raises_an_alarm(mean, held_out, raised):
+    found = alarm_of_confidence(mean, evaluation_of(held_out))
+    assert (found.measured, found.raised) == (pytest.approx(mean / held_out), raised)
+    assert f"the mean confidence is {mean:.3f}, {mean / held_out:.0%} of the {held_out:.3f}" in found.sentence
+    assert ("are these images of the kind" in found.sentence) == raised
+
+
+def test_the_share_that_raises_the_alarm_can_be_given():
+    assert alarm_of_confidence(0.9, evaluation_of(1.0), "--alarm_confidence=0.95").raised
+    assert not alarm_of_confidence(0.2, evaluation_of(1.0), "--alarm_confidence=0.1").raised
+
+
+@pytest.mark.parametrize(("rows", "images"), [(1000, 2), (20, 3)])
+def test_chance_in_a_few_lines_raises_no_alarm(rows, images):
+    found = alarm_of_confidence(0.3, evaluation_of(0.65, images=images), rows=rows)
+    assert (found.measured, found.raised) == (pytest.approx(0.3 / 0.65), False)
+    assert alarm_of_confidence(0.3, evaluation_of(0.65), rows=1000).raised
+
+
+@pytest.mark.parametrize(
+    ("rows", "evaluation", "why"),
+    [
+        (19, evaluation_of(0.95), "only 19 images were read, 20 are needed"),
+        (1000, evaluation_of(0.95, decoding=("beam",)), "evaluated with another decoder"),
+    ],
+)
+def test_what_cannot_be_compared_raises_no_alarm_and_says_why(rows, evaluation, why):
+    found = alarm_of_confidence(0.029, evaluation, rows=rows)
+    assert (found.measured, found.raised) == (None, False)
+    assert why in found.sentence
 
 
 @pytest.mark.parametrize(

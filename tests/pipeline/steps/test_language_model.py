@@ -11,7 +11,7 @@ from components.ctc.language_model import NgramCounts
 from components.recogniser import Decoding, load_recogniser
 from components.recogniser.manifest import describe_files
 from pipeline.exits import EXIT_DONE, EXIT_REFUSED, EXIT_USAGE
-from tests.commands import make_workspace, run_command
+from tests.commands import label_as_read, make_workspace, run_command
 from tests.conftest import LABELS
 from tfrecords import Charset
 
@@ -57,6 +57,7 @@ def read_evaluation(workspace: Path) -> tuple[dict[str, tuple[str, float]], dict
 
 
 def test_evaluation_and_run_decode_alike_with_it_and_without(workspace, capsys):
+    label_as_read(workspace / "datasets" / "tinydataset0", workspace / "models" / "tinymodel000")
     assert run_command(workspace, "--steps=evaluate", *ACCEPT) == EXIT_DONE
     evaluated, figures = read_evaluation(workspace)
     assert figures["decoding"] == ["beam", 10]

@@ -83,6 +83,51 @@ def test_a_night_reads_what_is_new_or_changed_and_nothing_twice(tmp_path, worksp
     assert not (workspace / "unfinished").exists()
 
 
+def test_a_night_that_is_far_less_confident_than_the_evaluation_raises_an_alarm_without_flags(
+    workspace, tiny_images, capsys
+):
+    figures = night(workspace, images=str(tiny_images))
+    mean = figures["mean_confidence"]
+    for held_out, status in ((mean, EXIT_DONE), (0.98, EXIT_ALARM)):
+        evaluation = {"mean_confidence": held_out, "images": 1000, "decoding": ["greedy"]}
+        (workspace / "models" / "first" / "evaluation.json").write_text(json.dumps(evaluation))
+        night(workspace, "--reread", images=str(tiny_images), status=status)
+    assert f"alarm: --alarm_confidence: the mean confidence is {mean:.3f}" in capsys.readouterr().err
+    night(workspace, "--reread", "--alarm_confidence=0", images=str(tiny_images))
+
+
+def test_a_later_least_confidence_is_held_against_what_was_read_before(workspace, lines, capsys):
+    night(workspace)
+    table = duckdb.sql(f"select confidence from read_parquet('{workspace}/predictions/*/*/*.parquet') order by all")
+    confidences = [confidence for (confidence,) in table.fetchall()]
+    limit = (confidences[4] + confidences[5]) / 2
+    capsys.readouterr()
+    figures = night(workspace, f"--min_confidence={limit}")
+    assert (figures["rows"], figures["needs_review"]) == (0, 5)
+    said = capsys.readouterr().out
+    assert f"; 5 readings of earlier runs are below --min_confidence={limit:g} and need a review" in said
+    assert "needs_review=5 " in said
+    (page, record) = (
+        max((workspace / "runs").glob(name), key=lambda path: path.stat().st_mtime_ns) for name in ("*.html", "*.json")
+    )
+    assert "5 readings of earlier nights are below --min_confidence" in page.read_text()
+    assert [each["needs_review"] for each in json.loads(record.read_text())["nights"]] == [5]
+    # What was read again with more confidence needs no review any more; a night without the flag counts none.
+    night(workspace, "--reread")
+    assert night(workspace, f"--min_confidence={limit}")["needs_review"] == 5
+    assert night(workspace)["needs_review"] == 0
+
+
+def test_a_run_that_was_there_already_is_judged_by_the_least_confidence_of_now(workspace, tiny_dataset, capsys):
+    shutil.copytree(tiny_dataset, workspace / "datasets" / "tinydataset0")
+    (workspace / "datasets" / "LATEST").write_text("tinydataset0\n")
+    images = "dataset:LATEST:train"
+    assert night(workspace, images=images)["needs_review"] == 0
+    figures = night(workspace, "--min_confidence=1", images=images)
+    assert (figures["rows"], figures["needs_review"], figures["min_confidence"]) == (16, 16, 1)
+    assert "16 below --min_confidence=1 need a review" in capsys.readouterr().out
+
+
 def test_reread_reads_everything_each_time(workspace, lines):
     night(workspace)
     assert counts(night(workspace, "--reread")) == (12, 0, 12, 0)

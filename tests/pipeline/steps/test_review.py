@@ -212,6 +212,27 @@ def test_a_plan_says_what_would_be_given_out_and_what_added_to_what(workspace, n
     assert sorted(workspace.rglob("*")) == before
 
 
+def test_a_least_confidence_that_is_given_later_decides_what_is_given_out(workspace, night, capsys):
+    images = f"--infer_images={Path(night[0]).parent}"
+    assert run(workspace, "infer", images) == EXIT_DONE
+    (file,) = workspace.glob("predictions/*/*/*.parquet")
+    rows = sorted(pyarrow.parquet.read_table(file).to_pylist(), key=lambda row: row["confidence"])
+    limit = (rows[2]["confidence"] + rows[3]["confidence"]) / 2
+    assert run(workspace, "review", f"--min_confidence={limit}", "--plan") == EXIT_DONE
+    assert "give out the 3 least confident readings" in capsys.readouterr().out
+    assert run(workspace, "review", f"--min_confidence={limit}") == EXIT_DONE
+    (review,) = reviews(workspace)
+    given = {row["path"].strip() for row in rows_of(review / "review.csv")}
+    assert given == {row["uri"] for row in rows[:3]}
+    assert run(workspace, "review", f"--min_confidence={limit}") == EXIT_DONE
+    assert (
+        f"nothing is left to review: every image that was read is in the dataset, or was given out before, or was "
+        f"read with at least --min_confidence={limit:g}" in capsys.readouterr().out
+    )
+    assert run(workspace, "review") == EXIT_DONE
+    assert len(reviews(workspace)) == 2
+
+
 # The page
 
 

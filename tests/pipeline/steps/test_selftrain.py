@@ -66,9 +66,10 @@ def test_a_model_trains_on_what_the_accepted_one_read_and_says_so(workspace, cap
     assert "is there already" in capsys.readouterr().out
     assert run_command(workspace, *FLAGS, "--selftrain_rounds=1") == EXIT_DONE
     assert "it was there already" in capsys.readouterr().out
-    # The evaluation decides about it as about any other.
-    assert run_command(workspace, "--steps=evaluate", "--max_cer=1", "--max_cer_regression=1") == EXIT_DONE
-    assert read_pointers(workspace) == (model_id, model_id)
+    # The evaluation decides about it as about any other: after one epoch it reads nothing.
+    assert run_command(workspace, "--steps=evaluate", "--max_cer=1", "--max_cer_regression=1") == EXIT_REFUSED
+    assert "no better than a constant text" in capsys.readouterr().err
+    assert read_pointers(workspace) == (model_id, "tinymodel000")
 
 
 @pytest.mark.slow

@@ -18,8 +18,8 @@ from pipeline.exits import EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED
 from pipeline.main import main
 from pipeline.steps.evaluate import _explain_refusal
 from pipeline.steps.train import find_model
-from tests.commands import make_workspace, run_python, start_command
-from tfrecords import DatasetManifest, LineExample, encode_example, read_record_batches, write_records
+from tests.commands import label_as_read, make_workspace, run_python, start_command
+from tfrecords import DatasetManifest
 
 
 @pytest.fixture
@@ -41,22 +41,13 @@ def evaluate(workspace: pathlib.Path, *argv: str) -> tuple[int, dict]:
     return status, json.loads((workspace / "models" / latest / "evaluation.json").read_text())
 
 
-LONG = "x" * 40
-"""A label beside which nothing that the tiny model reads has a CER above 1."""
-
-
 def evaluation_of(workspace: pathlib.Path) -> pathlib.Path:
     return workspace / "models" / "first" / "evaluation.json"
 
 
-def rewrite_test_shard(dataset: pathlib.Path, label: str, uris: list[str] | None = None) -> None:
-    """Gives the four test lines another label, and other URIs."""
-    (shard,) = DatasetManifest.read(str(dataset)).shards_of("test")
-    (batch,) = read_record_batches(str(dataset / shard.name))
-    images, old = (batch.column(batch.schema.get_field_index(name)).flatten().to_pylist() for name in ("image", "uri"))
-    uris = uris or [uri.decode() for uri in old]
-    examples = [LineExample(image, 40, (0,), label, uri) for image, uri in zip(images, uris, strict=True)]
-    write_records(str(dataset / shard.name), map(encode_example, examples))
+def make_model_read(workspace: pathlib.Path, **how) -> None:
+    """Gives the four test lines the labels that the model reads there."""
+    label_as_read(workspace / "datasets" / "tiny", workspace / "models" / "first", **how)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +73,22 @@ def test_a_refused_model_is_not_accepted_and_keeps_its_figures(workspace, capsys
     assert not figures["accepted"]
     assert "is above --max_cer=0.2" in figures["refused_because"]
     assert accepted(workspace) is None
+
+
+def test_a_model_that_reads_no_better_than_a_constant_text_is_refused_whatever_cer_is_allowed(workspace, capsys):
+    make_model_read(workspace, ending="x" * 60)
+    status, figures = evaluate(workspace, "--max_cer=1")
+    constant = figures["constant"]
+    assert status == EXIT_REFUSED
+    assert constant["cer"] < figures["cer"] < 1
+    refused = figures["refused_because"]
+    assert refused.startswith(f"it reads no better than a constant text: its CER is {figures['cer']:.2%}, and")
+    assert refused.endswith(f"for every line has {constant['cer']:.2%}")
+    (page,) = (workspace / "runs").glob("*.html")
+    assert re.search(rf"best constant text.*{constant['cer']:.2%}", page.read_text())
+    (record,) = (workspace / "runs").glob("*.json")
+    assert json.loads(record.read_text())["steps"][0]["figures"]["constant"] == constant
+    assert refused in capsys.readouterr().err
 
 
 def test_a_model_that_was_accepted_and_now_fails_is_taken_out_of_use(workspace, capsys):
@@ -133,7 +140,7 @@ def test_a_refused_model_is_never_used_by_inference(workspace, tiny_model, tiny_
 
 
 def test_the_figures_name_every_file_of_the_evaluation(workspace):
-    rewrite_test_shard(workspace / "datasets" / "tiny", LONG)
+    make_model_read(workspace)
     evaluate(workspace, "--max_cer=1")
     first = evaluation_of(workspace).read_text()
     evaluate(workspace, "--max_cer=1")
@@ -175,13 +182,13 @@ main(sys.argv[2:])
 @pytest.mark.parametrize("moment", ["before the files", "before the figures", "before the pointer"])
 def test_a_kill_at_any_moment_never_mixes_two_evaluations(workspace, moment):
     """The process really ends there, by SIGKILL; what is left is a whole evaluation or none."""
-    rewrite_test_shard(workspace / "datasets" / "tiny", LONG)
+    make_model_read(workspace)
     evaluate(workspace, "--max_cer=1")
     before = json.loads(evaluation_of(workspace).read_text())
     (workspace / "models" / "ACCEPTED").unlink()
     # Another dataset, whose labels are others: every file of its evaluation differs.
     folder = shutil.copytree(workspace / "datasets" / "tiny", workspace / "datasets" / "other")
-    rewrite_test_shard(folder, "y" * 50)
+    label_as_read(folder, workspace / "models" / "first", ending="y")
     (workspace / "datasets" / "LATEST").write_text("other\n")
     done = run_python("-c", _STOPPED, moment, f"--workspace={workspace}", "--steps=evaluate", "--max_cer=1")
     assert done.returncode == -signal.SIGKILL, done.stderr
@@ -200,7 +207,7 @@ def test_a_kill_at_any_moment_never_mixes_two_evaluations(workspace, moment):
 
 
 def test_an_evaluation_that_cannot_be_written_is_one_sentence_and_the_former_one_is_whole(workspace, capsys):
-    rewrite_test_shard(workspace / "datasets" / "tiny", LONG)
+    make_model_read(workspace)
     evaluate(workspace, "--max_cer=1")
     before = json.loads(evaluation_of(workspace).read_text())
     (workspace / "unfinished").write_text("a file where a folder has to be")
@@ -214,7 +221,7 @@ def test_an_evaluation_that_cannot_be_written_is_one_sentence_and_the_former_one
 
 
 def test_the_summary_says_how_far_the_figures_may_be_off(workspace, capsys):
-    rewrite_test_shard(workspace / "datasets" / "tiny", LONG)
+    make_model_read(workspace)
     evaluate(workspace, "--max_cer=1")
     assert re.search(
         r"model first on 4 held-out images: CER \d+\.\d\d% \(\d+\.\d to \d+\.\d%\), "
@@ -231,7 +238,7 @@ def test_groups_of_folders_are_resampled_and_the_report_says_so(workspace, tiny_
     statistics["splits"]["test"] |= {"groups": 2, "largest_groups": {"books/a": 3, "books/b": 1}}
     path.write_text(json.dumps(statistics))
     places = ("a/1", "a/2", "a/3", "b/4")
-    rewrite_test_shard(folder, LONG, uris=[f"/in/books/{place}.png" for place in places])
+    make_model_read(workspace, uris=[f"/in/books/{place}.png" for place in places])
     _, figures = evaluate(workspace)
     assert (figures["resampled"]["units"], figures["resampled"]["count"]) == ("groups", 2)
     (page,) = (workspace / "runs").glob("*.html")
