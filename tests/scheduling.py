@@ -14,6 +14,8 @@ SECONDS = {
     "engines/test_lock.py": 280,
     "components/training/test_faults.py": 270,
     "pipeline/test_crashes.py": 200,
+    "pipeline/test_hostile_night.py": 60,
+    "components/test_bounds.py": 40,
     "engines/test_dask.py": 180,
     "pipeline/steps/test_train.py::"
     "test_two_nodes_of_a_scheduler_train_one_model_although_one_of_them_loses_its_worker": 180,

@@ -32,6 +32,8 @@ _PATIENCE = 3
 """A decoding may take so many times the seconds that it may take of processor time, before the helper is killed."""
 _STOPPED_S = 10
 """A helper that somebody stopped (SIGSTOP) for so long is killed."""
+_ENDING_S = 5
+"""A helper that has nothing to do and does not end within so long is killed."""
 _SURE_SHARE = 0.5
 """A killed decoding that had taken this share of its processor time was slow; with less, it was kept waiting."""
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
@@ -161,7 +163,11 @@ class Helper:
         for pipe in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError):
                 pipe.close()  # type: ignore[union-attr]
-        status = self._process.wait()
+        try:
+            status = self._process.wait(_ENDING_S)
+        except subprocess.TimeoutExpired:  # somebody stopped it
+            self.kill()
+            status = self._process.wait()
         with contextlib.suppress(OSError, ValueError):
             self._slate.close()
         return status

@@ -135,7 +135,7 @@ class HelperPool:
             self._closed = True
             self._over.set()
             busy = [*self._busy]
-            for helper in [*busy, *self._prepared]:
+            for helper in [*busy, *self._prepared, *self._idle]:
                 helper.kill()
             for helper in [*self._idle, *self._prepared]:
                 helper.end()
