@@ -36,7 +36,7 @@ class DecodingBounds:
         self._number = 0
         self._sizes = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
         self._page = resource.getpagesize()
-        _, self._hard = resource.getrlimit(resource.RLIMIT_AS)
+        self._memory_limits = resource.getrlimit(resource.RLIMIT_AS)  # of whoever started the command
         signal.signal(signal.SIGPROF, signal.SIG_DFL)  # which ends the process, whatever it does
 
     def begin_call(self, left_out: LeftOut) -> None:
@@ -54,15 +54,16 @@ class DecodingBounds:
             raise ImageRejected(*reject)
         self._slate.note(self._number, limits.max_decode_seconds)
         most = int(os.pread(self._sizes, 32, 0).split()[0]) * self._page + limits.max_decode_memory
-        if self._hard != resource.RLIM_INFINITY:
-            most = min(most, self._hard)
-        resource.setrlimit(resource.RLIMIT_AS, (most, self._hard))
+        soft, hard = self._memory_limits
+        if soft != resource.RLIM_INFINITY:
+            most = min(most, soft)
+        resource.setrlimit(resource.RLIMIT_AS, (most, hard))
         signal.setitimer(signal.ITIMER_PROF, limits.max_decode_seconds)
 
     def end(self) -> None:
         """Ends the decoding of an image."""
         signal.setitimer(signal.ITIMER_PROF, 0)
-        resource.setrlimit(resource.RLIMIT_AS, (self._hard, self._hard))
+        resource.setrlimit(resource.RLIMIT_AS, self._memory_limits)
         self._slate.wipe()
 
 
