@@ -33,6 +33,7 @@ setup(
         "onnxruntime>=1.23",
         "pillow>=12.2",
         "pyarrow>=25,<26",
+        "python-bidi>=0.6.12,<0.7",
         "pyyaml>=6.0",
         "rapidfuzz>=3.14",
         "rich>=15",

@@ -97,7 +97,7 @@ def _read_content(reference: ImageReference, limits: ImageLimits) -> bytes | Rej
 
 
 def read_referenced_line(
-    reference: ImageReference, content: Content, height: int, limits: ImageLimits
+    reference: ImageReference, content: Content, height: int, limits: ImageLimits, vertical: bool = False
 ) -> LineImage | Reject:
     """Reads the grey line of a listed image; returns a reject that says why, if there is none.
 
@@ -105,13 +105,14 @@ def read_referenced_line(
         content: what was read of the file before; None to read it now.
         height: of the line, pixels.
         limits: which images are refused; a helper process keeps all of them.
+        vertical: whether its text runs from top to bottom.
     """
     if reference.problem is not None:
         return Reject(reference.uri, reference.problem, reference.detail or "")
     try:
         with bound_decoding(limits):
             content = _read_content(reference, limits) if content is None else content
-            return content if isinstance(content, Reject) else read_line(content, height, limits)
+            return content if isinstance(content, Reject) else read_line(content, height, limits, vertical)
     except ImageRejected as error:
         return Reject(reference.uri, error.reason, error.detail)
 

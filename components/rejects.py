@@ -5,9 +5,12 @@ from __future__ import annotations
 import collections
 import dataclasses
 import datetime
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow
+import pyarrow.parquet
+
+from tfrecords import storage
 
 REASONS = {
     "unreadable": "the file cannot be opened or read, or was gone when its turn came",
@@ -123,3 +126,15 @@ def explain_too_many_rejects(rejects: dict[str, int], matched: int, max_fraction
         f"{count} of {matched} images ({count / matched:.1%}) were rejected ({reasons}), more than "
         f"--max_reject_fraction={max_fraction:g} allows; each is listed with its reason in {where}"
     )
+
+
+def find_example(paths: Iterable[str], rejects: Mapping[str, int]) -> str:
+    """Finds an example of the most frequent reason in files of rejects; returns its URI and what was wrong."""
+    reason = max(rejects, key=lambda reason: rejects[reason])
+    for path in paths:
+        with storage.open_to_read(path) as file, pyarrow.parquet.ParquetFile(file) as table:
+            for batch in table.iter_batches(columns=["uri", "reason", "detail"]):
+                for row in batch.to_pylist():
+                    if row["reason"] == reason:
+                        return f"{row['uri']}: {row['detail']}"
+    raise ValueError(f"no file has an image that was rejected as {reason}")

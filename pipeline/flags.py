@@ -22,7 +22,9 @@ from pipeline.flag_types import (
 )
 from pipeline.step_names import DEFAULT_STEPS, STEPS, read_steps
 from tfrecords import ImageLimits
+from tfrecords.directions import LEFT_TO_RIGHT, RIGHT_TO_LEFT, VISUAL
 
+BASE_DIRECTIONS = ("auto", LEFT_TO_RIGHT, RIGHT_TO_LEFT, VISUAL)
 _PILLOW_LIMIT = 178_956_970
 _LIMITS = ImageLimits()
 _RECIPE = RECIPES[DEFAULT_MODEL]
@@ -176,6 +178,19 @@ FLAG_SECTIONS = (
                 "pixels to which every line is scaled, keeping its aspect",
                 default=48,
                 type=whole_number(16, 512, note=" pixels"),
+            ),
+            Flag(
+                "base_direction",
+                "base direction of labels with right-to-left letters, which are typed as they are read: ltr or rtl for "
+                "every line; auto takes that of the letters, and where a line has both, that of most letters of the "
+                "collection; visual says that labels are typed as they are seen, from left to right",
+                "DIRECTION",
+                default="auto",
+                choices=BASE_DIRECTIONS,
+            ),
+            Flag(
+                "vertical",
+                "text runs from top to bottom, as in columns of Chinese: every image is turned a quarter to the left",
             ),
             Flag(
                 "validation_fraction",

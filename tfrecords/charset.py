@@ -1,7 +1,8 @@
 """Text, symbols, symbol ids and the CTC blank: every decision about them is made here.
 
 A symbol is one Unicode code point of a label after `normalise_text`. Ids run from 0 in
-code-point order; the CTC blank is the last class, `len(charset)`.
+code-point order; the CTC blank is the last class, `len(charset)`. Ids of a text stand in the
+order in which its symbols are seen, from left to right (`tfrecords.directions`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import itertools
 import unicodedata
 from collections.abc import Iterable, Sequence
 
+from tfrecords.directions import VISUAL, to_display_order, to_logical_order
 from tfrecords.errors import DataError
 from tfrecords.text import normalise_text
 
@@ -34,6 +36,7 @@ class Charset:
 
     Attributes:
         symbols: distinct single code points in code-point order; symbol `i` has id `i`.
+        direction: one of `tfrecords.directions.DIRECTIONS`, which says how the symbols of a text stand on an image.
 
     Raises:
         CharsetError: for no symbols, a repeated or unordered one, one of several code
@@ -41,6 +44,7 @@ class Charset:
     """
 
     symbols: tuple[str, ...]
+    direction: str = VISUAL
 
     def __post_init__(self) -> None:
         if not self.symbols:
@@ -116,18 +120,18 @@ class Charset:
 
     def add(self, symbols: Iterable[str]) -> Charset:
         """Returns the charset of these symbols and others."""
-        return Charset(tuple(sorted({*self.symbols, *symbols})))
+        return Charset(tuple(sorted({*self.symbols, *symbols})), self.direction)
 
     def missing(self, text: str) -> list[str]:
-        """Finds the symbols of `text` that are not in the charset; each once, sorted."""
-        return sorted(set(text) - set(self.symbols))
+        """Finds the symbols that a label needs and the charset lacks; each once, sorted."""
+        return sorted(set(to_display_order(text, self.direction)) - set(self.symbols))
 
     def missing_from(self, symbols: Iterable[str]) -> list[str]:
         """Finds the symbols of the charset that are not among `symbols`; sorted."""
         return sorted(set(self.symbols) - set(symbols))
 
     def encode(self, text: str) -> list[int]:
-        """Returns the ids of a text's symbols.
+        """Returns the ids of a label's symbols, in the order in which they are seen.
 
         Raises:
             CharsetError: naming the symbols that are not in the charset.
@@ -135,15 +139,23 @@ class Charset:
         if unknown := self.missing(text):
             named = ", ".join(f"{symbol!r} (U+{ord(symbol):04X})" for symbol in unknown)
             raise CharsetError(f"label {text!r} has symbols that are not in the charset: {named}")
+        return self.get_ids(to_display_order(text, self.direction))
+
+    def get_ids(self, symbols: Iterable[str]) -> list[int]:
+        """Returns the id of each of these symbols, which the charset has, in the order given."""
         ids = self._ids
-        return [ids[symbol] for symbol in text]
+        return [ids[symbol] for symbol in symbols]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Returns the text of symbol ids without blanks, which a decoder has already removed.
+        """Returns the text of symbol ids without blanks, which a decoder has already removed, in logical order.
 
         Raises:
             CharsetError: for an id that belongs to no symbol; the blank's is one of these.
         """
+        return self.decode_with_places(ids)[0]
+
+    def decode_with_places(self, ids: Iterable[int]) -> tuple[str, Sequence[int]]:
+        """Returns the text as `decode` does, and for each of its symbols the place of its id among `ids`."""
         symbols = []
         for i in ids:
             if not 0 <= i < len(self.symbols):
@@ -151,7 +163,7 @@ class Charset:
                     f"id {i} is no symbol: ids run from 0 to {len(self.symbols) - 1}, blank {self.blank}"
                 )
             symbols.append(self.symbols[i])
-        return "".join(symbols)
+        return to_logical_order("".join(symbols), self.direction)
 
     @property
     def _ids(self) -> dict[str, int]:

@@ -7,7 +7,8 @@ The policy, in the order in which it is applied:
 3. The whole image is decoded; half an image is refused.
 4. EXIF orientation is honoured (`tfrecords.orientation`). Transparency, colour and values of 16 bits become grey
    (`tfrecords.grey`).
-5. The line is scaled to the height, its aspect kept; nothing is squeezed or cut.
+5. A line whose text runs from top to bottom is turned to the left, so that it runs from left to right.
+6. The line is scaled to the height, its aspect kept; nothing is squeezed or cut.
 """
 
 from __future__ import annotations
@@ -119,12 +120,13 @@ class LineImage:
     source_height: int
 
 
-def read_line(data: bytes, height: int, limits: ImageLimits) -> LineImage:
+def read_line(data: bytes, height: int, limits: ImageLimits, vertical: bool = False) -> LineImage:
     """Decodes an image file into a grey line of the given height.
 
     Args:
         data: the file's bytes, in any of PNG, JPEG, JPEG 2000, TIFF, BMP, GIF, WebP and PNM.
         height: pixels; the width follows from the aspect, at least 1.
+        vertical: whether the text runs from top to bottom.
 
     Raises:
         ImageRejected: with the reason and the numbers behind it.
@@ -157,16 +159,19 @@ def read_line(data: bytes, height: int, limits: ImageLimits) -> LineImage:
         if str(error).endswith(_NO_MEMORY):
             raise ImageRejected("too_large", limits.explain_memory()) from None
         raise ImageRejected("truncated", f"the image ends early or is damaged: {error}") from None
-    return _scale_to_height(grey, height, limits)
+    return _scale_to_height(grey, height, limits, vertical)
 
 
-def convert_line(pixels: np.ndarray | Image.Image, height: int, limits: ImageLimits) -> LineImage:
+def convert_line(
+    pixels: np.ndarray | Image.Image, height: int, limits: ImageLimits, vertical: bool = False
+) -> LineImage:
     """Makes a grey line of the given height from decoded pixels, as `read_line` makes it from a file's bytes.
 
     Args:
         pixels: a Pillow image, or an array uint8 [height, width] grey, [height, width, 1] grey, [height, width, 3]
             RGB or [height, width, 4] RGBA.
         height: pixels; the width follows from the aspect, at least 1.
+        vertical: whether the text runs from top to bottom.
 
     Raises:
         ImageRejected: with the reason and the numbers behind it.
@@ -185,16 +190,18 @@ def convert_line(pixels: np.ndarray | Image.Image, height: int, limits: ImageLim
         grey = _to_grey(pixels)
     except (OSError, SyntaxError, ValueError) as error:  # Pillow reads the pixels of an opened file only now
         raise ImageRejected("truncated", f"the image ends early or is damaged: {error}") from None
-    return _scale_to_height(grey, height, limits)
+    return _scale_to_height(grey, height, limits, vertical)
 
 
-def _scale_to_height(grey: Image.Image, height: int, limits: ImageLimits) -> LineImage:
+def _scale_to_height(grey: Image.Image, height: int, limits: ImageLimits, vertical: bool) -> LineImage:
     source_width, source_height = grey.size
-    width = max(1, round(source_width * height / source_height))
+    if vertical:
+        grey = grey.transpose(Image.Transpose.ROTATE_90)
+    width = max(1, round(grey.width * height / grey.height))
     if width > limits.max_line_width:
         raise ImageRejected(
             "too_large",
-            f"{source_width}x{source_height} pixels scaled to height {height} are {width} pixels wide, "
+            f"{grey.width}x{grey.height} pixels scaled to height {height} are {width} pixels wide, "
             f"more than --max_line_width={limits.max_line_width}",
         )
     if grey.size != (width, height):

@@ -8,6 +8,7 @@ from typing import Any
 
 from tfrecords import storage
 from tfrecords.charset import Charset, CharsetError
+from tfrecords.directions import DIRECTIONS, VISUAL
 from tfrecords.errors import DataError
 from tfrecords.shards import SPLITS
 
@@ -56,6 +57,8 @@ class DatasetManifest:
         schema_version: of this manifest and of the examples.
         added_to: ID of the dataset that this one extends; None if it was made from images alone.
         kept: examples of that dataset that no new image replaced; they are among the matched.
+        base_direction: how the symbols of a label stand on its image, one of `tfrecords.directions.DIRECTIONS`.
+        vertical: whether the text of the images runs from top to bottom; the lines are turned.
     """
 
     dataset_id: str
@@ -73,6 +76,8 @@ class DatasetManifest:
     schema_version: int = SCHEMA_VERSION
     added_to: str | None = None
     kept: int = 0
+    base_direction: str = VISUAL
+    vertical: bool = False
 
     def examples(self, split: str) -> int:
         """Counts the examples of a split."""
@@ -111,7 +116,7 @@ class DatasetManifest:
         Raises:
             DataError: if `charset.txt` is missing, or is not the one that the examples were encoded with.
         """
-        return read_charset(folder, self.charset_sha256, step="ingest")
+        return read_charset(folder, self.charset_sha256, self.base_direction, step="ingest")
 
     def read_statistics(self, folder: str) -> dict[str, Any]:
         """Reads the dataset's statistics.
@@ -178,13 +183,21 @@ def read_manifest(folder: str, schema_version: int, *, step: str, oldest: int | 
     return content
 
 
-def read_charset(folder: str, sha256: str, *, step: str) -> Charset:
+def read_charset(folder: str, sha256: str, direction: str, *, step: str) -> Charset:
     """Reads the charset of a dataset or a model and checks it against the manifest.
 
+    Args:
+        direction: the base direction that the manifest gives.
+
     Raises:
-        DataError: if `charset.txt` is missing or not the one that was committed.
+        DataError: if `charset.txt` is missing or not the one that was committed, or there is no such direction.
     """
     path = storage.join(folder, CHARSET_NAME)
+    if direction not in DIRECTIONS:
+        raise DataError(
+            f"the manifest in {folder} has the base direction {direction!r}, which must be one of "
+            f"{', '.join(DIRECTIONS)}: {suggest_remedy(folder, step)}"
+        )
     try:
         charset = Charset.from_file_text(storage.read_bytes(path).decode(), source=path)
     except FileNotFoundError:
@@ -198,4 +211,4 @@ def read_charset(folder: str, sha256: str, *, step: str) -> Charset:
             f"{path} has digest {charset.digest[:12]}, but the manifest beside it says {sha256[:12]}: "
             f"{suggest_remedy(folder, step)}"
         )
-    return charset
+    return dataclasses.replace(charset, direction=direction)

@@ -11,6 +11,7 @@ import numpy as np
 
 from components.ctc.decoding import Decoded, Emissions, pad_labels, rank_texts
 from tfrecords import Charset, DataError, normalise_text
+from tfrecords.directions import to_display_order
 
 _MOST_BEGINNINGS = 500
 _SPARE_WORDS = 5
@@ -106,7 +107,7 @@ class Lexicon:
     """The words that may be recognised.
 
     Attributes:
-        words: those that can be recognised, distinct, sorted.
+        words: those that can be recognised, with their symbols as they are seen on an image, distinct, sorted.
         unreadable: those with a symbol that the charset lacks, distinct, sorted.
         classes: of the charset, the blank included.
         forwards: the trie of the words.
@@ -134,7 +135,8 @@ class Lexicon:
         if not distinct:
             raise DataError("the lexicon has no words: give one with a word on each line")
         known = set(charset.symbols)
-        readable = tuple(word for word in distinct if known.issuperset(word))
+        seen = {word: to_display_order(word, charset.direction) for word in distinct}
+        readable = tuple(sorted({symbols for symbols in seen.values() if known.issuperset(symbols)}))
         if not readable:
             raise DataError(
                 f"the model's charset lacks symbols of each of the lexicon's {len(distinct)} words, "
@@ -151,7 +153,7 @@ class Lexicon:
         order = np.array(sorted(range(len(reverse)), key=reverse.__getitem__))
         return cls(
             words=readable,
-            unreadable=tuple(word for word in distinct if not known.issuperset(word)),
+            unreadable=tuple(word for word, symbols in seen.items() if not known.issuperset(symbols)),
             classes=charset.classes,
             forwards=Trie.from_words(ids, lengths, np.arange(len(lengths)), charset.blank),
             backwards=Trie.from_words(encode(reverse[i] for i in order), lengths[order], order, charset.blank),

@@ -32,6 +32,7 @@ class InferenceRequest:
         counts: what is known of the listed images before any is read: all but `read` and `rejects`.
         shards: over how many shards they are spread.
         model_folder, model_id, height: the committed model, and the height of its lines.
+        vertical: whether images are turned for the model, since their text runs from top to bottom.
         limits: which images are refused.
         max_reject_fraction: the share of images that may be left out.
         inputs: digest of the images.
@@ -60,6 +61,7 @@ class InferenceRequest:
     min_confidence: float = 0.0
     decoding: Decoding = dataclasses.field(default_factory=Decoding)
     inputs: str = ""
+    vertical: bool = False
 
     @property
     def images(self) -> int:
@@ -69,16 +71,17 @@ class InferenceRequest:
     @property
     def limits_of_lines(self) -> dict[str, int]:
         """The limits that decide whether an image can be read at all."""
-        return describe_limits(self.limits, self.height)
+        return describe_limits(self.limits, self.height, self.vertical)
 
     def reader(self, engine: str | None = None) -> RecogniserSpec:
         """Specifies the recogniser that was asked for, or the same with another engine."""
         return RecogniserSpec(self.model_folder, engine or self.engine, decoding=self.decoding)
 
 
-def describe_limits(limits: ImageLimits, height: int) -> dict[str, int]:
+def describe_limits(limits: ImageLimits, height: int, vertical: bool = False) -> dict[str, int]:
     """Describes for a manifest what decides whether an image can be read at all."""
-    return {**limits.describe(), "height": height, "decoder_version": _DECODER_VERSION}
+    turned = {"vertical": 1} if vertical else {}
+    return {**limits.describe(), "height": height, "decoder_version": _DECODER_VERSION, **turned}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -53,7 +53,9 @@ def recognise_shard(
             the worker may occupy several: threads of this process would share one interpreter, and a core's cache.
     """
     files = [ImageFile(reference.uri, reference.size_bytes, reference.modified_us) for reference in references]
-    lines = functools.partial(_read_referenced_lines, height=request.height, limits=request.limits)
+    lines = functools.partial(
+        _read_referenced_lines, height=request.height, limits=request.limits, vertical=request.vertical
+    )
     inputs = digest_references(references)
     return _recognise(index, inputs, files, references, lines, len(references), request, recognise, about_model or {})
 
@@ -112,9 +114,9 @@ def _choose_helpers(images: int, processes: int) -> int:
 
 
 def _read_referenced_lines(
-    references: Sequence[ImageReference], processes: int, *, height: int, limits: ImageLimits
+    references: Sequence[ImageReference], processes: int, *, height: int, limits: ImageLimits, vertical: bool
 ) -> Iterator[LineImage | Reject]:
-    decode = functools.partial(read_referenced_line, height=height, limits=limits)
+    decode = functools.partial(read_referenced_line, height=height, limits=limits, vertical=vertical)
     return map_in_order(decode, references, processes, limits)
 
 

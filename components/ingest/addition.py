@@ -49,6 +49,8 @@ class OldDataset:
     shards: Mapping[str, tuple[ShardEntry, ...]]
     symbols: tuple[str, ...]
     height: int
+    base_direction: str
+    vertical: bool
     split_by: str
     groups: Mapping[str, Mapping[str, int]]
 
@@ -73,6 +75,8 @@ class OldDataset:
             shards={split: tuple(manifest.shards_of(split)) for split in SPLITS},
             symbols=manifest.read_charset(folder).symbols,
             height=manifest.height,
+            base_direction=manifest.base_direction,
+            vertical=manifest.vertical,
             split_by=statistics["split_by"],
             groups={split: statistics["splits"][split]["largest_groups"] for split in SPLITS},
         )

@@ -31,7 +31,14 @@ from components.ingest.encode import EncodingRules, encode_reference
 from components.ingest.statistics import collect_samples, collect_statistics, find_warnings
 from components.lines import digest_references, map_in_order
 from components.listing import ImageReference, explain_unused_labels, read_unused_labels
-from components.rejects import REJECTS_SCHEMA, Reject, count_by_reason, explain_too_many_rejects, make_rejects_table
+from components.rejects import (
+    REJECTS_SCHEMA,
+    Reject,
+    count_by_reason,
+    explain_too_many_rejects,
+    find_example,
+    make_rejects_table,
+)
 from tfrecords import (
     SPLITS,
     Charset,
@@ -77,6 +84,7 @@ class IngestRequest:
         unused_labels: how many there are, by reason.
         passed_over: files that did not count as images, by suffix.
         old: the dataset to which the images are added; its shards come first in each split.
+        vertical: whether text runs from top to bottom.
     """
 
     dataset_id: str
@@ -96,6 +104,7 @@ class IngestRequest:
     unused_labels: dict[str, int] = dataclasses.field(default_factory=dict)
     passed_over: dict[str, int] = dataclasses.field(default_factory=dict)
     old: OldDataset | None = None
+    vertical: bool = False
 
     def __post_init__(self) -> None:
         if self.height < 8:
@@ -106,7 +115,7 @@ class IngestRequest:
     @property
     def encoding(self) -> EncodingRules:
         """The rules that decide the bytes of an example."""
-        return EncodingRules(self.charset, self.height, self.time_stride, self.limits)
+        return EncodingRules(self.charset, self.height, self.time_stride, self.limits, self.vertical)
 
     @property
     def shard_splits(self) -> list[str]:
@@ -294,6 +303,8 @@ def commit_dataset(settled: Iterable[Described | Twins], request: IngestRequest)
     problem = explain_too_many_rejects(
         rejects, matched - kept, request.max_reject_fraction, where=f"{request.folder}/rejects-*.parquet"
     )
+    if problem is not None:
+        problem += "; such as " + find_example([storage.join(request.folder, name) for name in reject_files], rejects)
     if problem is not None and (unused := explain_unused_labels(request.listings)):
         problem += f"; labels without an image: {unused}"
     if problem is None and not any(entry.split == "train" for entry in entries):
@@ -340,6 +351,8 @@ def commit_dataset(settled: Iterable[Described | Twins], request: IngestRequest)
         created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         added_to=request.old.dataset_id if request.old else None,
         kept=kept,
+        base_direction=request.charset.direction,
+        vertical=request.vertical,
     )
     commit.finish(manifest, remove=(SUMMARIES_NAME,))
 

@@ -20,12 +20,14 @@ class EncodingRules:
         height: pixels of every line.
         time_stride: pixels of width per time step of the networks to be trained.
         limits: which images are refused.
+        vertical: whether text runs from top to bottom.
     """
 
     charset: Charset
     height: int
     time_stride: int
     limits: ImageLimits
+    vertical: bool = False
 
 
 def encode_reference(reference: ImageReference, content: Content, rules: EncodingRules) -> bytes | Reject:
@@ -41,11 +43,13 @@ def encode_reference(reference: ImageReference, content: Content, rules: Encodin
         return Reject(
             uri, "symbol_not_in_charset", f"label {reference.text!r} has {', '.join(map(repr, unknown))}: see --charset"
         )
-    line = read_referenced_line(reference, content, rules.height, rules.limits)
+    line = read_referenced_line(reference, content, rules.height, rules.limits, rules.vertical)
     if isinstance(line, Reject):
         return line
     width = line.pixels.shape[1]
     label = tuple(rules.charset.encode(reference.text))
     if problem := explain_label_misfit(uri, label, width, rules.time_stride):
+        if line.source_height >= 2 * line.source_width and not rules.vertical:
+            problem += "; if its text runs from top to bottom, use --vertical"
         return Reject(uri, "label_too_long", problem)
     return encode_example(LineExample(encode_png(line.pixels), width, label, reference.text, uri))

@@ -28,6 +28,7 @@ from components.ingest.describe import (
     merge_descriptions,
 )
 from tfrecords import SPLITS, Charset
+from tfrecords.directions import mirror_symbols
 
 RARE = 10
 """A symbol that occurs less often in the training split is called rare."""
@@ -77,7 +78,8 @@ def collect_statistics(
             if len(used) > 1
         },
         "rare_symbols": {symbol: trained[symbol] for symbol in symbols if 0 < trained.get(symbol, 0) < RARE},
-        "symbols_without_image": charset.missing_from(symbols),
+        # A bracket may be there only because the other one of its pair is.
+        "symbols_without_image": charset.missing_from({*symbols, *mirror_symbols("".join(symbols))}),
         "tight_labels": whole.tight_labels,
         "median_pixels_per_symbol": _find_median(whole.spacings),
         "blank_lines": {"count": whole.blanks, "first": whole.blank_uris},

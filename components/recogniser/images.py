@@ -15,7 +15,9 @@ ImageSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview
 """A path or a `gs://` URL; the bytes of an image file; or pixels, as a Pillow image or an array."""
 
 
-def make_line(image: ImageSource, height: int, limits: ImageLimits | None = None, name: str = "") -> LineImage:
+def make_line(
+    image: ImageSource, height: int, limits: ImageLimits | None = None, name: str = "", *, vertical: bool = False
+) -> LineImage:
     """Makes a grey line of the given height from an image.
 
     A file, its bytes and its decoded grey pixels give the same line, to the bit: the one that training sees.
@@ -26,6 +28,7 @@ def make_line(image: ImageSource, height: int, limits: ImageLimits | None = None
         height: pixels; the width follows from the aspect.
         limits: which images are refused; by default those that the command refuses by default.
         name: of the image in errors; by default its path, if it has one.
+        vertical: whether its text runs from top to bottom.
 
     Raises:
         ImageRejected: if the image cannot be read or is too large or too small.
@@ -37,11 +40,11 @@ def make_line(image: ImageSource, height: int, limits: ImageLimits | None = None
         if isinstance(image, (str, os.PathLike)):
             path = os.fspath(image)
             name = name or path
-            return read_line(_read_file(path, limits), height, limits)
+            return read_line(_read_file(path, limits), height, limits, vertical)
         if isinstance(image, (bytes, bytearray, memoryview)):
-            return read_line(bytes(image), height, limits)
+            return read_line(bytes(image), height, limits, vertical)
         if isinstance(image, (np.ndarray, Image.Image)):
-            return convert_line(image, height, limits)
+            return convert_line(image, height, limits, vertical)
     except OSError as error:
         raise ImageRejected("unreadable", error.strerror or str(error), name) from None
     except ImageRejected as error:

@@ -9,6 +9,7 @@ import tempfile
 from typing import Any
 
 from tfrecords import Charset, DataError, storage
+from tfrecords.directions import VISUAL
 from tfrecords.manifest import MANIFEST_NAME, read_charset, read_manifest, suggest_remedy
 
 MODEL_VERSION = 5
@@ -16,7 +17,7 @@ MODEL_VERSION = 5
 
 Until then they are found again, also where this version would train a better one.
 """
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 CALIBRATION_NAME = "calibration.json"
 KERAS_NAME = "model.keras"
 ONNX_NAME = "model.onnx"
@@ -26,8 +27,14 @@ PLOTS_NAME = "plots"
 MODELS_NAME, ACCEPTED = "models", "ACCEPTED"
 """The folder of all models in a workspace, and the file in it that names the one in use."""
 _OLDEST_VERSION = 1
-_ADDED = {"time_stride": 4, "temperature": 1.0, "language_model": None}
-"""Fields that versions 2, 3 and 4 added, with the values that the versions before implied."""
+_ADDED = {
+    "time_stride": 4,
+    "temperature": 1.0,
+    "language_model": None,
+    "base_direction": VISUAL,
+    "vertical": False,
+}
+"""Fields that versions 2 to 5 added, with the values that the versions before implied."""
 RENAMED_NETWORKS = {"crnn": "ctc_conv", "crnn_large": "ctc_conv_large"}
 """Networks by the names that they had first. Older manifests and command lines have these names."""
 
@@ -48,8 +55,10 @@ class ModelManifest:
         files: `{path inside the folder: {"bytes": …, "sha256": …}}`.
         created_at: ISO 8601, UTC.
         language_model: `weight`, `bonus` and `exponent` of the `Fusion` with `language_model.npz`; None without one.
+        base_direction: how the symbols that it gives stand on an image, one of `tfrecords.directions.DIRECTIONS`.
+        vertical: whether images are turned before they are read, since their text runs from top to bottom.
         schema_version: of this manifest and of the files. Version 1 had no `model.onnx`, and its SavedModel took
-            prepared batches only. Version 2 had no temperature, version 3 no language model.
+            prepared batches only. Version 2 had no temperature, version 3 no language model, version 4 no directions.
     """
 
     model_id: str
@@ -63,6 +72,8 @@ class ModelManifest:
     files: dict[str, dict[str, Any]]
     created_at: str
     language_model: dict[str, float] | None = None
+    base_direction: str = VISUAL
+    vertical: bool = False
     schema_version: int = SCHEMA_VERSION
 
     def write(self, folder: str) -> None:
@@ -103,7 +114,7 @@ class ModelManifest:
         Raises:
             DataError: if `charset.txt` is not the one that the model was trained with.
         """
-        return read_charset(folder, self.charset_sha256, step="train")
+        return read_charset(folder, self.charset_sha256, self.base_direction, step="train")
 
     def fetch(self, folder: str, name: str) -> str:
         """Checks a committed file, or all files of a folder, and returns its local path.

@@ -172,7 +172,7 @@ class Recogniser:
             for number, image in itertools.islice(numbered, _READ_AHEAD):
                 name = "" if isinstance(image, (str, os.PathLike)) else f"images[{number}]"
                 try:
-                    line = make_line(image, self.manifest.height, limits, name)
+                    line = make_line(image, self.manifest.height, limits, name, vertical=self.manifest.vertical)
                 except ImageRejected as error:
                     outcomes.append(error)
                 else:
@@ -197,16 +197,18 @@ class Recogniser:
             DataError: for a line of another height than the model's, or a model that gives no numbers.
         """
         decoded = self.decode_with(self.decode, *self.compute_logits(batch))
-        return [
-            Recognition(
-                self.charset.decode(line.ids),
-                math.exp(self.exponent * line.log_probability),
-                line.symbol_confidences.tolist(),
-                [(self.charset.decode(ids), log_probability) for ids, log_probability in line.alternatives],
-                line.log_probability - line.alternatives[0][1] if line.alternatives else None,
-            )
-            for line in decoded
-        ]
+        return [self._make_recognition(line) for line in decoded]
+
+    def _make_recognition(self, line: Decoded) -> Recognition:
+        text, places = self.charset.decode_with_places(line.ids)
+        confidences = line.symbol_confidences.tolist()
+        return Recognition(
+            text,
+            math.exp(self.exponent * line.log_probability),
+            [confidences[place] for place in places],
+            [(self.charset.decode(ids), log_probability) for ids, log_probability in line.alternatives],
+            line.log_probability - line.alternatives[0][1] if line.alternatives else None,
+        )
 
     def compute_logits(self, batch: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Computes the calibrated logits of one batch of lines, uint8 [height, width] of the model's height.

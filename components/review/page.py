@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 from PIL import Image
 from rapidfuzz.distance import Levenshtein
 
@@ -45,9 +46,12 @@ _QUALITY = 60
 
 
 def choose_with_images(
-    doubtful: Iterator[_Doubtful], count: int, limits: ImageLimits
+    doubtful: Iterator[_Doubtful], count: int, limits: ImageLimits, vertical: bool
 ) -> tuple[list[tuple[_Doubtful, bytes]], int]:
     """Chooses the first doubtful texts or labels whose images can still be read.
+
+    Args:
+        vertical: whether the text of the images runs from top to bottom.
 
     Returns:
         The chosen ones, each with its image as PNG or JPEG, and the number of those passed over because their images
@@ -57,7 +61,7 @@ def choose_with_images(
     gone = 0
     # The line was not too wide at the model's height, which may be less than the page's.
     limits = dataclasses.replace(limits, max_line_width=limits.max_line_width * _PAGE_HEIGHT // _LEAST_MODEL_HEIGHT)
-    draw = functools.partial(_draw_line, limits=limits)
+    draw = functools.partial(_draw_line, limits=limits, vertical=vertical)
     while len(chosen) < count and (part := list(itertools.islice(doubtful, count - len(chosen)))):
         references = [ImageReference(one.uri, "", 0, 0) for one in part]
         for one, picture in zip(part, map_in_order(draw, references, 1, limits), strict=True):
@@ -68,18 +72,19 @@ def choose_with_images(
     return chosen, gone
 
 
-def _draw_line(reference: ImageReference, content: Content, limits: ImageLimits) -> bytes | None:
+def _draw_line(reference: ImageReference, content: Content, limits: ImageLimits, vertical: bool) -> bytes | None:
     """Draws the line of an image as PNG; as a smaller JPEG if that would have more than `_PICTURE_BYTES`."""
-    line = read_referenced_line(reference, content, _PAGE_HEIGHT, limits)
+    line = read_referenced_line(reference, content, _PAGE_HEIGHT, limits, vertical)
     if isinstance(line, Reject):
         return None
-    picture = encode_png(line.pixels)
+    pixels = np.rot90(line.pixels, -1) if vertical else line.pixels  # a person reads it upright
+    picture = encode_png(pixels)
     height = _PAGE_HEIGHT
     while len(picture) > _PICTURE_BYTES and height > _LEAST_HEIGHT:
         height = max(_LEAST_HEIGHT, height * 3 // 4)
-        width = max(1, line.pixels.shape[1] * height // _PAGE_HEIGHT)
+        size = [max(1, side * height // _PAGE_HEIGHT) for side in reversed(pixels.shape)]
         output = io.BytesIO()
-        Image.fromarray(line.pixels).resize((width, height)).save(output, "JPEG", quality=_QUALITY)
+        Image.fromarray(pixels).resize(size).save(output, "JPEG", quality=_QUALITY)
         picture = output.getvalue()
     return picture
 
@@ -109,6 +114,7 @@ def write_table_and_page(
     review_id: str,
     dataset_id: str,
     of_labels: bool = False,
+    vertical: bool = False,
 ) -> None:
     """Writes `review.csv` and `review.html`.
 
@@ -117,6 +123,7 @@ def write_table_and_page(
             labels also `label`, `label_confidence` and `reading`. `read` and `label` are stretches of text, as
             `mark_doubtful` makes them.
         of_labels: whether it is labels of the dataset that are doubtful, and not readings.
+        vertical: whether the text of the images runs from top to bottom.
     """
     split_rows = [row.split() for row in rows]
     storage.write_bytes(storage.join(folder, TABLE_NAME), format_table(split_rows).encode())
@@ -124,6 +131,7 @@ def write_table_and_page(
         review_id=review_id,
         dataset_id=dataset_id,
         of_labels=of_labels,
+        vertical=vertical,
         lines=[
             {
                 **line,
@@ -148,8 +156,8 @@ def render_page(**values: Any) -> str:
     """Renders the page as HTML.
 
     Args:
-        values: of the template: `review_id`, `dataset_id`, `lines`, and `of_labels`: whether it is labels of the
-            dataset that are doubtful.
+        values: of the template: `review_id`, `dataset_id`, `lines`, `of_labels`: whether it is labels of the
+            dataset that are doubtful, and `vertical`: whether the text of the images runs from top to bottom.
     """
     table = {"mark": BYTE_ORDER_MARK, "header": ",".join(map(quote_cell, COLUMNS)), "line_end": LINE_END}
     names = ("text", "before", "after", *(("reading",) if values["of_labels"] else ()))

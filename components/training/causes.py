@@ -13,6 +13,7 @@ import numpy as np
 
 from components.evaluation.constant import find_common_start
 from components.metrics import compute_edit_distance
+from tfrecords.directions import VISUAL, has_right_to_left
 
 _STANDARD_ERRORS = 3
 """By which readings have to be nearer to other labels than to their own, so that it is no chance."""
@@ -34,6 +35,7 @@ class LabelledLines:
         widths: pixels, int [lines].
         height: pixels of every line.
         trained: the number of training lines, which come first.
+        direction: how symbols were taken to stand on the images, one of `tfrecords.directions.DIRECTIONS`.
     """
 
     uris: Sequence[str]
@@ -41,6 +43,7 @@ class LabelledLines:
     widths: np.ndarray
     height: int
     trained: int
+    direction: str = VISUAL
 
 
 def find_causes(
@@ -56,6 +59,7 @@ def find_causes(
     yield from _find_shifted(lines, readings)
     yield from _find_blank(pixels)
     yield from _find_constant(lines)
+    yield from _find_wrong_order(lines)
     yield from _find_wrong_widths(lines)
     yield from _find_rare(lines)
     yield from _find_inverted(pixels)
@@ -102,6 +106,20 @@ def _find_mirrored(lines: LabelledLines, readings: Sequence[dict[int, str]]) -> 
             f"beginning (CER {rate:.0%}) than to the labels (CER {own:.0%}); the first symbol of a label has to be the "
             "leftmost one of its image"
         )
+
+
+def _find_wrong_order(lines: LabelledLines) -> Iterator[str]:
+    written = sum(map(has_right_to_left, lines.labels))
+    if written <= _MANY * len(lines.labels):
+        return
+    if lines.direction == VISUAL:
+        taken, remedy = "as seen, from left to right", "if they are typed as a person reads, leave it out"
+    else:
+        taken, remedy = "as a person reads", "if they are typed as seen, from left to right, give visual"
+    yield (
+        f"{written:,} of {len(lines.labels):,} labels have right-to-left letters, and were taken to be typed {taken}: "
+        f"look at --base_direction of the ingest step; {remedy}"
+    )
 
 
 def _find_shifted(lines: LabelledLines, readings: Sequence[dict[int, str]]) -> Iterator[str]:

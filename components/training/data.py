@@ -70,7 +70,7 @@ class Examples:
 
     def change_charset(self, old: Charset, new: Charset) -> Examples:
         """Returns the same examples with the symbol ids of another charset, which has all symbols of theirs."""
-        return dataclasses.replace(self, labels=np.array(new.encode("".join(old.symbols)), np.int32)[self.labels])
+        return dataclasses.replace(self, labels=np.array(new.get_ids(old.symbols), np.int32)[self.labels])
 
 
 def load_examples(folder: str, manifest: DatasetManifest, split: str) -> Examples:

@@ -23,6 +23,7 @@ from components.recogniser.manifest import KERAS_NAME, ONNX_NAME, SAVED_MODEL_NA
 from components.training.recipes import TIME_STRIDE
 from components.training.serving import decode_text, read_lines
 from tfrecords import Charset
+from tfrecords.directions import VISUAL
 from tfrecords.manifest import CHARSET_NAME
 
 PREPROCESSING_NAME = "preprocessing.json"
@@ -39,7 +40,14 @@ def make_input_signature(height: int) -> list[tf.TensorSpec]:
     ]
 
 
-def export_model(reader: keras.Model, charset: Charset, height: int, folder: str, temperature: float = 1.0) -> None:
+def export_model(
+    reader: keras.Model,
+    charset: Charset,
+    height: int,
+    folder: str,
+    temperature: float = 1.0,
+    vertical: bool = False,
+) -> None:
     """Writes `model.keras`, `saved_model/` and `model.onnx` into a folder.
 
     The SavedModel has two signatures:
@@ -47,7 +55,8 @@ def export_model(reader: keras.Model, charset: Charset, height: int, folder: str
     - `read`, the default one. Input: `files` string [batch], whole image files of the formats that
       `components.training.serving` names. Output: `text` string [batch], UTF-8, and `confidence` float32 [batch], the
       posterior of the text over all its alignments. One file that cannot be read fails its whole batch with an
-      InvalidArgumentError.
+      InvalidArgumentError. A graph cannot bring right-to-left text into logical order: where the charset has a base
+      direction, the output is `display_text` instead, as seen from left to right.
     - `score`. Input: `images` and `widths`, as `make_input_signature` says. Output: `logits` float32 [batch, time,
       classes], unnormalised, and `time_steps` int32 [batch].
 
@@ -62,23 +71,27 @@ def export_model(reader: keras.Model, charset: Charset, height: int, folder: str
         height: pixels of the lines that it recognises.
         folder: local; exists.
         temperature: logits are divided by this before confidences are computed.
+        vertical: whether images are turned before they are read.
     """
 
     @tf.function(input_signature=make_input_signature(height))
     def score(images: tf.Tensor, widths: tf.Tensor) -> dict[str, tf.Tensor]:
         return reader([images, widths], training=False)
 
-    preprocessing = _preprocessing(reader, charset, height, temperature)
+    preprocessing = _preprocessing(reader, charset, height, temperature, vertical)
     files = {
         CHARSET_NAME: charset.to_file_text(),
         PREPROCESSING_NAME: json.dumps(preprocessing, indent=2) + "\n",
     }
     _write_keras(reader, files, os.path.join(folder, KERAS_NAME))
-    _write_saved_model(reader, score, charset, height, temperature, files, os.path.join(folder, SAVED_MODEL_NAME))
+    saved_model = os.path.join(folder, SAVED_MODEL_NAME)
+    _write_saved_model(reader, score, charset, height, temperature, vertical, files, saved_model)
     _write_onnx(score, make_input_signature(height), charset, preprocessing, os.path.join(folder, ONNX_NAME))
 
 
-def _preprocessing(reader: keras.Model, charset: Charset, height: int, temperature: float) -> dict[str, Any]:
+def _preprocessing(
+    reader: keras.Model, charset: Charset, height: int, temperature: float, vertical: bool
+) -> dict[str, Any]:
     return {
         "model": reader.name,
         "height": height,
@@ -87,6 +100,8 @@ def _preprocessing(reader: keras.Model, charset: Charset, height: int, temperatu
         "blank": charset.blank,
         "temperature": temperature,
         "grey": "ITU-R 601-2 luma, 0 black to 255 white; transparency on white",
+        "turned": "a quarter to the left, before it is scaled" if vertical else "no",
+        "base_direction": charset.direction,
         "resampling": "bilinear with antialiasing, aspect kept",
     }
 
@@ -104,14 +119,15 @@ def _write_saved_model(
     charset: Charset,
     height: int,
     temperature: float,
+    vertical: bool,
     files: dict[str, str],
     folder: str,
 ) -> None:
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="files")])
     def read(files: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = score(*read_lines(files, height, TIME_STRIDE))
+        outputs = score(*read_lines(files, height, TIME_STRIDE, vertical))
         text, confidence = decode_text(outputs["logits"] / temperature, outputs["time_steps"], charset.symbols)
-        return {"text": text, "confidence": confidence}
+        return {"text" if charset.direction == VISUAL else "display_text": text, "confidence": confidence}
 
     archive = keras.export.ExportArchive()
     archive.track(reader)

@@ -54,6 +54,7 @@ def inspect_training(
         np.concatenate([train.widths, validation.widths]),
         height,
         len(train),
+        charset.direction,
     )
     readings = [
         {

@@ -20,7 +20,7 @@ from components.training.plots import plot_distortions, plot_history, plot_train
 from components.training.recipes import RECIPES, TIME_STRIDE
 from components.training.request import TrainingRequest
 from components.training.state import TrainingState
-from tfrecords import Charset, normalise_text, storage
+from tfrecords import Charset, DatasetManifest, normalise_text, storage
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def write_model(
     charset: Charset,
     examples: Examples,
     validation: Examples,
-    height: int,
+    dataset: DatasetManifest,
     state: TrainingState,
 ) -> None:
     """Writes the model's files, its calibration and its pictures to the output folder.
@@ -94,10 +94,10 @@ def write_model(
 
     Args:
         examples: the training split.
-        height: of the lines, pixels.
+        dataset: to which the examples belong.
         state: of the finished training; it holds the best weights.
     """
-    folder = request.output_folder
+    folder, height = request.output_folder, dataset.height
     os.makedirs(os.path.join(folder, PLOTS_NAME), exist_ok=True)
     recogniser = find_builder(request.model, request.init_from)(charset.classes, height, False)
     recogniser.set_weights(state.best)
@@ -105,7 +105,7 @@ def write_model(
     if request.texts is not None:
         labels += _read_texts(request.texts, charset)
     temperature = _calibrate(make_logits_function(recogniser, height), labels, validation, charset, folder)
-    export_model(recogniser, charset, height, folder, temperature)
+    export_model(recogniser, charset, height, folder, temperature, dataset.vertical)
     if state.left_out:
         uris = sorted(examples.uris[i] for i in state.left_out)
         storage.write_json(os.path.join(folder, LEFT_OUT_NAME), uris)

@@ -43,13 +43,14 @@ _ANIMATED = r"\C*(\x00\x00\x00\x08acTL|ANIM\x06\x00\x00\x00)\C*"
 _WEIGHT_BITS = 22
 
 
-def read_lines(files: tf.Tensor, height: int, time_stride: int) -> tuple[tf.Tensor, tf.Tensor]:
+def read_lines(files: tf.Tensor, height: int, time_stride: int, vertical: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
     """Turns image files into a batch of grey lines, padded with white.
 
     Args:
         files: string [batch], the files' bytes; at least one.
         height: pixels; a line's width follows from its aspect.
         time_stride: the batch's width is a multiple of this many pixels.
+        vertical: whether text runs from top to bottom.
 
     Returns:
         Images uint8 [batch, height, width, 1] and the lines' own widths, int32 [batch].
@@ -58,7 +59,7 @@ def read_lines(files: tf.Tensor, height: int, time_stride: int) -> tuple[tf.Tens
         tf.errors.InvalidArgumentError: for the whole batch, if one of its files cannot be read.
     """
     lines = tf.map_fn(
-        lambda data: _read_line(data, height),
+        lambda data: _read_line(data, height, vertical),
         files,
         fn_output_signature=tf.RaggedTensorSpec([None, height], tf.uint8, ragged_rank=0),
     )
@@ -107,9 +108,11 @@ def decode_text(logits: tf.Tensor, time_steps: tf.Tensor, symbols: Sequence[str]
     return texts, tf.cast(tf.exp(tf.minimum(tf.where(empty, only_blanks, -losses), 0.0)), tf.float32)
 
 
-def _read_line(data: tf.Tensor, height: int) -> tf.Tensor:
+def _read_line(data: tf.Tensor, height: int, vertical: bool) -> tf.Tensor:
     """Turns one image file, string [], into the columns of its grey line, uint8 [width, height]."""
     grey = _to_grey(_decode(data))
+    if vertical:
+        grey = tf.reverse(tf.transpose(grey), [0])
     rows, columns = tf.shape(grey)[0], tf.shape(grey)[1]
     width = tf.round(tf.cast(columns, tf.float64) * height / tf.cast(rows, tf.float64))
     width = tf.cast(tf.clip_by_value(width, 1, _LIMITS.max_line_width + 1), tf.int32)

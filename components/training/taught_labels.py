@@ -79,17 +79,19 @@ class TaughtLine:
 
 
 def read_unlabelled_lines(
-    references: Sequence[ImageReference], height: int, limits: ImageLimits
+    references: Sequence[ImageReference], height: int, limits: ImageLimits, vertical: bool = False
 ) -> tuple[list[UnlabelledLine], int]:
     """Reads the lines of images, scaled to a height; returns them, and the number of images that cannot be read."""
-    read = functools.partial(_read_line, height=height, limits=limits)
+    read = functools.partial(_read_line, height=height, limits=limits, vertical=vertical)
     lines = list(map_in_order(read, references, 1, limits))
     found = [line for line in lines if line is not None]
     return found, len(lines) - len(found)
 
 
-def _read_line(reference: ImageReference, content: Content, height: int, limits: ImageLimits) -> UnlabelledLine | None:
-    line = read_referenced_line(reference, content, height, limits)
+def _read_line(
+    reference: ImageReference, content: Content, height: int, limits: ImageLimits, vertical: bool
+) -> UnlabelledLine | None:
+    line = read_referenced_line(reference, content, height, limits, vertical)
     if isinstance(line, Reject):
         return None
     return UnlabelledLine(reference.uri, encode_png(line.pixels), line.pixels.shape[1])

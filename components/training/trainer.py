@@ -255,7 +255,7 @@ def _open_history(request: TrainingRequest, state: TrainingState) -> Iterator[Hi
 
 def _write_model(request: TrainingRequest, start: _Start, splits: _Splits) -> None:
     with _explain_write_errors("the model", request.output_folder):
-        write_model(request, start.charset, splits.train, splits.validation, start.manifest.height, start.state)
+        write_model(request, start.charset, splits.train, splits.validation, start.manifest, start.state)
 
 
 def _get_first_line(error: Exception) -> str:

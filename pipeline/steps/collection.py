@@ -23,6 +23,7 @@ from pipeline.steps.step import Context
 from pipeline.steps.unread import find_unread
 from pipeline.workspace import LATEST, Workspace, make_id, read_latest_dataset
 from tfrecords import SPLITS, DataError, DatasetManifest, SplitFractions
+from tfrecords.directions import describe_lines
 from tfrecords.shards import choose_shard_count
 
 DATASET_PREFIX = "dataset:"
@@ -129,6 +130,11 @@ def _select_split(workspace: Workspace, images: str) -> SelectedCollection:
             raise DataError(
                 f"--infer_images={images}: its lines are {dataset.height} pixels high, but model {request.model_id} "
                 f"reads lines of {request.height}"
+            )
+        if request.vertical != dataset.vertical:
+            raise DataError(
+                f"--infer_images={images}: they are {describe_lines(dataset.vertical)}, but "
+                f"model {request.model_id} reads {describe_lines(request.vertical)}"
             )
         numbered = beam.Create(list(enumerate(shards)))
         return pipeline | "Shards" >> numbered | "Infer" >> RecogniseDataset(request, folder, made_at)

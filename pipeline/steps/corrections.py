@@ -12,6 +12,7 @@ from components.listing.tables import read_reviewed_table
 from pipeline.options import LinePipelineOptions
 from pipeline.workspace import LATEST, Workspace
 from tfrecords import DataError
+from tfrecords.directions import describe_lines
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,11 @@ def find_old_dataset(options: LinePipelineOptions, workspace: Workspace) -> OldD
         raise DataError(
             f"{flag}: the lines of dataset {dataset_id} are {old.height} pixels high, not {options.height}: "
             f"ingest with --height={old.height}"
+        )
+    if old.vertical != options.vertical:
+        raise DataError(
+            f"{flag}: dataset {dataset_id} has {describe_lines(old.vertical)}: ingest "
+            f"{'with' if old.vertical else 'without'} --vertical"
         )
     log.info(f"adding the images to the {old.examples:,} examples of dataset {dataset_id}, as {flag} says")
     if not options.add_to and latest != dataset_id:

@@ -23,6 +23,7 @@ from pipeline.steps.estimate import estimate_time
 from pipeline.steps.step import Context, Outcome, Plan, StepResult, require_test_split
 from pipeline.workspace import ACCEPTED, LATEST, Unfinished, Workspace, read_latest_dataset, read_model
 from tfrecords import DataError, DatasetManifest, storage
+from tfrecords.directions import describe_lines
 
 log = logging.getLogger(__name__)
 
@@ -248,6 +249,8 @@ def _explain_not_comparable(workspace: Workspace, model_id: str, dataset: Datase
         return f"it is gone from {workspace.model(model_id)}"
     if model.height != dataset.height:
         return f"it reads lines of height {model.height}, this dataset's are {dataset.height} pixels high"
+    if model.vertical != dataset.vertical:
+        return f"it reads {describe_lines(model.vertical)}, this dataset has {describe_lines(dataset.vertical)}"
     return None
 
 

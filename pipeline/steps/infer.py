@@ -202,7 +202,7 @@ def _resolve(context: Context) -> Iterator[_Resolved]:
     # What decides which of the committed runs have read an image as this command would.
     reading = {
         "model_id": model.model_id,
-        "limits": describe_limits(options.image_limits, model.height),
+        "limits": describe_limits(options.image_limits, model.height, model.vertical),
         "decoding": decoding.identity,
     }
     runs = find_sound_runs(context)
@@ -247,6 +247,7 @@ def _start(context: Context, resolved: _Resolved) -> InferenceRequest:
         model_folder=workspace.model(resolved.model_id),
         model_id=resolved.model_id,
         height=model.height,
+        vertical=model.vertical,
         limits=options.image_limits,
         max_reject_fraction=options.max_reject_fraction,
         scored_at=scored_at,

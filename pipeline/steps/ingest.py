@@ -37,9 +37,27 @@ from pipeline.steps.step import (
 )
 from pipeline.workspace import LATEST, Unfinished, make_id
 from tfrecords import SPLITS, Charset, DataError, DatasetManifest, SplitFractions, storage
+from tfrecords.directions import (
+    LEFT_TO_RIGHT,
+    MIXED_LEFT_TO_RIGHT,
+    MIXED_RIGHT_TO_LEFT,
+    RIGHT_TO_LEFT,
+    VISUAL,
+    choose_direction,
+    has_right_to_left,
+    mirror_symbols,
+)
 from tfrecords.shards import choose_shard_count
 
 log = logging.getLogger(__name__)
+
+_NAMES_OF_DIRECTIONS = {
+    VISUAL: "the order in which symbols are seen",
+    LEFT_TO_RIGHT: "the base direction left to right",
+    RIGHT_TO_LEFT: "the base direction right to left",
+    MIXED_LEFT_TO_RIGHT: "the direction of their letters, left to right where a line has both",
+    MIXED_RIGHT_TO_LEFT: "the direction of their letters, right to left where a line has both",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,7 +210,7 @@ def _resolve(context: Context) -> Iterator[_Resolved]:
     with list_collection(context, roots, rules, fractions, flag=flag, tables=tables) as (listing, files):
         if options.label_source == "auto":
             check_choice(rules, listing, files, roots)
-        charset = _choose_charset(options, listing, old.symbols if old else ())
+        charset = _choose_charset(options, listing, old)
         dataset_id = make_id(
             version=DATASET_VERSION,
             inputs=listing.digest,
@@ -203,6 +221,8 @@ def _resolve(context: Context) -> Iterator[_Resolved]:
             fractions=dataclasses.asdict(fractions),
             limits=options.image_limits.describe(),
             **({"add_to": old.dataset_id} if old else {}),
+            **({"base_direction": charset.direction} if charset.direction != VISUAL else {}),
+            **({"vertical": True} if options.vertical else {}),
         )
         folder = workspace.dataset(dataset_id)
         committed, damage = _find_dataset(folder)
@@ -253,6 +273,7 @@ def _make_request(options: LinePipelineOptions, resolved: _Resolved) -> IngestRe
         unused_labels=listing.unused_labels,
         passed_over=listing.passed_over,
         old=old,
+        vertical=options.vertical,
     )
 
 
@@ -285,8 +306,37 @@ def _write_dataset(
     return pipeline | "Sources" >> beam.Create(sources) | "Ingest" >> work
 
 
-def _choose_charset(options: LinePipelineOptions, listing: ListingSummary, old: Sequence[str]) -> Charset:
-    """Reads `--charset`, or else takes every symbol of the labels and those of an old dataset."""
+def _choose_charset(options: LinePipelineOptions, listing: ListingSummary, old: OldDataset | None) -> Charset:
+    """Reads `--charset`, or else takes every symbol of the labels and those of an old dataset; sets its direction."""
+    symbols = _choose_symbols(options, listing, old.symbols if old else ())
+    direction = _choose_direction(options, listing, old)
+    if direction == VISUAL:
+        return Charset(symbols)
+    log.info(
+        f"the labels are taken as typed, not as seen, with {_NAMES_OF_DIRECTIONS[direction]}: see --base_direction"
+    )
+    return Charset(tuple(sorted({*symbols, *mirror_symbols("".join(symbols))})), direction)
+
+
+def _choose_direction(options: LinePipelineOptions, listing: ListingSummary, old: OldDataset | None) -> str:
+    """Finds how symbols of labels stand on images.
+
+    Raises:
+        DataError: if the labels of the dataset to which images are added stand otherwise.
+    """
+    asked = options.base_direction
+    bound = old is not None and has_right_to_left("".join(old.symbols))
+    if asked == "auto":
+        return old.base_direction if old and bound else choose_direction(listing.symbols)
+    if old and bound and old.base_direction != asked:
+        raise DataError(
+            f"--base_direction={asked}: the labels of dataset {old.dataset_id}, to which the images are added, have "
+            f"{_NAMES_OF_DIRECTIONS[old.base_direction]}: leave the flag out"
+        )
+    return asked
+
+
+def _choose_symbols(options: LinePipelineOptions, listing: ListingSummary, old: Sequence[str]) -> tuple[str, ...]:
     if options.charset:
         charset = read_charset_file(options.charset)
         if missing := charset.missing("".join(old)):
@@ -294,7 +344,7 @@ def _choose_charset(options: LinePipelineOptions, listing: ListingSummary, old: 
                 f"--charset={options.charset} lacks symbols of the dataset to which the images are added "
                 f"({', '.join(map(repr, missing))}): add them to the file, or leave the flag out"
             )
-        return charset
+        return charset.symbols
     if not listing.symbols:
         counts = ", ".join(
             f"{count} {reason}" for reason, count in {**listing.problems, **listing.unused_labels}.items()
@@ -303,4 +353,4 @@ def _choose_charset(options: LinePipelineOptions, listing: ListingSummary, old: 
             f"none of the {listing.images} images in --images has a usable label ({counts}): "
             f"{'; '.join(listing.examples)}; see --label_source"
         )
-    return Charset(tuple(sorted({*listing.symbols, *old})))
+    return tuple(sorted({*listing.symbols, *old}))

@@ -91,7 +91,8 @@ def review_labels(context: Context) -> StepResult:
     checked = _read_or_check(context, resolved)
     suspects = find_suspects(checked)
     waiting = _leave_out_given(context, suspects)
-    chosen, gone = choose_with_images(waiting, options.review_count, options.image_limits)
+    vertical = resolved.folds[0].manifest.vertical
+    chosen, gone = choose_with_images(waiting, options.review_count, options.image_limits, vertical)
     figures: dict[str, Any] = {
         "images": len(chosen),
         "dataset_id": dataset_id,
@@ -124,7 +125,9 @@ def review_labels(context: Context) -> StepResult:
                 "label_confidence": label.label_confidence,
             }
         )
-    write_table_and_page(folder, rows, lines, review_id=review_id, dataset_id=dataset_id, of_labels=True)
+    write_table_and_page(
+        folder, rows, lines, review_id=review_id, dataset_id=dataset_id, of_labels=True, vertical=vertical
+    )
     manifest = ReviewManifest(
         review_id,
         dataset_id,

@@ -35,11 +35,13 @@ class _Resolved:
         dataset_id: the dataset to which corrections are to be added.
         waiting: readings that no review gave out yet, the least confident first, below `--min_confidence` if it is
             given.
+        vertical: whether the text of the images runs from top to bottom.
     """
 
     runs: int
     dataset_id: str
     waiting: Iterator[DoubtfulText]
+    vertical: bool
 
 
 class ReviewStep:
@@ -56,7 +58,8 @@ class ReviewStep:
         resolved = _resolve(context)
         dataset_id = resolved.dataset_id
         log.info(f"looking for the {options.review_count:,} least confident readings of {resolved.runs:,} runs")
-        chosen, gone = choose_with_images(resolved.waiting, options.review_count, options.image_limits)
+        vertical = resolved.vertical
+        chosen, gone = choose_with_images(resolved.waiting, options.review_count, options.image_limits, vertical)
         figures: dict[str, Any] = {
             "images": len(chosen),
             "runs": resolved.runs,
@@ -75,7 +78,7 @@ class ReviewStep:
         folder = workspace.unfinished(Unfinished.REVIEW, review_id)
         storage.remove_folder(folder)
         rows, lines = _describe_readings(chosen, dataset_id)
-        write_table_and_page(folder, rows, lines, review_id=review_id, dataset_id=dataset_id)
+        write_table_and_page(folder, rows, lines, review_id=review_id, dataset_id=dataset_id, vertical=vertical)
         destination = storage.join(workspace.root, "review", review_id)
         created_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         manifest = ReviewManifest(
@@ -136,7 +139,7 @@ def _resolve(context: Context) -> _Resolved:
     )
     if least := context.options.min_confidence:  # whatever was asked for when they were read
         waiting = itertools.takewhile(lambda reading: np.float32(reading.confidence) < least, waiting)
-    return _Resolved(len(runs), dataset_id, waiting)
+    return _Resolved(len(runs), dataset_id, waiting, dataset.vertical)
 
 
 def _describe_readings(

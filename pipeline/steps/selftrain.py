@@ -36,6 +36,7 @@ from pipeline.steps.training_apart import load_beside_training, train_apart
 from pipeline.steps.training_start import Start, find_kept_symbols, find_start
 from pipeline.workspace import ACCEPTED, LATEST, Unfinished, make_id, read_latest_dataset, read_model
 from tfrecords import DataError, DatasetManifest, storage
+from tfrecords.directions import describe_lines
 from tfrecords.manifest import MANIFEST_NAME
 
 log = logging.getLogger(__name__)
@@ -197,6 +198,11 @@ def _resolve(context: Context) -> _Resolved:
             f"model {teacher_id} reads lines of height {teacher.height}, but those of dataset {dataset_id} are "
             f"{dataset.height} pixels high: train a model on it first (--steps=train,evaluate)"
         )
+    if teacher.vertical != dataset.vertical:
+        raise DataError(
+            f"model {teacher_id} reads {describe_lines(teacher.vertical)}, but dataset {dataset_id} has "
+            f"{describe_lines(dataset.vertical)}: train a model on it first (--steps=train,evaluate)"
+        )
     if not dataset.examples("train"):
         raise DataError(f"the train split of dataset {dataset_id} is empty: ingest more images")
     if "evaluate" in options.step_names:
@@ -281,7 +287,8 @@ def _train_rounds(context: Context, resolved: _Resolved) -> ModelManifest | None
         storage.remove_folder(work)
     sample = [(image.uri, image.size_bytes, image.modified_us) for image in resolved.images]
     storage.write_json(storage.join(work, _SAMPLE_NAME), sample)
-    lines, gone = read_unlabelled_lines(resolved.images, resolved.dataset.height, options.image_limits)
+    dataset = resolved.dataset
+    lines, gone = read_unlabelled_lines(resolved.images, dataset.height, options.image_limits, dataset.vertical)
     if gone:
         log.warning(f"{gone:,} of {len(resolved.images):,} images cannot be read any more, and are left out")
     if not lines:

@@ -368,6 +368,8 @@ def describe_model(
         temperature=calibration["temperature"],
         language_model=calibration["language_model"],
         charset_sha256=charset.digest,
+        base_direction=charset.direction,
+        vertical=dataset.vertical,
         options=request,
         files=describe_files(output),
         created_at=get_now().isoformat(),

@@ -9,6 +9,7 @@ from pipeline.options import LinePipelineOptions
 from pipeline.steps.charset_file import read_charset_file
 from pipeline.workspace import Workspace
 from tfrecords import DataError, DatasetManifest
+from tfrecords.directions import VISUAL, describe_lines, has_right_to_left
 from tfrecords.manifest import is_id
 
 NONE = "none"
@@ -65,7 +66,7 @@ def find_base_start(
             )
         return _check(base, options, dataset)
     few = options.init_from is None and dataset.examples("train") < FEW_IMAGES
-    if not few or base is None or base[1].height != dataset.height:
+    if not few or base is None or base[1].height != dataset.height or dataset.vertical:
         return None
     return base if _knows_most(base, dataset, folder) else None
 
@@ -80,10 +81,23 @@ def find_kept_symbols(options: LinePipelineOptions, start: Start | None, dataset
         folder: of the dataset.
 
     Raises:
-        DataError: if that file cannot be used, or lacks symbols of the dataset.
+        DataError: if that file cannot be used, or lacks symbols of the dataset; or if letters that run from right to
+            left would be kept, and the dataset does not say how they stand on an image.
     """
     if start is None or is_base(start):
         return ""
+    kept = _find_kept_symbols(options, start, dataset, folder)
+    _, model = start
+    if has_right_to_left(kept) and dataset.base_direction == VISUAL != model.base_direction:
+        raise DataError(
+            f"--init_from={options.init_from} writes right-to-left text, of which dataset {dataset.dataset_id} has "
+            "none: ingest the images with --add_to the dataset of that model, or name with --charset the symbols to "
+            "keep"
+        )
+    return kept
+
+
+def _find_kept_symbols(options: LinePipelineOptions, start: Start, dataset: DatasetManifest, folder: str) -> str:
     symbols = dataset.read_charset(folder).symbols
     if not options.charset:
         return "".join(start[1].read_charset(start[0]).missing_from(symbols))
@@ -116,6 +130,11 @@ def _check(start: Start, options: LinePipelineOptions, dataset: DatasetManifest)
         raise DataError(
             f"--init_from={named} reads lines of height {model.height}, but those of dataset "
             f"{dataset.dataset_id} are {dataset.height} pixels high: ingest with --height={model.height}"
+        )
+    if model.vertical != dataset.vertical:
+        raise DataError(
+            f"--init_from={named} reads {describe_lines(model.vertical)}, but dataset {dataset.dataset_id} has "
+            f"{describe_lines(dataset.vertical)}: ingest {'with' if model.vertical else 'without'} --vertical"
         )
     return start
 
