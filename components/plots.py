@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
+from tfrecords.directions import MIXED_RIGHT_TO_LEFT, to_display_order
+
 SANS = ("DejaVu Sans",)
 """The font of the pictures, which comes with matplotlib."""
 _LONG = 12  # times as wide as high, from which a line needs a row of its own
@@ -38,6 +40,11 @@ def plot_grid(title: str, lines: Sequence[ShownLine], path: str, columns: int = 
         # parse_math: a label may hold a dollar sign.
         axes.set_title(replace_undrawable(line.caption), family=SANS, fontsize=9, color=line.colour, parse_math=False)
     figure.savefig(path, dpi=110)
+
+
+def lay_out_text(text: str) -> str:
+    """Brings a text into display order: Matplotlib draws every symbol to the right of the one before."""
+    return to_display_order(text, MIXED_RIGHT_TO_LEFT)
 
 
 def replace_undrawable(text: str, families: Sequence[str] = SANS) -> str:

@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from components.evaluation.confusions import Pair, align_texts, describe_confusions, spell_symbol
-from components.plots import SANS, ShownLine, plot_grid, replace_undrawable
+from components.plots import SANS, ShownLine, lay_out_text, plot_grid, replace_undrawable
 
 if TYPE_CHECKING:
     from components.evaluation.lines import EvaluatedLine
@@ -32,10 +32,11 @@ def plot_predictions(lines: Sequence[EvaluatedLine], path: str) -> None:
     plot_grid(
         f"Test lines as they were read: {len(lines) - wrong} right, {wrong} wrong",
         [
-            ShownLine(line.pixels, f"✓ {line.text}   ({line.confidence:.0%})", _RIGHT)
+            ShownLine(line.pixels, f"✓ {read}   ({line.confidence:.0%})", _RIGHT)
             if line.truth == line.text
-            else ShownLine(line.pixels, f"✗ read {line.text}   ({line.confidence:.0%})\ntruth {line.truth}", _WRONG)
+            else ShownLine(line.pixels, f"✗ read {read}   ({line.confidence:.0%})\ntruth {truth}", _WRONG)
             for line in lines
+            for read, truth in [(lay_out_text(line.text), lay_out_text(line.truth))]
         ],
         path,
     )

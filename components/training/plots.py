@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from components.plots import ShownLine, plot_grid
+from components.plots import ShownLine, lay_out_text, plot_grid
 from components.training.data import Examples
 from components.training.distort import DISTORTIONS, distort
 from components.training.history import EpochRecord
@@ -22,7 +22,7 @@ def plot_training_samples(examples: Examples, chosen: Sequence[int], path: str) 
     """Draws a grid of training lines with their labels, as PNG."""
     plot_grid(
         "Training samples and their labels",
-        [ShownLine(examples.decode_line(i), examples.texts[i]) for i in chosen],
+        [ShownLine(examples.decode_line(i), lay_out_text(examples.texts[i])) for i in chosen],
         path,
     )
 
@@ -35,7 +35,7 @@ def plot_distortions(examples: Examples, chosen: Sequence[int], seed: int, path:
         images, widths = pad_lines([line] * _WAYS, TIME_STRIDE)
         amounts = np.random.default_rng([seed, i]).uniform(-1, 1, (_WAYS, DISTORTIONS)).astype(np.float32)
         distorted = distort(images, widths, amounts).numpy()[:, :, : line.shape[1], 0]
-        shown.append(ShownLine(line, examples.texts[i]))
+        shown.append(ShownLine(line, lay_out_text(examples.texts[i])))
         shown += [ShownLine(pixels, f"distorted, {way} of {_WAYS}") for way, pixels in enumerate(distorted, 1)]
     plot_grid("Training lines, and how the network sees them", shown, path, columns=1 + _WAYS)
 

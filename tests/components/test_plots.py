@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from components.plots import ShownLine, plot_grid, replace_undrawable
+from components.plots import ShownLine, lay_out_text, plot_grid, replace_undrawable
 from components.training.data import Examples
 from components.training.history import EpochRecord
 from components.training.plots import plot_distortions, plot_history, plot_training_samples
@@ -94,3 +94,8 @@ def test_drawing_imports_no_tensorflow():
     program = "import sys, components.plots; sys.exit('tensorflow' in sys.modules)"
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", program], cwd=root, check=True)
+
+
+def test_a_text_is_drawn_in_the_order_in_which_it_is_seen():
+    assert lay_out_text("שלום 12") == "12 םולש"
+    assert lay_out_text("ab (12)") == "ab (12)"
