@@ -38,6 +38,8 @@ _SIGNATURES = {
 }
 _MOST_PAGES = 100  # of a TIFF that are looked at, for thumbnails
 _PNG_FILTER_UP = 2
+_JPEG_SCAN = b"\xff\xda"  # begins a scan
+_MOST_SCANS = 200
 _NO_MEMORY = "decoder error -9"  # Pillow's IMAGING_CODEC_MEMORY
 
 
@@ -140,6 +142,8 @@ def read_line(data: bytes, height: int, limits: ImageLimits, vertical: bool = Fa
             _check_size(image.width, image.height, limits)
             if image.format == "PNG":
                 _check_png(data)
+            elif image.format in ("JPEG", "MPO"):
+                _check_scans(data)
             grey = _to_grey(image)
     except UnidentifiedImageError:
         for signature, name in _SIGNATURES.items():
@@ -305,6 +309,16 @@ def _check_png(data: bytes) -> None:
             return
         start = stop + 4
     raise ImageRejected("truncated", f"the PNG ends at byte {end}, within the chunk that begins at byte {start}")
+
+
+def _check_scans(data: bytes) -> None:
+    """Raises `ImageRejected` for a JPEG of more scans than a program writes, each of which goes over the whole image.
+
+    A progressive JPEG has about ten. Compressed pixels never hold the marker (ITU-T T.81, section B.1.1.5), metadata
+    perhaps by chance.
+    """
+    if (scans := data.count(_JPEG_SCAN)) > _MOST_SCANS:
+        raise ImageRejected("too_slow", f"the JPEG has {scans} scans, more than {_MOST_SCANS}: it would take long")
 
 
 def _png_chunk(kind: bytes, content: bytes) -> tuple[bytes, bytes, bytes, bytes]:

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from pipeline.exits import EXIT_DONE, EXIT_INTERRUPTED
-from tests.bombs import BOMBS, make_exif_bomb
+from tests.bombs import BOMBS, make_exif_bomb, make_gif_bomb
 from tests.commands import make_workspace, start_command
 
 pytestmark = pytest.mark.slow
@@ -102,7 +102,7 @@ def test_a_night_among_bombs_reads_every_good_image_and_names_every_bomb(workspa
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_whose_helpers_hang_ends_at_the_first_signal_with_record_and_summary(number, workspace, scans):
-    (scans / "scans.jpg").write_bytes(BOMBS["scans.jpg"]())
+    (scans / "comment.gif").write_bytes(make_gif_bomb(20_000_000))
     process = infer(workspace, scans, "--max_decode_seconds=300")
     until = time.monotonic() + 120
     helpers: list[int] = []
