@@ -3,15 +3,20 @@
     python -m tests.crashes --kills=50
 
 The collection is rendered; the nights are: ingest, train and evaluate, infer, images that are added, changed and
-removed, infer again, and the merge of the day's runs. Each kill is SIGKILL of the command's process alone, as the
-kernel does it when memory runs out; what that process had started has to end by itself.
+removed, infer again, and the merge of the day's runs. A kill is SIGKILL of the command's process alone, as the kernel
+does it when memory runs out; what that process had started has to end by itself. Or it is SIGKILL or SIGSTOP of one of
+the helper processes or of a training worker, which the command has to notice and replace.
+
+    python -m tests.crashes --kills=50 --victims=helper,worker
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
+import itertools
 import json
 import os
 import random
@@ -22,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +36,8 @@ import pyarrow.parquet
 from PIL import Image, ImageDraw, ImageFont
 
 from tests.commands import RUN_PIPELINE, start_command
+from tests.small_disks import run_on_small_disk
+from tests.victims import Blow
 
 _SYMBOLS = "0123456789AC"
 _BEGUN = re.compile(r"\[1/\d+\] ")
@@ -53,36 +60,10 @@ NIGHTS = (
     Night("infer again", ("--steps=infer",), added=(900, 1500)),
     Night("compact", ("--steps=compact", "--date={today}")),
 )
-
-
-_ON_A_SMALL_DISK = """
-set -e
-workspace=$1 disk=$2 spare=$3
-shift 3
-mount -t tmpfs -o size=1g tmpfs "$disk"
-cp -a "$workspace/." "$disk"
-used=$(df -k --output=used "$disk" | tail -n 1)
-mount -o remount,size=$((used + spare))k "$disk"
-set +e
-"$@" 2>&1
-echo "status=$?"
-echo "--- again"
-set -e
-mount -o remount,size=1g "$disk"
-"$@" 2>&1
-rm -r "$workspace"
-cp -a "$disk" "$workspace"
-"""
-
-
-def find_obstacle_to_small_disks() -> str | None:
-    """Returns why a test cannot mount a small disk on this machine, or None if it can."""
-    if shutil.which("unshare") is None:
-        return "unshare is not installed"
-    with tempfile.TemporaryDirectory() as folder:
-        mount = ["unshare", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "tmpfs", folder]
-        done = subprocess.run(mount, capture_output=True, text=True)
-    return None if done.returncode == 0 else f"small disks cannot be mounted: {done.stderr.strip()}"
+HELPED = (0, 2, 3)
+"""Nights in which helper processes decode images."""
+TRAINED = 1
+"""The night in which a worker trains."""
 
 
 class Collection:
@@ -127,38 +108,71 @@ def _render(text: str) -> Image.Image:
 
 @dataclasses.dataclass
 class Ended:
-    """How a command ended: its status, what it printed, and the seconds after its first step began."""
+    """How a command ended: its status, what it printed, the seconds after its first step began, and who was struck."""
 
     status: int
     output: str
     seconds: float
+    struck: int
 
 
-def run(flags: list[str], *, kill_after_s: float | None = None, patience_s: float = 600) -> Ended:
-    """Runs the command; kills it some seconds after its first step began, if it has not ended by then."""
+def run(
+    flags: list[str],
+    *,
+    kill_after_s: float | None = None,
+    blow: Blow | None = None,
+    workspace: Path | None = None,
+    patience_s: float = 600,
+) -> Ended:
+    """Runs the command; kills it some seconds after its first step began, if it has not ended by then.
+
+    Args:
+        blow: what happens then to others, in place of the command: as soon as one of them is there.
+        workspace: of the command, to find them.
+    """
     process = start_command(*flags, stderr=subprocess.STDOUT, errors="backslashreplace")
     assert process.stdout is not None
     said: list[str] = []
+    victims: set[int] = set()
     try:
         for line in process.stdout:
             said.append(line)
             if _BEGUN.match(line):
                 break
         began = time.monotonic()
-        try:
-            rest, _ = process.communicate(timeout=kill_after_s if kill_after_s is not None else patience_s)
-        except subprocess.TimeoutExpired:
-            if kill_after_s is None:
-                raise AssertionError(f"it hangs: {' '.join(flags)}\n{''.join(said)}") from None
-            process.kill()
-            # Not until its pipes are closed: what it started may hold them for a moment.
-            process.wait()
-            rest = ""
+        wait_s = kill_after_s
+        while True:
+            try:
+                rest, _ = process.communicate(timeout=patience_s if wait_s is None else wait_s)
+                break
+            except subprocess.TimeoutExpired:
+                if time.monotonic() - began > patience_s + (kill_after_s or 0):
+                    raise AssertionError(f"it hangs: {' '.join(flags)}\n{''.join(said)}") from None
+            if blow is None or workspace is None:
+                process.kill()
+                # Not until its pipes are closed: what it started may hold them for a moment.
+                process.wait()
+                rest = ""
+                break
+            victims |= _strike(blow, process.pid, workspace, victims)
+            wait_s = None if victims and not blow.every else 0.02
     finally:
         if process.poll() is None:
             process.kill()
             process.wait()
-    return Ended(process.returncode, "".join(said) + rest, time.monotonic() - began)
+    return Ended(process.returncode, "".join(said) + rest, time.monotonic() - began, len(victims))
+
+
+def _strike(blow: Blow, command: int, workspace: Path, before: set[int]) -> set[int]:
+    """Strikes whoever is there and was not struck before: one, or all of them; returns their process IDs."""
+    found = [pid for pid in blow.find_victims(command, workspace) if pid not in before]
+    chosen = found if blow.every else random.Random(len(found)).sample(found, min(1, len(found)))
+    struck = set()
+    for pid in chosen:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, blow.number)
+            struck.add(pid)
+    return struck
 
 
 def what_is_there(workspace: Path) -> dict[str, Any]:
@@ -259,6 +273,35 @@ class Undisturbed:
         self.check(number, workspace, told)
         return told
 
+    def strike(self, number: int, fraction: float, blow: Blow, workspace: Path) -> str:
+        """Strikes a process of a night's command at a fraction of its time, and compares the result.
+
+        The command is run again only if its exit status says so, as it may after such a blow.
+
+        Returns:
+            What happened when, in words.
+
+        Raises:
+            AssertionError: if the status is another one, or the result differs, or anything is left over.
+        """
+        night, patience_s = self.nights[number], 120 + _SLOW * self.seconds[number]
+        flags = self.collection.flags(workspace, night)
+        moment = fraction * self.seconds[number]
+        while True:
+            self.restore(number, workspace)
+            ended = run(flags, kill_after_s=moment, blow=blow, workspace=workspace, patience_s=patience_s)
+            if ended.struck:
+                break
+            moment *= 0.7  # nobody was there any more: a little earlier
+            shutil.rmtree(workspace)
+        told = f"{night.name}: {blow} {moment:.2f} s after it began (status {ended.status}, {ended.seconds:.1f} s)"
+        assert ended.status in blow.statuses, f"{told}: {ended.output}"
+        if ended.status:
+            again = run(flags, patience_s=patience_s)
+            assert again.status == 0, f"{told}: {again.output}"
+        self.check(number, workspace, told)
+        return told
+
     def check(self, number: int, workspace: Path, told: str) -> None:
         """Raises an AssertionError if a workspace is not as it is after an undisturbed night."""
         differences(told, what_is_there(workspace), self.after[number])
@@ -278,15 +321,7 @@ class Undisturbed:
         disk = workspace.parent / "disk"
         disk.mkdir()
         command = [sys.executable, str(RUN_PIPELINE), *self.collection.flags(disk, self.nights[number])]
-        done = subprocess.run(
-            [
-                *("unshare", "--map-root-user", "--mount", "sh", "-c", _ON_A_SMALL_DISK, "sh"),
-                *(str(workspace), str(disk), str(spare_kib)),
-                *command,
-            ],
-            capture_output=True,
-            text=True,
-        )
+        done = run_on_small_disk(command, workspace, disk, spare_kib)
         first, _, second = (done.stdout + done.stderr).partition("--- again")
         told = f"{self.nights[number].name} with {spare_kib} KiB free"
         assert done.returncode == 0, f"{told}: {first} {second}"
@@ -316,19 +351,37 @@ def moments(kills: int, nights: int, seed: int) -> list[tuple[int, float]]:
     return [(number % nights, chooser.random()) for number in range(kills)]
 
 
+def blows(kills: int, victims: Sequence[str], seed: int) -> list[tuple[int, float, Blow | None]]:
+    """Which night is struck, at which fraction of its time, and how; None for a kill of the command itself."""
+    by_victim = {"command": [(night, None) for night in range(len(NIGHTS))], "helper": [], "worker": []}
+    for number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGKILL):
+        by_victim["helper"] += [(night, Blow("helper", number)) for night in HELPED]
+        by_victim["worker"].append((TRAINED, Blow("worker", number)))
+    by_victim["helper"] += [(night, Blow("helper", signal.SIGKILL, every=True)) for night in HELPED]
+    turns = [itertools.cycle(by_victim[victim]) for victim in victims]
+    chooser = random.Random(seed)
+    chosen = (next(turns[number % len(turns)]) for number in range(kills))
+    return [(night, chooser.random(), blow) for night, blow in chosen]
+
+
 def main() -> None:
     """Kills as often as is asked for; ends with the first difference."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--victims", default="command,helper,worker", help="who is killed or stopped, in turn")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    chosen = blows(arguments.kills, arguments.victims.split(","), arguments.seed)
     with tempfile.TemporaryDirectory(prefix="crashes-") as name:
         undisturbed = Undisturbed(Path(name))
         took = (f"{night.name} {s:.1f} s" for night, s in zip(NIGHTS, undisturbed.seconds, strict=True))
         print("undisturbed:", ", ".join(took), flush=True)
-        for count, (number, fraction) in enumerate(moments(arguments.kills, len(NIGHTS), arguments.seed), 1):
+        for count, (number, fraction, blow) in enumerate(chosen, 1):
             workspace = Path(name) / f"kill {count}"
-            told = undisturbed.kill(number, fraction, workspace)
+            if blow is None:
+                told = undisturbed.kill(number, fraction, workspace)
+            else:
+                told = undisturbed.strike(number, fraction, blow, workspace)
             shutil.rmtree(workspace)
             print(f"{count}: {told}: equal", flush=True)
         print(f"{arguments.kills} kills: every result is equal")

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 from components.process_settings import prepare_process
 from components.processes.bounds import DecodingBounds, LeftOut
 from components.processes.slate import Slate
+from components.processes.states import is_stopped, read_processor_seconds
 
 _Item = TypeVar("_Item")
 _Outcome = TypeVar("_Outcome")
@@ -141,9 +142,9 @@ class Helper:
         except ValueError:  # its end has been noticed meanwhile
             return
         if decoding and now - decoding.since > _PATIENCE * decoding.seconds:
-            self._blocked = self._read_processor_seconds()
+            self._blocked = read_processor_seconds(self._process.pid)
             self.kill()
-        if not self._is_stopped():
+        if not is_stopped(self._process.pid):
             self._stopped_since = None
         elif self._stopped_since is None:
             self._stopped_since = now
@@ -190,22 +191,6 @@ class Helper:
         if status == -signal.SIGKILL:
             detail += " twice: was there enough memory?"
         return Loss(status, decoding.number, -status in _CRASHES, "crashed", detail)
-
-    def _is_stopped(self) -> bool:
-        return self._read_state()[:1] == ["T"]
-
-    def _read_processor_seconds(self) -> float:
-        """Reads the seconds of processor time that the process has taken; 0 where the system does not say."""
-        state = self._read_state()
-        return (int(state[11]) + int(state[12])) / os.sysconf("SC_CLK_TCK") if state else 0.0
-
-    def _read_state(self) -> list[str]:
-        """Reads the fields of `/proc/PID/stat` (proc(5)) from the third one, the state; empty without such a file."""
-        try:
-            with open(f"/proc/{self._process.pid}/stat", encoding="utf-8", errors="replace") as file:
-                return file.read().rpartition(")")[2].split()
-        except OSError:
-            return []
 
 
 def serve_calls(descriptor: int) -> None:

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from components.devices import find_gpus
 from components.process_settings import isolate_python
+from components.processes import is_stopped
 from components.training.place import ClusterPlace
 from components.training.watchdog import ERROR_NAME, STATUS_LOST
 from tfrecords import DataError
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 _POLL_S = 0.2
 _GRACE_S = 20.0
+_STOPPED_S = 10.0
+"""A worker that somebody stopped (SIGSTOP) for so many seconds is killed: one that trains alone has no other."""
 _REGROUP_S = 15.0
 """Seconds within which all workers of a scheduler's cluster notice that one is gone, and end."""
 
@@ -132,15 +135,17 @@ def _train_once(
                         stderr=log,
                     )
                 )
-        failed = _wait_for_all(processes)
+        failed, stopped = _wait_for_all(processes)
     finally:
         _stop(processes)
     if failed is not None:
-        _raise_failure(folder, failed, workers, processes[failed].returncode, place)
+        _raise_failure(folder, failed, workers, processes[failed].returncode, stopped, place)
 
 
-def _raise_failure(folder: str, failed: int, workers: int, code: int, place: ClusterPlace | None) -> NoReturn:
-    """Raises the error that says why a worker ended with a status.
+def _raise_failure(
+    folder: str, failed: int, workers: int, code: int, stopped: bool, place: ClusterPlace | None
+) -> NoReturn:
+    """Raises the error that says why a worker ended with a status, or was killed since it was stopped.
 
     Raises:
         DataError: if it refused the data, or failed by itself.
@@ -152,7 +157,9 @@ def _raise_failure(folder: str, failed: int, workers: int, code: int, place: Clu
     with open(log_path, encoding="utf-8", errors="replace") as log_file:
         lines = [line.strip() for line in log_file if line.strip()]
     worker, last = f"training worker {failed} of {workers}", lines[-1] if lines else "its log is empty"
-    if code == -signal.SIGKILL:
+    if stopped:
+        reason = f"was stopped for more than {_STOPPED_S:g} s"
+    elif code == -signal.SIGKILL:
         reason = "was killed by SIGKILL, which is how a machine that is out of memory ends a process"
     elif code == -signal.SIGALRM:
         others = [address for i, address in enumerate(place.addresses) if i != place.worker] if place else []
@@ -176,15 +183,28 @@ def _answers(address: str) -> bool:
         return False
 
 
-def _wait_for_all(processes: list[subprocess.Popen]) -> int | None:
-    """Waits until all workers are done, or one has failed; returns the number of the one that caused the failure."""
+def _wait_for_all(processes: list[subprocess.Popen]) -> tuple[int | None, bool]:
+    """Waits until all workers are done, or one has failed; kills one that somebody stopped.
+
+    Returns:
+        The number of the one that caused the failure, and whether it was stopped.
+    """
+    stopped_since: dict[int, float] = {}
+    killed: set[int] = set()
     while True:
         codes = [process.poll() for process in processes]
         failed = [index for index, code in enumerate(codes) if code]
         if failed:  # a worker that lost the others, or waited for them, is not the cause; one that was killed is
-            return min(failed, key=lambda i: (codes[i] in (STATUS_LOST, -signal.SIGALRM), codes[i] != -signal.SIGKILL))
+            cause = min(failed, key=lambda i: (codes[i] in (STATUS_LOST, -signal.SIGALRM), codes[i] != -signal.SIGKILL))
+            return cause, cause in killed
         if all(code == 0 for code in codes):
-            return None
+            return None, False
+        for index, process in enumerate(processes):
+            if codes[index] is not None or not is_stopped(process.pid):
+                stopped_since.pop(index, None)
+            elif time.monotonic() - stopped_since.setdefault(index, time.monotonic()) > _STOPPED_S:
+                killed.add(index)
+                process.kill()
         time.sleep(_POLL_S)
 
 

@@ -15,7 +15,9 @@ import duckdb
 import pytest
 
 from tests.commands import start_command
-from tests.crashes import NIGHTS, Undisturbed, find_obstacle_to_small_disks, moments, run, what_is_there
+from tests.crashes import NIGHTS, Undisturbed, moments, run, what_is_there
+from tests.small_disks import find_obstacle_to_small_disks
+from tests.victims import Blow
 
 pytestmark = pytest.mark.slow
 
@@ -35,6 +37,20 @@ def test_a_killed_night_is_made_up_for_by_the_same_command(undisturbed, tmp_path
 
 def test_a_night_that_is_killed_again_and_again_gets_there(undisturbed, tmp_path):
     undisturbed.kill(NAMES.index("infer"), 0.5, tmp_path / "workspace", kills=3)
+
+
+@pytest.mark.parametrize(
+    ("night", "fraction", "blow"),
+    [
+        ("ingest", 0.4, Blow("helper", signal.SIGKILL)),
+        ("infer", 0.5, Blow("helper", signal.SIGSTOP)),
+        ("infer again", 0.1, Blow("helper", signal.SIGKILL, every=True)),
+        ("train", 0.5, Blow("worker", signal.SIGSTOP)),
+    ],
+    ids=str,
+)
+def test_a_helper_or_worker_that_somebody_killed_or_stopped_is_replaced(undisturbed, tmp_path, night, fraction, blow):
+    undisturbed.strike(NAMES.index(night), fraction, blow, tmp_path / "workspace")
 
 
 @pytest.mark.tool.with_args(find_obstacle_to_small_disks)

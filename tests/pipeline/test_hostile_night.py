@@ -17,6 +17,7 @@ from PIL import Image
 from pipeline.exits import EXIT_DONE, EXIT_INTERRUPTED
 from tests.bombs import BOMBS, make_exif_bomb, make_gif_bomb
 from tests.commands import make_workspace, start_command
+from tests.victims import list_processes
 
 pytestmark = pytest.mark.slow
 
@@ -38,18 +39,6 @@ def scans(tmp_path) -> Path:
     for number in range(GOOD):
         Image.new("L", (60 + number % 40, 20), 230).save(folder / f"{number:04d}.png")
     return folder
-
-
-def list_processes(parent: int) -> list[int]:
-    """The processes below another one."""
-    found = []
-    for task in Path(f"/proc/{parent}/task").glob("*/children"):
-        try:
-            children = [int(pid) for pid in task.read_text().split()]
-        except OSError:
-            continue
-        found += children + [below for child in children for below in list_processes(child)]
-    return found
 
 
 def measure_memory(pid: int) -> int:

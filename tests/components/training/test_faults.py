@@ -126,8 +126,27 @@ def test_a_training_goes_on_with_another_number_of_workers(tiny_dataset, tmp_pat
     assert [record["step"] for record in history] == [8 * epoch for epoch in range(1, 9)]
 
 
-def test_a_worker_that_is_frozen_is_noticed_and_replaced(tiny_dataset, tmp_path, request_for, warm_workers, caplog):
-    """Neither dead nor alive: its silence tells the others."""
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_somebody_stopped_is_named_and_replaced(
+    workers, tiny_dataset, tmp_path, request_for, warm_workers, caplog, monkeypatch
+):
+    monkeypatch.setattr(cluster, "_STOPPED_S", 1.0)
+    warm_workers.skip_export()
+    request = request_for(tiny_dataset, epochs=12, batch_size=2, checkpoint_every_s=0.0)
+    killer = Killer(request, warm_workers, [(10, workers - 1)], signal.SIGSTOP)
+    killer.start()
+    caplog.set_level(logging.INFO, "components")
+    train_in_processes(request, str(tmp_path), workers, restarts=1)
+    told = f"training worker {workers - 1} of {workers} was stopped for more than 1 s"
+    assert [told in message and "restart 1 of 1" in message for message in caplog.messages] == [True]
+    assert last_step(request) == 96
+
+
+def test_a_worker_that_is_frozen_is_noticed_by_the_others(
+    tiny_dataset, tmp_path, request_for, warm_workers, caplog, monkeypatch
+):
+    """Neither dead nor alive: its silence tells them, as that of a frozen machine would."""
+    monkeypatch.setattr(cluster, "_STOPPED_S", 1000.0)
     warm_workers.skip_export()
     request = request_for(tiny_dataset, epochs=12, batch_size=2, checkpoint_every_s=0.0)
     killer = Killer(request, warm_workers, [(10, 1)], signal.SIGSTOP)
