@@ -17,12 +17,21 @@ from components.ingest.dataset import DATASET_VERSION, SUMMARIES_NAME
 from components.ingest.sample import LABELLED, is_sample_rendered
 from components.ingest.transforms import AddToDataset, WriteDataset
 from components.lines import prepare_decoding
-from components.listing import LabelRules, ListingSummary, check_choice, choose_labels, find_roots
+from components.listing import (
+    LabelRules,
+    ListingSummary,
+    check_choice,
+    choose_labels,
+    choose_splits,
+    find_roots,
+    hold_out,
+    refuse_images_without_split,
+)
 from components.training.recipes import TIME_STRIDE
 from pipeline.engines.jobs import choose_processes, run_job
 from pipeline.options import LinePipelineOptions
 from pipeline.steps.charset_file import read_charset_file
-from pipeline.steps.corrections import find_image_tables, find_old_dataset
+from pipeline.steps.corrections import find_image_tables, find_old_dataset, warn_of_other_splits
 from pipeline.steps.estimate import estimate_time
 from pipeline.steps.listing import choose_images, draw_boundaries, list_collection
 from pipeline.steps.step import (
@@ -51,6 +60,8 @@ class _Resolved:
         listing: of the images.
         files: the files of the listing, which exist inside the block.
         rules: the source of the labels.
+        fractions: of the images for validation and test; where the collection gives splits, of those for training.
+        splits: images by split, where they decide about the number of shards.
         charset: of the dataset.
         old: the dataset to whose examples the images are added.
         dataset_id: digest of all this and the options.
@@ -64,6 +75,8 @@ class _Resolved:
     listing: ListingSummary
     files: list[str]
     rules: LabelRules
+    fractions: SplitFractions
+    splits: dict[str, int]
     charset: Charset
     old: OldDataset | None
     dataset_id: str
@@ -106,7 +119,7 @@ class IngestStep:
                     storage.remove_folder(resolved.folder)
                 request = _make_request(options, resolved)
                 log.info(f"encoding {resolved.listing.images:,} images as TFRecords")
-                write = functools.partial(_write_dataset, resolved.files, request, options.split_fractions)
+                write = functools.partial(_write_dataset, resolved.files, request, resolved.fractions)
                 run_job(options, write, prepare=functools.partial(prepare_decoding, processes=request.processes))
                 raise_if_refused(resolved.unfinished, resolved.unfinished)
         manifest = resolved.committed or DatasetManifest.read(resolved.folder)
@@ -187,11 +200,24 @@ def _resolve(context: Context) -> Iterator[_Resolved]:
     rules, why = choose_labels(options.label_rules, roots, draw_boundaries(context))
     if why:
         log.info(why)
+    rules, why = choose_splits(rules, roots, draw_boundaries(context))
+    if why:
+        log.info(why)
+    if old is not None:
+        warn_of_other_splits(old, rules.split_by)
     flag = "--label_source" if tables.paths else "--images"
-    fractions = options.split_fractions
+    given = rules.split_by == "given"
+    fractions = SplitFractions(0, 0) if given else options.split_fractions
     with list_collection(context, roots, rules, fractions, flag=flag, tables=tables) as (listing, files):
         if options.label_source == "auto":
             check_choice(rules, listing, files, roots)
+        splits = listing.splits
+        if given:
+            if options.split_by == "auto":
+                refuse_images_without_split(listing, files)
+            fractions, splits, said = hold_out(splits, options.split_fractions)
+            for sentence in said:
+                log.info(sentence)
         charset = _choose_charset(options, listing, old.symbols if old else ())
         dataset_id = make_id(
             version=DATASET_VERSION,
@@ -210,7 +236,11 @@ def _resolve(context: Context) -> Iterator[_Resolved]:
             require_few_rejects(options, committed.rejects, committed.matched - committed.kept, folder)
         unfinished = workspace.unfinished(Unfinished.DATASET, dataset_id)
         where = f"that {' and '.join(tables.paths)} names" if tables.paths else f"below {', '.join(roots)}"
-        yield _Resolved(where, listing, files, rules, charset, old, dataset_id, folder, unfinished, committed, damage)
+        yield _Resolved(
+            where,
+            *(listing, files, rules, fractions, splits, charset, old),
+            *(dataset_id, folder, unfinished, committed, damage),
+        )
 
 
 def _find_dataset(folder: str) -> tuple[DatasetManifest | None, str | None]:
@@ -226,7 +256,7 @@ def _find_dataset(folder: str) -> tuple[DatasetManifest | None, str | None]:
 
 def _count_shards(resolved: _Resolved) -> dict[str, int]:
     """Counts the shards of each split, those of an old dataset included."""
-    old, splits = resolved.old, resolved.listing.splits
+    old, splits = resolved.old, resolved.splits
     return {
         split: (old.count_shards(split) if old else 0) + choose_shard_count(splits.get(split, 0)) for split in SPLITS
     }
