@@ -129,4 +129,4 @@ def read_example_lines(records: Iterable[bytes]) -> Iterator[tuple[tuple[str, st
 
 def digest_references(references: Sequence[ImageReference]) -> str:
     """Computes the SHA-256 of references, hexadecimal: equal inputs in equal order give an equal digest."""
-    return hashlib.sha256(repr([tuple(reference) for reference in references]).encode()).hexdigest()
+    return hashlib.sha256(repr([reference.inputs for reference in references]).encode()).hexdigest()

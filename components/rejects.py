@@ -30,6 +30,7 @@ REASONS = {
     "several_lines": "the label has more than one line of text",
     "conflicting_labels": "rows of a table give the image different labels",
     "no_group": "the table has nothing in the column that --split_by names",
+    "no_split": "the collection gives splits, but none to the image, or several: see --split_by",
     "label_too_long": "the label needs more time steps than the image's width gives, or has too many symbols",
     "unreadable_folder": "a folder that cannot be listed; its images are unknown, and it counts as one",
     "no_image": "not an image, but a label: the image that it belongs to is not there",

@@ -95,7 +95,7 @@ def _check_labels(options: LinePipelineOptions) -> None:
         if rules.columns.group is not None:
             raise UsageError(
                 f"--split_by={options.split_by} is a column of a label table, but --label_source={source}: "
-                "use image or folder, or a table as --label_source"
+                "use image, folder or given, or a table as --label_source"
             )
     if source not in ("auto", "filename") and options.label_pattern != "{label}":
         raise UsageError(f"--label_pattern={options.label_pattern} is for file names, but --label_source={source}")

@@ -155,9 +155,10 @@ FLAG_SECTIONS = (
                 "split_by",
                 "what stays together in training, validation or test: each image by itself (image), the images of "
                 "one folder (folder), or the images with the same value in a column of the label table, given by "
-                "its name",
+                "its name; given: the folders train, val and test, such tables or a column of splits say where each "
+                "image belongs; auto is given where there are such, else image",
                 "RULE",
-                default="image",
+                default="auto",
             ),
             Flag(
                 "add_to",

@@ -69,7 +69,7 @@ class LinePipelineOptions(PipelineOptions):
         whole = os.path.isfile(os.path.expanduser(self.label_source))  # a comma may be a part of a name
         named = [self.label_source] if whole else self.label_source.split(",")
         tables = () if self.label_source in LABEL_SOURCES else tuple(dict.fromkeys(map(make_absolute, named)))
-        column = None if self.split_by in ("image", "folder") else self.split_by
+        column = None if self.split_by in ("auto", "image", "folder", "given") else self.split_by
         return LabelRules(
             source="table" if tables else self.label_source,
             pattern=self.label_pattern,

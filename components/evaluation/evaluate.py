@@ -73,7 +73,7 @@ class EvaluationRequest:
         model_id: of the model that is evaluated.
         examples: number of examples in the test split.
         folder: for `evaluation.json`, the readings, the confusions and the pictures.
-        split_by: `image`, `folder` or the name of a column: the dataset keeps its lines together in a split.
+        split_by: `image`, `folder`, `given` or the name of a column: the dataset keeps its lines together in a split.
         groups: number of examples of each group in the test split, by its name; empty if not all are known.
     """
 
@@ -250,7 +250,7 @@ def _choose_resampling(
     """
     groups, note = None, ""
     sizes = {count["values"]: count["counts"] for count in names.value_counts().to_pylist()}
-    if request.split_by == "image":
+    if request.split_by in ("image", "given"):
         pass
     elif sizes != request.groups:
         note = (

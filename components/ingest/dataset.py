@@ -78,7 +78,7 @@ class IngestRequest:
         limits: which images are refused.
         max_reject_fraction: the share of images that may be left out.
         processes: how many processes a worker may occupy.
-        split_by: what is kept together in a split, for the statistics: `image`, `folder` or a column's name.
+        split_by: what is kept together in a split, for the statistics: `image`, `folder`, `given` or a column's name.
         label_source: where labels come from, for the manifest.
         listings: the listing files, whose unused labels are kept with the dataset.
         unused_labels: how many there are, by reason.
@@ -246,7 +246,7 @@ def describe_written_shard(summary: ShardSummary, request: IngestRequest) -> Ite
     number = request.shard_number(summary.split, summary.index)
     path = request.shard_path(summary.split, summary.index)
     description, identities = describe_shard(path, number, request.charset, request.height, request.time_stride)
-    if request.split_by != "image":  # otherwise only copies are grouped with their originals
+    if request.split_by not in ("image", "given"):  # otherwise only copies are grouped with their originals
         description = dataclasses.replace(description, groups=summary.groups)
     place = f"shards {summary.split} {summary.index // _SHARDS_A_PLACE}"
     yield place, ([dataclasses.replace(summary, groups={})], description)

@@ -93,7 +93,9 @@ def collect_statistics(
 def find_warnings(statistics: dict[str, Any]) -> Iterator[str]:
     """Yields sentences for the person who is about to train on the dataset."""
     splits = statistics["splits"]
-    by_group = "" if statistics["split_by"] == "image" else f" or groups of --split_by={statistics['split_by']}"
+    by_group = (
+        "" if statistics["split_by"] in ("image", "given") else f" or groups of --split_by={statistics['split_by']}"
+    )
     for split in SPLITS:
         if not splits[split]["examples"]:
             yield f"the {split} split is empty: there are too few images{by_group} for it"

@@ -21,7 +21,7 @@ from components.ingest.dataset import (
 from components.listing import ImageReference, read_listing
 from components.listing.transforms import GroupByShard, sort_by_key
 from components.transforms import CallPrepared, GatherOnce, pack_blocks, unpack_blocks
-from tfrecords import SplitFractions, choose_shard, choose_split
+from tfrecords import DataError, SplitFractions, choose_shard
 from tfrecords.shards import choose_shard_count
 
 
@@ -98,7 +98,14 @@ class AddToDataset(beam.PTransform):
         old_shards = {place.uri: (place.split, place.number) for place in old}
 
         def shard_of(image: ImageReference) -> tuple[str, int]:
-            return old_shards.get(image.uri) or _new_shard(image, self._request, self._fractions)
+            old_shard = old_shards.get(image.uri)
+            if old_shard is not None and image.split in ("validation", "test") and image.split != old_shard[0]:
+                raise DataError(
+                    f"{image.uri} is in the {old_shard[0]} split of dataset {self._old.dataset_id}, but is given the "
+                    f"{image.split} split now, and an image stays in its split: make a dataset of all images without "
+                    "--add_to, or leave this one out"
+                )
+            return old_shard or _new_shard(image, self._request, self._fractions)
 
         yield from pack_blocks(images, shard_of)
 
@@ -125,7 +132,7 @@ class _DescribeAndCommit(beam.PTransform):
 
 def _new_shard(reference: ImageReference, request: IngestRequest, fractions: SplitFractions) -> tuple[str, int]:
     """Chooses the shard of an image that is in no old one."""
-    split = choose_split(reference.split_key, fractions)
+    split = reference.choose_split(fractions)
     old = request.count_old_shards(split)
     return split, old + choose_shard(reference.key, request.shards[split] - old)
 

@@ -13,6 +13,7 @@ from components.listing.listing import (
     write_listing,
     write_references,
 )
+from components.listing.own_splits import choose_splits, hold_out, refuse_images_without_split
 from components.listing.path_tables import PathTables, list_table
 from components.listing.references import ImageReference, location_to_uri, path_to_uri, read_image, uri_to_path
 from components.listing.roots import Places, find_roots, find_roots_and_tables, group_roots
@@ -35,12 +36,14 @@ __all__ = [
     "TableColumns",
     "check_choice",
     "choose_labels",
+    "choose_splits",
     "explain_unused_labels",
     "find_folders",
     "find_path_rule",
     "find_roots",
     "find_roots_and_tables",
     "group_roots",
+    "hold_out",
     "list_images",
     "list_table",
     "location_to_uri",
@@ -49,6 +52,7 @@ __all__ = [
     "read_image",
     "read_listing",
     "read_unused_labels",
+    "refuse_images_without_split",
     "uri_to_path",
     "write_listing",
     "write_references",

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from components.listing.boundaries import Boundaries
 from components.listing.collection import COMPANION_SUFFIXES, Tally, list_images
+from components.listing.equal_tables import choose_among_tables
 from components.listing.file_names import explain_names
 from components.listing.image_sizes import find_image_size
 from components.listing.joining import read_label_rows
@@ -138,10 +139,10 @@ def _refuse_unclear_tables(from_tables: LabelRules, search: _TableSearch, images
             f"{with_sidecar} of the first {images} images have a text file beside them, and {from_tables} names "
             f"images too: say where the labels are with --label_source=sidecar or --label_source={search.tables[0]}"
         )
-    if search.ambiguous:
+    if search.difference is not None:
         raise DataError(
-            f"{from_tables} could both hold the labels: say which with --label_source={search.tables[0]}, or name "
-            "both, separated by a comma"
+            f"{from_tables} could both hold the labels, and are not alike ({search.difference}): say which with "
+            f"--label_source={search.tables[0]}, or name both, separated by a comma"
         )
 
 
@@ -224,26 +225,30 @@ class _TableSearch:
     Attributes:
         tables: those that name images.
         unusable: other tables that lie in the images' own folders.
-        reasons: distinct reasons why other tables cannot be used.
-        ambiguous: whether several tables name images of one folder.
+        reasons: distinct reasons why other tables are not used.
+        difference: why it is not clear which of several tables of one folder to take; None if it is.
     """
 
     tables: tuple[str, ...]
     unusable: list[str]
     reasons: list[str]
-    ambiguous: bool
+    difference: str | None
 
 
 def _search_all_tables(roots: Sequence[str], rules: LabelRules) -> _TableSearch:
     """Searches the folders of all roots, and the folders above them, for label tables."""
     folders = find_folders(roots)
     searched = [_search_tables(folder, rules) for folder in folders]
-    tables = tuple(dict.fromkeys(table for named, _ in searched for table in named))
+    choices = [
+        choose_among_tables(named, folder, rules) for folder, (named, _) in zip(folders, searched, strict=True) if named
+    ]
+    tables = tuple(dict.fromkeys(table for choice in choices for table in choice.tables))
+    reasons = [choice.why for choice in choices if choice.why]
     return _TableSearch(
         tables=tables,
         unusable=[table for _, others in searched for table in others if table.rpartition("/")[0] in folders],
-        reasons=list(dict.fromkeys(reason for _, others in searched for reason in others.values())),
-        ambiguous=any(len(named) > 1 for named, _ in searched),
+        reasons=list(dict.fromkeys([*reasons, *(reason for _, others in searched for reason in others.values())])),
+        difference=next((choice.difference for choice in choices if choice.difference), None),
     )
 
 

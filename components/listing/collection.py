@@ -13,7 +13,7 @@ import functools
 import logging
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from components.listing.boundaries import Boundaries
@@ -119,6 +119,7 @@ def list_images(
         if labels and labels.split_by == "folder":
             below = folder.path.removeprefix(root_folder).strip("/").partition("/")[0]
             group = location_to_uri(f"{root_folder}/{below}".rstrip("/").removeprefix(parent))
+        own = places.find_splits(folder.path.removeprefix(parent)) if labels and labels.split_by == "given" else None
         if folder.error is not None:
             if folder.path == root:
                 raise DataError(
@@ -139,6 +140,8 @@ def list_images(
                 folder.path, _list_names_beside(folder) if single else [f.name for f in folder.files]
             )
         images = _list_folder(folder, parent, group, sidecars, tally)
+        if labels is not None and own is not None:
+            images = _add_splits(images, own, labels)
         if labels is None or sidecars is None:
             yield from (reference for reference, _, _ in images)
         elif labels.source == "filename":
@@ -166,6 +169,20 @@ def _list_folder(
             reference = reference.reject("unreadable", problem)
         sidecar = sidecars.find_text_file(name) if sidecars else None
         tally.with_sidecar += sidecar is not None
+        yield reference, name, sidecar
+
+
+def _add_splits(
+    images: Iterable[tuple[ImageReference, str, str | None]], own: Collection[str], labels: LabelRules
+) -> Iterator[tuple[ImageReference, str, str | None]]:
+    """Adds to the images of a folder the split that its path tells; a table may tell it instead, later."""
+    for reference, name, sidecar in images:
+        if len(own) == 1:
+            reference = reference._replace(split=next(iter(own)))
+        elif reference.problem is None and own:
+            reference = reference.reject("no_split", f"its folders tell several splits: {' and '.join(sorted(own))}")
+        elif reference.problem is None and labels.source != "table":
+            reference = reference.reject("no_split", "none of its folders is named train, val, test or alike")
         yield reference, name, sidecar
 
 

@@ -20,6 +20,7 @@ from components.listing.references import (
     resolve_path,
     uri_to_path,
 )
+from components.listing.split_names import find_table_splits, name_split
 from components.listing.table_paths import PathRule
 from components.listing.tables import is_review_table, read_label_table
 from components.rejects import Reject
@@ -153,12 +154,16 @@ def _apply_rows(reference: ImageReference, rows: Sequence[LabelRow], rules: Labe
         return reference.reject("no_label", f"no row of {rules} that can be read names it")
     first = rows[0]
     for row in rows[1:]:
-        if _normalise_row(row) != _normalise_row(first):
+        if _normalise_row(row, rules) != _normalise_row(first, rules):
             return reference.reject(
                 "conflicting_labels",
                 f"{first.place} says {_describe_row(first)}, {row.place} says {_describe_row(row)}: leave one of them",
             )
-    if rules.columns.group is not None:
+    if rules.split_by == "given":
+        reference = _add_split(reference, rows, rules)
+        if reference.problem is not None:
+            return reference
+    elif rules.columns.group is not None:
         if not (first.group or "").strip():
             return reference.reject(
                 "no_group", f"{first.place} has nothing in the column of --split_by={rules.columns.group}"
@@ -167,8 +172,25 @@ def _apply_rows(reference: ImageReference, rows: Sequence[LabelRow], rules: Labe
     return add_label(reference, first.text, rules.max_label_length)
 
 
-def _normalise_row(row: LabelRow) -> tuple[str, str]:
-    return normalise_text(row.text), normalise_text(row.group or "")
+def _add_split(reference: ImageReference, rows: Sequence[LabelRow], rules: LabelRules) -> ImageReference:
+    """Adds the split that an image's rows, the names of their tables and its folders tell, if it is one."""
+    told = {} if reference.split is None else {reference.split: "its folder"}
+    of_table = find_table_splits(rules.tables)
+    for row in rows:
+        if (split := of_table[row.table]) is not None:
+            told[split] = f"the name of {location_to_uri(rules.tables[row.table])}"
+        if value := (row.group or "").strip():
+            if (split := name_split(value)) is None:
+                return reference.reject("no_split", f"{row.place} has {quote_text(value)} in {rules.columns.group!r}")
+            told[split] = row.place
+    if len(told) != 1:
+        said = " and ".join(f"{place} says {split}" for split, place in told.items())
+        return reference.reject("no_split", said or f"neither a folder nor {rows[0].place} tells its split")
+    return reference._replace(split=next(iter(told)))
+
+
+def _normalise_row(row: LabelRow, rules: LabelRules) -> tuple[str, str]:
+    return normalise_text(row.text), "" if rules.split_by == "given" else normalise_text(row.group or "")
 
 
 def _describe_row(row: LabelRow) -> str:

@@ -35,7 +35,7 @@ class LabelRules:
         pattern: of the names without suffix, if labels come from names.
         tables: paths or URLs, if labels come from tables.
         columns: of the tables.
-        split_by: `image`, `folder`, or the name of a table's column.
+        split_by: `image`, `folder`, `given`, or the name of a table's column; `auto` until it is resolved.
         max_label_length: most symbols that a label may have.
 
     Raises:

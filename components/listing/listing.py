@@ -16,7 +16,7 @@ from components.listing.path_tables import PathTables, list_table
 from components.listing.references import ImageReference, uri_to_path
 from components.listing.roots import Places
 from components.rejects import Reject
-from tfrecords import SplitFractions, choose_split, storage
+from tfrecords import SplitFractions, storage
 
 LISTING_SCHEMA = pyarrow.schema(
     [
@@ -28,6 +28,7 @@ LISTING_SCHEMA = pyarrow.schema(
         pyarrow.field("problem", pyarrow.string()),
         pyarrow.field("detail", pyarrow.string()),
         pyarrow.field("group", pyarrow.string()),
+        pyarrow.field("split", pyarrow.string()),
     ]
 )
 _UNUSED_SCHEMA = pyarrow.schema([(name, pyarrow.string()) for name in ("uri", "reason", "detail")])
@@ -189,8 +190,8 @@ def write_listing_file(
         rows: list[ImageReference] = []
 
         def flush() -> None:
-            digest.update(repr([tuple(row) for row in rows]).encode())
-            splits.update(choose_split(row.split_key, fractions) for row in rows)
+            digest.update(repr([row.inputs for row in rows]).encode())
+            splits.update(row.choose_split(fractions) for row in rows)
             symbols.update("".join(row.text for row in rows if row.text))
             problems.update(row.problem for row in rows if row.problem)
             if not examples:

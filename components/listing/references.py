@@ -12,7 +12,7 @@ import sys
 import urllib.parse
 from typing import NamedTuple
 
-from tfrecords import DataError, storage
+from tfrecords import DataError, SplitFractions, choose_split, storage
 
 IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".j2k", ".jpx"),
@@ -37,6 +37,7 @@ class ImageReference(NamedTuple):
         text: the label in its `normalise_text` form, or None.
         problem, detail: the reason why the image cannot be used, as the rejects name it and in words, or None.
         group: name shared by images that stay together in a split; None for an image by itself.
+        split: that the collection gives the image; None if the program chooses.
     """
 
     uri: str
@@ -47,6 +48,7 @@ class ImageReference(NamedTuple):
     problem: str | None = None
     detail: str | None = None
     group: str | None = None
+    split: str | None = None
 
     @property
     def modified(self) -> datetime.datetime:
@@ -57,6 +59,17 @@ class ImageReference(NamedTuple):
     def split_key(self) -> str:
         """Key that decides the split: the group if there is one, else the key of the line."""
         return strip_variant(self.key) if self.group is None else self.group
+
+    @property
+    def inputs(self) -> tuple:
+        """The fields that a digest covers: without a split that is not given, as before there were any."""
+        return tuple(self) if self.split is not None else tuple(self)[:-1]
+
+    def choose_split(self, fractions: SplitFractions) -> str:
+        """Chooses the image's split: the given one, but of those given for training some may be held out."""
+        if self.split is not None and self.split != "train":
+            return self.split
+        return choose_split(self.split_key, fractions)
 
     def reject(self, problem: str, detail: str) -> ImageReference:
         """Returns the same image with the reason why it cannot be used."""

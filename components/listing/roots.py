@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from components.listing.boundaries import Boundaries
 from components.listing.references import location_to_uri
+from components.listing.split_names import find_folder_splits
 from components.listing.table_formats import TABLE_SUFFIXES
 from components.processes import map_in_threads
 from tfrecords import DataError, storage
@@ -26,6 +27,7 @@ class Places:
         depth: number of names, from the right, of its root's path with which the key of an image begins: one, or
             as many as tell the roots apart.
         remote: URLs of the folders among the roots.
+        several: whether the roots are, or lie in, more than one folder.
         boundaries: where links and rows of tables may lead.
     """
 
@@ -33,6 +35,7 @@ class Places:
     depth: int
     remote: tuple[str, ...] = ()
     boundaries: Boundaries = dataclasses.field(default_factory=Boundaries)
+    several: bool = False
 
     @classmethod
     def from_roots(cls, roots: Sequence[str], boundaries: Boundaries | None = None) -> Places:
@@ -47,7 +50,7 @@ class Places:
         local = (root for root in roots if not storage.is_remote(root))
         inside = tuple(os.path.realpath(root if os.path.isdir(root) else os.path.dirname(root)) for root in local)
         boundaries = dataclasses.replace(boundaries or Boundaries(), inside=tuple(dict.fromkeys(inside)))
-        return cls(folders, next(depths, longest), remote, boundaries)
+        return cls(folders, next(depths, longest), remote, boundaries, several=len(paths) > 1)
 
     def is_folder(self, root: str) -> bool:
         """Checks whether a root of the collection is a folder."""
@@ -56,6 +59,14 @@ class Places:
     def get_key_parent(self, folder: str) -> str:
         """Returns the part of an image's path before its key, for a folder that is a root, or holds one."""
         return "/".join(folder.split("/")[: -self.depth]) + "/"
+
+    def find_splits(self, folder: str) -> set[str]:
+        """Finds the splits that the names on the way to a folder tell, given without the parent of its keys.
+
+        The names of the roots themselves count only where there are several: they are told apart by them.
+        """
+        names = folder.split("/")
+        return find_folder_splits(names, self.depth) if self.several else find_folder_splits(names[self.depth :], 0)
 
     def reaches(self, folder: str) -> bool:
         """Checks whether a local folder, given by its real path, is listed without following a link."""

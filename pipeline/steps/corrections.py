@@ -74,12 +74,16 @@ def find_old_dataset(options: LinePipelineOptions, workspace: Workspace) -> OldD
     log.info(f"adding the images to the {old.examples:,} examples of dataset {dataset_id}, as {flag} says")
     if not options.add_to and latest != dataset_id:
         log.warning(f"the latest dataset is {latest}: --add_to=LATEST adds the images to that one")
-    if old.split_by != options.split_by:
+    return old
+
+
+def warn_of_other_splits(old: OldDataset, split_by: str) -> None:
+    """Warns if new images are split by another rule than those of the dataset to which they are added."""
+    if old.split_by != split_by:
         log.warning(
-            f"dataset {dataset_id} is split by {old.split_by}, the new images by {options.split_by}: lines "
+            f"dataset {old.dataset_id} is split by {old.split_by}, the new images by {split_by}: lines "
             "that are alike may come to lie in different splits"
         )
-    return old
 
 
 def find_image_tables(options: LinePipelineOptions) -> PathTables:

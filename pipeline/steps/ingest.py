@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
@@ -17,12 +17,21 @@ from components.ingest.dataset import DATASET_VERSION, SUMMARIES_NAME
 from components.ingest.sample import LABELLED, is_sample_rendered
 from components.ingest.transforms import AddToDataset, WriteDataset
 from components.lines import prepare_decoding
-from components.listing import LabelRules, ListingSummary, check_choice, choose_labels, find_roots
+from components.listing import (
+    LabelRules,
+    ListingSummary,
+    check_choice,
+    choose_labels,
+    choose_splits,
+    find_roots,
+    hold_out,
+    refuse_images_without_split,
+)
 from components.training.recipes import TIME_STRIDE
 from pipeline.engines.jobs import choose_processes, run_job
 from pipeline.options import LinePipelineOptions
-from pipeline.steps.charset_file import read_charset_file
-from pipeline.steps.corrections import find_image_tables, find_old_dataset
+from pipeline.steps.charset_choice import choose_charset
+from pipeline.steps.corrections import find_image_tables, find_old_dataset, warn_of_other_splits
 from pipeline.steps.estimate import estimate_time
 from pipeline.steps.listing import choose_images, draw_boundaries, list_collection
 from pipeline.steps.step import (
@@ -36,28 +45,11 @@ from pipeline.steps.step import (
     require_few_rejects,
 )
 from pipeline.workspace import LATEST, Unfinished, make_id
-from tfrecords import SPLITS, Charset, DataError, DatasetManifest, SplitFractions, storage
-from tfrecords.directions import (
-    LEFT_TO_RIGHT,
-    MIXED_LEFT_TO_RIGHT,
-    MIXED_RIGHT_TO_LEFT,
-    RIGHT_TO_LEFT,
-    VISUAL,
-    choose_direction,
-    has_right_to_left,
-    mirror_symbols,
-)
+from tfrecords import SPLITS, Charset, DatasetManifest, SplitFractions, storage
+from tfrecords.directions import VISUAL
 from tfrecords.shards import choose_shard_count
 
 log = logging.getLogger(__name__)
-
-_NAMES_OF_DIRECTIONS = {
-    VISUAL: "the order in which symbols are seen",
-    LEFT_TO_RIGHT: "the base direction left to right",
-    RIGHT_TO_LEFT: "the base direction right to left",
-    MIXED_LEFT_TO_RIGHT: "the direction of their letters, left to right where a line has both",
-    MIXED_RIGHT_TO_LEFT: "the direction of their letters, right to left where a line has both",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +61,8 @@ class _Resolved:
         listing: of the images.
         files: the files of the listing, which exist inside the block.
         rules: the source of the labels.
+        fractions: of the images for validation and test; where the collection gives splits, of those for training.
+        splits: images by split, where they decide about the number of shards.
         charset: of the dataset.
         old: the dataset to whose examples the images are added.
         dataset_id: digest of all this and the options.
@@ -82,6 +76,8 @@ class _Resolved:
     listing: ListingSummary
     files: list[str]
     rules: LabelRules
+    fractions: SplitFractions
+    splits: dict[str, int]
     charset: Charset
     old: OldDataset | None
     dataset_id: str
@@ -124,7 +120,7 @@ class IngestStep:
                     storage.remove_folder(resolved.folder)
                 request = _make_request(options, resolved)
                 log.info(f"encoding {resolved.listing.images:,} images as TFRecords")
-                write = functools.partial(_write_dataset, resolved.files, request, options.split_fractions)
+                write = functools.partial(_write_dataset, resolved.files, request, resolved.fractions)
                 run_job(options, write, prepare=functools.partial(prepare_decoding, processes=request.processes))
                 raise_if_refused(resolved.unfinished, resolved.unfinished)
         manifest = resolved.committed or DatasetManifest.read(resolved.folder)
@@ -205,12 +201,25 @@ def _resolve(context: Context) -> Iterator[_Resolved]:
     rules, why = choose_labels(options.label_rules, roots, draw_boundaries(context))
     if why:
         log.info(why)
+    rules, why = choose_splits(rules, roots, draw_boundaries(context))
+    if why:
+        log.info(why)
+    if old is not None:
+        warn_of_other_splits(old, rules.split_by)
     flag = "--label_source" if tables.paths else "--images"
-    fractions = options.split_fractions
+    given = rules.split_by == "given"
+    fractions = SplitFractions(0, 0) if given else options.split_fractions
     with list_collection(context, roots, rules, fractions, flag=flag, tables=tables) as (listing, files):
         if options.label_source == "auto":
             check_choice(rules, listing, files, roots)
-        charset = _choose_charset(options, listing, old)
+        splits = listing.splits
+        if given:
+            if options.split_by == "auto":
+                refuse_images_without_split(listing, files)
+            fractions, splits, said = hold_out(splits, options.split_fractions)
+            for sentence in said:
+                log.info(sentence)
+        charset = choose_charset(options, listing, old)
         dataset_id = make_id(
             version=DATASET_VERSION,
             inputs=listing.digest,
@@ -230,7 +239,11 @@ def _resolve(context: Context) -> Iterator[_Resolved]:
             require_few_rejects(options, committed.rejects, committed.matched - committed.kept, folder)
         unfinished = workspace.unfinished(Unfinished.DATASET, dataset_id)
         where = f"that {' and '.join(tables.paths)} names" if tables.paths else f"below {', '.join(roots)}"
-        yield _Resolved(where, listing, files, rules, charset, old, dataset_id, folder, unfinished, committed, damage)
+        yield _Resolved(
+            where,
+            *(listing, files, rules, fractions, splits, charset, old),
+            *(dataset_id, folder, unfinished, committed, damage),
+        )
 
 
 def _find_dataset(folder: str) -> tuple[DatasetManifest | None, str | None]:
@@ -246,7 +259,7 @@ def _find_dataset(folder: str) -> tuple[DatasetManifest | None, str | None]:
 
 def _count_shards(resolved: _Resolved) -> dict[str, int]:
     """Counts the shards of each split, those of an old dataset included."""
-    old, splits = resolved.old, resolved.listing.splits
+    old, splits = resolved.old, resolved.splits
     return {
         split: (old.count_shards(split) if old else 0) + choose_shard_count(splits.get(split, 0)) for split in SPLITS
     }
@@ -304,53 +317,3 @@ def _write_dataset(
     sources = [*(("listing", path) for path in files), *(("shard", shard) for shard in shards)]
     work = AddToDataset(request, request.old, fractions)
     return pipeline | "Sources" >> beam.Create(sources) | "Ingest" >> work
-
-
-def _choose_charset(options: LinePipelineOptions, listing: ListingSummary, old: OldDataset | None) -> Charset:
-    """Reads `--charset`, or else takes every symbol of the labels and those of an old dataset; sets its direction."""
-    symbols = _choose_symbols(options, listing, old.symbols if old else ())
-    direction = _choose_direction(options, listing, old)
-    if direction == VISUAL:
-        return Charset(symbols)
-    log.info(
-        f"the labels are taken as typed, not as seen, with {_NAMES_OF_DIRECTIONS[direction]}: see --base_direction"
-    )
-    return Charset(tuple(sorted({*symbols, *mirror_symbols("".join(symbols))})), direction)
-
-
-def _choose_direction(options: LinePipelineOptions, listing: ListingSummary, old: OldDataset | None) -> str:
-    """Finds how symbols of labels stand on images.
-
-    Raises:
-        DataError: if the labels of the dataset to which images are added stand otherwise.
-    """
-    asked = options.base_direction
-    bound = old is not None and has_right_to_left("".join(old.symbols))
-    if asked == "auto":
-        return old.base_direction if old and bound else choose_direction(listing.symbols)
-    if old and bound and old.base_direction != asked:
-        raise DataError(
-            f"--base_direction={asked}: the labels of dataset {old.dataset_id}, to which the images are added, have "
-            f"{_NAMES_OF_DIRECTIONS[old.base_direction]}: leave the flag out"
-        )
-    return asked
-
-
-def _choose_symbols(options: LinePipelineOptions, listing: ListingSummary, old: Sequence[str]) -> tuple[str, ...]:
-    if options.charset:
-        charset = read_charset_file(options.charset)
-        if missing := charset.missing("".join(old)):
-            raise DataError(
-                f"--charset={options.charset} lacks symbols of the dataset to which the images are added "
-                f"({', '.join(map(repr, missing))}): add them to the file, or leave the flag out"
-            )
-        return charset.symbols
-    if not listing.symbols:
-        counts = ", ".join(
-            f"{count} {reason}" for reason, count in {**listing.problems, **listing.unused_labels}.items()
-        )
-        raise DataError(
-            f"none of the {listing.images} images in --images has a usable label ({counts}): "
-            f"{'; '.join(listing.examples)}; see --label_source"
-        )
-    return tuple(sorted({*listing.symbols, *old}))

@@ -6,7 +6,7 @@ from components.recogniser.manifest import ModelManifest
 from components.training.base_weights import BASE, FEW_IMAGES, find_base_weights, is_base_folder
 from components.training.recipes import choose_model
 from pipeline.options import LinePipelineOptions
-from pipeline.steps.charset_file import read_charset_file
+from pipeline.steps.charset_choice import read_charset_file
 from pipeline.workspace import Workspace
 from tfrecords import DataError, DatasetManifest
 from tfrecords.directions import VISUAL, describe_lines, has_right_to_left

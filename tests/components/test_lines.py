@@ -235,6 +235,7 @@ def test_any_change_of_the_references_changes_the_digest():
         "problem": "no_label",
         "detail": "none",
         "group": "lines",
+        "split": "test",
     }
     assert set(changes) == set(ImageReference._fields)
     variants = [[], [first], [second], [first, second], [second, first], [first, first]]

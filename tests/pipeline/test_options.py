@@ -40,9 +40,9 @@ def test_defaults_are_the_documented_ones():
     assert options.step_names == ("ingest", "train", "evaluate", "infer")
     assert (options.workspace, options.model, options.height, options.seed) == ("workspace", "auto", 48, 0)
     assert (options.split_fractions.validation, options.split_fractions.test) == (0.1, 0.1)
-    assert (options.label_source, options.label_pattern, options.split_by) == ("auto", "{label}", "image")
+    assert (options.label_source, options.label_pattern, options.split_by) == ("auto", "{label}", "auto")
     assert (options.path_column, options.text_column, options.max_label_length) == (None, None, 500)
-    assert options.label_rules == LabelRules("auto")
+    assert options.label_rules == LabelRules("auto", split_by="auto")
 
 
 def test_training_flags_default_to_what_the_model_and_a_nightly_run_need():
@@ -166,11 +166,11 @@ def test_a_bad_config_file_is_refused_by_its_name(tmp_path, content, sentence):
 
 @pytest.mark.parametrize("source", ["auto", "filename", "sidecar"])
 def test_a_label_source_is_passed_on(source):
-    assert rules(f"--label_source={source}") == LabelRules(source)
+    assert rules(f"--label_source={source}") == LabelRules(source, split_by="auto")
 
 
 def test_a_label_source_that_is_a_table_becomes_an_absolute_path(here):
-    assert rules("--label_source=labels.csv") == LabelRules("table", tables=(f"{here}/labels.csv",))
+    assert rules("--label_source=labels.csv") == LabelRules("table", tables=(f"{here}/labels.csv",), split_by="auto")
     assert rules("--label_source=./sub/../more.tsv").tables == (f"{here}/more.tsv",)
     assert rules(f"--label_source={here}/LINES.JSONL").tables == (f"{here}/LINES.JSONL",)
     assert rules("--label_source=two words.csv").tables == (f"{here}/two words.csv",)
@@ -237,7 +237,8 @@ def test_a_table_that_is_not_there_is_named(here, source, missing):
 @pytest.mark.parametrize("source", ["auto", "filename"])
 @pytest.mark.parametrize("pattern", ["{label}", "{label}_{id}", "{id}-{label}-{page}"])
 def test_a_pattern_for_names_is_passed_on(source, pattern):
-    assert rules(f"--label_source={source}", f"--label_pattern={pattern}") == LabelRules(source, pattern=pattern)
+    found = rules(f"--label_source={source}", f"--label_pattern={pattern}")
+    assert found == LabelRules(source, pattern=pattern, split_by="auto")
 
 
 @pytest.mark.parametrize("source", ["auto", "filename", "sidecar", "labels.csv"])
@@ -256,7 +257,7 @@ def test_a_pattern_for_names_is_refused_where_labels_come_from_elsewhere(here, s
 
 
 @pytest.mark.parametrize("source", ["auto", "filename", "sidecar", "labels.csv"])
-@pytest.mark.parametrize("split_by", ["image", "folder"])
+@pytest.mark.parametrize("split_by", ["auto", "image", "folder", "given"])
 def test_images_and_folders_are_kept_together_wherever_labels_come_from(here, source, split_by):
     found = rules(f"--label_source={source}", f"--split_by={split_by}")
     assert (found.split_by, found.columns) == (split_by, TableColumns())
@@ -280,7 +281,7 @@ def test_columns_are_refused_where_labels_come_from_no_table(source):
     for flag in ("--path_column=scan", "--text_column=line"):
         assert refusal(f"--label_source={source}", flag) == f"{flag} is for label tables, but --label_source={source}"
     assert refusal(f"--label_source={source}", "--split_by=page") == (
-        f"--split_by=page is a column of a label table, but --label_source={source}: use image or folder, "
+        f"--split_by=page is a column of a label table, but --label_source={source}: use image, folder or given, "
         "or a table as --label_source"
     )
 

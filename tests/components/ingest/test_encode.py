@@ -28,6 +28,7 @@ GIVEN_BY_THE_LISTING = (
     "several_lines",
     "conflicting_labels",
     "no_group",
+    "no_split",
     "label_too_long",
     "unreadable_folder",
 )

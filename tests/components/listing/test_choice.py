@@ -26,6 +26,11 @@ def put_table(path: pathlib.Path, *names: str, header: str = "path,text") -> str
     return str(path)
 
 
+def put_text(path: pathlib.Path, content: str) -> str:
+    path.write_text(content)
+    return str(path)
+
+
 def choose(*roots: pathlib.Path | str, **rules) -> tuple[LabelRules, str]:
     return choose_labels(LabelRules("auto", **rules), [str(root) for root in roots])
 
@@ -320,14 +325,56 @@ def test_several_folders_may_share_the_table_above_them(tmp_path):
     assert chosen(tmp_path / "1", tmp_path / "2") == ("table", (table,))
 
 
-def test_auto_refuses_two_tables_for_one_folder(tmp_path, images):
-    put(images, "a.png")
-    above = put_table(tmp_path / "labels.csv", "lines/a.png")
-    inside = put_table(images / "more.csv", "a.png")
+def test_auto_refuses_two_tables_for_one_folder_that_differ_and_names_an_image(tmp_path, images):
+    put(images, "a.png", "b.png")
+    above = put_table(tmp_path / "labels.csv", "lines/a.png", "lines/b.png")
+    inside = put_text(images / "more.csv", "path,text\na.png,some words\nb.png,other words\n")
     assert refusal(images) == (
-        f"{inside} and {above} could both hold the labels: say which with --label_source={inside}, or name both, "
-        "separated by a comma"
+        f"{inside} and {above} could both hold the labels, and are not alike ({images}/b.png is 'some words' in "
+        f"{above} and 'other words' in {inside}): say which with --label_source={inside}, or name both, separated by "
+        "a comma"
     )
+
+
+def test_auto_refuses_two_tables_neither_of_which_names_all_images(tmp_path, images):
+    put(images, "a.png", "b.png")
+    above = put_table(tmp_path / "labels.csv", "lines/a.png")
+    inside = put_table(images / "more.csv", "b.png")
+    assert f"{images}/b.png is in {inside} and not in {above}" in refusal(images)
+
+
+def test_auto_takes_the_first_by_name_of_tables_that_say_the_same_of_every_image(tmp_path, images):
+    put(images, "a.png", "b.PNG")
+    first = put_text(images / "b.csv", "path;text\na.png;caf\u00e9  1\nb.PNG;2\ngone.png;3\nb.PNG;2\n")
+    second = put_text(tmp_path / "c.csv", "path,text\nC:\\x\\lines\\a.png,cafe\u0301 1\nC:\\x\\lines\\b.png, 2\n")
+    third = put_text(
+        images / "d.tsv", "path\ttext\n/elsewhere/lines/a.png\tcaf\u00e9 1\n/elsewhere/lines/b.png\t2\n\t5\n"
+    )
+    rules, why = choose(images)
+    assert (rules.source, rules.tables) == ("table", (first,))
+    assert why.endswith(f"; {second} and {third} say the same of every image")
+
+
+def test_auto_takes_the_one_of_equal_tables_that_names_more_images(images):
+    put(images, "a.png", "b.png", "c.png")
+    put_table(images / "a.csv", "a.png", "b.png", "gone.png")
+    table = put_table(images / "b.csv", "a.png", "b.png", "c.png")
+    assert chosen(images) == ("table", (table,))
+
+
+def test_auto_takes_the_tables_of_splits_before_an_equal_one_of_all_images(images):
+    put(images, "a.png", "b.png")
+    put_table(images / "all.csv", "a.png", "b.png")
+    tables = (put_table(images / "test.csv", "b.png"), put_table(images / "train.csv", "a.png"))
+    assert chosen(images) == ("table", tables)
+    split = put_text(images / "labels.csv", "path,text,split\na.png,some words,train\nb.png,some words,test\n")
+    assert chosen(images) == ("table", (split,))
+
+
+def test_auto_takes_a_table_for_each_split_though_they_say_nothing_of_the_same_images(images):
+    put(images, "a.png", "b.png")
+    tables = (put_table(images / "gt_test.csv", "b.png"), put_table(images / "gt_train.csv", "a.png"))
+    assert chosen(images) == ("table", tables)
 
 
 def test_auto_refuses_text_files_and_a_table(images):
