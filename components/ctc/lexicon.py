@@ -124,8 +124,11 @@ class Lexicon:
     lengths: np.ndarray
 
     @classmethod
-    def from_words(cls, words: Iterable[str], charset: Charset) -> Lexicon:
+    def from_words(cls, words: Iterable[str], charset: Charset, *, with_empty: bool = False) -> Lexicon:
         """Builds a lexicon of words in any order, each in its `normalise_text` form, without empty ones.
+
+        Args:
+            with_empty: whether the empty text is one more word.
 
         Raises:
             DataError: if no word can be recognised.
@@ -135,11 +138,12 @@ class Lexicon:
             raise DataError("the lexicon has no words: give one with a word on each line")
         known = set(charset.symbols)
         readable = tuple(word for word in distinct if known.issuperset(word))
-        if not readable:
+        if not readable:  # the empty text alone reads nothing
             raise DataError(
                 f"the model's charset lacks symbols of each of the lexicon's {len(distinct)} words, "
                 f"such as {distinct[0]!r}: was it trained on other texts?"
             )
+        readable = ("", *readable) if with_empty else readable
         code_points = np.array([ord(symbol) for symbol in charset.symbols])
 
         def encode(texts: Iterable[str]) -> np.ndarray:

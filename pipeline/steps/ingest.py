@@ -218,11 +218,12 @@ def _resolve(context: Context) -> Iterator[_Resolved]:
             fractions, splits, said = hold_out(splits, options.split_fractions)
             for sentence in said:
                 log.info(sentence)
+        _refuse_empty_labels_alone(listing, old)
         charset = _choose_charset(options, listing, old.symbols if old else ())
         dataset_id = make_id(
             version=DATASET_VERSION,
             inputs=listing.digest,
-            labels=dataclasses.asdict(rules),
+            labels=_describe_rules(rules),
             height=options.height,
             time_stride=TIME_STRIDE,
             charset=charset.digest,
@@ -241,6 +242,12 @@ def _resolve(context: Context) -> Iterator[_Resolved]:
             *(listing, files, rules, fractions, splits, charset, old),
             *(dataset_id, folder, unfinished, committed, damage),
         )
+
+
+def _describe_rules(rules: LabelRules) -> dict[str, Any]:
+    """Describes rules for a dataset's ID, which stays the same as before there were empty labels."""
+    described = dataclasses.asdict(rules)
+    return described if rules.keep_empty else {name: described[name] for name in described if name != "keep_empty"}
 
 
 def _find_dataset(folder: str) -> tuple[DatasetManifest | None, str | None]:
@@ -315,6 +322,18 @@ def _write_dataset(
     return pipeline | "Sources" >> beam.Create(sources) | "Ingest" >> work
 
 
+def _has_labels(listing: ListingSummary) -> bool:
+    return listing.images > sum(listing.problems.values())
+
+
+def _refuse_empty_labels_alone(listing: ListingSummary, old: OldDataset | None) -> None:
+    if not listing.symbols and _has_labels(listing) and old is None:
+        raise DataError(
+            f"every label of the {listing.images:,} images is empty: there is nothing to learn to read; name the place "
+            "of the texts with --label_source, or add images with texts"
+        )
+
+
 def _choose_charset(options: LinePipelineOptions, listing: ListingSummary, old: Sequence[str]) -> Charset:
     """Reads `--charset`, or else takes every symbol of the labels and those of an old dataset."""
     if options.charset:
@@ -325,7 +344,7 @@ def _choose_charset(options: LinePipelineOptions, listing: ListingSummary, old: 
                 f"({', '.join(map(repr, missing))}): add them to the file, or leave the flag out"
             )
         return charset
-    if not listing.symbols:
+    if not listing.symbols and not (old and _has_labels(listing)):
         counts = ", ".join(
             f"{count} {reason}" for reason, count in {**listing.problems, **listing.unused_labels}.items()
         )
