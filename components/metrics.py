@@ -50,7 +50,11 @@ class ErrorCounts:
 
     @property
     def cer(self) -> float:
-        """Character error rate: symbol errors for each true symbol; above 1 if many symbols were added."""
+        """Character error rate: symbol errors for each true symbol; above 1 if many symbols were added.
+
+        An empty label has no symbols, and only what was read there counts as errors, to all others' symbols. Over empty
+        labels alone it is their number.
+        """
         return self.symbol_errors / max(self.symbols, 1)
 
     @property

@@ -24,7 +24,7 @@ REASONS = {
     "several_images": "an animation or a file of several pages",
     "unsupported_pixels": "pixel values without a fixed black and white",
     "no_label": "no label was found for the image",
-    "empty_label": "the label has no symbols",
+    "empty_label": "the label has no symbols; --empty_labels keeps those of blank fields",
     "label_not_text": "the label's bytes are not UTF-8, or it has control characters",
     "symbol_not_in_charset": "the label has a symbol that the given charset lacks",
     "several_lines": "the label has more than one line of text",

@@ -206,6 +206,14 @@ FLAG_SECTIONS = (
                 type=number(least=0, below=1),
             ),
             Flag("max_label_length", "rejects labels with more symbols", default=500, type=whole_number(1)),
+            Flag(
+                "empty_labels",
+                "what becomes of an image whose text file or table cell is empty: it is rejected, or kept as a blank "
+                "image, which is read as the empty text",
+                "WHAT",
+                default="reject",
+                choices=("reject", "keep"),
+            ),
         ),
     ),
     FlagSection(
@@ -400,7 +408,12 @@ FLAG_SECTIONS = (
                 default=10,
                 type=whole_number(1),
             ),
-            Flag("lexicon", "file of the words for --decoder=lexicon, one a line", "FILE"),
+            Flag(
+                "lexicon",
+                "file of the words for --decoder=lexicon, one a line; a line of two quotation marks is the empty text, "
+                "for blank images",
+                "FILE",
+            ),
         ),
     ),
     FlagSection(

@@ -77,6 +77,7 @@ class LinePipelineOptions(PipelineOptions):
             columns=TableColumns(self.path_column, self.text_column, column),
             split_by=self.split_by,
             max_label_length=self.max_label_length,
+            keep_empty=self.empty_labels == "keep",
         )
 
     @property

@@ -17,6 +17,7 @@ from components.ctc.lexicon import Lexicon, decode_with_lexicon
 from tfrecords import Charset, DataError, storage
 
 DECODERS = ("auto", "greedy", "beam", "lexicon")
+_EMPTY = '""'  # in a lexicon, since an empty line may be there by chance
 _ALTERNATIVES = 2
 """Of a beam search with a language model: each costs time."""
 
@@ -28,7 +29,8 @@ class Decoding:
     Attributes:
         decoder: one of `DECODERS`. `auto` is `beam` for a model with a language model, and `greedy` for others.
         beam_width: number of beginnings of texts that the beam search keeps.
-        lexicon: file of words, one a line in UTF-8, local or remote, for the decoder of that name.
+        lexicon: file of words, one a line in UTF-8, local or remote, for the decoder of that name; two quotation marks
+            stand for the empty text.
         lexicon_sha256: of that file, hexadecimal; None if any content will do.
 
     Raises:
@@ -85,7 +87,8 @@ class Decoding:
         if self.lexicon_sha256 not in (None, hashlib.sha256(content).hexdigest()):
             raise DataError(f"--lexicon={self.lexicon} was changed while the job ran: run it again")
         try:
-            return Lexicon.from_words(text.splitlines(), charset)
+            words = text.splitlines()
+            return Lexicon.from_words((w for w in words if w != _EMPTY), charset, with_empty=_EMPTY in words)
         except DataError as error:
             raise DataError(f"--lexicon={self.lexicon}: {error}") from None
 

@@ -125,8 +125,11 @@ class Lexicon:
     lengths: np.ndarray
 
     @classmethod
-    def from_words(cls, words: Iterable[str], charset: Charset) -> Lexicon:
+    def from_words(cls, words: Iterable[str], charset: Charset, *, with_empty: bool = False) -> Lexicon:
         """Builds a lexicon of words in any order, each in its `normalise_text` form, without empty ones.
+
+        Args:
+            with_empty: whether the empty text is one more word.
 
         Raises:
             DataError: if no word can be recognised.
@@ -137,11 +140,12 @@ class Lexicon:
         known = set(charset.symbols)
         seen = {word: to_display_order(word, charset.direction) for word in distinct}
         readable = tuple(sorted({symbols for symbols in seen.values() if known.issuperset(symbols)}))
-        if not readable:
+        if not readable:  # the empty text alone reads nothing
             raise DataError(
                 f"the model's charset lacks symbols of each of the lexicon's {len(distinct)} words, "
                 f"such as {distinct[0]!r}: was it trained on other texts?"
             )
+        readable = ("", *readable) if with_empty else readable
         code_points = np.array([ord(symbol) for symbol in charset.symbols])
 
         def encode(texts: Iterable[str]) -> np.ndarray:

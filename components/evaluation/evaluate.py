@@ -307,7 +307,7 @@ def _choose_worst(lines: Iterable[EvaluatedLine]) -> list[EvaluatedLine]:
     """Chooses the lines with the most symbol errors for their length, the worst first."""
     wrong = (line for line in lines if not line.right)
     return heapq.nsmallest(
-        _WORST, wrong, key=lambda line: (-line.symbol_errors / len(line.truth), -line.symbol_errors, line.uri)
+        _WORST, wrong, key=lambda line: (-line.symbol_errors / max(1, len(line.truth)), -line.symbol_errors, line.uri)
     )
 
 

@@ -27,9 +27,12 @@ class PositionCounts:
     errors: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
 
     def add(self, truth: str, read: str) -> None:
-        """Counts one line. A symbol that was added counts where the next true one is, or the last one at the end."""
+        """Counts one line. A symbol that was added counts where the next true one is, or the last one at the end.
+
+        What was read on a line with an empty label has no place.
+        """
         self.lengths[len(truth)] += 1
-        if truth == read:
+        if truth == read or not truth:
             return
         for step in Levenshtein.opcodes(truth, read):
             if step.tag == "insert":

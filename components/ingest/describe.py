@@ -93,7 +93,8 @@ class ShardDescription:
         spacings: how often each width per symbol occurs, in whole pixels.
         emptiest, fullest: those whose images take the fewest and the most bytes, as `(bytes, place)`, in bytes
             for each thousand pixels of the compressed image.
-        densities: how often each such number of bytes occurs.
+        densities: how often each such number of bytes occurs. Lines with empty labels are in none of these six but
+            `fullest`.
         groups: examples by group, if the collection is split by groups; the largest 10,000.
         blanks: how many lines are blank though their label is not.
         blank_uris: the first of them, in the order of their URIs.
@@ -297,7 +298,8 @@ class _Counts:
         widths = np.concatenate([np.empty(0, np.int64), *self._widths])
         lengths = np.concatenate([np.empty(0, np.int64), *self._lengths])
         sizes = np.concatenate([np.empty(0, np.int64), *self._sizes])
-        spacings = widths / np.maximum(lengths, 1)
+        labelled = np.flatnonzero(lengths > 0)
+        spacings = widths[labelled] / lengths[labelled]
         densities = 1000 * sizes / (widths * self._height)
         ample = count_time_steps(widths, self._time_stride) > 2 * lengths + 1
         _, different = np.unique(identities["image"], return_index=True)
@@ -312,19 +314,20 @@ class _Counts:
             tight_labels=int(np.sum(~ample)),
             contact_sheet=self._find_lowest(draws, min(CONTACT_SHEET, len(different))),
             longest=[(-length, place) for length, place in self._find_lowest(-lengths, EXTREMES)],
-            narrowest=self._find_lowest(spacings, EXTREMES),
-            widest=[(-spacing, place) for spacing, place in self._find_lowest(-spacings, EXTREMES)],
+            narrowest=self._find_lowest(spacings, EXTREMES, labelled),
+            widest=[(-spacing, place) for spacing, place in self._find_lowest(-spacings, EXTREMES, labelled)],
             spacings=_count(spacings.round().astype(np.int64)),
-            emptiest=self._find_lowest(densities, EXTREMES),
+            emptiest=self._find_lowest(densities[labelled], EXTREMES, labelled),
             fullest=[(-density, place) for density, place in self._find_lowest(-densities, EXTREMES)],
-            densities=_count(densities.round().astype(np.int64)),
+            densities=_count(densities[labelled].round().astype(np.int64)),
             blanks=len(self._blanks),
             blank_uris=sorted(self._blanks)[:BLANKS_NAMED],
         )
 
-    def _find_lowest(self, values: np.ndarray, count: int) -> list[tuple[float, Place]]:
-        rows = np.argsort(values, kind="stable")[:count]
-        return [(float(values[row]), Place(self._number, int(row))) for row in rows]
+    def _find_lowest(self, values: np.ndarray, count: int, rows: np.ndarray | None = None) -> list[tuple[float, Place]]:
+        """Finds the lowest values, those of all rows or of some."""
+        order = np.argsort(values, kind="stable")[:count]
+        return [(float(values[i]), Place(self._number, int(i if rows is None else rows[i]))) for i in order]
 
 
 def _find_series(values: np.ndarray, least: int = 2) -> list[tuple[int, int]]:

@@ -169,7 +169,7 @@ def _apply_rows(reference: ImageReference, rows: Sequence[LabelRow], rules: Labe
                 "no_group", f"{first.place} has nothing in the column of --split_by={rules.columns.group}"
             )
         reference = reference._replace(group=normalise_text(first.group or ""))
-    return add_label(reference, first.text, rules.max_label_length)
+    return add_label(reference, first.text, rules.max_label_length, keep_empty=rules.keep_empty)
 
 
 def _add_split(reference: ImageReference, rows: Sequence[LabelRow], rules: LabelRules) -> ImageReference:

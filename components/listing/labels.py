@@ -37,6 +37,7 @@ class LabelRules:
         columns: of the tables.
         split_by: `image`, `folder`, `given`, or the name of a table's column; `auto` until it is resolved.
         max_label_length: most symbols that a label may have.
+        keep_empty: whether an empty text in a text file or table is a label: that of a blank image.
 
     Raises:
         DataError: for a pattern without exactly one `{label}`.
@@ -48,6 +49,7 @@ class LabelRules:
     columns: TableColumns = dataclasses.field(default_factory=TableColumns)
     split_by: str = "image"
     max_label_length: int = 500
+    keep_empty: bool = False
 
     def __post_init__(self) -> None:
         _compile_name_pattern(self.pattern)
@@ -59,7 +61,9 @@ class LabelRules:
         return {"filename": "the file names", "sidecar": "the text file beside each image"}[self.source]
 
 
-def add_label(reference: ImageReference, text: str, max_label_length: int) -> ImageReference:
+def add_label(
+    reference: ImageReference, text: str, max_label_length: int, *, keep_empty: bool = False
+) -> ImageReference:
     """Adds a label to an image, or the reason why the text cannot be a label.
 
     Every source has the same rule: one line of text, without control characters, in NFC, white space
@@ -71,7 +75,7 @@ def add_label(reference: ImageReference, text: str, max_label_length: int) -> Im
             "several_lines", f"its label has {len(lines)} lines, the image of a line has one: {quote_text(text)}"
         )
     label = normalise_text(text)
-    if not label:
+    if not label and not keep_empty:
         return reference.reject("empty_label", f"its label is {quote_text(text)}")
     if len(label) > max_label_length:
         return reference.reject(
@@ -114,7 +118,7 @@ def read_label_from_sidecar(reference: ImageReference, sidecar: str | None, rule
             f"{location_to_uri(sidecar)} has more than {_MAX_SIDECAR_BYTES} bytes: it is no label of a line",
         )
     try:
-        return add_label(reference, content.decode("utf-8-sig"), rules.max_label_length)
+        return add_label(reference, content.decode("utf-8-sig"), rules.max_label_length, keep_empty=rules.keep_empty)
     except UnicodeDecodeError as error:
         return reference.reject("label_not_text", f"{location_to_uri(sidecar)} is not UTF-8: {error}")
 

@@ -53,7 +53,7 @@ def find_causes(
 
     Args:
         readings: by several models, of some lines by their numbers: the trained one, and the one that it started from.
-        pixels: some of the lines, uint8 [height, width] each.
+        pixels: some of the lines whose labels are not empty, uint8 [height, width] each.
     """
     yield from _find_mirrored(lines, readings)
     yield from _find_shifted(lines, readings)
@@ -90,7 +90,8 @@ def _compare(pairs: Sequence[tuple[str, str, str]]) -> tuple[float, float] | Non
     gain = own - other
     if len(pairs) < _LEAST_LINES or gain.sum() <= _STANDARD_ERRORS * np.sqrt((gain**2).sum()):
         return None
-    return own.sum() / sum(len(label) for _, label, _ in pairs), other.sum() / sum(len(text) for _, _, text in pairs)
+    symbols, others = (max(1, sum(map(len, texts))) for texts in list(zip(*pairs, strict=True))[1:])
+    return own.sum() / symbols, other.sum() / others
 
 
 def _find_mirrored(lines: LabelledLines, readings: Sequence[dict[int, str]]) -> Iterator[str]:
@@ -170,7 +171,10 @@ def _find_constant(lines: LabelledLines) -> Iterator[str]:
 
 
 def _find_wrong_widths(lines: LabelledLines) -> Iterator[str]:
-    lengths, widths = np.array([max(1, len(label)) for label in lines.labels]), np.asarray(lines.widths)
+    lengths = np.array([len(label) for label in lines.labels])
+    lengths, widths = lengths[lengths > 0], np.asarray(lines.widths)[lengths > 0]  # a blank field may be of any width
+    if not len(lengths):
+        return
     room = float(np.median(widths / lengths)) / lines.height
     shape = f"a symbol has {room * lines.height:.0f} pixels of width at a height of {lines.height}, in the middle"
     if room < _NARROW:

@@ -64,7 +64,8 @@ def inspect_training(
         }
         for compute in (compute_logits, *_load_starts(request, charset, height))
     ]
-    chosen = np.random.default_rng(request.seed).permutation(len(train))[:_LOOKED_AT].tolist()
+    order = np.random.default_rng(request.seed).permutation(len(train)).tolist()
+    chosen = [i for i in order if train.texts[i]][:_LOOKED_AT]  # of the others, nobody expects to see anything
     return list(dict.fromkeys(find_causes(lines, readings, [train.decode_line(i) for i in chosen])))
 
 

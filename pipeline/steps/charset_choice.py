@@ -70,6 +70,12 @@ def _choose_direction(options: LinePipelineOptions, listing: ListingSummary, old
 
 
 def _choose_symbols(options: LinePipelineOptions, listing: ListingSummary, old: Sequence[str]) -> tuple[str, ...]:
+    has_labels = listing.images > sum(listing.problems.values())
+    if not listing.symbols and has_labels and not old:
+        raise DataError(
+            f"every label of the {listing.images:,} images is empty: there is nothing to learn to read; name the place "
+            "of the texts with --label_source, or add images with texts"
+        )
     if options.charset:
         charset = read_charset_file(options.charset)
         if missing := charset.missing("".join(old)):
@@ -78,7 +84,7 @@ def _choose_symbols(options: LinePipelineOptions, listing: ListingSummary, old: 
                 f"({', '.join(map(repr, missing))}): add them to the file, or leave the flag out"
             )
         return charset.symbols
-    if not listing.symbols:
+    if not listing.symbols and not has_labels:
         counts = ", ".join(
             f"{count} {reason}" for reason, count in {**listing.problems, **listing.unused_labels}.items()
         )

@@ -223,7 +223,7 @@ def _resolve(context: Context) -> Iterator[_Resolved]:
         dataset_id = make_id(
             version=DATASET_VERSION,
             inputs=listing.digest,
-            labels=dataclasses.asdict(rules),
+            labels=_describe_rules(rules),
             height=options.height,
             time_stride=TIME_STRIDE,
             charset=charset.digest,
@@ -244,6 +244,12 @@ def _resolve(context: Context) -> Iterator[_Resolved]:
             *(listing, files, rules, fractions, splits, charset, old),
             *(dataset_id, folder, unfinished, committed, damage),
         )
+
+
+def _describe_rules(rules: LabelRules) -> dict[str, Any]:
+    """Describes rules for a dataset's ID, which stays the same as before there were empty labels."""
+    described = dataclasses.asdict(rules)
+    return described if rules.keep_empty else {name: described[name] for name in described if name != "keep_empty"}
 
 
 def _find_dataset(folder: str) -> tuple[DatasetManifest | None, str | None]:

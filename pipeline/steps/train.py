@@ -228,9 +228,9 @@ def _make_model_id(dataset_id: str, request: dict[str, Any]) -> str:
 
 
 def measure_lines(statistics: Mapping[str, Any]) -> float:
-    """Measures the mean number of symbols of a training line."""
-    lengths = statistics["splits"]["train"]["label_lengths"]
-    return sum(length * count for length, count in lengths) / sum(count for _, count in lengths)
+    """Measures the mean number of symbols of a training line that has any."""
+    lengths = [pair for pair in statistics["splits"]["train"]["label_lengths"] if pair[0]]
+    return sum(length * count for length, count in lengths) / max(1, sum(count for _, count in lengths))
 
 
 def _explain_choice(

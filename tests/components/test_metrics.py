@@ -180,3 +180,10 @@ def test_confidences_are_counted_in_the_bins_of_the_calibration_error():
     assert (high["from"], high["to"], high["images"], high["cer"]) == (0.9, 1.0, 3, 0.25)
     error = sum(bin["images"] * abs(bin["mean_confidence"] - bin["exact_match"]) for bin in (low, high)) / 5
     assert error == pytest.approx(compute_expected_calibration_error(lines.confidences, lines.get_column("exact")))
+
+
+def test_an_empty_label_adds_no_symbols_and_what_is_read_there_counts_as_errors():
+    blank, filled = ErrorCounts.from_texts("", "xy"), ErrorCounts.from_texts("abcd", "abcd")
+    assert (blank.exact, blank.symbols, blank.symbol_errors, blank.words, blank.word_errors) == (0, 0, 2, 0, 1)
+    assert ErrorCounts.from_texts("", "") == ErrorCounts(images=1, exact=1)
+    assert (blank + filled).cer == 0.5

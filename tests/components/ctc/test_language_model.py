@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import math
 
 import numpy as np
 import pytest
@@ -93,3 +94,15 @@ def test_counts_come_back_from_their_file(tmp_path):
 def test_without_labels_every_symbol_is_as_probable():
     model = LanguageModel.from_counts(NgramCounts.from_labels([], 4))
     np.testing.assert_allclose(np.exp(model.log_probabilities), 0.25)
+
+
+def test_empty_labels_are_texts_that_end_at_once():
+    some = make_labels(1, 30, 4, 5)
+    empty = np.empty(0, np.int32)
+    without, half = (
+        LanguageModel.from_counts(NgramCounts.from_labels(labels, 4)) for labels in (some, [*some, *[empty] * 30])
+    )
+    end = math.exp(half.log_probabilities[half.start, -1])
+    assert math.exp(without.log_probabilities[without.start, -1]) < 0.2 < 0.4 < end < 0.6
+    alone = LanguageModel.from_counts(NgramCounts.from_labels([empty] * 3, 4))
+    assert alone.log_probabilities[alone.start].argmax() == 3

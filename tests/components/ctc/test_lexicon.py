@@ -275,3 +275,27 @@ def test_a_pinned_lexicon_is_that_of_its_file_then_and_no_other(tmp_path):
         pinned.read_lexicon(Charset("ab"))
     assert pinned != free.pin_lexicon()
     assert Decoding("beam").pin_lexicon() == Decoding("beam")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_empty_text_is_a_word_where_it_is_asked_for(seed):
+    chooser = np.random.default_rng(seed)
+    words = [*random_words(chooser, 6, "abc", 4), ""]
+    logits, time_steps = random_batch(chooser, 12, 5, ABC.classes, 2)
+    logits[:4, :, -1] += 6
+    lexicon = Lexicon.from_words(words, ABC, with_empty=True)
+    for row, line in enumerate(decode_with_lexicon(logits, time_steps, lexicon, EVERY_WORD)):
+        truth = true_words(logits[row, : time_steps[row]], words, ABC)
+        assert ABC.decode(line.ids) == max(truth, key=truth.__getitem__)
+        assert line.log_probability == pytest.approx(max(truth.values()), abs=1e-6)
+        assert row >= 4 or not len(line.ids)
+
+
+def test_two_quotation_marks_in_a_file_of_words_are_the_empty_text_and_an_empty_line_is_none(tmp_path):
+    (tmp_path / "words.txt").write_text('ab\n\n""\nc\n')
+    assert Decoding("lexicon", lexicon=str(tmp_path / "words.txt")).read_lexicon(ABC).words == ("", "ab", "c")
+    (tmp_path / "words.txt").write_text("ab\n\nc\n\n")
+    assert Decoding("lexicon", lexicon=str(tmp_path / "words.txt")).read_lexicon(ABC).words == ("ab", "c")
+    (tmp_path / "words.txt").write_text('""\n')
+    with pytest.raises(DataError, match="no words"):
+        Decoding("lexicon", lexicon=str(tmp_path / "words.txt")).read_lexicon(ABC)

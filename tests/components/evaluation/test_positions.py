@@ -50,3 +50,8 @@ def test_a_place_that_is_far_worse_than_the_others_is_named():
     alike = count(*[("0123456789", "x1x3x5x7x9")] * 40)
     assert explain_weak_place(alike.compute_rates()) is None
     assert explain_weak_place(count(*[("7", "1")] * 40).compute_rates()) is None
+
+
+def test_what_is_read_on_a_line_with_an_empty_label_has_no_place():
+    rates = count(("", "xy"), ("", ""), ("ab", "ax")).compute_rates()
+    assert [(rate["symbols"], rate["symbol_errors"]) for rate in rates] == [(1, 0), (1, 1)]

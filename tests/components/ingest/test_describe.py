@@ -346,3 +346,17 @@ def test_no_shard_is_read_of_which_nothing_is_wanted(tmp_path):
         raise AssertionError(f"shard {number} was asked for")
 
     assert fetch_examples([], path_of) == {}
+
+
+def test_lines_with_empty_labels_are_counted_and_are_no_strange_ones_for_being_blank(tmp_path):
+    filled = [Line("ab", width=40 + number, picture=number) for number in range(30)]
+    blanks = [Line("", width=400 + number, picture=100 + number) for number in range(6)]
+    description, _ = describe(tmp_path, [*blanks, *filled])
+    assert description.label_lengths == {0: 6, 2: 30}
+    assert sum(description.widths.values()) == 36
+    assert sum(description.spacings.values()) == sum(description.densities.values()) == 30
+    for name in ("narrowest", "widest", "emptiest"):
+        assert min(rows_of(getattr(description, name))) >= 6
+    assert description.symbols == {"a": 30, "b": 30}
+    alone, _ = describe(tmp_path, blanks)
+    assert (alone.spacings, alone.narrowest, alone.label_lengths) == ({}, [], {0: 6})

@@ -388,6 +388,17 @@ def test_an_empty_text_file_is_a_label_problem(images, content):
     assert repr(content.decode("utf-8-sig")) in reference.detail
 
 
+@pytest.mark.parametrize("content", [b"", b" \n", b"\xef\xbb\xbf\n"])
+def test_an_empty_text_file_is_a_label_where_empty_ones_are_kept_and_an_empty_name_is_none(images, content):
+    put(images, "a.png", "a.gt.txt", content=content)
+    (reference,) = list_images(str(images), LabelRules("sidecar", keep_empty=True))
+    assert (reference.text, reference.problem) == ("", None)
+    put(images, "_b.png")
+    rules = LabelRules("filename", pattern="{label}_{id}", keep_empty=True)
+    named = {image.key: image.problem for image in list_images(str(images), rules)}
+    assert named["lines/_b.png"] == "empty_label"
+
+
 # Text files that no image got
 
 

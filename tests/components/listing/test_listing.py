@@ -758,6 +758,25 @@ def test_the_rule_for_text_holds_for_tables(images, cell, text, problem):
     assert joined.summary.symbols == {symbol: text.count(symbol) for symbol in sorted(set(text or ""))}
 
 
+@pytest.mark.parametrize("cell", ["", " \n"])
+def test_an_empty_cell_is_a_label_where_empty_ones_are_kept(images, cell):
+    put(images, "a.png", "b.png", "c.png")
+    table = put_table(images / "labels.jsonl", ("a.png", cell), ("b.png", "x"))
+    joined = join(images, table, keep_empty=True)
+    assert {uri: image.text for uri, image in joined.images.items()} == {
+        "lines/a.png": "",
+        "lines/b.png": "x",
+        "lines/c.png": None,
+    }
+    assert joined.problems["lines/c.png"] == "no_label", "a missing row says nothing of the image"
+
+
+def test_an_empty_cell_and_a_text_disagree(images):
+    put(images, "a.png")
+    table = put_table(images / "labels.jsonl", ("a.png", ""), ("a.png", "x"))
+    assert join(images, table, keep_empty=True).problems == {"lines/a.png": "conflicting_labels"}
+
+
 def test_the_group_of_an_image_is_the_value_in_the_named_column(images):
     put(images, "a.png", "b.png", "sub/c.png")
     table = put_table(

@@ -137,3 +137,20 @@ def test_the_likeliest_cause_comes_first():
     reversed_and_few = [text[::-1] for text in TEXTS[:30]]
     found = causes(reversed_and_few, TEXTS[:30])
     assert found[0].startswith("the labels are reversed")
+
+
+def test_blank_fields_with_empty_labels_are_no_cause():
+    labels = ["" if i % 4 == 0 else text for i, text in enumerate(TEXTS)]
+    pixels = [np.full((HEIGHT, 900), 200, np.uint8) if not label else draw(label) for label in labels]
+    lines = LabelledLines(
+        [f"/in/{i}.png" for i in range(len(labels))],
+        labels,
+        np.array([image.shape[1] for image in pixels]),
+        HEIGHT,
+        len(labels) * 9 // 10,
+    )
+    read = {i: misread(label, 0.9, i) for i, label in enumerate(labels)}
+    assert not list(find_causes(lines, [read], [draw(label) for label in labels if label]))
+    empty = LabelledLines(lines.uris, [""] * len(labels), lines.widths, HEIGHT, lines.trained)
+    (cause,) = find_causes(empty, [dict.fromkeys(read, "")], [])
+    assert 'labels are "", so that' in cause
