@@ -47,15 +47,16 @@ def find_folder_splits(folders: Sequence[str], above: int) -> set[str]:
 
 def choose_split_tables(tables: Sequence[str]) -> list[str]:
     """Chooses the tables that are named like splits, as `train.csv` and `test.csv` are; none if these are no whole."""
-    named = {table: split for table in tables if (split := _name_table_split(table)) is not None}
+    named = {table: split for table in tables if (split := name_table_split(table)) is not None}
     return list(named) if has_own_splits(named.values()) else []
 
 
 def find_table_splits(tables: Sequence[str]) -> list[str | None]:
     """Finds the split of each table, as `train.csv` and `test.csv` tell it; all None unless each table has one."""
     whole = len(choose_split_tables(tables)) == len(tables)
-    return [_name_table_split(table) if whole else None for table in tables]
+    return [name_table_split(table) if whole else None for table in tables]
 
 
-def _name_table_split(table: str) -> str | None:
+def name_table_split(table: str) -> str | None:
+    """Names the split that the name of a table tells, without its suffix; None if none or several."""
     return name_split(os.path.splitext(table.rpartition("/")[2])[0])

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from components.listing.collection import COMPANION_SUFFIXES
 from components.listing.contents import fold_name
 from components.listing.references import get_folder, location_to_uri, resolve_folder, resolve_path
+from components.listing.split_names import name_split, name_table_split
 from components.listing.tables import TableColumns, is_review_table, read_label_table
 from tfrecords import DataError, storage
 
@@ -90,6 +91,8 @@ def find_path_rule(table: str, columns: TableColumns, roots: Sequence[str]) -> P
         found = ((folder, _find_prefix(_turn_slashes(path), folder, roots)) for folder in above)
         counts.update([PathRule(folder, prefix) for folder, prefix in found if prefix is not None][:1])
     fitting = [rule for rule, count in counts.most_common() if count >= max(1, _LEAST_SHARE * len(sample))]
+    if len(fitting) > 1 and (split := name_table_split(table)) is not None:  # test.csv has the images of test/
+        fitting = [rule for rule in fitting if name_split(rule.folder.rpartition("/")[2]) == split] or fitting
     if len(fitting) > 1:
         folders = " or ".join(location_to_uri(rule.folder) for rule in fitting[:2])
         raise DataError(

@@ -308,3 +308,22 @@ def test_evaluating_in_beam_reads_what_the_model_reads(request_of, tiny_model, t
     assert figures_of(request_of)["images"] == 4
     (path,) = Path(request_of.folder).glob("readings-*")
     assert counted == {"lines-read": 4, "bytes-written": path.stat().st_size}
+
+
+def test_empty_labels_count_by_what_is_read_on_them_and_are_drawn_among_the_worst(own_request):
+    lines = [
+        ("a.png", "", "", 0.9),
+        ("b.png", "", "xyz", 0.4),
+        ("c.png", "abcd", "abcd", 0.9),
+        ("d.png", "ab", "", 0.5),
+    ]
+    commit_evaluation([shard_of(own_request, lines)], own_request)
+    figures = figures_of(own_request)
+    assert figures["counts"] == dataclasses.asdict(ErrorCounts(4, 2, 6, 5, 2, 2))
+    assert figures["cer"] == pytest.approx(5 / 6)
+    assert [(row["from"], row["images"], row["exact_match"]) for row in figures["by_length"]] == [
+        *((0, 2, 0.5), (2, 1, 0), (4, 1, 1))
+    ]
+    worst = pyarrow.parquet.read_table(Path(own_request.folder) / "worst_lines.parquet").to_pylist()
+    assert [(row["uri"], row["symbol_errors"]) for row in worst] == [("b.png", 3), ("d.png", 2)]
+    assert {path.name for path in Path(own_request.folder).glob("*.png")} == PICTURES

@@ -13,7 +13,14 @@ from components.review.folds import Fold, choose_folds
 from components.review.labels import CHECKED_SCHEMA, check_labels, find_suspects
 from tests.components.ingest.written import parse_shard
 from tests.conftest import LABELS
-from tfrecords import DatasetManifest, decode_png, examples_to_record_batch, pad_lines
+from tfrecords import (
+    DatasetManifest,
+    LineExample,
+    decode_png,
+    encode_example,
+    examples_to_record_batch,
+    pad_lines,
+)
 
 
 def make_folds(folder, count) -> list[Fold]:
@@ -110,3 +117,21 @@ def test_the_most_suspicious_label_comes_first():
     assert [suspect.uri for suspect in suspects] == ["other image", "b tie", "sure", "unsure"]
     assert suspects[2].confidence == pytest.approx(math.exp(-0.01))
     assert suspects[2].label_confidence == pytest.approx(math.exp(-30))
+
+
+@pytest.mark.parametrize("texts", [("",), ("", "0", "a1")])
+def test_an_empty_label_has_the_posterior_of_the_empty_text(tiny_dataset, tiny_model, texts):
+    recogniser = RecogniserSpec(str(tiny_model), "onnx").load()
+    (shard,) = DatasetManifest.read(str(tiny_dataset)).shards_of("test")
+    images = [row["image"] for row in parse_shard(tiny_dataset / shard.name)]
+    lines = [
+        LineExample(image, decode_png(image).shape[1], tuple(recogniser.charset.encode(text)), text, f"{i}.png")
+        for i, (image, text) in enumerate(zip(images, texts, strict=False))
+    ]
+    checked = {row["uri"]: row for row in check_labels(map(encode_example, lines), recogniser).to_pylist()}
+    row = checked["0.png"]
+    logits, time_steps = recogniser.compute_logits([decode_png(images[0])])
+    expected = compute_label_log_probability(logits, time_steps, np.zeros((1, 0), int), np.zeros(1, int))
+    assert row["label"] == ""
+    assert row["label_log_probability"] == pytest.approx(expected[0], rel=1e-4)
+    assert row["suspicion"] > 0

@@ -129,6 +129,26 @@ def test_a_table_for_each_split_is_honoured(workspace, put_lines, split_of, caps
     assert found(workspace) != split_of
 
 
+def test_tables_with_bare_names_that_each_folder_has_lead_to_the_folders_of_their_names(
+    workspace, put_lines, split_of, capsys
+):
+    images = put_lines(lambda line: split_of[line])
+    for text in images.rglob("*.txt"):
+        text.unlink()
+    for split in SPLITS:
+        lines = sorted((images / split).iterdir())
+        rows = [f"{number}.png,{line.stem.partition('-')[2]}" for number, line in enumerate(lines)]
+        (images / f"{split}.csv").write_text("\n".join(["path,text", *rows]))
+        for number, line in enumerate(lines):
+            line.rename(images / split / f"{number}.png")
+    assert ingest(workspace, f"--images={images}") == EXIT_DONE
+    for split, some in examples(latest(workspace)).items():
+        assert {uri: text for uri, (text, _, _) in some.items()} == {
+            f"{images}/{split}/{number}.png": line.partition("-")[2]
+            for number, line in enumerate(sorted(line for line in split_of if split_of[line] == split))
+        }
+
+
 def test_an_image_of_the_old_training_split_is_not_given_another_one_later(workspace, put_lines, split_of, capsys):
     images = put_lines(lambda line: split_of[line])
     assert ingest(workspace, f"--images={images}", "--split_by=image") == EXIT_DONE
