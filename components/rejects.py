@@ -130,12 +130,13 @@ def explain_too_many_rejects(rejects: dict[str, int], matched: int, max_fraction
 
 
 def find_example(paths: Iterable[str], rejects: Mapping[str, int]) -> str:
-    """Finds an example of the most frequent reason in files of rejects; returns its URI and what was wrong."""
+    """Finds an image with the most frequent reason in files of rejects; returns its URI and what was wrong."""
     reason = max(rejects, key=lambda reason: rejects[reason])
     for path in paths:
         with storage.open_to_read(path) as file, pyarrow.parquet.ParquetFile(file) as table:
             for batch in table.iter_batches(columns=["uri", "reason", "detail"]):
                 for row in batch.to_pylist():
                     if row["reason"] == reason:
-                        return f"{row['uri']}: {row['detail']}"
+                        remedy = f" ({REASONS[reason]})" if "--" in REASONS[reason] else ""
+                        return f"{row['uri']}: {row['detail']}{remedy}"
     raise ValueError(f"no file has an image that was rejected as {reason}")

@@ -3,6 +3,7 @@
 import datetime
 
 import pyarrow
+import pyarrow.parquet
 import pytest
 
 from components.rejects import (
@@ -11,6 +12,7 @@ from components.rejects import (
     Reject,
     count_by_reason,
     explain_too_many_rejects,
+    find_example,
     make_rejects_table,
 )
 
@@ -81,3 +83,14 @@ def test_the_refusal_has_the_numbers_the_commonest_reason_first_the_flag_and_the
         "5 of 50 images (10.0%) were rejected (4 truncated, 1 no_label), more than --max_reject_fraction=0.05 allows; "
         "each is listed with its reason in out/rejects-*.parquet"
     )
+
+
+def test_an_example_is_of_the_most_frequent_reason_with_the_way_out(tmp_path):
+    rejects = [Reject("a", "truncated", "damaged"), Reject("b", "empty_label", "its label is ''")]
+    table = make_rejects_table(rejects, step="ingest", run_id="r", at=AT)
+    pyarrow.parquet.write_table(table, tmp_path / "rejects.parquet")
+    paths = [str(tmp_path / "rejects.parquet")]
+    assert find_example(paths, {"truncated": 1, "empty_label": 3}) == (
+        "b: its label is '' (the label has no symbols; --empty_labels keeps those of blank fields)"
+    )
+    assert find_example(paths, {"truncated": 1}) == "a: damaged"
