@@ -2,8 +2,8 @@
 
     python -m tests.fuzz --images=100000
 
-Every image has a number, which with the seed says all about it. What must not be is printed, its image is kept in a
-folder, and the exit status is 1.
+Every image has a number, which with the seed says all about it: `--first=4711 --images=1` reads it again. What must not
+be is printed, its image is kept in a folder, and the exit status is 1.
 """
 
 from __future__ import annotations

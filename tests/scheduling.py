@@ -31,6 +31,7 @@ SECONDS = {
     "pipeline/steps/test_fine_tuning.py": 200,
     "pipeline/steps/test_failed_training.py": 130,
     "components/training/test_export.py": 110,
+    "pipeline/steps/test_directions.py": 100,
     "pipeline/steps/test_ingest.py": 90,
     "engines/test_compaction_store.py": 60,
     "pipeline/steps/test_label_review.py": 70,

@@ -42,7 +42,7 @@ def test_a_number_and_a_seed_say_all_about_a_mutated_image():
 
 @pytest.mark.slow
 def test_mutated_images_have_one_outcome_each_within_the_bounds():
-    figures, findings = fuzz(IMAGES)
+    figures, findings = fuzz(IMAGES, first=1000)  # with a bomb that is slow, and one that is large
     assert [describe(finding) for finding in findings] == []
     assert figures.outcomes.total() == IMAGES
     assert {form for form, outcome in figures.outcomes if outcome == "read"} == READ

@@ -22,7 +22,7 @@ from components.process_settings import set_log_level
 from components.recogniser.manifest import KERAS_NAME, ONNX_NAME, SAVED_MODEL_NAME
 from components.training.recipes import TIME_STRIDE
 from components.training.serving import decode_text, read_lines
-from tfrecords import Charset
+from tfrecords import Charset, storage
 from tfrecords.directions import VISUAL
 from tfrecords.manifest import CHARSET_NAME
 
@@ -134,6 +134,7 @@ def _write_saved_model(
     for name, endpoint in {"read": read, "score": score}.items():  # the first is the default signature
         endpoint.get_concrete_function()
         archive.add_endpoint(name, endpoint)
+    storage.remove_folder(folder)  # what a worker that was killed had written of it
     archive.write_out(folder, verbose=False)
     extra = os.path.join(folder, _EXTRA_ASSETS)
     os.makedirs(extra)

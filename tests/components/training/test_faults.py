@@ -202,6 +202,30 @@ def test_a_model_that_could_not_be_written_is_written_without_training_again(
     assert len((tmp_path / "model" / "history.csv").read_text().splitlines()) == 4
 
 
+_KILLED_ONCE = """
+import os, signal
+from components.training import export
+write_onnx = export._write_onnx
+def write_or_end(*given):
+    if not os.path.exists({marker!r}):
+        open({marker!r}, "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    write_onnx(*given)
+export._write_onnx = write_or_end
+"""
+
+
+def test_a_worker_that_is_killed_while_it_writes_the_model_is_replaced(
+    tiny_dataset, tmp_path, request_for, warm_workers
+):
+    warm_workers.prelude = _KILLED_ONCE.format(marker=str(tmp_path / "killed"))
+    train_in_processes(request_for(tiny_dataset), str(tmp_path), 1, restarts=1)
+    assert (tmp_path / "killed").exists()
+    assert len(warm_workers.started) == 2
+    assert (tmp_path / "model" / "model.onnx").exists()
+    assert (tmp_path / "model" / "saved_model" / "saved_model.pb").exists()
+
+
 @pytest.mark.parametrize(
     ("limit", "reason"), [("folder", "Not a directory"), ("disk", "File too large|No space left on device")]
 )
