@@ -52,6 +52,10 @@ def ingest(workspace: Path, images: Path, *flags: str) -> int:
 def test_empty_labels_are_rejects_by_default_and_examples_where_they_are_kept(tmp_path, capsys):
     texts = make_texts(60)
     images = put_fields(tmp_path / "fields", texts)
+    assert ingest(tmp_path / "ws", images) == EXIT_REFUSED
+    said = capsys.readouterr()
+    assert "(10 empty_label)" in said.err + said.out
+    assert "--empty_labels=keep takes" in said.err + said.out
     assert ingest(tmp_path / "ws", images, "--max_reject_fraction=0.5") == EXIT_DONE
     assert "10 rejected (10 empty_label)" in capsys.readouterr().out
     without = latest(tmp_path / "ws")
