@@ -137,6 +137,5 @@ def find_example(paths: Iterable[str], rejects: Mapping[str, int]) -> str:
             for batch in table.iter_batches(columns=["uri", "reason", "detail"]):
                 for row in batch.to_pylist():
                     if row["reason"] == reason:
-                        remedy = f" ({REASONS[reason]})" if "--" in REASONS[reason] else ""
-                        return f"{row['uri']}: {row['detail']}{remedy}"
+                        return f"{row['uri']}: {row['detail']}"
     raise ValueError(f"no file has an image that was rejected as {reason}")
