@@ -10,15 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from components.listing.boundaries import Boundaries
 from components.listing.labels import LabelRules, quote_text
 from components.listing.listing import ListingSummary, read_listing
-from components.listing.references import location_to_uri, strip_suffix
+from components.listing.references import location_to_uri
 from components.listing.roots import Places, find_root_folder
 from components.listing.split_names import SPLIT_COLUMNS, find_table_splits, has_own_splits, name_split
 from components.listing.tables import is_review_table, read_label_table
-from components.processes import map_in_threads
 from tfrecords import SPLITS, DataError, SplitFractions, StoreError, storage
 
-_FOLDERS_ASKED = 200  # of an object store, each for a request
-_THREADS = 16
+_FOLDERS_ASKED = 20  # of an object store, each for a request
 _NAMED = 6
 
 
@@ -181,18 +179,19 @@ def _find_folders(roots: Sequence[str], boundaries: Boundaries | None) -> Iterat
 
 
 def _list_two_levels(root: str) -> Iterator[str]:
-    """Lists the visible folders in a folder, and those in them."""
-    for folder in _list_folders(root):
-        yield folder
+    """Lists the visible folders in a folder, and those in them; of an object store, only as far as is needed."""
+    first = _list_folders(root)
+    yield from first
+    if storage.is_remote(root):
+        told = has_own_splits(name_split(folder.rpartition("/")[2]) for folder in first)
+        first = [] if told else first[:_FOLDERS_ASKED]
+    for folder in first:
         yield from _list_folders(folder)
 
 
 def _list_folders(folder: str) -> list[str]:
     if storage.is_remote(folder):
-        names = [name for name in storage.list_names(folder) if strip_suffix(name) == name and name[0] != "."]
-        paths = [storage.join(folder, name) for name in names[:_FOLDERS_ASKED]]
-        is_folder = map_in_threads(storage.is_folder, paths, _THREADS, ahead=_THREADS)
-        return [path for path, yes in zip(paths, is_folder, strict=True) if yes]
+        return [storage.join(folder, name) for name in storage.list_folders(folder) if name[0] != "."]
     try:
         with os.scandir(folder) as entries:
             return sorted(entry.path for entry in entries if not entry.name.startswith(".") and entry.is_dir())

@@ -13,6 +13,7 @@ import pytest
 from components.listing import choice
 from components.listing.choice import choose_labels
 from components.listing.labels import LabelRules
+from components.listing.own_splits import choose_splits
 from components.recogniser.manifest import ModelManifest
 from pipeline.exits import EXIT_DONE, EXIT_REFUSED
 from pipeline.main import main
@@ -96,6 +97,20 @@ def test_all_steps_give_what_they_give_in_local_folders(store, local, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_folders_named_like_splits_are_found_with_few_requests(bucket, object_store, proxy):
+    for name in ("lines/train/a.png", "lines/val/b.png", "lines/x.png", "lines/more/c.png", "deep/images/test/d.png"):
+        object_store.put(f"{bucket}/{name}", b"x")
+    object_store.put(f"{bucket}/deep/images/train/e.png", b"x")
+    assert storage.list_folders(f"{bucket}/lines") == ["more", "train", "val"]
+    assert storage.list_folders(f"{bucket}/none") == []
+    for folder, least in (("lines", 1), ("deep", 2)):
+        proxy.requests.clear()
+        rules, why = choose_splits(LabelRules("sidecar", split_by="auto"), [f"{bucket}/{folder}"])
+        assert rules.split_by == "given"
+        assert "give the splits; --split_by=image mixes them" in why
+        assert least <= proxy.counts()["list"] <= least + 2
+
+
 def test_the_next_night_reads_what_is_new_or_was_written_again(store, object_store, tiny_images, capsys):
     first, second, *_ = sorted(tiny_images.glob("*.png"))
     for name, said in (
@@ -133,7 +148,9 @@ def test_each_image_and_each_label_costs_one_request(store, object_store, proxy,
         assert run(store, step) == EXIT_DONE
         of_images = collections.Counter(each.kind for each in proxy.requests if each.name.startswith("lines"))
         listings = of_images.pop("list")
-        assert listings <= 3 + 2  # the folder, and those in it that are listed beside it
+        # Whether it is a folder, and what is in it and in its two: folders that are named like splits, perhaps.
+        of_splits = 4 if step == "ingest" else 0
+        assert listings <= 3 + 2 + of_splits  # the folder, and those in it that are listed beside it
         assert of_images == {"information": 1, "read": reads}
         assert len(proxy.requests) - of_images.total() - listings <= most
         proxy.requests.clear()

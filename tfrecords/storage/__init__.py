@@ -150,6 +150,18 @@ def list_names(folder: str, prefix: str = "") -> list[str]:
         return sorted({name for name in entries if name and name.startswith(prefix)})
 
 
+def list_folders(folder: str) -> list[str]:
+    """Lists the names of folders directly inside a folder of an object store, sorted; none if it does not exist.
+
+    One request is made: of a folder of thousands of files, some of its folders may be left out.
+    """
+    with open_store(folder) as store:
+        try:
+            return sorted(filter(None, store.list_folders(folder)))
+        except FileNotFoundError:
+            return []
+
+
 def glob(pattern: str) -> list[str]:
     """Finds the URLs that match a pattern in an object store."""
     with open_store(pattern) as store:

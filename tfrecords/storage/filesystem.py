@@ -76,6 +76,11 @@ class FileSystem:
         above = self.fs._strip_protocol(folder).rstrip("/") + "/"
         return [entry.removeprefix(above) for entry in self.fs.ls(folder, detail=False, refresh=True)]
 
+    def list_folders(self, folder: str) -> list[str]:
+        """Lists the names of folders directly inside a folder, at least those that one request tells."""
+        entries = self.fs.ls(folder, detail=True, refresh=True)
+        return [entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == "directory"]
+
     def glob(self, pattern: str) -> list[str]:
         """Finds the URLs that match a pattern."""
         return [self.fs.unstrip_protocol(match) for match in self.fs.glob(pattern)]

@@ -183,6 +183,12 @@ class Gcs(FileSystem):
             for name in [*(item["name"] for item in page.get("items", ())), *page.get("prefixes", ())]:
                 yield name.removeprefix(above)
 
+    def list_folders(self, folder: str) -> list[str]:
+        """Lists the names of folders directly inside a folder that are among its first thousand names."""
+        above = make_prefix(folder)
+        page = next(self._list_pages(folder, delimiter="/"))
+        return [name.removeprefix(above).strip("/") for name in page.get("prefixes", ())]
+
     def is_folder(self, url: str) -> bool:
         """Tells whether anything is in a folder; a bucket is a folder even if it is empty."""
         try:
