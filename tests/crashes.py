@@ -290,9 +290,10 @@ class Undisturbed:
         while True:
             self.restore(number, workspace)
             ended = run(flags, kill_after_s=moment, blow=blow, workspace=workspace, patience_s=patience_s)
-            if ended.struck:
+            late = ended.status not in blow.statuses and ended.status == 0 and moment > self.seconds[number] / 10
+            if ended.struck and not late:
                 break
-            moment *= 0.7  # nobody was there any more: a little earlier
+            moment *= 0.7  # nobody was there any more, or had work to do: a little earlier
             shutil.rmtree(workspace)
         told = f"{night.name}: {blow} {moment:.2f} s after it began (status {ended.status}, {ended.seconds:.1f} s)"
         assert ended.status in blow.statuses, f"{told}: {ended.output}"
