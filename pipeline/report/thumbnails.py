@@ -6,7 +6,7 @@ import base64
 import functools
 import io
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,16 @@ from PIL import Image
 from components.listing import uri_to_path
 from components.listing.references import read_regular_file
 from components.processes import HelperPool, bound_decoding, map_in_threads
-from tfrecords import DataError, ImageLimits, ImageRejected, StoreError, encode_png, read_line, turn_upright
+from tfrecords import (
+    DataError,
+    ImageLimits,
+    ImageRejected,
+    ProcessLostError,
+    StoreError,
+    encode_png,
+    read_line,
+    turn_upright,
+)
 
 # Of EPS and the like, Pillow has another program draw a picture.
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
@@ -46,9 +55,7 @@ class Thumbnail(NamedTuple):
 
 def draw_files(uris: Sequence[str]) -> Iterator[Thumbnail]:
     """Draws files of any content, in their order, in a helper process."""
-    if uris:
-        with HelperPool() as helpers:
-            yield from helpers.map(_draw_file, _read_contents(uris, _BYTES), 1, items_per_call=1)
+    yield from _draw_all(_draw_file, uris, _BYTES)
 
 
 def draw_lines(uris: Sequence[str], height: int, limits: ImageLimits) -> Iterator[Thumbnail]:
@@ -58,10 +65,22 @@ def draw_lines(uris: Sequence[str], height: int, limits: ImageLimits) -> Iterato
         height: of the lines, pixels.
         limits: images beyond them are not drawn.
     """
-    if uris:
-        draw = functools.partial(_draw_line, height=height, limits=limits)
+    draw = functools.partial(_draw_line, height=height, limits=limits)
+    yield from _draw_all(draw, uris, limits.max_bytes + 1)
+
+
+def _draw_all(draw: Callable[[tuple[bytes, str]], Thumbnail], uris: Sequence[str], at_most: int) -> Iterator[Thumbnail]:
+    """Draws files; those that are left when helper processes are ended from outside are not drawn."""
+    left = len(uris)
+    if not left:
+        return
+    try:
         with HelperPool() as helpers:
-            yield from helpers.map(draw, _read_contents(uris, limits.max_bytes + 1), 1, items_per_call=1)
+            for thumbnail in helpers.map(draw, _read_contents(uris, at_most), 1, items_per_call=1):
+                left -= 1
+                yield thumbnail
+    except ProcessLostError:  # which is no reason to have no report
+        yield from [Thumbnail(problem="the process that draws it was ended")] * left
 
 
 def make_data_url(content: bytes, kind: str = "png") -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import os
 import random
+import signal
 import struct
+import threading
 import time
 import zlib
 
@@ -19,6 +22,7 @@ from pipeline.report import thumbnails
 from pipeline.report.thumbnails import Thumbnail, draw_files, draw_lines
 from tests.bombs import make_jpeg_exif_bomb
 from tests.hostile import build_corpus, build_names
+from tests.victims import find_helpers
 from tfrecords import ImageLimits, decode_png
 
 
@@ -241,3 +245,28 @@ def test_profiles_and_comments_of_an_image_are_no_part_of_its_picture(tmp_path):
 
 def test_what_takes_too_much_memory_is_not_drawn(tmp_path):
     assert draw(tmp_path, make_jpeg_exif_bomb()) == Thumbnail("", "it takes too much time or memory")
+
+
+def test_helpers_that_somebody_kills_again_and_again_cost_pictures_and_not_the_report(tmp_path):
+    paths = []
+    for number in range(3):
+        noise(200, 40).save(tmp_path / f"{number}.png")
+        paths.append(str(tmp_path / f"{number}.png"))
+    over = threading.Event()
+
+    def kill_helpers() -> None:
+        while not over.wait(0.02):
+            for pid in find_helpers(os.getpid()):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_helpers)
+    killer.start()
+    try:
+        drawn = list(draw_files(paths))
+    finally:
+        over.set()
+        killer.join()
+    assert [(thumbnail.source, thumbnail.problem) for thumbnail in drawn] == (
+        [("", "the process that draws it was ended")] * 3
+    )
