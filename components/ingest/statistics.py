@@ -28,7 +28,7 @@ from components.ingest.describe import (
     merge_descriptions,
 )
 from tfrecords import SPLITS, Charset
-from tfrecords.directions import mirror_symbols
+from tfrecords.directions import VISUAL, mirror_symbols
 
 RARE = 10
 """A symbol that occurs less often in the training split is called rare."""
@@ -66,6 +66,8 @@ def collect_statistics(
         }
     used = [split for split in SPLITS if splits[split]["examples"]]
     symbols = merge_counts(splits[split]["symbols"] for split in SPLITS)
+    # Where text runs from right to left, a bracket may be in the charset only because the other one of its pair is.
+    paired = "" if charset.direction == VISUAL else mirror_symbols("".join(symbols))
     trained = splits["train"]["symbols"]
     twins = list(twins)
     return {
@@ -78,8 +80,7 @@ def collect_statistics(
             if len(used) > 1
         },
         "rare_symbols": {symbol: trained[symbol] for symbol in symbols if 0 < trained.get(symbol, 0) < RARE},
-        # A bracket may be there only because the other one of its pair is.
-        "symbols_without_image": charset.missing_from({*symbols, *mirror_symbols("".join(symbols))}),
+        "symbols_without_image": charset.missing_from({*symbols, *paired}),
         "tight_labels": whole.tight_labels,
         "median_pixels_per_symbol": _find_median(whole.spacings),
         "blank_lines": {"count": whole.blanks, "first": whole.blank_uris},

@@ -104,6 +104,18 @@ def test_a_bracket_that_only_its_pair_brings_is_no_symbol_that_cannot_be_learned
     assert not any("cannot be learned" in warning and "in no image" in warning for warning in manifest.warnings)
 
 
+def test_a_bracket_that_no_label_from_left_to_right_has_cannot_be_learned(tmp_path):
+    folder = tmp_path / "lines"
+    folder.mkdir()
+    for number in range(12):
+        Image.effect_noise((200, 32), 90).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text("ab(")
+    (tmp_path / "charset.txt").write_text("a\nb\n(\n)\n")
+    assert ingest(tmp_path / "ws", folder, f"--charset={tmp_path}/charset.txt") == EXIT_DONE
+    manifest, _ = read_dataset(tmp_path / "ws")
+    assert any("')'" in warning and "in no image" in warning for warning in manifest.warnings)
+
+
 def test_added_images_follow_the_direction_of_the_dataset(lines, tmp_path, capsys):
     assert ingest(tmp_path / "ws", lines, "--base_direction=visual") == EXIT_DONE
     new = tmp_path / "new"
