@@ -124,7 +124,10 @@ class Charset:
 
     def missing(self, text: str) -> list[str]:
         """Finds the symbols that a label needs and the charset lacks; each once, sorted."""
-        return sorted(set(to_display_order(text, self.direction)) - set(self.symbols))
+        return self._find_unknown(to_display_order(text, self.direction))
+
+    def _find_unknown(self, seen: str) -> list[str]:
+        return sorted(set(seen) - set(self.symbols))
 
     def missing_from(self, symbols: Iterable[str]) -> list[str]:
         """Finds the symbols of the charset that are not among `symbols`; sorted."""
@@ -136,10 +139,11 @@ class Charset:
         Raises:
             CharsetError: naming the symbols that are not in the charset.
         """
-        if unknown := self.missing(text):
+        seen = to_display_order(text, self.direction)
+        if unknown := self._find_unknown(seen):
             named = ", ".join(f"{symbol!r} (U+{ord(symbol):04X})" for symbol in unknown)
             raise CharsetError(f"label {text!r} has symbols that are not in the charset: {named}")
-        return self.get_ids(to_display_order(text, self.direction))
+        return self.get_ids(seen)
 
     def get_ids(self, symbols: Iterable[str]) -> list[int]:
         """Returns the id of each of these symbols, which the charset has, in the order given."""

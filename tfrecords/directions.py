@@ -129,6 +129,7 @@ def _reorder(text: str, base: str) -> tuple[str, list[int]]:
     # A letter of the base direction takes the place of the line's end, where the algorithm moves tags elsewhere.
     displayed = get_display(tagged + _SENTINEL[base], base_dir=base)
     displayed = displayed[1:] if base == "R" else displayed[:-1]
+    mirrored = mirror_symbols(text)
     order, symbols = [], []
     for start in range(0, len(displayed), digits + 1):
         group = displayed[start : start + digits + 1]
@@ -137,7 +138,7 @@ def _reorder(text: str, base: str) -> tuple[str, list[int]]:
         for tag in group[-2::-1] if is_odd else group[1:]:
             place = place * _TAGS + ord(tag) - _FIRST_TAG
         order.append(place)
-        symbols.append(mirror_symbols(text[place]) if is_odd else text[place])
+        symbols.append(mirrored[place] if is_odd else text[place])
     return "".join(symbols), order
 
 

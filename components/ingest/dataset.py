@@ -305,11 +305,11 @@ def commit_dataset(settled: Iterable[Described | Twins], request: IngestRequest)
     )
     if problem is not None:
         problem += "; such as " + find_example([storage.join(request.folder, name) for name in reject_files], rejects)
-    if problem is not None and (unused := explain_unused_labels(request.listings)):
-        problem += f"; labels without an image: {unused}"
-    if problem is not None and rejects.get("empty_label"):
-        problem += "; --empty_labels=keep takes empty text files and cells for the labels of blank images"
-    if problem is None and not any(entry.split == "train" for entry in entries):
+        if unused := explain_unused_labels(request.listings):
+            problem += f"; labels without an image: {unused}"
+        if rejects.get("empty_label"):
+            problem += "; --empty_labels=keep takes empty text files and cells for the labels of blank images"
+    elif not any(entry.split == "train" for entry in entries):
         problem = f"none of the {matched} images is left for training: give more images"
     if problem is not None:
         commit.refuse(problem, rejects)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from components.listing.joining import LabelRow, normalise_for_join, read_label_rows
+from components.listing.joining import normalise_for_join, normalise_row, read_label_rows
 from components.listing.labels import LabelRules, quote_text
 from components.listing.references import location_to_uri, uri_to_path
 from components.listing.split_names import SPLIT_COLUMNS, choose_split_tables
 from components.listing.table_paths import find_path_rule, has_file
 from components.listing.tables import read_label_table
-from tfrecords import DataError, normalise_text, storage
+from tfrecords import DataError, storage
 
 _ROWS_COMPARED = 1_000_000
 _Labels = dict[str, frozenset[tuple[str, str]]]
@@ -81,12 +81,8 @@ def _read_labels(table: str, folder: str, rules: LabelRules) -> _Labels | None:
         if row.row >= _ROWS_COMPARED:
             return None
         if row.problem is None and uri_to_path(row.uri).startswith(inside):
-            labels.setdefault(normalise_for_join(row.uri), set()).add(_normalise(row))
+            labels.setdefault(normalise_for_join(row.uri), set()).add(normalise_row(row, rules))
     return {uri: frozenset(said) for uri, said in labels.items()}
-
-
-def _normalise(row: LabelRow) -> tuple[str, str]:
-    return normalise_text(row.text), normalise_text(row.group or "")
 
 
 def _describe(said: frozenset[tuple[str, str]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -154,7 +155,7 @@ def _apply_rows(reference: ImageReference, rows: Sequence[LabelRow], rules: Labe
         return reference.reject("no_label", f"no row of {rules} that can be read names it")
     first = rows[0]
     for row in rows[1:]:
-        if _normalise_row(row, rules) != _normalise_row(first, rules):
+        if normalise_row(row, rules) != normalise_row(first, rules):
             return reference.reject(
                 "conflicting_labels",
                 f"{first.place} says {_describe_row(first)}, {row.place} says {_describe_row(row)}: leave one of them",
@@ -172,10 +173,14 @@ def _apply_rows(reference: ImageReference, rows: Sequence[LabelRow], rules: Labe
     return add_label(reference, first.text, rules.max_label_length, keep_empty=rules.keep_empty)
 
 
+_find_table_splits = functools.lru_cache(maxsize=8)(find_table_splits)
+"""For each image; the tables are always the same."""
+
+
 def _add_split(reference: ImageReference, rows: Sequence[LabelRow], rules: LabelRules) -> ImageReference:
     """Adds the split that an image's rows, the names of their tables and its folders tell, if it is one."""
     told = {} if reference.split is None else {reference.split: "its folder"}
-    of_table = find_table_splits(rules.tables)
+    of_table = _find_table_splits(rules.tables)
     for row in rows:
         if (split := of_table[row.table]) is not None:
             told[split] = f"the name of {location_to_uri(rules.tables[row.table])}"
@@ -189,7 +194,8 @@ def _add_split(reference: ImageReference, rows: Sequence[LabelRow], rules: Label
     return reference._replace(split=next(iter(told)))
 
 
-def _normalise_row(row: LabelRow, rules: LabelRules) -> tuple[str, str]:
+def normalise_row(row: LabelRow, rules: LabelRules) -> tuple[str, str]:
+    """Returns what rows have to agree on: the text, and the group if images are split by it."""
     return normalise_text(row.text), "" if rules.split_by == "given" else normalise_text(row.group or "")
 
 

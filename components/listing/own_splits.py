@@ -43,17 +43,13 @@ def choose_splits(
     column = _find_column(rules) if own else _check_group(rules)
     if not own and column is None:
         return rules, ""
-    of_tables = find_table_splits(rules.tables)
-    by_folder = dict(_find_folders(roots, boundaries))
     given = "; --split_by=image mixes them"
     if column is not None:
         what = f"the column {column!r} of {rules} gives the splits"
-    elif rules.tables and of_tables[0] is not None:
+    elif rules.tables and find_table_splits(rules.tables)[0] is not None:
         what = f"the names of {rules} give the splits"
-    elif has_own_splits(by_folder.values()) or (rules.split_by == "given" and by_folder):
-        folders = sorted(by_folder, key=lambda folder: (SPLITS.index(by_folder[folder]), folder))
-        listed = [f"{folder}/" for folder in folders[:_NAMED]] + ["…"] * (len(folders) > _NAMED)
-        what = f"the folders {', '.join(listed)} give the splits"
+    elif folders := _describe_folders(roots, boundaries, asked=rules.split_by == "given"):
+        what = f"the folders {folders} give the splits"
     elif rules.split_by == "auto":
         return dataclasses.replace(rules, split_by="image"), ""
     else:
@@ -159,6 +155,19 @@ def _read_values(tables: Sequence[str], rules: LabelRules, column: str) -> set[s
         raise
     except DataError:  # which the joining of labels tells, if it is more than a missing column
         return set()
+
+
+def _describe_folders(roots: Sequence[str], boundaries: Boundaries | None, *, asked: bool) -> str:
+    """Describes the folders that give the splits, the training ones first; empty if none do.
+
+    Args:
+        asked: whether splits are asked for, so that a single one is enough.
+    """
+    by_folder = dict(_find_folders(roots, boundaries))
+    if not (has_own_splits(by_folder.values()) or (asked and by_folder)):
+        return ""
+    folders = sorted(by_folder, key=lambda folder: (SPLITS.index(by_folder[folder]), folder))
+    return ", ".join([f"{folder}/" for folder in folders[:_NAMED]] + ["…"] * (len(folders) > _NAMED))
 
 
 def _find_folders(roots: Sequence[str], boundaries: Boundaries | None) -> Iterator[tuple[str, str]]:
