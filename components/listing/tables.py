@@ -27,6 +27,7 @@ PATH_COLUMNS = ("path", "file_name", "filename", "file", "image", "image_path", 
 TEXT_COLUMNS = ("text", "label", "transcription", "transcript", "ground_truth", "gt", "words", "sentence", "value")
 REVIEW_COLUMNS = ("dataset", "model_id", "run_id")
 """The columns, beside path and text, by which a review table is known: `components.review.table` writes them."""
+_BLANK = '""'  # in a review table, since a person left out a row without a text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,7 @@ def read_label_table(table: str, columns: TableColumns) -> Iterator[TableRow]:
     `.csv` is read strictly; the separator is a comma, a semicolon or a tab, whichever gives the header
     the columns needed. `.tsv` or `.txt` is separated by tabs, and a quotation mark in it is an ordinary symbol,
     unless it is written as `csv` writes one. `.jsonl` has one object a line. A row of a review table
-    without a text is skipped: a person left that image out.
+    without a text is skipped: a person left that image out. `""` is the empty text there.
 
     Args:
         table: absolute path or URL.
@@ -62,10 +63,13 @@ def read_label_table(table: str, columns: TableColumns) -> Iterator[TableRow]:
     wanted = [_want_path_column(columns.path), WantedColumn("text", "--text_column", columns.text, TEXT_COLUMNS)]
     if columns.group is not None:
         wanted.append(WantedColumn("group", "--split_by", columns.group, ()))
-    skip_empty = is_review_table(table)
+    reviewed = is_review_table(table)
     for row in read_table(table, wanted):
-        if not skip_empty or row.problem is not None or (row.text or "").strip():
+        text = (row.text or "").strip()
+        if not reviewed or row.problem is not None:
             yield row
+        elif text:
+            yield dataclasses.replace(row, text="") if text == _BLANK else row
 
 
 @dataclasses.dataclass(frozen=True)
