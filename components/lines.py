@@ -10,8 +10,10 @@ from typing import TypeAlias, TypeVar
 
 import numpy as np
 
-from components.listing import ImageReference, read_image
-from components.processes import HelperPool, bound_decoding, is_helper, map_in_threads
+from components.listing import ImageReference, read_image, uri_to_path
+from components.listing.line_places import find_line_place, get_page
+from components.page_images import read_line_of_page
+from components.processes import HelperPool, bound_decoding, is_helper, map_in_threads, split_into_groups
 from components.rejects import Reject
 from tfrecords import (
     ImageLimits,
@@ -27,6 +29,7 @@ _Outcome = TypeVar("_Outcome")
 Content: TypeAlias = bytes | Reject | None
 """What was read of an image's file: its bytes, why there are none, or None if nothing was tried."""
 _READ_AHEAD, _THREADS = 64, 16
+_IMAGES_A_CALL, _LINES_A_CALL = 32, 500  # of a helper; a line is a part of a page that is decoded once
 _RECORDS_AT_A_TIME = 1000
 
 
@@ -38,7 +41,8 @@ def map_in_order(
 ) -> Iterator[_Outcome]:
     """Maps in the order of the references. Helper processes decode, since an image may end the process that does.
 
-    What lies in an object store is read by threads of this process, and sent to a helper.
+    What lies in an object store is read by threads of this process, and sent to a helper. The lines of a page that
+    follow each other go to one helper, which reads and decodes the page once.
 
     Args:
         function: decodes the image that a reference names, by `read_referenced_line`, once; it can be pickled.
@@ -67,17 +71,31 @@ def _map_in_helpers(
     pairs: Iterable[tuple[ImageReference, Content]],
     processes: int,
 ) -> Iterator[_Outcome]:
+    calls = (
+        group
+        for page, of_page in itertools.groupby(pairs, lambda pair: _find_page(pair[0]))
+        for group in split_into_groups(_IMAGES_A_CALL if page is None else _LINES_A_CALL, of_page)
+    )
     with HelperPool.current() as helpers:
-        yield from helpers.map(functools.partial(_apply, function), pairs, processes)
+        for outcomes in helpers.map(functools.partial(_apply, function), calls, processes, items_per_call=1):
+            yield from outcomes
 
 
-def _apply(function: Callable[[ImageReference, Content], _Outcome], pair: tuple[ImageReference, Content]) -> _Outcome:
-    return function(*pair)
+def _find_page(reference: ImageReference) -> str | None:
+    """Finds the page of a line; None for an image of its own."""
+    page = get_page(reference.uri)
+    return None if page == reference.uri else page
+
+
+def _apply(
+    function: Callable[[ImageReference, Content], _Outcome], pairs: Sequence[tuple[ImageReference, Content]]
+) -> list[_Outcome]:
+    return [function(*pair) for pair in pairs]
 
 
 def _fetch(reference: ImageReference, limits: ImageLimits) -> Content:
-    """Reads what lies in an object store; what does not is read where it is decoded."""
-    remote = reference.problem is None and storage.is_remote(reference.uri)
+    """Reads an image in an object store; others are read where they are decoded, and so is the page of a line."""
+    remote = reference.problem is None and storage.is_remote(reference.uri) and _find_page(reference) is None
     return _read_content(reference, limits) if remote else None
 
 
@@ -110,8 +128,12 @@ def read_referenced_line(
         return Reject(reference.uri, reference.problem, reference.detail or "")
     try:
         with bound_decoding(limits):
+            if (place := find_line_place(uri_to_path(reference.uri))) is not None:
+                return read_line_of_page(place, height, limits, vertical)
             content = _read_content(reference, limits) if content is None else content
             return content if isinstance(content, Reject) else read_line(content, height, limits, vertical)
+    except OSError as error:  # of a page: `_read_content` has its own
+        return Reject(reference.uri, "unreadable", str(error))
     except ImageRejected as error:
         return Reject(reference.uri, error.reason, error.detail)
 

@@ -75,6 +75,16 @@ def _check_labels(options: LinePipelineOptions) -> None:
         rules = options.label_rules
     except DataError as error:
         raise UsageError(str(error)) from None
+    if options.pages and source != "auto":
+        raise UsageError(f"--pages takes labels from ALTO and PAGE files: leave out --label_source={source}")
+    if options.pages and any(name.lower().endswith(TABLE_SUFFIXES) for name in (options.infer_images or "").split(",")):
+        raise UsageError(
+            f"--pages takes folders and images of pages, but --infer_images={options.infer_images} has a table"
+        )
+    if options.split_by == "page" and not options.pages:
+        raise UsageError("--split_by=page keeps the lines of a page together: add --pages, or leave it out")
+    if options.line_types and not options.pages:
+        raise UsageError(f"--line_types={options.line_types} is for pages: add --pages, or leave it out")
     for table in rules.tables:
         if not table.lower().endswith(LABEL_TABLE_SUFFIXES):
             near = difflib.get_close_matches(source, LABEL_SOURCES, 1)

@@ -153,10 +153,11 @@ FLAG_SECTIONS = (
             ),
             Flag(
                 "split_by",
-                "what stays together in training, validation or test: each image by itself (image), the images of "
-                "one folder (folder), or the images with the same value in a column of the label table, given by "
-                "its name; given: the folders train, val and test, such tables or a column of splits say where each "
-                "image belongs; auto is given where there are such, else image",
+                "what stays together in training, validation or test: each image by itself (image), the lines of one "
+                "page (page), the images of one folder (folder), or the images with the same value in a column of the "
+                "label table, given by its name; given: the folders train, val and test, such tables or a column of "
+                "splits say where each image belongs; auto is given where there are such, else page with --pages, or "
+                "image",
                 "RULE",
                 default="auto",
             ),
@@ -220,6 +221,16 @@ FLAG_SECTIONS = (
         "Lists and rejects",
         ("ingest", "infer"),
         (
+            Flag(
+                "pages",
+                "the images are pages, whose lines and texts ALTO and PAGE files give: each line is cut from its page",
+            ),
+            Flag(
+                "line_types",
+                "types of lines or regions in these files, comma separated: other lines are passed over",
+                "NAMES",
+                without="all lines",
+            ),
             Flag(
                 "path_column",
                 "column that holds the image's path, relative to the table, in a label table or a table in "

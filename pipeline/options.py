@@ -8,7 +8,7 @@ import os
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, StandardOptions
 
 from components.ctc.decoders import Decoding
-from components.listing import LABEL_SOURCES, LabelRules, TableColumns
+from components.listing import LABEL_SOURCES, LabelRules, PageRules, TableColumns
 from components.recogniser.manifest import RENAMED_NETWORKS
 from pipeline.flag_types import UsageError as UsageError
 from pipeline.flags import FLAG_SECTIONS
@@ -69,9 +69,9 @@ class LinePipelineOptions(PipelineOptions):
         whole = os.path.isfile(os.path.expanduser(self.label_source))  # a comma may be a part of a name
         named = [self.label_source] if whole else self.label_source.split(",")
         tables = () if self.label_source in LABEL_SOURCES else tuple(dict.fromkeys(map(make_absolute, named)))
-        column = None if self.split_by in ("auto", "image", "folder", "given") else self.split_by
+        column = None if self.split_by in ("auto", "image", "page", "folder", "given") else self.split_by
         return LabelRules(
-            source="table" if tables else self.label_source,
+            source="pages" if self.pages else "table" if tables else self.label_source,
             pattern=self.label_pattern,
             tables=tables,
             columns=TableColumns(self.path_column, self.text_column, column),
@@ -79,6 +79,12 @@ class LinePipelineOptions(PipelineOptions):
             max_label_length=self.max_label_length,
             keep_empty=self.empty_labels == "keep",
         )
+
+    @property
+    def page_rules(self) -> PageRules | None:
+        """The rules for images that are pages; None if they are lines."""
+        types = tuple(name.strip() for name in (self.line_types or "").split(",") if name.strip())
+        return PageRules(types) if self.pages else None
 
     @property
     def split_fractions(self) -> SplitFractions:

@@ -15,6 +15,7 @@ from tfrecords.image import (
     decode_png,
     encode_png,
     pad_lines,
+    read_grey,
     read_line,
 )
 from tfrecords.manifest import DatasetManifest, ShardEntry
@@ -48,6 +49,7 @@ __all__ = [
     "name_shard",
     "normalise_text",
     "pad_lines",
+    "read_grey",
     "read_line",
     "read_record_batches",
     "read_records",

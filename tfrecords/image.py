@@ -133,6 +133,18 @@ def read_line(data: bytes, height: int, limits: ImageLimits, vertical: bool = Fa
     Raises:
         ImageRejected: with the reason and the numbers behind it.
     """
+    return _scale_to_height(read_grey(data, limits), height, limits, vertical)
+
+
+def read_grey(data: bytes, limits: ImageLimits) -> Image.Image:
+    """Decodes an image file into a grey image of its own size, upright, of mode L.
+
+    Args:
+        data: the file's bytes, as `read_line` takes them.
+
+    Raises:
+        ImageRejected: with the reason and the numbers behind it.
+    """
     if not data:
         raise ImageRejected("empty_file", "the file has 0 bytes")
     limits.check_bytes(len(data))
@@ -144,7 +156,7 @@ def read_line(data: bytes, height: int, limits: ImageLimits, vertical: bool = Fa
                 _check_png(data)
             elif image.format in ("JPEG", "MPO"):
                 _check_scans(data)
-            grey = _to_grey(image)
+            return _to_grey(image)
     except UnidentifiedImageError:
         for signature, name in _SIGNATURES.items():
             if data.startswith(signature):
@@ -163,7 +175,6 @@ def read_line(data: bytes, height: int, limits: ImageLimits, vertical: bool = Fa
         if str(error).endswith(_NO_MEMORY):
             raise ImageRejected("too_large", limits.explain_memory()) from None
         raise ImageRejected("truncated", f"the image ends early or is damaged: {error}") from None
-    return _scale_to_height(grey, height, limits, vertical)
 
 
 def convert_line(

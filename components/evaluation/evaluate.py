@@ -22,6 +22,7 @@ from components.evaluation.confusions import Confusions
 from components.evaluation.constant import find_best_constant
 from components.evaluation.lines import EvaluatedLine
 from components.evaluation.positions import PositionCounts
+from components.listing.line_places import get_page
 from components.metrics import (
     ErrorCounts,
     LineCounts,
@@ -73,7 +74,8 @@ class EvaluationRequest:
         model_id: of the model that is evaluated.
         examples: number of examples in the test split.
         folder: for `evaluation.json`, the readings, the confusions and the pictures.
-        split_by: `image`, `folder`, `given` or the name of a column: the dataset keeps its lines together in a split.
+        split_by: `image`, `page`, `folder`, `given` or the name of a column: what the dataset keeps together in a
+            split.
         groups: number of examples of each group in the test split, by its name; empty if not all are known.
     """
 
@@ -222,7 +224,7 @@ def _number_groups(names: pyarrow.ChunkedArray) -> np.ndarray:
 
 
 class _GroupFinder:
-    """The finder of a URI's group: the longest of the given names that is a part of its folder's path."""
+    """The finder of a URI's group: the longest of the given names that is a part of its folder's or page's path."""
 
     def __init__(self, groups: Iterable[str]):
         self._groups = frozenset(groups)
@@ -231,7 +233,8 @@ class _GroupFinder:
     def __call__(self, uri: str) -> str | None:
         if not self._groups:
             return None
-        folder = uri.rpartition("/")[0]
+        page = get_page(uri)
+        folder = uri.rpartition("/")[0] if page == uri else page
         if folder not in self._of_folder:
             parts = folder.split("/")
             bounds = itertools.combinations(range(len(parts) + 1), 2)

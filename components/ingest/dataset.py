@@ -78,7 +78,8 @@ class IngestRequest:
         limits: which images are refused.
         max_reject_fraction: the share of images that may be left out.
         processes: how many processes a worker may occupy.
-        split_by: what is kept together in a split, for the statistics: `image`, `folder`, `given` or a column's name.
+        split_by: what is kept together in a split, for the statistics: `image`, `page`, `folder`, `given` or a
+            column's name.
         label_source: where labels come from, for the manifest.
         listings: the listing files, whose unused labels are kept with the dataset.
         unused_labels: how many there are, by reason.

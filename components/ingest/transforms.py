@@ -19,6 +19,7 @@ from components.ingest.dataset import (
     write_training_shard,
 )
 from components.listing import ImageReference, read_listing
+from components.listing.line_places import get_page
 from components.listing.transforms import GroupByShard, sort_by_key
 from components.transforms import CallPrepared, GatherOnce, pack_blocks, unpack_blocks
 from tfrecords import DataError, SplitFractions, choose_shard
@@ -134,7 +135,7 @@ def _new_shard(reference: ImageReference, request: IngestRequest, fractions: Spl
     """Chooses the shard of an image that is in no old one."""
     split = reference.choose_split(fractions)
     old = request.count_old_shards(split)
-    return split, old + choose_shard(reference.key, request.shards[split] - old)
+    return split, old + choose_shard(get_page(reference.key), request.shards[split] - old)
 
 
 def _write(shard: tuple[str, int], references: list[ImageReference], request: IngestRequest) -> ShardSummary:

@@ -14,6 +14,7 @@ from components.listing.listing import (
     write_references,
 )
 from components.listing.own_splits import choose_splits, hold_out, refuse_images_without_split
+from components.listing.page_lines import PageRules
 from components.listing.path_tables import PathTables, list_table
 from components.listing.references import ImageReference, location_to_uri, path_to_uri, read_image, uri_to_path
 from components.listing.roots import Places, find_roots, find_roots_and_tables, group_roots
@@ -31,6 +32,7 @@ __all__ = [
     "ImageReference",
     "LabelRules",
     "ListingSummary",
+    "PageRules",
     "PathTables",
     "Places",
     "TableColumns",

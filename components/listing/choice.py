@@ -66,7 +66,7 @@ def choose_labels(
     """
     roots = list(roots)
     if rules.source != "auto":
-        return rules, f"labels come from {rules}, as --label_source says"
+        return rules, f"labels come from {rules}, as --{'pages' if rules.source == 'pages' else 'label_source'} says"
     from_names = dataclasses.replace(rules, source="filename")
     if rules.pattern != LabelRules.pattern:
         return from_names, "labels come from the file names, as --label_pattern says"
@@ -178,6 +178,11 @@ def check_choice(rules: LabelRules, listing: ListingSummary, files: Sequence[str
 
 def _explain_label_file(found: LabelFile) -> DataError:
     path = location_to_uri(found.path)
+    if found.of_page:
+        return DataError(
+            f"{path} is an ALTO or PAGE file: if the images are pages, whose lines and texts such files give, say "
+            "--pages; if they are lines and their names the labels, say --label_source=filename"
+        )
     if found.files:
         what = (
             f"{found.files:,} files in {location_to_uri(get_folder(found.path))} are named like images, such as {path}"

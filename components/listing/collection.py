@@ -1,7 +1,6 @@
 """The images of a collection: walking its roots, and the rule for which file counts as an image.
 
-This module walks local folders itself, because a glob library misses names with brackets, broken links
-and names that are not UTF-8. Every file that is not hidden and not a companion (`.txt`, tables, …) counts
+Every file that is not hidden and not a companion (`.txt`, tables, …) counts
 as an image until its bytes say otherwise, so none is lost silently.
 """
 
@@ -14,7 +13,6 @@ import logging
 import os
 import stat
 from collections.abc import Collection, Iterable, Iterator
-from typing import NamedTuple
 
 from components.listing.boundaries import Boundaries
 from components.listing.copies import find_original, find_original_name, may_be_copy
@@ -25,8 +23,10 @@ from components.listing.labels import (
     read_label_from_name,
     read_label_from_sidecar,
 )
+from components.listing.line_places import find_line_place
 from components.listing.references import ImageReference, join_path, location_to_uri, strip_suffix, strip_variant
 from components.listing.roots import Places, find_root_folder
+from components.listing.walking import Folder, leads_to_folder, walk_root
 from components.processes import map_in_threads
 from components.rejects import Reject
 from tfrecords import DataError, storage
@@ -60,33 +60,6 @@ class Tally:
     copies: int = 0
 
 
-class _File(NamedTuple):
-    """A file in a folder.
-
-    Attributes:
-        modified_us: microseconds since 1970 UTC of its last change.
-        problem: why it is not to be read, or None.
-    """
-
-    name: str
-    size_bytes: int
-    modified_us: int
-    problem: str | None = None
-
-
-class _Folder(NamedTuple):
-    """A folder with its visible files, or with the error for which it cannot be listed.
-
-    Attributes:
-        hidden: number of hidden files and folders in it.
-    """
-
-    path: str
-    files: list[_File]
-    hidden: int = 0
-    error: OSError | None = None
-
-
 def list_images(
     root: str, labels: LabelRules | None = None, tally: Tally | None = None, places: Places | None = None
 ) -> Iterator[ImageReference]:
@@ -107,14 +80,10 @@ def list_images(
     places = Places.from_roots([root]) if places is None else places
     single = not places.is_folder(root)
     remote = storage.is_remote(root)
-    if remote:
-        root = storage.canonicalise(root)
-        folders = _walk_remote(root, single, tally)
-    else:
-        folders = _walk_local(root, places, tally)
+    root = storage.canonicalise(root) if remote else root
     root_folder = find_root_folder(root, not single)
     parent = places.get_key_parent(root_folder)
-    for folder in folders:
+    for folder in walk_root(root, places, tally.passed_over, single=single):
         group = None
         if labels and labels.split_by == "folder":
             below = folder.path.removeprefix(root_folder).strip("/").partition("/")[0]
@@ -135,7 +104,7 @@ def list_images(
             continue
         tally.passed_over["hidden"] += folder.hidden
         sidecars = None
-        if labels is not None and labels.source != "table":
+        if labels is not None and labels.source not in ("table", "pages"):
             sidecars = SidecarFolder(
                 folder.path, _list_names_beside(folder) if single else [f.name for f in folder.files]
             )
@@ -154,7 +123,7 @@ def list_images(
 
 
 def _list_folder(
-    folder: _Folder, parent: str, group: str | None, sidecars: SidecarFolder | None, tally: Tally
+    folder: Folder, parent: str, group: str | None, sidecars: SidecarFolder | None, tally: Tally
 ) -> Iterator[tuple[ImageReference, str, str | None]]:
     """Yields the images of a folder, each with its name and the text file beside it."""
     for name, size, modified_us, problem in folder.files:
@@ -187,7 +156,7 @@ def _add_splits(
 
 
 def _read_labels_in_names(
-    folder: _Folder,
+    folder: Folder,
     single: bool,
     images: Iterable[tuple[ImageReference, str, str | None]],
     labels: LabelRules,
@@ -235,96 +204,17 @@ def _read_label_beside(
     return read_label_from_sidecar(reference, sidecar, labels)
 
 
-def _walk_local(root: str, places: Places, tally: Tally) -> Iterator[_Folder]:
-    """Yields folders in sorted order, each with its files; a folder to which several links lead comes once."""
-    if not os.path.isdir(root):
-        yield _Folder(os.path.dirname(root), [_describe_local_file(root, os.path.islink(root), places.boundaries)])
-        return
-    seen: set[tuple[int, int]] = set()
-    waiting = [root]
-    while waiting:
-        path = waiting.pop()
-        try:
-            status = os.stat(path)
-            if (status.st_dev, status.st_ino) in seen:
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            with os.scandir(path) as scanned:
-                entries = sorted((entry for entry in scanned), key=lambda entry: entry.name)
-        except OSError as error:
-            yield _Folder(path, [], error=error)
-            continue
-        visible = [entry for entry in entries if not entry.name.startswith(".")]
-        files, folders = [], []
-        for entry in visible:
-            is_folder = _leads_to_folder(entry)
-            if entry.is_symlink() and places.boundaries.links in ("none", "files" if is_folder else "none"):
-                tally.passed_over["link"] += 1
-            elif not is_folder:
-                files.append(_describe_local_file(entry.path, entry.is_symlink(), places.boundaries))
-            elif _is_entered(entry, places, tally):
-                folders.append(entry.path)
-        waiting += reversed(folders)
-        yield _Folder(path, files, hidden=len(entries) - len(visible))
-
-
-def _is_entered(folder: os.DirEntry[str], places: Places, tally: Tally) -> bool:
-    """Tells whether a folder is entered: it is not closed, and no link to what is listed anyway."""
-    if closed := places.boundaries.find_closed_folder(folder.path):
-        log.warning(f"{location_to_uri(folder.path)} leads into {closed}, and is passed over")
-        tally.passed_over["link"] += 1
-        return False
-    return not (folder.is_symlink() and places.reaches(os.path.realpath(folder.path)))
-
-
-def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def _describe_local_file(path: str, is_link: bool, boundaries: Boundaries) -> _File:
-    if is_link and (closed := boundaries.find_closed_folder(path)):
-        return _File(os.path.basename(path), 0, 0, f"it is a link that leads into {closed}, where no image is read")
-    try:
-        status = os.stat(path)
-    except OSError:
-        try:
-            status = os.lstat(path)  # a broken link is listed, and rejected when it is read
-        except OSError:
-            return _File(os.path.basename(path), 0, 0)  # so is a file that is gone, or has too long a path
-    return _File(os.path.basename(path), status.st_size, status.st_mtime_ns // 1000)
-
-
-def _walk_remote(root: str, single: bool, tally: Tally) -> Iterator[_Folder]:
-    folders: dict[str, list[_File]] = collections.defaultdict(list)
-    hidden: collections.Counter[str] = collections.Counter()
-    for file in [_describe_remote_file(root)] if single else storage.find_files(root):
-        folder, _, name = file.url.rpartition("/")
-        if "/." in file.url.removeprefix(root):
-            hidden[folder] += 1
-        elif not name and not file.size:
-            tally.passed_over["folder"] += 1
-        else:
-            folders[folder].append(_File(name, file.size, round(file.modified * 1e6)))
-    for folder in sorted(folders.keys() | hidden.keys()):
-        yield _Folder(folder, folders.get(folder, []), hidden[folder])
-
-
-def _describe_remote_file(url: str) -> storage.StoredFile:
-    try:
-        return storage.describe_file(url)
-    except FileNotFoundError:
-        return storage.StoredFile(url, 0, 0)  # gone by now: it is listed, and rejected when it is read
-
-
 def read_size_and_time(path: str) -> tuple[int, int]:
     """Reads size (bytes) and last change (microseconds since 1970) of a file, as the listing of its folder has them.
+
+    Of a line on a page, that is the image's size, and the last change of the image or the page file.
 
     Raises:
         OSError: if the file is missing; an `IsADirectoryError` if it is a folder.
     """
+    if (place := find_line_place(path)) is not None:
+        size, modified_us = read_size_and_time(place.image)
+        return size, max(modified_us, read_size_and_time(place.page_file)[1])
     if storage.is_remote(path):
         try:
             file = storage.describe_file(path)
@@ -339,7 +229,7 @@ def read_size_and_time(path: str) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns // 1000
 
 
-def _list_names_beside(folder: _Folder) -> list[str]:
+def _list_names_beside(folder: Folder) -> list[str]:
     """Lists names in the folder of a single file, once for all files in it; in an object store, names like its own."""
     if storage.is_remote(folder.path):
         return [name for file in folder.files for name in storage.list_names(folder.path, strip_variant(file.name))]
@@ -349,4 +239,4 @@ def _list_names_beside(folder: _Folder) -> list[str]:
 @functools.lru_cache(maxsize=4)
 def _list_names(folder: str, _changed: int) -> list[str]:
     with os.scandir(folder) as entries:
-        return [entry.name for entry in entries if not _leads_to_folder(entry)]
+        return [entry.name for entry in entries if not leads_to_folder(entry)]

@@ -10,8 +10,10 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
+from components.layout import looks_like_page_file
 from components.listing.contents import Content, fold_name, read_content
-from components.listing.references import IMAGE_SUFFIXES, get_folder, strip_suffix
+from components.listing.line_places import PAGE_FILE_SUFFIX
+from components.listing.references import IMAGE_SUFFIXES, get_folder, read_regular_file, strip_suffix
 from tfrecords import StoreError, storage
 
 _NAMES_LOOKED_FOR = 500
@@ -20,6 +22,7 @@ _FOLDERS_BESIDE = 20
 _ENTRIES = 20_000  # of a folder beside the images
 _FILES_OF_A_SUFFIX = 5
 _FILES = 200
+_BEGINNING = 4096  # bytes of a page file
 _LEAST_SHARE = 0.1
 _LEAST = 3
 _LEAST_SHARE_OF_STEMS = 0.5  # a word may stand in a text that is no list of labels
@@ -34,12 +37,14 @@ class LabelFile:
         path: of the file, or of the first of several.
         mentioned: images that it mentions, of those `looked_for`.
         files: number of files, each named like an image; 0 for one file that mentions images.
+        of_page: whether it is an ALTO or PAGE file.
     """
 
     path: str
     mentioned: int
     looked_for: int
     files: int = 0
+    of_page: bool = False
 
 
 def find_label_file(images: Sequence[str], folders: Sequence[str]) -> LabelFile | None:
@@ -87,6 +92,8 @@ class _Search:
 
     def find(self, allowed: Iterator[int]) -> Iterator[LabelFile]:
         """Yields the files in this folder that may hold labels; takes one of `allowed` for each file that it reads."""
+        if (page_file := self._find_page_file()) is not None:
+            yield LabelFile(page_file, 1, 1, of_page=True)
         if len(self._names) < _LEAST:
             return
         by_suffix: dict[str, list[str]] = defaultdict(list)
@@ -105,6 +112,20 @@ class _Search:
                 path = storage.join(self._place, name)
                 if (content := read_content(path)) is not None and (mentioned := self._count_mentioned(content)):
                     yield LabelFile(path, mentioned, len(self._names))
+
+    def _find_page_file(self) -> str | None:
+        """Finds an ALTO or PAGE file among the first files with their suffix."""
+        names = (name for name in _list_files(self._place) if name.lower().endswith(PAGE_FILE_SUFFIX))
+        for name in itertools.islice(names, _FILES_OF_A_SUFFIX):
+            path = storage.join(self._place, name)
+            try:
+                if looks_like_page_file(read_regular_file(path, _BEGINNING)):
+                    return path
+            except StoreError:
+                raise
+            except OSError:
+                continue
+        return None
 
     def _is_text(self, name: str) -> bool:
         content = read_content(storage.join(self._place, name))

@@ -31,11 +31,11 @@ class LabelRules:
     """The rules that say where the labels of a collection are, and which images stay together in a split.
 
     Attributes:
-        source: `filename`, `sidecar` or `table`.
+        source: `filename`, `sidecar`, `table` or `pages`.
         pattern: of the names without suffix, if labels come from names.
         tables: paths or URLs, if labels come from tables.
         columns: of the tables.
-        split_by: `image`, `folder`, `given`, or the name of a table's column; `auto` until it is resolved.
+        split_by: `image`, `page`, `folder`, `given`, or the name of a table's column; `auto` until it is resolved.
         max_label_length: most symbols that a label may have.
         keep_empty: whether an empty text in a text file or table is a label: that of a blank image.
 
@@ -58,7 +58,11 @@ class LabelRules:
         """Says where labels come from."""
         if self.source == "table":
             return " and ".join(map(location_to_uri, self.tables))
-        return {"filename": "the file names", "sidecar": "the text file beside each image"}[self.source]
+        return {
+            "filename": "the file names",
+            "sidecar": "the text file beside each image",
+            "pages": "the ALTO and PAGE files",
+        }[self.source]
 
 
 def add_label(

@@ -12,6 +12,7 @@ import pyarrow.parquet
 
 from components.listing.collection import Tally, list_images
 from components.listing.labels import LabelRules
+from components.listing.page_lines import PageRules, list_page_lines
 from components.listing.path_tables import PathTables, list_table
 from components.listing.references import ImageReference, uri_to_path
 from components.listing.roots import Places
@@ -81,6 +82,7 @@ def write_listing(
     fractions: SplitFractions,
     places: Places | None = None,
     tables: PathTables | None = None,
+    pages: PageRules | None = None,
 ) -> ListingSummary:
     """Lists some roots into one Parquet file.
 
@@ -90,6 +92,7 @@ def write_listing(
         roots: URIs, because an engine carries no names that are not UTF-8.
         places: of all roots of the collection; without it these are all.
         tables: the roots that are tables of paths; all their rows are listed, repeats too.
+        pages: if the images are pages, which of their lines are listed in their places.
 
     Raises:
         DataError: if a root cannot be listed.
@@ -103,6 +106,8 @@ def write_listing(
         for path in paths:
             if path in tables.paths:
                 yield from list_table(path, tables.column, places, tables.labels)
+            elif pages is not None:
+                yield from list_page_lines(path, pages, labels, tally, places)
             else:
                 yield from list_images(path, labels, tally, places)
 

@@ -23,7 +23,7 @@ _NAMED = 6
 def choose_splits(
     rules: LabelRules, roots: Sequence[str], boundaries: Boundaries | None = None
 ) -> tuple[LabelRules, str]:
-    """Resolves `auto`: the splits that the collection gives count, or else each image is split by itself.
+    """Resolves `auto`: the splits that the collection gives count, or else each image, or page, by itself.
 
     Args:
         rules: whose label source is chosen already; `split_by` is replaced where it is `auto`, `given`, or the name of
@@ -51,7 +51,7 @@ def choose_splits(
     elif folders := _describe_folders(roots, boundaries, asked=rules.split_by == "given"):
         what = f"the folders {folders} give the splits"
     elif rules.split_by == "auto":
-        return dataclasses.replace(rules, split_by="image"), ""
+        return dataclasses.replace(rules, split_by="page" if rules.source == "pages" else "image"), ""
     else:
         raise DataError(
             f"--split_by=given: no folder of the images is named train, val, test or alike, and no table has a column "

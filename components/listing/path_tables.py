@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from components.listing.boundaries import Boundaries
 from components.listing.collection import read_size_and_time
 from components.listing.labels import quote_text
+from components.listing.line_places import find_line_place
 from components.listing.references import (
     ImageReference,
     get_folder,
@@ -102,7 +103,9 @@ def _look_up(
         path, size, modified_us = _find_file(path, folder, row.path)
         if not storage.is_remote(path) and (closed := boundaries.find_closed_folder(path, of_row=True)):
             raise OSError(f"it leads into {closed}, where no image is read")
-        return ImageReference(location_to_uri(path), make_key(path), size, modified_us)
+        place = find_line_place(path)
+        group = make_key(place.image) if place is not None else None
+        return ImageReference(location_to_uri(path), make_key(path), size, modified_us, group=group)
     except IsADirectoryError:
         problem = ", a folder: name the images in it, or give the folder itself"
     except FileNotFoundError:

@@ -20,6 +20,7 @@ from components.listing.joining import (
 )
 from components.listing.labels import LabelRules
 from components.listing.listing import ListingSummary, merge_listings, read_listing, write_listing
+from components.listing.page_lines import PageRules
 from components.listing.path_tables import PathTables
 from components.listing.references import ImageReference
 from components.listing.roots import Places
@@ -42,10 +43,13 @@ class ListCollection(beam.PTransform):
         fractions: SplitFractions,
         places: Places | None = None,
         tables: PathTables | None = None,
+        pages: PageRules | None = None,
     ):
         super().__init__()
         self._summary_path = summary_path
-        self._write = functools.partial(write_listing, labels=labels, fractions=fractions, places=places, tables=tables)
+        self._write = functools.partial(
+            write_listing, labels=labels, fractions=fractions, places=places, tables=tables, pages=pages
+        )
 
     def expand(self, roots):
         return (

@@ -13,7 +13,9 @@ import numpy as np
 from PIL import Image
 
 from components.listing import uri_to_path
+from components.listing.line_places import find_line_place
 from components.listing.references import read_regular_file
+from components.page_images import read_line_of_page
 from components.processes import HelperPool, bound_decoding, map_in_threads
 from tfrecords import (
     DataError,
@@ -36,7 +38,7 @@ _WIDEST_LINE = 1600
 _BOUNDS = ImageLimits(max_decode_seconds=5)
 _THREADS = 8
 _SECONDS = 10.0  # after which nothing more is begun
-_LATE = b"", "not looked at, since the others took long"
+_LATE = "not looked at, since the others took long"
 
 
 class Thumbnail(NamedTuple):
@@ -69,7 +71,7 @@ def draw_lines(uris: Sequence[str], height: int, limits: ImageLimits) -> Iterato
     yield from _draw_all(draw, uris, limits.max_bytes + 1)
 
 
-def _draw_all(draw: Callable[[tuple[bytes, str]], Thumbnail], uris: Sequence[str], at_most: int) -> Iterator[Thumbnail]:
+def _draw_all(draw: Callable[[_Content], Thumbnail], uris: Sequence[str], at_most: int) -> Iterator[Thumbnail]:
     """Draws files; those that are left when helper processes are ended from outside are not drawn."""
     left = len(uris)
     if not left:
@@ -88,41 +90,54 @@ def make_data_url(content: bytes, kind: str = "png") -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
+class _Content(NamedTuple):
+    """The first bytes of a file, and the problem in words. Of a page nothing is read before a line of it is drawn."""
+
+    uri: str
+    content: bytes
+    problem: str = ""
+
+
 class _NotDrawn(Exception):  # noqa: N818 (an outcome, not a failure)
     """The reason, in words, why nothing of a file can be shown."""
 
 
-def _read_contents(uris: Sequence[str], at_most: int) -> Iterator[tuple[bytes, str]]:
-    """Reads the first bytes of each file, in threads; yields them in order, with the problem in words or empty."""
+def _read_contents(uris: Sequence[str], at_most: int) -> Iterator[_Content]:
+    """Reads the first bytes of each file, in threads; yields them in order."""
     deadline = time.monotonic() + _SECONDS
     failures: list[str] = []
 
-    def read(uri: str) -> tuple[bytes, str]:
+    def read(uri: str) -> _Content:
         if failures:  # the others would be waited for as long
-            return b"", failures[0]
+            return _Content(uri, b"", failures[0])
         if time.monotonic() > deadline:
-            return _LATE
+            return _Content(uri, b"", _LATE)
+        if find_line_place(uri_to_path(uri)) is not None:
+            return _Content(uri, b"")
         try:
-            return read_regular_file(uri_to_path(uri), at_most), ""
+            return _Content(uri, read_regular_file(uri_to_path(uri), at_most))
         except FileNotFoundError:
-            return b"", "the file is gone"
+            return _Content(uri, b"", "the file is gone")
         except StoreError as error:
             failures.append(str(error))
-            return b"", str(error)
+            return _Content(uri, b"", str(error))
         except (OSError, ValueError, DataError) as error:
-            return b"", f"the file cannot be read: {getattr(error, 'strerror', None) or error}"
+            return _Content(uri, b"", f"the file cannot be read: {getattr(error, 'strerror', None) or error}")
 
-    for content, problem in map_in_threads(read, uris, _THREADS, ahead=_THREADS):
-        yield _LATE if time.monotonic() > deadline and not problem else (content, problem)
+    for content in map_in_threads(read, uris, _THREADS, ahead=_THREADS):
+        late = time.monotonic() > deadline and not content.problem
+        yield content._replace(content=b"", problem=_LATE) if late else content
 
 
-def _draw_file(read: tuple[bytes, str]) -> Thumbnail:
-    """Draws what was read of a file, if nothing was wrong with that."""
-    content, problem = read
-    if problem:
-        return Thumbnail(problem=problem)
+def _draw_file(read: _Content) -> Thumbnail:
+    """Draws what was read of a file, if nothing was wrong with that; the page of a line whole."""
+    if read.problem:
+        return Thumbnail(problem=read.problem)
+    content = read.content
     try:
         with bound_decoding(_BOUNDS):
+            if (place := find_line_place(uri_to_path(read.uri))) is not None:
+                content = read_regular_file(place.image, _BYTES)
             return Thumbnail(*_draw(content))
     except ImageRejected:
         return Thumbnail(problem="it takes too much time or memory")
@@ -130,16 +145,20 @@ def _draw_file(read: tuple[bytes, str]) -> Thumbnail:
         return Thumbnail(problem=str(error) if isinstance(error, _NotDrawn) else "nothing of it can be decoded")
 
 
-def _draw_line(read: tuple[bytes, str], height: int, limits: ImageLimits) -> Thumbnail:
+def _draw_line(read: _Content, height: int, limits: ImageLimits) -> Thumbnail:
     """Draws what was read of an image as a model sees it."""
-    content, problem = read
-    if problem:
-        return Thumbnail(problem=problem)
+    if read.problem:
+        return Thumbnail(problem=read.problem)
     try:
         with bound_decoding(limits):
-            pixels = read_line(content, height, limits).pixels
+            if (place := find_line_place(uri_to_path(read.uri))) is not None:
+                pixels = read_line_of_page(place, height, limits).pixels
+            else:
+                pixels = read_line(read.content, height, limits).pixels
     except ImageRejected as error:
         return Thumbnail(problem=f"changed since it was read: {error.reason}")
+    except OSError as error:
+        return Thumbnail(problem=f"the page cannot be read: {error.strerror or error}")
     if pixels.shape[1] > _WIDEST_LINE:
         size = (_WIDEST_LINE, max(1, height * _WIDEST_LINE // pixels.shape[1]))
         pixels = np.asarray(Image.fromarray(pixels).resize(size))

@@ -73,7 +73,8 @@ def list_collection(
             "would be read as images: put it elsewhere with --workspace"
         )
     # The listing of a template is needed for longer: it is no other command's.
-    name = make_id(roots=roots, tables=tables, labels=labels, template=context.options.template)
+    pages = context.options.page_rules
+    name = make_id(roots=roots, tables=tables, labels=labels, pages=pages, template=context.options.template)
     folder = context.scratch.unfinished(Unfinished.LISTING, name)
     places = Places.from_roots([*roots, *tables.paths], draw_boundaries(context))
     grouped = [*group_roots(roots, places), *([path] for path in tables.paths)]
@@ -81,7 +82,7 @@ def list_collection(
     files = [storage.join(folder, f"{number:05d}.parquet") for number in range(len(groups))]
     summary_path = storage.join(folder, "summary.json")
     storage.remove_folder(folder)
-    work = ListCollection(summary_path, labels, fractions, places, tables)
+    work = ListCollection(summary_path, labels, fractions, places, tables, pages)
     try:
         run_job(
             context.options,

@@ -89,6 +89,9 @@ NOT_HERE = {
     ("docs/nightly.md", "crontab"): "changes the machine's schedules; tests/deploy runs the line",
     ("docs/nightly.md", "cp deploy/airflow_nightly.py"): "needs Airflow; tests/deploy parses the DAG where it is",
     ("docs/nightly.md", "jq"): "needs a Google Cloud project; tests/deploy checks the request",
+    ("docs/pages.md", ".venv/bin/python run_pipeline.py --workspace=work/ --pages"): "trains a model; "
+    "tests/pipeline/test_pages.py runs ingest and infer",
+    ("docs/pages.md", "kraken"): "needs kraken and Tesseract",
     ("docs/review.md", ".venv/bin/python run_pipeline.py --workspace=work/ --steps=review --review=labels"): "trains "
     "models; tests/pipeline/steps/test_label_review.py runs the step",
     ("docs/scaling.md", "run_pipeline.py --steps=infer --infer_images=gs://BUCKET"): "needs a bucket",

@@ -1,0 +1,84 @@
+"""The path of a line on a page: that of the page's image, and behind it the line and the page file that has it.
+
+    /scans/0007.jpg#line=l12                        the page file is /scans/0007.xml
+    /scans/img/0007.tif#xml=../xml/nzz7.xml&line=l12
+
+So a line has a path and a URI like an image, and whoever has it finds the line again.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from typing import NamedTuple
+
+from components.layout import PageFile, PageLine
+from components.listing.references import get_folder, join_path, strip_suffix
+from tfrecords import storage
+
+PAGE_FILE_SUFFIX = ".xml"
+_PATH = re.compile(r"(?P<image>.+?)#(?:xml=(?P<xml>.+)&)?line=(?P<line>[\w.:-]+)", re.DOTALL)
+_NAME = re.compile(r"[\w.:-]+")  # of XML (section 2.3 of its specification), and hardly anything else
+
+
+class LinePlace(NamedTuple):
+    """The place of a line.
+
+    Attributes:
+        image: path or URL of the page's image.
+        page_file: path or URL of its ALTO or PAGE file.
+        line: its name, as `name_lines` gives it.
+    """
+
+    image: str
+    page_file: str
+    line: str
+
+    @property
+    def path(self) -> str:
+        """The path or URL of the line."""
+        if self.page_file == _name_usual_page_file(self.image):
+            return f"{self.image}#line={self.line}"
+        return f"{self.image}#xml={_make_relative(self.page_file, get_folder(self.image))}&line={self.line}"
+
+
+def find_line_place(path: str) -> LinePlace | None:
+    """Finds the place of a line from its path or URL; None if it is the path of a whole image."""
+    if "line=" not in path or (match := _PATH.fullmatch(path)) is None:
+        return None
+    image, page_file = match["image"], _name_usual_page_file(match["image"])
+    if match["xml"] is not None:
+        page_file = _resolve(match["xml"], get_folder(image))
+    return LinePlace(image, page_file, match["line"])
+
+
+def get_page(path: str) -> str:
+    """Returns the part of a path, URI or key that all lines of a page share; the whole one of an image."""
+    return path if (place := find_line_place(path)) is None else place.image
+
+
+def name_lines(page: PageFile) -> dict[str, PageLine]:
+    """Names the lines of a page: by their IDs, or by their numbers where an ID is no name."""
+    return {
+        line.line_id if _NAME.fullmatch(line.line_id) else f"line-{number:04d}": line
+        for number, line in enumerate(page.lines, 1)
+    }
+
+
+def _name_usual_page_file(image: str) -> str:
+    folder, name = get_folder(image), image.rpartition("/")[2]
+    return join_path(folder, f"{strip_suffix(name)}{PAGE_FILE_SUFFIX}")
+
+
+def _make_relative(path: str, folder: str) -> str:
+    if not storage.is_remote(path):
+        return os.path.relpath(path, folder)
+    return posixpath.relpath(path.partition("://")[2], folder.partition("://")[2])
+
+
+def _resolve(named: str, folder: str) -> str:
+    if not storage.is_remote(folder):
+        return os.path.normpath(os.path.join(folder, named))
+    scheme, _, rest = folder.partition("://")
+    return f"{scheme}://{posixpath.normpath(posixpath.join(rest, named))}"

@@ -1,0 +1,168 @@
+"""The listing of pages: which page file belongs to which image, and which lines there are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import fsspec
+import pytest
+from PIL import Image
+
+from components.listing import LabelRules, PageRules
+from components.listing.collection import Tally, read_size_and_time
+from components.listing.page_lines import list_page_lines
+from tests.rendered_pages import LineOnPage, draw_page, write_alto, write_page_xml
+
+RULES = PageRules()
+LABELS = LabelRules("pages", split_by="page")
+
+
+def make_lines(*texts: str | None, types: tuple[str, ...] = ()) -> list[LineOnPage]:
+    return [LineOnPage(Image.new("L", (90, 20), 90), text, f"l{i}", types) for i, text in enumerate(texts, 1)]
+
+
+def make_page(folder: Path, name: str, *texts: str | None, alto: str | None = None, page: str | None = None) -> Path:
+    """Makes a page image, and the page files with these paths below the folder."""
+    image = folder / name
+    lines = make_lines(*texts)
+    boxes = draw_page(lines, image)
+    if alto is not None:
+        write_alto(folder / alto, image, lines, boxes)
+    if page is not None:
+        write_page_xml(folder / page, image, lines, boxes)
+    return image
+
+
+def list_all(root: Path | str, rules: PageRules = RULES, labels: LabelRules | None = LABELS) -> tuple[list, Tally]:
+    tally = Tally()
+    return list(list_page_lines(str(root), rules, labels, tally)), tally
+
+
+def test_each_line_is_listed_with_its_text_and_the_lines_of_a_page_stay_together(tmp_path):
+    image = make_page(tmp_path, "a/1.png", "one", "two  words", alto="a/1.xml")
+    make_page(tmp_path, "b/2.png", "three", page="b/2.xml")
+    listed, tally = list_all(tmp_path)
+    assert [(line.uri.removeprefix(str(tmp_path)), line.text, line.problem) for line in listed] == [
+        ("/a/1.png#line=l1", "one", None),
+        ("/a/1.png#line=l2", "two words", None),
+        ("/b/2.png#line=l1", "three", None),
+    ]
+    first, second, third = listed
+    assert first.split_key == second.split_key == f"{tmp_path.name}/a/1.png" != third.split_key
+    assert first.size_bytes == image.stat().st_size
+    assert tally.passed_over[".xml"] == 0
+    assert tally.unused_labels == []
+    assert [line.text for line in list_all(tmp_path, labels=None)[0]] == [None] * 3
+
+
+@pytest.mark.parametrize("xml", ["xml/nzz_7.xml", "nzz_7.xml", "scans/nzz_7.xml", "page/x/deeper.xml"])
+def test_a_page_file_with_another_name_in_another_folder_is_found_by_the_image_that_it_names(tmp_path, xml):
+    make_page(tmp_path, "scans/0007.png", "text", page=xml)
+    (line,), _ = list_all(tmp_path)
+    assert line.text == "text"
+    path = line.uri
+    assert path.startswith(f"{tmp_path}/scans/0007.png#xml=")
+    assert read_size_and_time(path) == (line.size_bytes, line.modified_us)
+
+
+def test_a_page_file_that_names_another_image_belongs_to_the_one_with_its_own_name(tmp_path):
+    """Programs write names of other machines and with other suffixes."""
+    make_page(tmp_path, "7.png", "text", alto="7.xml")
+    xml = (tmp_path / "7.xml").read_text()
+    for written in ("C:\\scans\\7.tif", "https://iiif.example/full/7/default.jpg", "", "0007"):
+        (tmp_path / "7.xml").write_text(xml.replace("<fileName>7.png", f"<fileName>{written}"))
+        (line,), _ = list_all(tmp_path)
+        assert line.uri == f"{tmp_path}/7.png#line=l1"
+
+
+def test_of_equal_names_the_one_in_the_same_folder_counts_and_else_none(tmp_path):
+    for book in ("a", "b"):
+        make_page(tmp_path, f"{book}/1.png", book, alto=f"{book}/1.xml")
+    assert [line.text for line in list_all(tmp_path)[0]] == ["a", "b"]
+    (tmp_path / "xml").mkdir()
+    (tmp_path / "a/1.xml").rename(tmp_path / "xml/1.xml")
+    listed, tally = list_all(tmp_path)
+    assert [(line.uri.removeprefix(f"{tmp_path}/"), line.problem) for line in listed] == [
+        ("a/1.png", "no_page_file"),
+        ("b/1.png#line=l1", None),
+    ]
+    (unused,) = tally.unused_labels
+    assert (unused.uri, unused.reason) == (f"{tmp_path}/xml/1.xml", "no_image")
+    assert "it names '1.png'" in unused.detail
+
+
+def test_what_is_wrong_with_a_page_is_said_once_and_others_are_listed(tmp_path):
+    make_page(tmp_path, "1-good.png", "text", alto="1-good.xml")
+    make_page(tmp_path, "2-alone.png", "text")
+    make_page(tmp_path, "3-damaged.png", "text", alto="3-damaged.xml")
+    content = (tmp_path / "3-damaged.xml").read_text()
+    (tmp_path / "3-damaged.xml").write_text(content[: len(content) // 2])
+    make_page(tmp_path, "4-twice.png", "text", alto="alto/4-twice.xml", page="page/4-twice.xml")
+    make_page(tmp_path, "5-untranscribed.png", None, "text", alto="5-untranscribed.xml")
+    make_page(tmp_path, "6-empty.png", "", alto="6-empty.xml")
+    (tmp_path / "mets.xml").write_text("<mets/>")
+    (tmp_path / "alone.xml").write_text(content.replace("3-damaged", "gone"))
+    listed, tally = list_all(tmp_path)
+    assert [(line.uri.removeprefix(f"{tmp_path}/"), line.problem) for line in listed] == [
+        ("1-good.png#line=l1", None),
+        ("2-alone.png", "no_page_file"),
+        ("3-damaged.png", "damaged_page_file"),
+        ("4-twice.png", "several_page_files"),
+        ("5-untranscribed.png#line=l1", "no_label"),
+        ("5-untranscribed.png#line=l2", None),
+        ("6-empty.png#line=l1", "empty_label"),
+    ]
+    assert "alto/4-twice.xml and" in listed[3].detail
+    assert [(label.reason, Path(label.uri).name) for label in tally.unused_labels] == [("no_image", "alone.xml")]
+    assert tally.passed_over[".xml"] == 1  # mets.xml
+
+
+def test_lines_of_other_types_are_passed_over(tmp_path):
+    lines = [
+        *make_lines("kept", types=("DefaultLine",)),
+        LineOnPage(Image.new("L", (90, 20), 90), "number", "n1", ("NumberingZone",)),
+        LineOnPage(Image.new("L", (90, 20), 90), "title", "t1", ("HeadingLine:title",)),
+    ]
+    boxes = draw_page(lines, tmp_path / "1.png")
+    write_alto(tmp_path / "1.xml", tmp_path / "1.png", lines, boxes)
+    listed, tally = list_all(tmp_path, PageRules(("DefaultLine", "HeadingLine:title")))
+    assert [line.text for line in listed] == ["kept", "title"]
+    assert tally.passed_over["line of another type"] == 1
+    ((line,), _) = list_all(tmp_path, PageRules(("Marginalia",)))
+    assert (line.uri, line.problem) == (f"{tmp_path}/1.png", "no_lines")
+    assert "has 3 lines, none of type Marginalia" in line.detail
+
+
+def test_a_line_is_read_anew_if_its_page_file_changes(tmp_path):
+    make_page(tmp_path, "1.png", "one", alto="1.xml")
+    (before,), _ = list_all(tmp_path)
+    status = (tmp_path / "1.xml").stat()
+    os.utime(tmp_path / "1.xml", ns=(status.st_atime_ns, status.st_mtime_ns + 10**10))
+    (after,), _ = list_all(tmp_path)
+    assert after.uri == before.uri
+    assert after.modified_us == before.modified_us + 10**7
+
+
+def test_single_images_are_pages_with_the_page_files_named_like_them(tmp_path):
+    image = make_page(tmp_path, "1.png", "one", alto="1.xml")
+    assert [line.text for line in list_all(image)[0]] == ["one"]
+
+
+def test_pages_in_an_object_store_are_listed_as_local_ones_are(tmp_path):
+    make_page(tmp_path, "img/1.png", "one", "two", page="xml/first.xml")
+    store = fsspec.filesystem("memory")
+    for path in ("img/1.png", "xml/first.xml"):
+        store.pipe(f"/pages/{path}", (tmp_path / path).read_bytes())
+    listed, _ = list_all("memory:///pages")
+    assert [(line.uri, line.text) for line in listed] == [
+        ("memory:///pages/img/1.png#xml=../xml/first.xml&line=l1", "one"),
+        ("memory:///pages/img/1.png#xml=../xml/first.xml&line=l2", "two"),
+    ]
+    store.rm("/pages", recursive=True)
+
+
+def test_each_line_is_split_by_itself_if_that_is_asked_for(tmp_path):
+    make_page(tmp_path, "1.png", "one", "two", alto="1.xml")
+    first, second = list_all(tmp_path, labels=LabelRules("pages", split_by="image"))[0]
+    assert first.split_key != second.split_key
