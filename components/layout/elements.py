@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from xml.parsers import expat
 
+from components.layout.bands import add_bands
 from components.layout.page_file import (
     Box,
     PageFile,
@@ -152,7 +153,7 @@ class PageReader:
             baseline = line.baseline if len(line.baseline) > 1 else ()
             box = line.box or find_box(polygon)
             lines.append(PageLine(line_id, line.text, polygon, baseline, box, resolved[written]))
-        return PageFile(self.image_name, *self.size, tuple(lines))
+        return PageFile(self.image_name, *self.size, add_bands(lines))
 
 
 def _limit_types(types: frozenset[str]) -> frozenset[str]:

@@ -25,7 +25,8 @@ class PageLine:
         line_id: unique in the file. A line without an ID, or with that of an earlier line, is named by its place:
             `line-0007` is the seventh.
         text: as transcribed, words joined by one space; empty if the file gives an empty text, None if it gives none.
-        polygon: at least 3 points, or none. A polygon of 1 or 2 points repeats its last one, and has no area.
+        polygon: at least 3 points, or none. A polygon of 1 or 2 points repeats its last one, and has no area. A line
+            with nothing but a baseline has a band about it (`components.layout.bands`).
         baseline: at least 2 points in the order of the file, or none.
         box: left, top, right, bottom; that of the polygon if the file gives none.
         types: names of the types of the line and of the regions that it lies in.
