@@ -1,0 +1,161 @@
+"""Straightening of slanted and curved lines along their baselines."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from PIL import Image
+
+_LEAST_BEND = 3.0  # pixels between the highest and the lowest place of a baseline
+_LEAST_BEND_OF_HEIGHT = 0.1
+_LONGEST_OF_WIDTH = 2.0  # a baseline, bent to half a circle and a little more
+_MOST_SAMPLES = 1_000
+_BORDER_POINTS = 100
+_SEGMENTS = 50
+_BOX_MARGIN = 0.1  # of a line's height, for baselines that are not drawn exactly
+_PIECES_OF_HEIGHT = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A smooth baseline that goes straight on beyond its ends.
+
+    Attributes:
+        lengths: float64 [samples], along the curve from the baseline's first point; below zero before it.
+        points: float64 [samples, 2], columns and rows.
+        reach: pixels over which it is smooth.
+    """
+
+    lengths: np.ndarray
+    points: np.ndarray
+    reach: float
+
+    def find_points(self, lengths: np.ndarray) -> np.ndarray:
+        """Finds the points at the given lengths, float64 [lengths, 2]."""
+        return np.stack([np.interp(lengths, self.lengths, self.points[:, axis]) for axis in (0, 1)], axis=1)
+
+    def find_normals(self, lengths: np.ndarray) -> np.ndarray:
+        """Finds the directions from the line's top to its bottom at the given lengths, float64 [lengths, 2]."""
+        along = self.find_points(lengths + self.reach / 2) - self.find_points(lengths - self.reach / 2)
+        along /= np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-9)
+        return np.stack([-along[:, 1], along[:, 0]], axis=1)
+
+    def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Projects points, [points, 2], to lengths along the curve and distances below it, float64 [points] each."""
+        end = len(self.points) - 1  # the first and the last segment are what lies beyond the baseline
+        some = np.unique([0, *np.linspace(1, end - 1, _SEGMENTS).astype(np.int64), end])
+        begins, steps = self.points[some[:-1]], np.diff(self.points[some], axis=0)
+        sizes = np.maximum(np.linalg.norm(steps, axis=1), 1e-9)
+        steps = steps / sizes[:, None]
+        gaps = points[:, None] - begins[None]
+        along = np.clip(np.einsum("psa,sa->ps", gaps, steps), 0, sizes)
+        nearest = np.argmin(np.square(gaps - along[..., None] * steps).sum(axis=2), axis=1)
+        places = np.arange(len(points))
+        gap, step = gaps[places, nearest], steps[nearest]
+        return self.lengths[some[nearest]] + along[places, nearest], step[:, 0] * gap[:, 1] - step[:, 1] * gap[:, 0]
+
+
+def straighten_line(
+    grey: Image.Image,
+    inside: np.ndarray,
+    baseline: np.ndarray,
+    paper: int,
+    *,
+    is_box: bool,
+) -> Image.Image | None:
+    """Straightens a line by taking its columns perpendicular to its baseline, at equal steps along it.
+
+    A baseline that runs to the left counts as if it ran to the right. The baseline is smoothed over about the line's
+    height first, so that a jerk of the hand that drew it does not bend a symbol.
+
+    Args:
+        grey: mode L, what was cut out of the page, with paper outside the line's outline.
+        inside: bools [height, width], the pixels in the outline.
+        baseline: float [points, 2], columns and rows in `grey`.
+        paper: the shade of pixels that the result has from beyond `grey`.
+        is_box: whether the outline is an upright box around the line, and so higher than a slanted line is.
+
+    Returns:
+        The straight line; None if it is not worth it (the baseline is level to 3 pixels or a tenth of the line's
+        height, or the line would not become lower), or if the baseline is not that of a line from left to right (it is
+        steeper than 45 degrees, shorter than the line is high, or goes to and fro).
+    """
+    if baseline[-1, 0] < baseline[0, 0]:
+        baseline = baseline[::-1]
+    across, down = np.abs(baseline[-1] - baseline[0])
+    length = float(np.linalg.norm(np.diff(baseline, axis=0), axis=1).sum())
+    thickness = max(1.0, np.count_nonzero(inside) / max(length, 1.0))
+    if down > across or length < thickness or length > _LONGEST_OF_WIDTH * across:
+        return None
+    curve = _smooth(baseline, thickness, beyond=float(sum(grey.size)))
+    lengths, heights = curve.project(_find_border(inside))
+    start, stop, top, bottom = lengths.min(), lengths.max(), heights.min(), heights.max()
+    rows = curve.find_points(np.linspace(start, stop, 64))[:, 1]
+    if rows.max() - rows.min() <= max(_LEAST_BEND, _LEAST_BEND_OF_HEIGHT * thickness):
+        return None
+    if is_box:  # it touches the line's highest and its lowest place
+        top, bottom = -rows.min(), max(0.0, inside.shape[0] - rows.max())
+        margin = _BOX_MARGIN * (bottom - top)
+        top, bottom = top - margin, bottom + margin
+        if top >= 0:  # the baseline is not that of what is in the box
+            return None
+    width, height = round(stop - start), round(bottom - top)
+    if width < 1 or width > 2 * sum(grey.size) or not 0 < height < grey.height:
+        return None
+    return _resample(grey, curve, start, top, (width, height), paper)
+
+
+def _smooth(baseline: np.ndarray, reach: float, *, beyond: float) -> Curve:
+    sizes = np.linalg.norm(np.diff(baseline, axis=0), axis=1)
+    along = np.concatenate([[0.0], np.cumsum(sizes)])
+    count = int(np.clip(np.ceil(along[-1] / (reach / 4)), 8, _MOST_SAMPLES))
+    places = np.linspace(0.0, along[-1], count + 1)
+    points = np.stack([np.interp(places, along, baseline[:, axis]) for axis in (0, 1)], axis=1)
+    half = int(np.clip(round(reach / 2 / places[1]), 1, count))
+    padded = np.pad(points, ((half, half), (0, 0)), mode="reflect", reflect_type="odd")
+    window = np.full(2 * half + 1, 1 / (2 * half + 1))
+    points = np.stack([np.convolve(padded[:, axis], window, mode="valid") for axis in (0, 1)], axis=1)
+    end = min(2 * half, count)
+    first, last = points[0] - points[end], points[-1] - points[-1 - end]
+    first, last = (way / max(float(np.linalg.norm(way)), 1e-9) for way in (first, last))
+    points = np.concatenate([points[:1] + beyond * first, points, points[-1:] + beyond * last])
+    lengths = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))]) - beyond
+    return Curve(lengths, points, reach)
+
+
+def _find_border(inside: np.ndarray) -> np.ndarray:
+    """Finds points on the outermost pixels of the rows and of the columns, a few for each, float64 [points, 2]."""
+    upper_and_lower = _find_ends(inside.T)
+    left_and_right = _find_ends(inside)[:, ::-1]
+    return np.concatenate([upper_and_lower, left_and_right])
+
+
+def _find_ends(lines: np.ndarray) -> np.ndarray:
+    """Finds the outermost ends of lines of pixels, bools [lines, pixels], as line and pixel, float64 [points, 2]."""
+    filled = np.flatnonzero(lines.any(axis=1))
+    lines = lines[filled]
+    group = -(-len(filled) // _BORDER_POINTS)  # lines that share a point
+    starts = np.arange(0, len(filled), group)
+    first = np.minimum.reduceat(lines.argmax(axis=1), starts)
+    last = np.maximum.reduceat(lines.shape[1] - lines[:, ::-1].argmax(axis=1), starts)
+    middles = filled[np.minimum(starts + group // 2, len(filled) - 1)] + 0.5
+    return np.concatenate([np.stack([middles, first], axis=1), np.stack([middles, last], axis=1)])
+
+
+def _resample(
+    grey: Image.Image, curve: Curve, start: float, top: float, size: tuple[int, int], paper: int
+) -> Image.Image:
+    width, height = size
+    count = max(1, min(width, round(width / max(curve.reach * _PIECES_OF_HEIGHT, 4.0))))
+    columns = np.unique(np.round(np.linspace(0, width, count + 1)).astype(np.int64))
+    points, normals = curve.find_points(columns + start), curve.find_normals(columns + start)
+    upper, lower = points + top * normals, points + (top + height) * normals
+    mesh = [
+        (
+            (int(columns[i]), 0, int(columns[i + 1]), height),
+            (*upper[i], *lower[i], *lower[i + 1], *upper[i + 1]),
+        )
+        for i in range(len(columns) - 1)
+    ]
+    return grey.transform(size, Image.Transform.MESH, mesh, Image.Resampling.BILINEAR, fillcolor=paper)
