@@ -32,6 +32,7 @@ REASONS = {
     "no_group": "the table has nothing in the column that --split_by names",
     "no_split": "the collection gives splits, but none to the image, or several: see --split_by",
     "label_too_long": "the label needs more time steps than the image's width gives, or has too many symbols",
+    "several_page_files": "several ALTO or PAGE files belong to this image",
     "no_page_file": "no ALTO or PAGE file names this image",
     "damaged_page_file": "the ALTO or PAGE file cannot be read",
     "no_lines": "the page file gives no lines for this image",

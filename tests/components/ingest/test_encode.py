@@ -33,6 +33,7 @@ GIVEN_BY_THE_LISTING = (
     "unreadable_folder",
 )
 GIVEN_BY_PAGES = (
+    "several_page_files",
     "no_page_file",
     "damaged_page_file",
     "no_lines",
