@@ -12,9 +12,10 @@ _LEAST_BEND_OF_HEIGHT = 0.1
 _LONGEST_OF_WIDTH = 2.0  # a baseline, bent to half a circle and a little more
 _MOST_SAMPLES = 1_000
 _BORDER_POINTS = 100
-_SEGMENTS = 50
+_PIECES = (1, 2, 4, 8, 16, 32, 64)
+_FINE = 4 * _PIECES[-1]
+_EXACT = 0.25  # pixels by which a piece may differ from the curve
 _BOX_MARGIN = 0.1  # of a line's height, for baselines that are not drawn exactly
-_PIECES_OF_HEIGHT = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +42,24 @@ class Curve:
         along /= np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-9)
         return np.stack([-along[:, 1], along[:, 0]], axis=1)
 
+    def choose_knots(self, start: float, stop: float) -> np.ndarray:
+        """Chooses lengths, equally far apart, between which the curve is almost straight, float64 [pieces + 1]."""
+        fine = np.linspace(start, stop, _FINE + 1)
+        points = self.find_points(fine)
+        for pieces in _PIECES:
+            places = np.arange(_FINE + 1) * (pieces / _FINE)
+            knots = points[:: _FINE // pieces]
+            straight = [np.interp(places, np.arange(pieces + 1), knots[:, axis]) for axis in (0, 1)]
+            if np.abs(points - np.stack(straight, axis=1)).max() <= _EXACT:
+                break
+        return fine[:: _FINE // pieces]
+
     def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Projects points, [points, 2], to lengths along the curve and distances below it, float64 [points] each."""
-        end = len(self.points) - 1  # the first and the last segment are what lies beyond the baseline
-        some = np.unique([0, *np.linspace(1, end - 1, _SEGMENTS).astype(np.int64), end])
-        begins, steps = self.points[some[:-1]], np.diff(self.points[some], axis=0)
+        # The first and the last segment are what lies beyond the baseline.
+        some = np.array([self.lengths[0], *self.choose_knots(*self.lengths[[1, -2]]), self.lengths[-1]])
+        knots = self.find_points(some)
+        begins, steps = knots[:-1], np.diff(knots, axis=0)
         sizes = np.maximum(np.linalg.norm(steps, axis=1), 1e-9)
         steps = steps / sizes[:, None]
         gaps = points[:, None] - begins[None]
@@ -53,7 +67,7 @@ class Curve:
         nearest = np.argmin(np.square(gaps - along[..., None] * steps).sum(axis=2), axis=1)
         places = np.arange(len(points))
         gap, step = gaps[places, nearest], steps[nearest]
-        return self.lengths[some[nearest]] + along[places, nearest], step[:, 0] * gap[:, 1] - step[:, 1] * gap[:, 0]
+        return some[nearest] + along[places, nearest], step[:, 0] * gap[:, 1] - step[:, 1] * gap[:, 0]
 
 
 def straighten_line(
@@ -147,8 +161,7 @@ def _resample(
     grey: Image.Image, curve: Curve, start: float, top: float, size: tuple[int, int], paper: int
 ) -> Image.Image:
     width, height = size
-    count = max(1, min(width, round(width / max(curve.reach * _PIECES_OF_HEIGHT, 4.0))))
-    columns = np.unique(np.round(np.linspace(0, width, count + 1)).astype(np.int64))
+    columns = np.unique(np.round(curve.choose_knots(start, start + width) - start).astype(np.int64))
     points, normals = curve.find_points(columns + start), curve.find_normals(columns + start)
     upper, lower = points + top * normals, points + (top + height) * normals
     mesh = [
