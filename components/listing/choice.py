@@ -21,23 +21,21 @@ from components.listing.listing import ListingSummary, read_paths
 from components.listing.references import (
     get_folder,
     location_to_uri,
-    read_regular_file,
     strip_suffix,
     strip_variant,
     uri_to_path,
 )
 from components.listing.roots import Places
-from components.listing.table_formats import TABLE_SUFFIXES
+from components.listing.table_formats import LABEL_TABLE_SUFFIXES, TABLE_SUFFIXES
 from components.listing.table_paths import ROWS_LOOKED_AT, find_path_rule, has_file
-from components.listing.tables import read_label_table
+from components.listing.tables import TableColumns, read_label_table
 from components.processes import map_in_threads
 from tfrecords import DataError, StoreError, storage
 
 LABEL_SOURCES = ("auto", "filename", "sidecar")
 _IMAGES_LOOKED_AT = 500
 _NAMES_LOOKED_AT = 200_000
-_TEXTS_LOOKED_AT = 20
-_FIRST_BYTES = 4_096
+_OTHERS_LOOKED_AT = 20
 _BOXES_LOOKED_AT = 50
 _BOX = re.compile(
     r"\d+( -?[0-9]*\.?[0-9]+){4,}|(-?\d+, ?){4,}.*", re.DOTALL
@@ -184,10 +182,22 @@ def _explain_label_file(found: LabelFile) -> DataError:
         )
     else:
         what = f"{path} mentions {found.mentioned:,} of {found.looked_for:,} images that were looked for in it"
+    way = _WAY_TO_TABLE
+    if not found.files and found.path.lower().endswith(LABEL_TABLE_SUFFIXES):
+        problem = _find_problem(found.path)
+        way = f"{_WAY_TO_TABLE} ({problem})" if problem else f"name it with --label_source={path}"
     return DataError(
-        f"{what}: if the labels are in there, {_WAY_TO_TABLE}; if labels are the file names, say "
-        "--label_source=filename"
+        f"{what}: if the labels are in there, {way}; if labels are the file names, say --label_source=filename"
     )
+
+
+def _find_problem(table: str) -> str | None:
+    """Finds out why a label table cannot be read; None if its first row can."""
+    try:
+        next(read_label_table(table, TableColumns()), None)
+    except DataError as error:
+        return str(error)
+    return None
 
 
 def _explain_names(paths: Sequence[str], why: str) -> DataError:
@@ -284,24 +294,15 @@ def _list_tables(folder: str) -> list[str]:
     except OSError:  # the one above may belong to another person
         return []
     tables = [name for name in names if name.lower().endswith(TABLE_SUFFIXES)]
-    stems = {strip_variant(name) for name in names if not name.lower().endswith(".txt")}
-    texts = (name for name in names if name.lower().endswith(".txt") and strip_suffix(name).split(".")[0] not in stems)
-    tables += [name for name in itertools.islice(texts, _TEXTS_LOOKED_AT) if _has_tab(storage.join(folder, name))]
+    stems = {strip_variant(name) for name in names if not name.lower().endswith(COMPANION_SUFFIXES)}
+    others = (name for name in names if name.lower().endswith(LABEL_TABLE_SUFFIXES) and name not in tables)
+    of_no_image = (name for name in others if strip_suffix(name).split(".")[0] not in stems)
+    tables += itertools.islice(of_no_image, _OTHERS_LOOKED_AT)
     return [
         name
         for name in tables
         if not name.startswith(".") and (storage.is_remote(folder) or os.path.isfile(storage.join(folder, name)))
     ]
-
-
-def _has_tab(path: str) -> bool:
-    """Checks whether a tab stands in the first line of a file."""
-    try:
-        return b"\t" in read_regular_file(path, _FIRST_BYTES).strip().partition(b"\n")[0]
-    except StoreError:
-        raise
-    except OSError:
-        return False
 
 
 def _names_images(table: str, folder: str, rules: LabelRules) -> bool:

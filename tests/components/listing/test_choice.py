@@ -445,17 +445,17 @@ def test_some_of_the_first_rows_may_name_images_that_are_not_there(images):
 
 def test_damaged_rows_do_not_hide_a_table(images):
     put(images, "a.png")
-    (images / "labels.csv").write_text("path,text\na.png,x,y\na.png,x\n")
+    (images / "labels.csv").write_text("path,text,page\na.png,x,y,1\na.png,x,1\n")
     assert chosen(images) == ("table", (f"{images}/labels.csv",))
 
 
 def test_a_table_whose_rows_are_all_damaged_is_refused_with_the_reason(images):
     put(images, "a.png", "b.png")
-    (images / "labels.csv").write_text("filename,words\na.png,Smith, John\nb.png,1,50\n")
+    (images / "labels.csv").write_text("filename,words,page\na.png,Smith, John,1\nb.png,1,50,2\n")
     table = f"{images}/labels.csv"
     assert (
         f"{table} names no image in {images} in a row that can be read; 2 of 2 rows cannot, such as row 2 of {table}: "
-        "it has 3 cells instead of 2: perhaps a text has a comma and is not quoted; name it"
+        "it has 4 cells instead of 3: perhaps a text has a comma and is not quoted; name it"
     ) in refusal(images)
 
 
@@ -579,3 +579,52 @@ def test_a_table_that_is_a_link_out_of_its_folder_is_named_by_a_person_or_not_us
     assert f"{images}/labels.csv is a link that leads out of its folder" in message
     assert f"--label_source={images}/labels.csv" in message
     assert "secret" not in message
+
+
+@pytest.mark.parametrize("place", [".", "lines"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("labels.json", '{"a.png": "some words", "b.png": "x"}'),
+        ("truth.JSON", '[{"image": "lines/a.png", "text": "x"}, {"image": "lines/b.png", "text": "y"}]'),
+        ("gt.txt", 'a.png, "some, words"\nb.png, "x"\n'),
+        ("list.txt", "lines/a.png some words\nlines/b.png x\n"),
+        ("all.txt", "filename,words\na.png,some, words\nb.png,x\n"),
+    ],
+)
+def test_auto_takes_lists_and_documents_that_name_the_images(tmp_path, images, name, content, place):
+    put(images, "a.png", "b.png")
+    put(tmp_path, "lines/a.json", "lines/a.xml", content=b'{"shapes": []}')
+    put(tmp_path, f"{place}/config.json", content=b'{"name": "x", "version": "1"}')
+    table = os.path.normpath(tmp_path / place / name)
+    put_text(pathlib.Path(table), content)
+    assert chosen(images) == ("table", (table,))
+
+
+def test_auto_refuses_a_table_and_a_document_that_differ_and_takes_one_of_two_equal_ones(images):
+    put(images, "a.png", "b.png")
+    first = put_text(images / "a.json", '{"a.png": "x", "b.png": "y"}')
+    put(images, "a.json")
+    first = put_text(images / "gt.json", '{"a.png": "x", "b.png": "y"}')
+    second = put_text(images / "labels.txt", "a.png x\nb.png z\n")
+    assert f"({images}/b.png is 'y' in {first} and 'z' in {second})" in refusal(images)
+    put_text(images / "labels.txt", "a.png x\nb.png y\n")
+    assert chosen(images) == ("table", (first,))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("gt.txt", "{}.png 10 20 100 50 abc\n", "has the places of boxes in images"),
+        ("annotation_train.txt", "{}.png\tfirst\n", None),
+    ],
+)
+def test_auto_says_why_a_file_that_mentions_the_images_cannot_be_read(tmp_path, images, name, content, reason):
+    codes = [f"{chr(97 + number)}bc" for number in range(20)]
+    put(images, *(f"{code}.png" for code in codes))
+    folder = images if reason else tmp_path / "annotations"
+    put(folder, name, content="".join(map(content.format, codes)).encode())
+    rules, _ = choose(images)
+    with pytest.raises(DataError) as error:
+        check_all(images, rules)
+    assert (reason or f"if the labels are in there, name it with --label_source={folder}/{name}; ") in str(error.value)

@@ -11,7 +11,7 @@ import uuid
 import pandas
 import pytest
 
-from components.listing.table_formats import TableRow
+from components.listing.table_rows import TableRow
 from components.listing.tables import PATH_COLUMNS, TEXT_COLUMNS, TableColumns, read_label_table
 from tfrecords import DataError, storage
 
@@ -455,10 +455,21 @@ def test_a_first_line_with_a_usual_name_as_its_text_is_no_header(tmp_path, write
     [("l.csv", ",", "comma"), ("l.csv", ";", "semicolon"), ("l.csv", "\t", "tab"), ("l.tsv", "\t", "tab")],
 )
 def test_a_row_with_too_many_cells_is_damaged_and_says_why(write, name, delimiter, in_words):
-    content = "path,text\na.png,x\nb.png,not,quoted\nc.png,z\n".replace(",", delimiter)
+    content = "path,text,page\na.png,x,1\nb.png,not,quoted,1\nc.png,z,1\n".replace(",", delimiter)
     assert problem(write(content, name)) == (
-        f"it has 3 cells instead of 2: perhaps a text has a {in_words} and is not quoted"
+        f"it has 4 cells instead of 3: perhaps a text has a {in_words} and is not quoted"
     )
+
+
+@pytest.mark.parametrize("delimiter", [",", ";"])
+def test_of_two_columns_the_second_may_have_the_delimiter_without_being_quoted(write, delimiter):
+    content = 'path,text\na.png,not,quoted, 5" \nb.png,"quoted, once"\nc.png,z,\n'.replace(",", delimiter)
+    texts = ['not,quoted, 5"', "quoted, once", "z,"]
+    assert [text for _, text in pairs(write(content))] == [text.replace(",", delimiter) for text in texts]
+    content = 'path,text\na.png,x\nb.png,"quoted", and not\nc.png,z\n'.replace(",", delimiter)
+    assert problem(write(content)) == "a quotation mark is not closed, or not doubled inside a quoted text"
+    content = "text,path\nx,a.png\nnot,quoted,b.png\nz,c.png\n".replace(",", delimiter)
+    assert problem(write(content)).startswith("it has 3 cells instead of 2")
 
 
 @pytest.mark.parametrize(("name", "delimiter"), [("labels.csv", ","), ("labels.tsv", "\t")])
