@@ -18,7 +18,7 @@ from components.listing.path_tables import PathTables, list_table
 from components.listing.references import ImageReference, location_to_uri, path_to_uri, read_image, uri_to_path
 from components.listing.roots import Places, find_roots, find_roots_and_tables, group_roots
 from components.listing.table_formats import LABEL_TABLE_SUFFIXES, TABLE_SUFFIXES
-from components.listing.table_paths import find_path_rule
+from components.listing.table_paths import NameRule, find_path_rule
 from components.listing.tables import TableColumns
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "ImageReference",
     "LabelRules",
     "ListingSummary",
+    "NameRule",
     "PathTables",
     "Places",
     "TableColumns",

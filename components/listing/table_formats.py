@@ -20,7 +20,7 @@ from components.listing.table_rows import (
     make_row,
     read_whole_lines,
 )
-from components.listing.text_lists import Record, find_list_form, read_list_records, split_line
+from components.listing.text_lists import MARKED_WRONG, Record, find_list_form, read_list_records, split_line
 from tfrecords import DataError, storage
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -63,6 +63,9 @@ def read_delimited_rows(table: str, lines: TableLines, wanted: Sequence[WantedCo
     rest_is_text = header.width == 2 and header.indices[:2] == [0, 1] and header.delimiter in ",;"
     for line, cells, problem in header.records:
         place = f"row {line} of {lines.table}"
+        if problem == MARKED_WRONG:
+            yield TableRow(place, cells[0], None, None, None)
+            continue
         if problem is None:
             if len(cells) > header.width and rest_is_text and line == lines.number:
                 path, text, problem = split_line(lines.last.rstrip("\r\n"), header.delimiter)

@@ -22,7 +22,8 @@ class TableRow:
     Attributes:
         place: table, and line at which the row begins, counted from 1 as in an editor.
         path: as the table writes it, without white space around it.
-        text: the label, not normalised; empty if the cell is empty; None in a table without texts.
+        text: the label, not normalised; empty if the cell is empty; None in a table without texts, and in a row of a
+            label table that says that its image is to be left out.
         group: without white space around it; None in a table without groups.
         problem: the reason why the row cannot be used, or None.
     """

@@ -17,6 +17,9 @@ from tfrecords import DataError
 Record = tuple[int, list[str], str | None]
 """Number of the first line, cells, and the problem or None."""
 
+MARKED_WRONG = "it is marked as cut out wrongly (err)"
+"""The problem of a record whose image is to be left out."""
+
 _LINES_LOOKED_AT = 200
 _MOST = 0.9
 _LEAST_LINES = 3
@@ -150,7 +153,7 @@ def _split_iam_line(line: str) -> tuple[str, str, str | None]:
     if match is None:
         return "", "", "it is not like the other lines, which have an identifier, ok or err, numbers and a text"
     if "err" in (match["state"], match["word_state"]):
-        return "", "", f"{match['id'] or match['word_id']} is marked as cut out wrongly (err)"
+        return match["id"] or match["word_id"], "", MARKED_WRONG
     if match["word_id"]:
         return match["word_id"], match["word"], None
     return match["id"], match["line"].replace("|", " "), None

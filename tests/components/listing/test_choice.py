@@ -628,3 +628,15 @@ def test_auto_says_why_a_file_that_mentions_the_images_cannot_be_read(tmp_path, 
     with pytest.raises(DataError) as error:
         check_all(images, rules)
     assert (reason or f"if the labels are in there, name it with --label_source={folder}/{name}; ") in str(error.value)
+
+
+def test_auto_takes_a_table_that_names_images_at_any_depth_without_their_suffixes(tmp_path, images):
+    put(images, "a01/a01-000u/a01-000u-00-00.png", "a01/a01-000u/a01-000u-00-01.png")
+    rows = "a01-000u-00-00 ok 154 408 768 27 51 AT A\na01-000u-00-01 err 154 507 766 213 48 NN MOVE\n"
+    table = put_text(tmp_path / "words.txt", f"#--- words.txt\n{rows}")
+    put_text(tmp_path / "forms.txt", "#--- forms.txt\na01-000u 000 2 prt 7 5 52 36\n")
+    assert chosen(images) == ("table", (table,))
+    same = put_text(tmp_path / "a.csv", "image_id,identity\na01-000u-00-00,A\n")
+    assert chosen(images) == ("table", (table,))
+    put_text(tmp_path / "a.csv", "image_id,identity\na01-000u-00-00,B\n")
+    assert f"a01-000u-00-00.png is 'B' in {same} and 'A' in {table}" in refusal(images)
