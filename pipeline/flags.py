@@ -137,15 +137,16 @@ FLAG_SECTIONS = (
             Flag(
                 "label_source",
                 "where labels are: in the file name (filename), in a .gt.txt or .txt file beside each image "
-                "(sidecar), or in tables or lists, given by their paths (.csv, .tsv, .txt, .json, .jsonl; comma "
-                "separated); "
+                "(sidecar), or in tables or lists, given by their paths or a glob (.csv, .tsv, .txt, .json, .jsonl; "
+                "comma separated); "
                 "auto looks, and says what it found",
                 "SOURCE",
                 default="auto",
             ),
             Flag(
                 "label_pattern",
-                "pattern of file names without their suffix, such as {label}_{id}",
+                "pattern of file names without their suffix, such as {label}_{id}; with a slash also of the folders "
+                "above: {label}/{name} takes the name of the folder as label",
                 "PATTERN",
                 default="{label}",
             ),

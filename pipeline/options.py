@@ -8,7 +8,7 @@ import os
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, StandardOptions
 
 from components.ctc.decoders import Decoding
-from components.listing import LABEL_SOURCES, LabelRules, TableColumns
+from components.listing import LABEL_SOURCES, LabelRules, TableColumns, find_tables
 from components.recogniser.manifest import RENAMED_NETWORKS
 from pipeline.flag_types import UsageError as UsageError
 from pipeline.flags import FLAG_SECTIONS
@@ -66,9 +66,7 @@ class LinePipelineOptions(PipelineOptions):
     @property
     def label_rules(self) -> LabelRules:
         """The rules that say where labels are."""
-        whole = os.path.isfile(os.path.expanduser(self.label_source))  # a comma may be a part of a name
-        named = [self.label_source] if whole else self.label_source.split(",")
-        tables = () if self.label_source in LABEL_SOURCES else tuple(dict.fromkeys(map(make_absolute, named)))
+        tables = () if self.label_source in LABEL_SOURCES else tuple(find_tables(self.label_source))
         column = None if self.split_by in ("auto", "image", "folder", "given") else self.split_by
         return LabelRules(
             source="table" if tables else self.label_source,

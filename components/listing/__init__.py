@@ -16,7 +16,7 @@ from components.listing.listing import (
 from components.listing.own_splits import choose_splits, hold_out, refuse_images_without_split
 from components.listing.path_tables import PathTables, list_table
 from components.listing.references import ImageReference, location_to_uri, path_to_uri, read_image, uri_to_path
-from components.listing.roots import Places, find_roots, find_roots_and_tables, group_roots
+from components.listing.roots import Places, find_roots, find_roots_and_tables, find_tables, group_roots
 from components.listing.table_formats import LABEL_TABLE_SUFFIXES, TABLE_SUFFIXES
 from components.listing.table_paths import NameRule, find_path_rule
 from components.listing.tables import TableColumns
@@ -43,6 +43,7 @@ __all__ = [
     "find_path_rule",
     "find_roots",
     "find_roots_and_tables",
+    "find_tables",
     "group_roots",
     "hold_out",
     "list_images",

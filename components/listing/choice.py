@@ -182,13 +182,11 @@ def _explain_label_file(found: LabelFile) -> DataError:
         )
     else:
         what = f"{path} mentions {found.mentioned:,} of {found.looked_for:,} images that were looked for in it"
-    way = _WAY_TO_TABLE
+    way = f"if the labels are in there, {_WAY_TO_TABLE}"
     if not found.files and found.path.lower().endswith(LABEL_TABLE_SUFFIXES):
         problem = _find_problem(found.path)
-        way = f"{_WAY_TO_TABLE} ({problem})" if problem else f"name it with --label_source={path}"
-    return DataError(
-        f"{what}: if the labels are in there, {way}; if labels are the file names, say --label_source=filename"
-    )
+        way = problem or f"if the labels are in there, name it with --label_source={path}"
+    return DataError(f"{what}: {way}; if labels are the file names, say --label_source=filename")
 
 
 def _find_problem(table: str) -> str | None:
@@ -206,11 +204,12 @@ def _explain_names(paths: Sequence[str], why: str) -> DataError:
     classes = ""
     if len(folders) > 1:
         classes = (
-            f" (the names of the folders, such as {quote_text(next(iter(folders)))}, are not read as labels either)"
+            f"if the names of the folders are, such as {quote_text(next(iter(folders)))}, say "
+            "--label_pattern={label}/{name}; "
         )
     return DataError(
         f"the file names, such as {', '.join(map(quote_text, examples))}, do not look like labels: {why}. If they are "
-        f"the labels, say --label_source=filename; if the labels are elsewhere{classes}, {_WAY_TO_TABLE}"
+        f"the labels, say --label_source=filename; {classes}if the labels are elsewhere, {_WAY_TO_TABLE}"
     )
 
 
@@ -294,9 +293,10 @@ def _list_tables(folder: str) -> list[str]:
     except OSError:  # the one above may belong to another person
         return []
     tables = [name for name in names if name.lower().endswith(TABLE_SUFFIXES)]
-    stems = {strip_variant(name) for name in names if not name.lower().endswith(COMPANION_SUFFIXES)}
+    images = {strip_variant(name): name for name in names if not name.lower().endswith(COMPANION_SUFFIXES)}
     others = (name for name in names if name.lower().endswith(LABEL_TABLE_SUFFIXES) and name not in tables)
-    of_no_image = (name for name in others if strip_suffix(name).split(".")[0] not in stems)
+    beside = ((name, images.get(strip_suffix(name).split(".")[0])) for name in others)
+    of_no_image = (name for name, of in beside if of is None or storage.is_folder(storage.join(folder, of)))
     tables += itertools.islice(of_no_image, _OTHERS_LOOKED_AT)
     return [
         name

@@ -532,9 +532,9 @@ def test_auto_refuses_file_names_that_do_not_look_like_labels(images):
         check_all(images, LabelRules("filename"))
     assert str(error.value) == (
         "the file names, such as 'scan_00.png', 'scan_00.png', 'scan_00.png', do not look like labels: they are a few "
-        "fixed words with a number. If they are the labels, say --label_source=filename; if the labels are elsewhere "
-        "(the names of the folders, such as '0', are not read as labels either), put them in a .gt.txt file beside "
-        "each image, or in a .csv, .tsv or .jsonl table with the columns path and text, and name the table with "
+        "fixed words with a number. If they are the labels, say --label_source=filename; if the names of the folders "
+        "are, such as '0', say --label_pattern={label}/{name}; if the labels are elsewhere, put them in a .gt.txt file "
+        "beside each image, or in a .csv, .tsv or .jsonl table with the columns path and text, and name the table with "
         "--label_source"
     )
     check_all(images, LabelRules("filename", pattern="{label}_{id}"))
@@ -634,6 +634,7 @@ def test_auto_takes_a_table_that_names_images_at_any_depth_without_their_suffixe
     put(images, "a01/a01-000u/a01-000u-00-00.png", "a01/a01-000u/a01-000u-00-01.png")
     rows = "a01-000u-00-00 ok 154 408 768 27 51 AT A\na01-000u-00-01 err 154 507 766 213 48 NN MOVE\n"
     table = put_text(tmp_path / "words.txt", f"#--- words.txt\n{rows}")
+    put(tmp_path, "words/other.png")
     put_text(tmp_path / "forms.txt", "#--- forms.txt\na01-000u 000 2 prt 7 5 52 36\n")
     assert chosen(images) == ("table", (table,))
     same = put_text(tmp_path / "a.csv", "image_id,identity\na01-000u-00-00,A\n")
