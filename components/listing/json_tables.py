@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import collections
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from components.listing.columns import WantedColumn, find_columns
 from components.listing.references import IMAGE_SUFFIXES
-from components.listing.table_rows import TableLines, TableRow, make_row, read_whole_lines
+from components.listing.table_rows import (
+    TableLines,
+    TableRow,
+    describe_kind,
+    make_row,
+    pick_texts,
+    read_whole_lines,
+)
 from tfrecords import DataError
 
 MAX_DOCUMENT_BYTES = 100_000_000
 """Most bytes of a JSON document: it is read as a whole."""
 
-_KINDS = {
-    bool: "true or false",
-    dict: "an object",
-    float: "a floating-point number",
-    int: "an integer",
-    list: "a list",
-    type(None): "null",
-}
-_IDS = ("id", "image_id", "img_id")
 _BOXES = ("bbox", "box", "polygon", "points", "segmentation")
 _LEAST_SHARE_OF_IMAGE = 0.5
 _OBJECTS_LOOKED_AT = 100
@@ -109,7 +106,7 @@ def _read_document(document: Any, table: str, wanted: Sequence[WantedColumn]) ->
         entries = ((f"entry {number} of {table}", value, None) for number, value in enumerate(document, 1))
         return _read_objects(entries, wanted, table)
     raise DataError(
-        f"{table} holds {_KINDS.get(type(document), 'a text')}{' without entries' if document == [] else ''}, and no "
+        f"{table} holds {describe_kind(document)}{' without entries' if document == [] else ''}, and no "
         'labels: write {"file": "text", …}, or a list of objects with a path and a text each'
     )
 
@@ -186,7 +183,7 @@ def _read_objects(entries: Iterable[_Entry], wanted: Sequence[WantedColumn], tab
             if keys is None:
                 names = list(value)
                 keys = [names[index] for index in find_columns(names, wanted, table, "first object")]
-            texts, problem = _pick_texts(value, keys)
+            texts, problem = pick_texts(value, keys)
             if problem is None:
                 yield make_row(place, *texts)
                 continue
@@ -203,23 +200,6 @@ def _join_instance(value: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
     if len(instances) != 1 or not isinstance(instances[0], dict):
         return value, f"it has {len(instances)} instances instead of one"
     return {**value, **instances[0]}, None
-
-
-def _pick_texts(value: dict[str, Any], keys: Sequence[str]) -> tuple[list[str], str | None]:
-    """Returns the texts under the keys of path, text and group, or the problem."""
-    texts = []
-    for index, key in enumerate(keys):
-        if key not in value:
-            return [], f"it has no {key!r}"
-        text = value[key]
-        if type(text) is int and (index or key.lower() in _IDS):
-            text = str(text)
-        if not isinstance(text, str):
-            return [], f"{key!r} is {_KINDS[type(text)]}: write it as a string"
-        if re.search("[\ud800-\udfff]", text):
-            return [], f"{key!r} has half a surrogate pair"
-        texts.append(text)
-    return texts, None
 
 
 # Images with annotations
@@ -254,7 +234,7 @@ def _read_annotations(images: Any, annotations: Any, table: str, wanted: Sequenc
         problem = problems.get(key) or (None if image else f"there is no image {key!r} in the list of images")
         texts: list[str] = []
         if problem is None:
-            texts, problem = _pick_texts({**value, "\0path": (image or {}).get(path_key)}, ["\0path", *keys])
+            texts, problem = pick_texts({**value, "\0path": (image or {}).get(path_key)}, ["\0path", *keys])
         yield TableRow(place, None, None, None, problem) if problem else make_row(place, *texts)
 
 

@@ -24,7 +24,7 @@ from components.listing.text_lists import MARKED_WRONG, Record, find_list_form, 
 from tfrecords import DataError, storage
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
-LABEL_TABLE_SUFFIXES = (*TABLE_SUFFIXES, ".txt", ".json")
+LABEL_TABLE_SUFFIXES = (*TABLE_SUFFIXES, ".txt", ".json", ".xlsx", ".parquet")
 """Suffixes of label tables."""
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
 _DELIMITERS_OF = {".tsv": ["\t"], ".txt": ["\t", ",", ";"]}

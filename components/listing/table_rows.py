@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tfrecords import DataError
@@ -13,6 +14,16 @@ _MAX_LINE_BYTES = 1_000_000
 _BYTE_ORDER_MARK = "\ufeff"
 CARRIAGE_RETURN = "a carriage return stands inside the line: lines must end with a line feed"
 """The problem of such a line."""
+_IDS = ("id", "image_id", "img_id")
+_KINDS = {
+    bool: "true or false",
+    dict: "an object",
+    float: "a floating-point number",
+    int: "an integer",
+    list: "a list",
+    str: "a text",
+    type(None): "null",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,3 +120,34 @@ def make_row(place: str, path: str, text: str | None = None, group: str | None =
     if "\0" in path or "\0" in (text or ""):
         return TableRow(place, None, None, None, "it has a NUL byte")
     return TableRow(place, path, text, group, None)
+
+
+def pick_texts(
+    value: Mapping[str, Any], keys: Sequence[str], *, integers: bool = False
+) -> tuple[list[str], str | None]:
+    """Picks the texts under the keys of path, text and group; an integer is a text, but a path only as an identifier.
+
+    Args:
+        integers: whether any path may be an integer.
+
+    Returns:
+        The texts, and the problem or None.
+    """
+    texts = []
+    for index, key in enumerate(keys):
+        if key not in value:
+            return [], f"it has no {key!r}"
+        text = value[key]
+        if type(text) is int and (index or integers or key.lower() in _IDS):
+            text = str(text)
+        if not isinstance(text, str):
+            return [], f"{key!r} is {describe_kind(text)}: write it as a string"
+        if re.search("[\ud800-\udfff]", text):
+            return [], f"{key!r} has half a surrogate pair"
+        texts.append(text)
+    return texts, None
+
+
+def describe_kind(value: object) -> str:
+    """Describes the kind of a value that is not what it should be."""
+    return _KINDS.get(type(value), f"a {type(value).__name__}")

@@ -14,6 +14,8 @@ from typing import IO
 
 from components.listing.columns import WantedColumn
 from components.listing.json_tables import read_json_document, read_json_rows
+from components.listing.parquet_tables import read_parquet_rows
+from components.listing.spreadsheets import read_spreadsheet_rows
 from components.listing.table_formats import LABEL_TABLE_SUFFIXES, TABLE_SUFFIXES, find_header, read_delimited_rows
 from components.listing.table_rows import TableLines, TableRow
 from tfrecords import DataError, StoreError, storage
@@ -168,7 +170,8 @@ def read_table(table: str, wanted: Sequence[WantedColumn]) -> Iterator[TableRow]
 def _read_rows(file: IO[bytes], table: str, name: str, wanted: Sequence[WantedColumn]) -> Iterator[TableRow]:
     """Reads the rows of a table by the format that its suffix tells."""
     suffix = os.path.splitext(table)[1].lower()
-    if suffix == ".json":
-        return read_json_document(file, name, wanted)
+    whole = {".json": read_json_document, ".xlsx": read_spreadsheet_rows, ".parquet": read_parquet_rows}
+    if suffix in whole:
+        return whole[suffix](file, name, wanted)
     lines = TableLines(file, name)
     return read_json_rows(lines, wanted) if suffix == ".jsonl" else read_delimited_rows(table, lines, wanted)

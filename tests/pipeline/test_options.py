@@ -19,7 +19,7 @@ def here(tmp_path, monkeypatch) -> pathlib.Path:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("path,text\na.png,x\n")
     (tmp_path / "folder.csv").mkdir()
-    (tmp_path / "labels.xlsx").write_bytes(b"PK")
+    (tmp_path / "labels.ods").write_bytes(b"PK")
     (tmp_path / "dangling.csv").symlink_to(tmp_path / "nowhere.csv")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -214,13 +214,13 @@ def test_a_url_of_a_table_is_passed_on_as_it_is_and_looked_for_later(here):
     ("source", "hint"),
     [
         *(("sidecars", "sidecar"), ("side_car", "sidecar"), ("file_name", "filename"), ("Auto", "auto")),
-        *(("labels.xlsx", None), ("folder", None), ("gs://bucket/labels.xml", None), ("", None)),
+        *(("labels.ods", None), ("folder", None), ("gs://bucket/labels.xml", None), ("", None)),
     ],
 )
 def test_a_label_source_that_is_nothing_known_is_refused_with_the_nearest_one(here, source, hint):
     assert refusal(f"--label_source={source}") == (
-        f"--label_source={source} is none of auto, filename, sidecar, and no .csv, .tsv, .jsonl, .txt, .json file"
-        + (f": did you mean {hint}?" if hint else "")
+        f"--label_source={source} is none of auto, filename, sidecar, and no .csv, .tsv, .jsonl, .txt, .json, .xlsx, "
+        ".parquet file" + (f": did you mean {hint}?" if hint else "")
     )
 
 

@@ -264,7 +264,7 @@ def test_a_table_that_cannot_be_read_is_refused(tmp_path, write, monkeypatch):
 
 
 def test_a_table_of_another_kind_is_refused(write):
-    assert "must end with one of .csv, .tsv, .jsonl" in refusal(write("path,text\na.png,x\n", "labels.xlsx"))
+    assert "must end with one of .csv, .tsv, .jsonl" in refusal(write("path,text\na.png,x\n", "labels.ods"))
 
 
 @pytest.mark.parametrize("name", ["labels.csv", "labels.tsv", "labels.jsonl"])
