@@ -67,7 +67,7 @@ def choose_labels(
         return rules, f"labels come from {rules}, as --label_source says"
     from_names = dataclasses.replace(rules, source="filename")
     if rules.pattern != LabelRules.pattern:
-        return from_names, "labels come from the file names, as --label_pattern says"
+        return from_names, f"labels come from {from_names}, as --label_pattern says"
     images, with_sidecar = _count_first_images(roots, from_names, boundaries)
     if not images:
         return from_names, ""

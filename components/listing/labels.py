@@ -59,7 +59,8 @@ class LabelRules:
         """Says where labels come from."""
         if self.source == "table":
             return " and ".join(map(location_to_uri, self.tables))
-        return {"filename": "the file names", "sidecar": "the text file beside each image"}[self.source]
+        names = "the names of folders and files" if "/" in self.pattern else "the file names"
+        return {"filename": names, "sidecar": "the text file beside each image"}[self.source]
 
 
 def add_label(

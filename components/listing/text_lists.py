@@ -73,7 +73,8 @@ def find_list_form(lines: TableLines, separators: str, columns: Sequence[int | N
     if not found or matches[0] is None:  # the path may be another cell than the first
         tables = ((separator, _split_cells(plain, separator)) for separator in separators.strip(" "))
         for separator, rows in tables:
-            if len(set(map(len, rows))) == 1 and len(rows[0]) > 2 and _find_paths(_list_columns(rows)) is not None:
+            path = _find_paths(_list_columns(rows)) if len(set(map(len, rows))) == 1 and len(rows[0]) > 2 else None
+            if path is not None and rows[0][path].strip().lower().endswith(IMAGE_SUFFIXES):  # no header, then
                 return ListForm(separator, _find_two_columns(rows, columns, lines.table), len(rows[0]))
         return None
     separator = collections.Counter(found).most_common(1)[0][0]

@@ -208,6 +208,7 @@ def test_a_pattern_that_does_not_name_the_label_once_and_all_parts_differently_i
 
 def test_rules_say_for_a_person_what_labels_come_from():
     assert str(LabelRules("filename")) == "the file names"
+    assert str(LabelRules("filename", pattern="{label}/{name}")) == "the names of folders and files"
     assert str(LabelRules("sidecar")) == "the text file beside each image"
     assert str(LabelRules("table", tables=("/a/labels.csv",))) == "/a/labels.csv"
     assert str(LabelRules("table", tables=("/a/1.csv", "/a/2.tsv"))) == "/a/1.csv and /a/2.tsv"

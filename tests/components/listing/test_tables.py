@@ -317,14 +317,15 @@ def test_of_several_usual_names_of_paths_the_first_of_the_list_is_taken(write):
 
 
 def test_two_columns_that_could_be_the_text_are_refused_until_one_is_named(write):
-    table = write("filename,label,Transcription\na.png,printed,x\n")
+    more = "".join(f"{number}.png,stamped,{number}\n" for number in range(50))
+    table = write(f"filename,label,Transcription\na.png,printed,x\n{more}")
     with pytest.raises(DataError) as error:
         pairs(table)
     assert str(error.value) == (
         f"{table} has several columns that could hold the text, 'label' and 'Transcription': say which with "
         "--text_column=label or --text_column=Transcription"
     )
-    assert pairs(table, text="Transcription") == [("a.png", "x")]
+    assert pairs(table, text="Transcription")[:1] == [("a.png", "x")]
     with pytest.raises(DataError, match="'text' and 'label'"):
         pairs(write('{"file_name": "a.png", "text": "x", "label": "1"}\n', "labels.jsonl"))
 
