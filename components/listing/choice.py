@@ -36,6 +36,7 @@ LABEL_SOURCES = ("auto", "filename", "sidecar")
 _IMAGES_LOOKED_AT = 500
 _NAMES_LOOKED_AT = 200_000
 _OTHERS_LOOKED_AT = 20
+_FOLDERS_LOOKED_AT = 100
 _BOXES_LOOKED_AT = 50
 _BOX = re.compile(
     r"\d+( -?[0-9]*\.?[0-9]+){4,}|(-?\d+, ?){4,}.*", re.DOTALL
@@ -71,12 +72,13 @@ def choose_labels(
     images, with_sidecar = _count_first_images(roots, from_names, boundaries)
     if not images:
         return from_names, ""
-    search = _search_all_tables(roots, rules)
+    search = _search_all_tables(roots, rules, below=not with_sidecar)
     from_tables = dataclasses.replace(rules, source="table", tables=search.tables)
     _refuse_unclear_tables(from_tables, search, images, with_sidecar)
     ignored = "".join(f"; {reason}" for reason in search.reasons)
     if search.tables:
-        return from_tables, f"labels come from {from_tables}: its rows name images that are there{ignored}"
+        rows = "its rows" if len(search.tables) == 1 else "their rows"
+        return from_tables, f"labels come from {from_tables}: {rows} name images that are there{ignored}"
     if with_sidecar == images:
         from_sidecars = dataclasses.replace(rules, source="sidecar")
         _refuse_boxes(roots, from_sidecars, boundaries)
@@ -244,13 +246,23 @@ class _TableSearch:
     difference: str | None
 
 
-def _search_all_tables(roots: Sequence[str], rules: LabelRules) -> _TableSearch:
-    """Searches the folders of all roots, and the folders above them, for label tables."""
+def _search_all_tables(roots: Sequence[str], rules: LabelRules, *, below: bool) -> _TableSearch:
+    """Searches the folders of all roots, and the folders above them, for label tables.
+
+    Args:
+        below: whether to search, if there is none, also the folders below the roots: each for a table of its own
+            images, and then for one of others.
+    """
     folders = find_folders(roots)
-    searched = [_search_tables(folder, rules) for folder in folders]
-    choices = [
-        choose_among_tables(named, folder, rules) for folder, (named, _) in zip(folders, searched, strict=True) if named
-    ]
+    searched = [_search_tables(folder, rules, (folder, folder.rpartition("/")[0])) for folder in folders]
+    found = [(folder, named) for folder, (named, _) in zip(folders, searched, strict=True) if named]
+    if below and not found:
+        inner = {folder: _list_folders_below(folder) for folder in folders}
+        own = ((inside, _search_tables(inside, rules, (inside,))[0]) for part in inner.values() for inside in part)
+        others = ((folder, _search_tables(folder, rules, part)[0]) for folder, part in inner.items())
+        found = [(folder, named) for folder, named in own if named]
+        found = found or [(folder, named) for folder, named in others if named]
+    choices = [choose_among_tables(named, folder, rules) for folder, named in found]
     tables = tuple(dict.fromkeys(table for choice in choices for table in choice.tables))
     reasons = [choice.why for choice in choices if choice.why]
     return _TableSearch(
@@ -261,15 +273,30 @@ def _search_all_tables(roots: Sequence[str], rules: LabelRules) -> _TableSearch:
     )
 
 
-def _search_tables(folder: str, rules: LabelRules) -> tuple[list[str], dict[str, str]]:
-    """Finds the tables in a folder, and in the one above it, that name images in that folder.
+def _list_folders_below(folder: str) -> list[str]:
+    """Lists the visible folders in a local folder, and those in them, as far as they are looked at."""
+    if storage.is_remote(folder):
+        return []
+    inside: list[str] = []
+    for above, names, _ in os.walk(folder):
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        inside += (storage.join(above, name) for name in names)
+        if above != folder:
+            names.clear()
+        if len(inside) > _FOLDERS_LOOKED_AT:
+            break
+    return inside[:_FOLDERS_LOOKED_AT]
+
+
+def _search_tables(folder: str, rules: LabelRules, places: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Finds the tables in some places that name images in a folder.
 
     Returns:
         These tables, and for each other one the reason why it cannot be used.
     """
     tables: list[str] = []
     others: dict[str, str] = {}
-    for place in (folder, folder.rpartition("/")[0]):
+    for place in places:
         for name in _list_tables(place):
             table = storage.join(place, name)
             try:

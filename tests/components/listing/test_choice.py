@@ -262,9 +262,33 @@ def test_text_files_with_a_tab_that_belong_to_images_are_no_tables(images):
     assert chosen(images) == ("sidecar", ())
 
 
-def test_tables_in_folders_below_make_auto_ask_if_it_would_take_the_file_names(images):
-    put(images, "book/a.png")
-    put_table(images / "book" / "labels.csv", "a.png")
+def test_auto_takes_the_tables_of_folders_below_if_there_is_no_other(images):
+    put(images, "train/images/a.png", "deep/er/b.png", ".hidden/c.png")
+    first = put_text(images / "train" / "labels.json", '{"a.png": "x"}')
+    second = put_table(images / "deep" / "er" / "metadata.csv", "b.png")
+    put_table(images / ".hidden" / "labels.csv", "c.png")
+    put_table(images / "deep" / "other.csv", "gone.png")
+    rules, why = choose(images)
+    assert (rules.source, set(rules.tables)) == ("table", {first, second})
+    assert first in why
+    above = put_table(images.parent / "labels.csv", "lines/deep/er/b.png")
+    assert chosen(images) == ("table", (above,))
+    os.remove(above)
+    put(images, "train/images/a.txt", "deep/er/b.txt")
+    assert chosen(images) == ("sidecar", ())
+
+
+def test_auto_takes_a_list_in_a_folder_beside_the_images_below_the_root(images):
+    put(images, "images/a.png", "images/b.png")
+    put(images, "annotations/gt.txt", content=b"a.png, x\nb.png, y\n")
+    assert chosen(images) == ("table", (f"{images}/annotations/gt.txt",))
+    put(images, "annotations/more.txt", content=b"a.png, x\nb.png, z\n")
+    assert "images/b.png is 'y' in " in refusal(images)
+
+
+def test_tables_in_folders_far_below_make_auto_ask_if_it_would_take_the_file_names(images):
+    put(images, "a/b/book/a.png")
+    put_table(images / "a" / "b" / "book" / "labels.csv", "a.png")
     rules, _ = choose(images)
     assert rules.source == "filename"
     with pytest.raises(DataError, match=r"^1 \.csv, \.tsv, \.jsonl files lie in folders below"):
