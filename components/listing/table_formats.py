@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from components.listing.columns import WantedColumn, find_columns, suggest_header
 from components.listing.references import IMAGE_SUFFIXES
+from components.listing.split_names import SPLIT_COLUMNS
 from components.listing.table_rows import (
     CARRIAGE_RETURN,
     LineTooLongError,
@@ -20,7 +21,7 @@ from components.listing.table_rows import (
     make_row,
     read_whole_lines,
 )
-from components.listing.text_lists import MARKED_WRONG, Record, find_list_form, read_list_records, split_line
+from components.listing.text_lists import MARKED_WRONG, SPLITS, Record, find_list_form, read_list_records, split_line
 from tfrecords import DataError, storage
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -129,11 +130,11 @@ def find_header(table: str, lines: TableLines, wanted: Sequence[WantedColumn]) -
         except DataError as error:
             failures.append((-1 if len(cells) == 1 else len(cells), error))  # one cell: certainly another delimiter
             first_cells[delimiter] = cells
-    if mark is None and len(wanted) == 2 and (numbers := _read_numbers(wanted)) is not None:
+    if mark is None and len(wanted) > 1 and (numbers := _read_numbers(wanted)) is not None:
         form = find_list_form(lines, "".join([*delimiters, *(" " if suffix == ".txt" else "")]), numbers)
         if form is not None and form.columns is not None:
             return _Header(read_records(form.separator), form.separator, None, form.width, list(form.columns))
-        if form is not None:
+        if form is not None and len(wanted) == 2:
             records = read_records("\t") if form.separator == "\t" else read_list_records(lines, form)
             return _Header(records, form.separator, None, 2, [0, 1])
     for delimiter, cells in first_cells.items():
@@ -147,8 +148,11 @@ def find_header(table: str, lines: TableLines, wanted: Sequence[WantedColumn]) -
 
 
 def _read_numbers(wanted: Sequence[WantedColumn]) -> list[int | None] | None:
-    """Reads the numbers of columns without names, from 0; None if a flag gives a name."""
+    """Reads the numbers of columns without names, from 0; None if a flag gives a name, but for that of splits."""
     given = [column.given for column in wanted]
+    if given[2:] == [SPLIT_COLUMNS[0]]:
+        numbers = _read_numbers(wanted[:2])
+        return None if numbers is None else [*numbers, SPLITS]
     if any(name is not None and not (name.isdecimal() and int(name)) for name in given):
         return None
     return [None if name is None else int(name) - 1 for name in given]

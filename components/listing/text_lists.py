@@ -17,6 +17,8 @@ from tfrecords import DataError
 Record = tuple[int, list[str], str | None]
 """Number of the first line, cells, and the problem or None."""
 
+SPLITS = -1
+"""The number that stands for the column of splits."""
 MARKED_WRONG = "it is marked as cut out wrongly (err)"
 """The problem of a record whose image is to be left out."""
 
@@ -40,13 +42,14 @@ class ListForm:
 
     Attributes:
         separator: after the path: a comma, a semicolon, a tab, or a space; `iam` for the lists of the IAM database.
-        columns: of the path and the text, if each line has three or more cells; None if the text is all after the path.
+        columns: of the path, the text and perhaps the group, if each line has three or more cells; None if the text is
+            all after the path.
         width: number of cells of a line, if there are columns.
         quoted: whether quotation marks around every text are no part of it.
     """
 
     separator: str
-    columns: tuple[int, int] | None = None
+    columns: tuple[int, ...] | None = None
     width: int = 2
     quoted: bool = True
 
@@ -56,7 +59,8 @@ def find_list_form(lines: TableLines, separators: str, columns: Sequence[int | N
 
     Args:
         separators: that the kind of file may have.
-        columns: of the path and the text, from 0, as far as a flag numbers them.
+        columns: of the path, the text and perhaps the group, from 0, as far as a flag numbers them; a group is
+            `SPLITS` where the column is meant that holds nothing but names of splits.
 
     Raises:
         DataError: if the lines are no labels of images, or if several columns could hold the text.
@@ -75,7 +79,7 @@ def find_list_form(lines: TableLines, separators: str, columns: Sequence[int | N
         for separator, rows in tables:
             path = _find_paths(_list_columns(rows)) if len(set(map(len, rows))) == 1 and len(rows[0]) > 2 else None
             if path is not None and rows[0][path].strip().lower().endswith(IMAGE_SUFFIXES):  # no header, then
-                return ListForm(separator, _find_two_columns(rows, columns, lines.table), len(rows[0]))
+                return _make_form(separator, rows, columns, lines.table)
         return None
     separator = collections.Counter(found).most_common(1)[0][0]
     if separator not in separators or len(found) < _MOST * len(plain):
@@ -88,7 +92,9 @@ def find_list_form(lines: TableLines, separators: str, columns: Sequence[int | N
     if separator != " ":
         rows = _split_cells(plain, separator)
         if min(map(len, rows)) > 2:
-            return ListForm(separator, _find_two_columns(rows, columns, lines.table), len(rows[0]))
+            return _make_form(separator, rows, columns, lines.table)
+    if len(columns) > 2:
+        return None
     return ListForm(separator, quoted=separator in ",;" or _is_quoted_throughout(pairs))
 
 
@@ -222,6 +228,23 @@ def _find_two_columns(rows: Sequence[Sequence[str]], given: Sequence[int | None]
         f"{f' ({examples})' if examples else ''}: begin the table with a header line such as path,text, put texts "
         "with commas in quotation marks, or say which column it is by its number, such as --text_column=2"
     )
+
+
+def _make_form(
+    separator: str, rows: Sequence[Sequence[str]], columns: Sequence[int | None], table: str
+) -> ListForm | None:
+    """Makes the form of lines with three or more cells; None if the group that is asked for is not among them."""
+    found = _find_two_columns(rows, columns, table)
+    if len(columns) < 3:
+        return ListForm(separator, found, len(rows[0]))
+    group = columns[2]
+    if group == SPLITS:
+        cells = _list_columns(rows)
+        splits = [index for index in range(len(cells)) if index not in found and all(map(name_split, cells[index]))]
+        group = splits[0] if len(splits) == 1 else None
+    if group is None or group >= len(rows[0]):
+        return None
+    return ListForm(separator, (*found, group), len(rows[0]))
 
 
 def _list_columns(rows: Sequence[Sequence[str]]) -> list[list[str]]:

@@ -144,6 +144,18 @@ def test_of_columns_without_names_the_only_one_that_can_be_the_text_is_taken(wri
     assert pairs(write("0,a.png,x", "1,b.png,y", name="labels.csv")) == [("a.png", "x"), ("b.png", "y")]
 
 
+def test_a_column_without_a_name_can_be_the_group(write):
+    table = write("a.png;ABC 1;train;7", "b.png;XYZ;test;8", "c.png;QRS;train;7", name="labels.csv")
+    assert [row.group for row in rows(table, group="split")] == ["train", "test", "train"]
+    assert [row.group for row in rows(table, group="4")] == ["7", "8", "7"]
+    for group in ("subset", "5", "page"):
+        refusal(table, group=group)
+    two = write("a.png,x", "b.png,y", name="two.csv")
+    assert "has no path column" in refusal(two, group="split")
+    iam = write("a-00 ok 1 2 3 4 5 NN x", "b-00 ok 1 2 3 4 5 NN y", name="words.txt")
+    assert "has no path column" in refusal(iam, group="split")
+
+
 def test_columns_without_names_that_could_both_be_the_text_are_asked_about_by_number(write):
     table = write("a.png,printed,ABC", "b.png,stamped,XYZ", name="labels.csv")
     message = refusal(table)
