@@ -19,7 +19,7 @@ from components.listing.references import ImageReference, location_to_uri, path_
 from components.listing.roots import Places, find_roots, find_roots_and_tables, find_tables, group_roots
 from components.listing.table_formats import LABEL_TABLE_SUFFIXES, TABLE_SUFFIXES
 from components.listing.table_paths import NameRule, find_path_rule
-from components.listing.tables import TableColumns
+from components.listing.tables import TableColumns, describe_label_table
 
 __all__ = [
     "LABEL_SOURCES",
@@ -38,6 +38,7 @@ __all__ = [
     "check_choice",
     "choose_labels",
     "choose_splits",
+    "describe_label_table",
     "explain_unused_labels",
     "find_folders",
     "find_path_rule",

@@ -21,7 +21,15 @@ from components.listing.table_rows import (
     make_row,
     read_whole_lines,
 )
-from components.listing.text_lists import MARKED_WRONG, SPLITS, Record, find_list_form, read_list_records, split_line
+from components.listing.text_lists import (
+    IAM,
+    MARKED_WRONG,
+    SPLITS,
+    Record,
+    find_list_form,
+    read_list_records,
+    split_line,
+)
 from tfrecords import DataError, storage
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -86,6 +94,24 @@ def read_delimited_rows(table: str, lines: TableLines, wanted: Sequence[WantedCo
                 yield make_row(place, *(cells[index] for index in header.indices))
                 continue
         yield TableRow(place, None, None, None, problem)
+
+
+def describe_form(table: str, lines: TableLines, wanted: Sequence[WantedColumn]) -> str | None:
+    """Describes how a table without a header is read; None if it has one.
+
+    Raises:
+        DataError: as `find_header` does.
+    """
+    header = find_header(table, lines, wanted)
+    if header.names is not None:
+        return None
+    if header.delimiter == IAM:
+        return "is read as a list of the IAM database"
+    delimiter = {**_DELIMITERS, " ": "space"}.get(header.delimiter, repr(header.delimiter))
+    if header.width == 2 and header.indices[0] == 0:
+        return f"has no header: what stands after the path and a {delimiter} is the text"
+    path, text = (index + 1 for index in header.indices[:2])
+    return f"has no header: column {path} is read as the path, and column {text} as the text"
 
 
 def find_header(table: str, lines: TableLines, wanted: Sequence[WantedColumn]) -> _Header:

@@ -16,7 +16,13 @@ from components.listing.columns import WantedColumn
 from components.listing.json_tables import read_json_document, read_json_rows
 from components.listing.parquet_tables import read_parquet_rows
 from components.listing.spreadsheets import read_spreadsheet_rows
-from components.listing.table_formats import LABEL_TABLE_SUFFIXES, TABLE_SUFFIXES, find_header, read_delimited_rows
+from components.listing.table_formats import (
+    LABEL_TABLE_SUFFIXES,
+    TABLE_SUFFIXES,
+    describe_form,
+    find_header,
+    read_delimited_rows,
+)
 from components.listing.table_rows import TableLines, TableRow
 from tfrecords import DataError, StoreError, storage
 
@@ -65,13 +71,23 @@ def read_label_table(table: str, columns: TableColumns) -> Iterator[TableRow]:
         DataError: while reading, if the table is missing, unreadable, without rows or not UTF-8, lacks
             a column, or has a quotation mark that is not closed.
     """
-    wanted = [_want_path_column(columns.path), _want_text_column(columns.text)]
-    if columns.group is not None:
-        wanted.append(WantedColumn("group", "--split_by", columns.group, ()))
     skip_empty = is_review_table(table)
-    for row in read_table(table, wanted):
+    for row in read_table(table, _want_columns(columns)):
         if not skip_empty or row.problem is not None or (row.text or "").strip():
             yield row
+
+
+def describe_label_table(table: str, columns: TableColumns) -> str | None:
+    """Describes how a label table is read, if it has no header to tell that; None if it has, or cannot be read."""
+    if os.path.splitext(table)[1].lower() not in (".csv", ".tsv", ".txt"):
+        return None
+    try:
+        with storage.open_to_read(table) as file:
+            return describe_form(table, TableLines(file, table), _want_columns(columns))
+    except StoreError:
+        raise
+    except (OSError, DataError):
+        return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +149,11 @@ def read_path_table(table: str, path_column: str | None = None) -> Iterator[Tabl
         DataError: while reading, as `read_label_table` does.
     """
     return read_table(table, [_want_path_column(path_column)])
+
+
+def _want_columns(columns: TableColumns) -> list[WantedColumn]:
+    wanted = [_want_path_column(columns.path), _want_text_column(columns.text)]
+    return [*wanted, WantedColumn("group", "--split_by", columns.group, ())] if columns.group is not None else wanted
 
 
 def _want_path_column(given: str | None) -> WantedColumn:

@@ -17,6 +17,8 @@ from tfrecords import DataError
 Record = tuple[int, list[str], str | None]
 """Number of the first line, cells, and the problem or None."""
 
+IAM = "iam"
+"""The separator that stands for the lists of the IAM database."""
 SPLITS = -1
 """The number that stands for the column of splits."""
 MARKED_WRONG = "it is marked as cut out wrongly (err)"
@@ -41,7 +43,7 @@ class ListForm:
     """The form of a list without a header.
 
     Attributes:
-        separator: after the path: a comma, a semicolon, a tab, or a space; `iam` for the lists of the IAM database.
+        separator: after the path: a comma, a semicolon, a tab, or a space; or `IAM`.
         columns: of the path, the text and perhaps the group, if each line has three or more cells; None if the text is
             all after the path.
         width: number of cells of a line, if there are columns.
@@ -71,7 +73,7 @@ def find_list_form(lines: TableLines, separators: str, columns: Sequence[int | N
         return None
     plain = [line for line in sample if not line.startswith("#")]
     if plain and sum(map(bool, map(_IAM.fullmatch, plain))) >= _MOST * len(plain):
-        return ListForm("iam")
+        return ListForm(IAM)
     matches = [_match_path(line) for line in plain]
     found = [match["separator"].strip(" ") or " " for match in matches if match and match["separator"]]
     if not found or matches[0] is None:  # the path may be another cell than the first
@@ -102,7 +104,7 @@ def read_list_records(lines: TableLines, form: ListForm) -> Iterator[Record]:
     """Reads the path and the text of each line of a list, from its first line."""
     lines.restart()
     for line, problem in read_whole_lines(lines):
-        if form.separator == "iam":
+        if form.separator == IAM:
             if not line.startswith("#"):
                 path, text, problem = ("", "", problem) if problem else _split_iam_line(line)
                 yield lines.number, [path, text], problem

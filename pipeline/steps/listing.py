@@ -18,6 +18,7 @@ from components.listing import (
     NameRule,
     PathTables,
     Places,
+    describe_label_table,
     find_folders,
     find_path_rule,
     group_roots,
@@ -141,6 +142,9 @@ def _join_tables(
     joined = [storage.join(folder, f"labelled-{number:05d}.parquet") for number in range(count)]
     summary_path = storage.join(folder, "labelled.json")
     sources = [*(("listing", path) for path in files), *(("table", number) for number in range(len(rules.tables)))]
+    for table in rules.tables:
+        if (form := describe_label_table(table, rules.columns)) is not None:
+            log.info(f"{location_to_uri(table)} {form}")
     path_rules = [find_path_rule(table, rules.columns, find_folders(roots)) for table in rules.tables] if roots else []
     for table, rule in zip(rules.tables, path_rules, strict=False):
         if isinstance(rule, NameRule):

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from components.listing.table_rows import TableRow
-from components.listing.tables import TableColumns, read_label_table
+from components.listing.tables import TableColumns, describe_label_table, read_label_table
 from tfrecords import DataError
 
 
@@ -174,6 +174,28 @@ def test_columns_of_numbers_alone_are_asked_about(write):
 def test_a_text_with_commas_in_every_line_is_asked_about(write):
     assert "has at least 3 columns" in refusal(write("a.png,Smith, John", "b.png,1,2,3", name="l.csv"))
     assert pairs(write("filename,words", "a.png,Smith, John", "b.png,1,2,3", name="l.csv"))[1] == ("b.png", "1,2,3")
+
+
+@pytest.mark.parametrize(
+    ("lines", "name", "form"),
+    [
+        (["a.png,x", "b.png,y, z"], "l.csv", "has no header: what stands after the path and a comma is the text"),
+        (["a.png x", "b.png y z"], "gt.txt", "has no header: what stands after the path and a space is the text"),
+        (["a.png\tx", "b.png\ty"], "gt.txt", "has no header: what stands after the path and a tab is the text"),
+        (["x,a.png", "y,b.png"], "l.csv", "has no header: column 2 is read as the path, and column 1 as the text"),
+        (
+            ["1;x;a.png", "2;y;b.png"],
+            "l.csv",
+            "has no header: column 3 is read as the path, and column 2 as the text",
+        ),
+        (["a-00 ok 1 2 3 4 5 NN x"], "words.txt", "is read as a list of the IAM database"),
+        (["path,text", "a.png,x"], "l.csv", None),
+        (["prose"], "gt.txt", None),
+        (["{}"], "l.json", None),
+    ],
+)
+def test_how_a_table_without_a_header_is_read_is_told(write, lines, name, form):
+    assert describe_label_table(write(*lines, name=name), TableColumns()) == form
 
 
 # What is no label
