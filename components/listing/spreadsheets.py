@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
+import operator
 import re
 import zipfile
 import zlib
@@ -19,6 +21,7 @@ MAX_BYTES = 50_000_000
 
 _MAX_UNPACKED_BYTES = 500_000_000
 _MAX_CELLS = 20_000_000
+_TITLES = 10
 _FEW_COLUMNS = 10  # where cells do not say in which column they stand
 _BYTES_AT_A_TIME = 1_000_000
 _CELL = re.compile(rb"""[\s:]r\s*=\s*["']\s*([A-Za-z]{0,7})([0-9]{1,12})""")
@@ -43,16 +46,20 @@ def read_spreadsheet_rows(file: IO[bytes], table: str, wanted: Sequence[WantedCo
         )
     failures = []
     for name, rows in _read_sheets(content, table):
-        _, header = next(rows)
-        cells = [str(cell) for cell in header]
-        try:
-            indices = find_columns(cells, wanted, f"sheet {name!r} of {table}", "first row")
-        except DataError as error:
-            failures.append(error)
-            continue
-        yield from _read_rows(rows, f"sheet {name!r} of {table}", cells, indices)
-        return
-    raise failures[0] if failures else DataError(f"the table {table} is empty: write a row for each image")
+        sheet = f"sheet {name!r} of {table}"
+        first = list(itertools.islice(rows, _TITLES))
+        for place, (_, cells) in enumerate(first):  # a title may stand above the header
+            names = [str(cell) for cell in cells]
+            try:
+                indices = find_columns(names, wanted, sheet, "first row")
+            except DataError as error:
+                failures.append((bool(place), error))
+                continue
+            yield from _read_rows(itertools.chain(first[place + 1 :], rows), sheet, names, indices)
+            return
+    if failures:
+        raise min(failures, key=operator.itemgetter(0))[1]
+    raise DataError(f"the table {table} is empty: write a row for each image")
 
 
 def _is_bounded(content: bytes, table: str) -> bool:

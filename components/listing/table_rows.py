@@ -14,7 +14,7 @@ _MAX_LINE_BYTES = 1_000_000
 _BYTE_ORDER_MARK = "\ufeff"
 CARRIAGE_RETURN = "a carriage return stands inside the line: lines must end with a line feed"
 """The problem of such a line."""
-_IDS = ("id", "image_id", "img_id")
+_IDS = ("id", "image_id", "imageid", "img_id", "file_id")
 _KINDS = {
     bool: "true or false",
     dict: "an object",

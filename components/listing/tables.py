@@ -29,12 +29,23 @@ from tfrecords import DataError, StoreError, storage
 PATH_COLUMNS = ("path", "file_name", "filename", "file", "image", "image_path", "img_path", "img", "uri", "name")
 TEXT_COLUMNS = ("text", "label", "transcription", "transcript", "ground_truth", "gt", "words", "sentence", "value")
 RARE_PATH_COLUMNS = (
-    *("image_name", "image_file", "image_filename", "img_name", "img_file", "file_path", "filepath", "imagename"),
-    *("image_id", "img_id", "id"),
+    *("image_name", "image_file", "image_filename", "img_name", "img_file", "file_path", "filepath", "fname"),
+    *("imagename", "imagefile", "imagepath", "photo", "image_id", "imageid", "img_id", "file_id", "id"),
 )
 RARE_TEXT_COLUMNS = (
     *("identity", "answer", "plate", "plate_number", "license_plate", "word", "target", "solution", "caption"),
-    *("utf8_string", "line_text", "ocr_text", "groundtruth", "annotation", "content", "string"),
+    *(
+        "utf8_string",
+        "line_text",
+        "ocr_text",
+        "gt_text",
+        "plate_text",
+        "groundtruth",
+        "annotation",
+        "content",
+        "string",
+    ),
+    *("captcha", "code"),
 )
 """The names that count where none of the others is there."""
 REVIEW_COLUMNS = ("dataset", "model_id", "run_id")

@@ -31,6 +31,7 @@ _SUFFIXES = "|".join(re.escape(suffix) for suffix in sorted(IMAGE_SUFFIXES, key=
 _NAMED = re.compile(rf'(?P<path>[^"\t]*?(?:{_SUFFIXES}))(?P<separator>\t| ?[,;]| |$)', re.IGNORECASE)
 _QUOTED = re.compile(r'"(?P<path>(?:[^"]|"")*)"(?P<separator>\t| ?[,;]| |$)')
 _BOX = re.compile(r"(-?\d+[ ,\t] ?){4,}.*\D.*", re.DOTALL)  # its corners, or a corner and its size, and a text
+_BOXES_IN_JSON = ('[{"', "[{'")  # as PPOCRLabel writes those of a page
 _NUMBER = re.compile(r"-?\d+(?:[.,]\d+)?")
 _IAM = re.compile(
     r"(?P<id>\S+) (?P<state>ok|err)(?: -?\d+){6} (?P<line>.+)|(?P<word_id>\S+) (?P<word_state>ok|err)"
@@ -185,7 +186,7 @@ def _refuse_numbers(pairs: Sequence[tuple[str, str]], table: str) -> None:
     """Raises an error if what follows the paths is an index that they end with, or the place of a box."""
     if not pairs:
         return
-    boxes = [text for _, text in pairs if _BOX.fullmatch(text)]
+    boxes = [text for _, text in pairs if _BOX.fullmatch(text) or text.startswith(_BOXES_IN_JSON)]
     if len(boxes) >= _MOST * len(pairs):
         raise DataError(
             f"{table} has the places of boxes in images, such as {boxes[0][:80]!r}, and not one text for each image: "
@@ -207,8 +208,11 @@ def _ends_with(path: str, text: str) -> bool:
     return number.isdecimal() and strip_suffix(path).endswith(f"_{number}")
 
 
-def _find_two_columns(rows: Sequence[Sequence[str]], given: Sequence[int | None], table: str) -> tuple[int, int]:
-    """Finds the columns of the path and the text among three or more without names.
+def find_unnamed_columns(rows: Sequence[Sequence[str]], given: Sequence[int | None], table: str) -> tuple[int, int]:
+    """Finds the columns of the path and the text among several without names.
+
+    Args:
+        given: their numbers from 0, as far as a flag gives them.
 
     Raises:
         DataError: if the text is not the only column that differs from row to row and holds more than numbers.
@@ -236,7 +240,7 @@ def _make_form(
     separator: str, rows: Sequence[Sequence[str]], columns: Sequence[int | None], table: str
 ) -> ListForm | None:
     """Makes the form of lines with three or more cells; None if the group that is asked for is not among them."""
-    found = _find_two_columns(rows, columns, table)
+    found = find_unnamed_columns(rows, columns, table)
     if len(columns) < 3:
         return ListForm(separator, found, len(rows[0]))
     group = columns[2]

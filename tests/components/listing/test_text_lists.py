@@ -213,7 +213,13 @@ def test_a_text_that_only_some_names_end_with_is_a_label(write):
 
 
 @pytest.mark.parametrize(
-    "form", ["us/{0}.jpg 10 20 100 50 ABC{0}", "us/{0}.jpg\t10\t20\t100\t50\tABC{0}", "{0}.jpg,3,4,5,6,7,8,9,1,T{0}, x"]
+    "form",
+    [
+        'p/{0}.jpg\t[{{"transcription": "x", "points": [[0, 0], [9, 9]]}}]',
+        "us/{0}.jpg 10 20 100 50 ABC{0}",
+        "us/{0}.jpg\t10\t20\t100\t50\tABC{0}",
+        "{0}.jpg,3,4,5,6,7,8,9,1,T{0}, x",
+    ],
 )
 def test_places_of_boxes_are_no_labels(write, form):
     assert "has the places of boxes in images" in refusal(write(*map(form.format, range(5))))

@@ -99,6 +99,14 @@ def test_the_first_sheet_with_such_columns_is_read(tmp_path):
     ]
 
 
+def test_a_title_may_stand_above_the_header(tmp_path):
+    title = [["Lines of the archive"], [], ["2026", "A. Smith"]]
+    table = write_spreadsheet(f"{tmp_path}/labels.xlsx", Lines=[*title, ["Nr", "file", "text"], [1, "a.png", "x"]])
+    assert rows(table) == [TableRow(f"row 5 of sheet 'Lines' of {table}", "a.png", "x", None, None)]
+    table = write_spreadsheet(f"{tmp_path}/other.xlsx", Lines=[["a note"], ["file", "size"]], More=[["x"]])
+    assert "sheet 'Lines' of " in refusal(table)
+
+
 def test_a_whole_number_in_a_cell_is_a_text_and_another_number_a_damaged_row(tmp_path):
     table = write_spreadsheet(
         f"{tmp_path}/labels.xlsx",
