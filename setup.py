@@ -34,6 +34,7 @@ setup(
         "pillow>=12.2",
         "pyarrow>=25,<26",
         "python-bidi>=0.6.12,<0.7",
+        "python-calamine>=0.9.1,<0.10",
         "pyyaml>=6.0",
         "rapidfuzz>=3.14",
         "rich>=15",

@@ -81,8 +81,6 @@ def _check_labels(options: LinePipelineOptions) -> None:
         raise UsageError(
             f"--pages takes folders and images of pages, but --infer_images={options.infer_images} has a table"
         )
-    if options.split_by == "page" and not options.pages:
-        raise UsageError("--split_by=page keeps the lines of a page together: add --pages, or leave it out")
     if options.line_types and not options.pages:
         raise UsageError(f"--line_types={options.line_types} is for pages: add --pages, or leave it out")
     for table in rules.tables:

@@ -137,14 +137,16 @@ FLAG_SECTIONS = (
             Flag(
                 "label_source",
                 "where labels are: in the file name (filename), in a .gt.txt or .txt file beside each image "
-                "(sidecar), or in tables, given by their paths (.csv, .tsv, .jsonl, .txt with tabs; comma separated); "
+                "(sidecar), or in tables or lists, given by their paths or a glob (.csv, .tsv, .txt, .json, .jsonl, "
+                ".xlsx, .parquet; comma separated); "
                 "auto looks, and says what it found",
                 "SOURCE",
                 default="auto",
             ),
             Flag(
                 "label_pattern",
-                "pattern of file names without their suffix, such as {label}_{id}",
+                "pattern of file names without their suffix, such as {label}_{id}; with a slash also of the folders "
+                "above: {label}/{name} takes the name of the folder as label",
                 "PATTERN",
                 default="{label}",
             ),
@@ -154,7 +156,7 @@ FLAG_SECTIONS = (
             Flag(
                 "split_by",
                 "what stays together in training, validation or test: each image by itself (image), the lines of one "
-                "page (page), the images of one folder (folder), or the images with the same value in a column of the "
+                "page (page, with --pages), the images of one folder (folder), or the images with the same value in a column of the "
                 "label table, given by its name; given: the folders train, val and test, such tables or a column of "
                 "splits say where each image belongs; auto is given where there are such, else page with --pages, or "
                 "image",

@@ -8,7 +8,7 @@ import os
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, StandardOptions
 
 from components.ctc.decoders import Decoding
-from components.listing import LABEL_SOURCES, LabelRules, PageRules, TableColumns
+from components.listing import LABEL_SOURCES, LabelRules, PageRules, TableColumns, find_tables
 from components.recogniser.manifest import RENAMED_NETWORKS
 from pipeline.flag_types import UsageError as UsageError
 from pipeline.flags import FLAG_SECTIONS
@@ -66,10 +66,9 @@ class LinePipelineOptions(PipelineOptions):
     @property
     def label_rules(self) -> LabelRules:
         """The rules that say where labels are."""
-        whole = os.path.isfile(os.path.expanduser(self.label_source))  # a comma may be a part of a name
-        named = [self.label_source] if whole else self.label_source.split(",")
-        tables = () if self.label_source in LABEL_SOURCES else tuple(dict.fromkeys(map(make_absolute, named)))
-        column = None if self.split_by in ("auto", "image", "page", "folder", "given") else self.split_by
+        tables = () if self.label_source in LABEL_SOURCES else tuple(find_tables(self.label_source))
+        named = ("auto", "image", "folder", "given", *(["page"] if self.pages else []))
+        column = None if self.split_by in named else self.split_by
         return LabelRules(
             source="pages" if self.pages else "table" if tables else self.label_source,
             pattern=self.label_pattern,

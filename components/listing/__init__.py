@@ -17,10 +17,10 @@ from components.listing.own_splits import choose_splits, hold_out, refuse_images
 from components.listing.page_lines import PageRules
 from components.listing.path_tables import PathTables, list_table
 from components.listing.references import ImageReference, location_to_uri, path_to_uri, read_image, uri_to_path
-from components.listing.roots import Places, find_roots, find_roots_and_tables, group_roots
+from components.listing.roots import Places, find_roots, find_roots_and_tables, find_tables, group_roots
 from components.listing.table_formats import LABEL_TABLE_SUFFIXES, TABLE_SUFFIXES
-from components.listing.table_paths import find_path_rule
-from components.listing.tables import TableColumns
+from components.listing.table_paths import NameRule, find_path_rule
+from components.listing.tables import TableColumns, describe_label_table
 
 __all__ = [
     "LABEL_SOURCES",
@@ -32,6 +32,7 @@ __all__ = [
     "ImageReference",
     "LabelRules",
     "ListingSummary",
+    "NameRule",
     "PageRules",
     "PathTables",
     "Places",
@@ -39,11 +40,13 @@ __all__ = [
     "check_choice",
     "choose_labels",
     "choose_splits",
+    "describe_label_table",
     "explain_unused_labels",
     "find_folders",
     "find_path_rule",
     "find_roots",
     "find_roots_and_tables",
+    "find_tables",
     "group_roots",
     "hold_out",
     "list_images",

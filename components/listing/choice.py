@@ -21,23 +21,22 @@ from components.listing.listing import ListingSummary, read_paths
 from components.listing.references import (
     get_folder,
     location_to_uri,
-    read_regular_file,
     strip_suffix,
     strip_variant,
     uri_to_path,
 )
 from components.listing.roots import Places
-from components.listing.table_formats import TABLE_SUFFIXES
+from components.listing.table_formats import LABEL_TABLE_SUFFIXES, TABLE_SUFFIXES
 from components.listing.table_paths import ROWS_LOOKED_AT, find_path_rule, has_file
-from components.listing.tables import read_label_table
+from components.listing.tables import TableColumns, read_label_table
 from components.processes import map_in_threads
 from tfrecords import DataError, StoreError, storage
 
 LABEL_SOURCES = ("auto", "filename", "sidecar")
 _IMAGES_LOOKED_AT = 500
 _NAMES_LOOKED_AT = 200_000
-_TEXTS_LOOKED_AT = 20
-_FIRST_BYTES = 4_096
+_OTHERS_LOOKED_AT = 20
+_FOLDERS_LOOKED_AT = 100
 _BOXES_LOOKED_AT = 50
 _BOX = re.compile(
     r"\d+( -?[0-9]*\.?[0-9]+){4,}|(-?\d+, ?){4,}.*", re.DOTALL
@@ -69,16 +68,17 @@ def choose_labels(
         return rules, f"labels come from {rules}, as --{'pages' if rules.source == 'pages' else 'label_source'} says"
     from_names = dataclasses.replace(rules, source="filename")
     if rules.pattern != LabelRules.pattern:
-        return from_names, "labels come from the file names, as --label_pattern says"
+        return from_names, f"labels come from {from_names}, as --label_pattern says"
     images, with_sidecar = _count_first_images(roots, from_names, boundaries)
     if not images:
         return from_names, ""
-    search = _search_all_tables(roots, rules)
+    search = _search_all_tables(roots, rules, below=not with_sidecar)
     from_tables = dataclasses.replace(rules, source="table", tables=search.tables)
     _refuse_unclear_tables(from_tables, search, images, with_sidecar)
     ignored = "".join(f"; {reason}" for reason in search.reasons)
     if search.tables:
-        return from_tables, f"labels come from {from_tables}: its rows name images that are there{ignored}"
+        rows = "its rows" if len(search.tables) == 1 else "their rows"
+        return from_tables, f"labels come from {from_tables}: {rows} name images that are there{ignored}"
     if with_sidecar == images:
         from_sidecars = dataclasses.replace(rules, source="sidecar")
         _refuse_boxes(roots, from_sidecars, boundaries)
@@ -189,10 +189,20 @@ def _explain_label_file(found: LabelFile) -> DataError:
         )
     else:
         what = f"{path} mentions {found.mentioned:,} of {found.looked_for:,} images that were looked for in it"
-    return DataError(
-        f"{what}: if the labels are in there, {_WAY_TO_TABLE}; if labels are the file names, say "
-        "--label_source=filename"
-    )
+    way = f"if the labels are in there, {_WAY_TO_TABLE}"
+    if not found.files and found.path.lower().endswith(LABEL_TABLE_SUFFIXES):
+        problem = _find_problem(found.path)
+        way = problem or f"if the labels are in there, name it with --label_source={path}"
+    return DataError(f"{what}: {way}; if labels are the file names, say --label_source=filename")
+
+
+def _find_problem(table: str) -> str | None:
+    """Finds out why a label table cannot be read; None if its first row can."""
+    try:
+        next(read_label_table(table, TableColumns()), None)
+    except DataError as error:
+        return str(error)
+    return None
 
 
 def _explain_names(paths: Sequence[str], why: str) -> DataError:
@@ -201,11 +211,12 @@ def _explain_names(paths: Sequence[str], why: str) -> DataError:
     classes = ""
     if len(folders) > 1:
         classes = (
-            f" (the names of the folders, such as {quote_text(next(iter(folders)))}, are not read as labels either)"
+            f"if the names of the folders are, such as {quote_text(next(iter(folders)))}, say "
+            "--label_pattern={label}/{name}; "
         )
     return DataError(
         f"the file names, such as {', '.join(map(quote_text, examples))}, do not look like labels: {why}. If they are "
-        f"the labels, say --label_source=filename; if the labels are elsewhere{classes}, {_WAY_TO_TABLE}"
+        f"the labels, say --label_source=filename; {classes}if the labels are elsewhere, {_WAY_TO_TABLE}"
     )
 
 
@@ -240,13 +251,23 @@ class _TableSearch:
     difference: str | None
 
 
-def _search_all_tables(roots: Sequence[str], rules: LabelRules) -> _TableSearch:
-    """Searches the folders of all roots, and the folders above them, for label tables."""
+def _search_all_tables(roots: Sequence[str], rules: LabelRules, *, below: bool) -> _TableSearch:
+    """Searches the folders of all roots, and the folders above them, for label tables.
+
+    Args:
+        below: whether to search, if there is none, also the folders below the roots: each for a table of its own
+            images, and then for one of others.
+    """
     folders = find_folders(roots)
-    searched = [_search_tables(folder, rules) for folder in folders]
-    choices = [
-        choose_among_tables(named, folder, rules) for folder, (named, _) in zip(folders, searched, strict=True) if named
-    ]
+    searched = [_search_tables(folder, rules, (folder, folder.rpartition("/")[0])) for folder in folders]
+    found = [(folder, named) for folder, (named, _) in zip(folders, searched, strict=True) if named]
+    if below and not found:
+        inner = {folder: _list_folders_below(folder) for folder in folders}
+        own = ((inside, _search_tables(inside, rules, (inside,))[0]) for part in inner.values() for inside in part)
+        others = ((folder, _search_tables(folder, rules, part)[0]) for folder, part in inner.items())
+        found = [(folder, named) for folder, named in own if named]
+        found = found or [(folder, named) for folder, named in others if named]
+    choices = [choose_among_tables(named, folder, rules) for folder, named in found]
     tables = tuple(dict.fromkeys(table for choice in choices for table in choice.tables))
     reasons = [choice.why for choice in choices if choice.why]
     return _TableSearch(
@@ -257,15 +278,30 @@ def _search_all_tables(roots: Sequence[str], rules: LabelRules) -> _TableSearch:
     )
 
 
-def _search_tables(folder: str, rules: LabelRules) -> tuple[list[str], dict[str, str]]:
-    """Finds the tables in a folder, and in the one above it, that name images in that folder.
+def _list_folders_below(folder: str) -> list[str]:
+    """Lists the visible folders in a local folder, and those in them, as far as they are looked at."""
+    if storage.is_remote(folder):
+        return []
+    inside: list[str] = []
+    for above, names, _ in os.walk(folder):
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        inside += (storage.join(above, name) for name in names)
+        if above != folder:
+            names.clear()
+        if len(inside) > _FOLDERS_LOOKED_AT:
+            break
+    return inside[:_FOLDERS_LOOKED_AT]
+
+
+def _search_tables(folder: str, rules: LabelRules, places: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Finds the tables in some places that name images in a folder.
 
     Returns:
         These tables, and for each other one the reason why it cannot be used.
     """
     tables: list[str] = []
     others: dict[str, str] = {}
-    for place in (folder, folder.rpartition("/")[0]):
+    for place in places:
         for name in _list_tables(place):
             table = storage.join(place, name)
             try:
@@ -289,24 +325,16 @@ def _list_tables(folder: str) -> list[str]:
     except OSError:  # the one above may belong to another person
         return []
     tables = [name for name in names if name.lower().endswith(TABLE_SUFFIXES)]
-    stems = {strip_variant(name) for name in names if not name.lower().endswith(".txt")}
-    texts = (name for name in names if name.lower().endswith(".txt") and strip_suffix(name).split(".")[0] not in stems)
-    tables += [name for name in itertools.islice(texts, _TEXTS_LOOKED_AT) if _has_tab(storage.join(folder, name))]
+    images = {strip_variant(name): name for name in names if not name.lower().endswith(COMPANION_SUFFIXES)}
+    others = (name for name in names if name.lower().endswith(LABEL_TABLE_SUFFIXES) and name not in tables)
+    beside = ((name, images.get(strip_suffix(name).split(".")[0])) for name in others)
+    of_no_image = (name for name, of in beside if of is None or storage.is_folder(storage.join(folder, of)))
+    tables += itertools.islice(of_no_image, _OTHERS_LOOKED_AT)
     return [
         name
         for name in tables
         if not name.startswith(".") and (storage.is_remote(folder) or os.path.isfile(storage.join(folder, name)))
     ]
-
-
-def _has_tab(path: str) -> bool:
-    """Checks whether a tab stands in the first line of a file."""
-    try:
-        return b"\t" in read_regular_file(path, _FIRST_BYTES).strip().partition(b"\n")[0]
-    except StoreError:
-        raise
-    except OSError:
-        return False
 
 
 def _names_images(table: str, folder: str, rules: LabelRules) -> bool:

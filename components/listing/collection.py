@@ -52,12 +52,16 @@ class Tally:
         with_sidecar: images that have a text file beside them.
         unused_labels: text files whose image is missing, if labels come from text files.
         copies: images with the labels of their originals, if labels come from names.
+        matched: rows of tables that have an image, by how they lead to it.
+        left_out: images that a table says are to be left out.
     """
 
     passed_over: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     with_sidecar: int = 0
     unused_labels: list[Reject] = dataclasses.field(default_factory=list)
     copies: int = 0
+    matched: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    left_out: int = 0
 
 
 def list_images(

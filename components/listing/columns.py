@@ -10,12 +10,13 @@ from tfrecords import DataError
 
 
 class WantedColumn(NamedTuple):
-    """A column to look for: by its name, if a flag has `given` one, else by the usual names."""
+    """A column to look for: by its name, if a flag has `given` one, else by the usual names, else by the rare ones."""
 
     role: str
     flag: str
     given: str | None
     usual: Sequence[str]
+    rare: Sequence[str] = ()
 
 
 def find_columns(names: list[str], wanted: Sequence[WantedColumn], table: str, where: str) -> list[int]:
@@ -28,7 +29,7 @@ def find_columns(names: list[str], wanted: Sequence[WantedColumn], table: str, w
         DataError: if one is missing, or if it is not clear which is meant.
     """
     indices = [_find_column(names, column, wanted, table, where) for column in wanted]
-    if len(indices) > 1 and indices[0] == indices[1]:
+    if len(indices) > 1 and indices[0] == indices[1] and wanted[0].role == "path":
         raise DataError(
             f"{table}: the path and the text would both be column {names[indices[0]]!r}; "
             "name two columns with --path_column and --text_column"
@@ -37,10 +38,12 @@ def find_columns(names: list[str], wanted: Sequence[WantedColumn], table: str, w
 
 
 def _find_column(names: list[str], column: WantedColumn, wanted: Sequence[WantedColumn], table: str, where: str) -> int:
-    role, flag, given, usual = column
+    role, flag, given, usual, rare = column
     if given is not None and names.count(given) == 1:
         return names.index(given)
     plain_names = [_normalise_name(name) for name in names]
+    if usual and not set(usual) & set(plain_names) and set(rare) & set(plain_names):
+        usual = rare
     several = [name for name, plain_name in zip(names, plain_names, strict=True) if plain_name in usual]
     if role == "text" and given is None and len({*map(_normalise_name, several)}) > 1:
         raise DataError(

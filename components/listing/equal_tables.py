@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from components.listing.joining import normalise_for_join, normalise_row, read_label_rows
+from components.listing.collection import list_images
+from components.listing.joining import locate_for_join, normalise_for_join, normalise_row, read_label_rows
 from components.listing.labels import LabelRules, quote_text
+from components.listing.name_matching import NameIndex
 from components.listing.references import location_to_uri, uri_to_path
 from components.listing.split_names import SPLIT_COLUMNS, choose_split_tables
-from components.listing.table_paths import find_path_rule, has_file
+from components.listing.table_paths import NameRule, find_path_rule, has_file
 from components.listing.tables import read_label_table
 from tfrecords import DataError, storage
 
@@ -77,11 +79,14 @@ def _read_labels(table: str, folder: str, rules: LabelRules) -> _Labels | None:
     asked = dataclasses.replace(rules, source="table", tables=(table,))
     inside = storage.resolve_path(folder).rstrip("/") + "/"
     labels: dict[str, set[tuple[str, str]]] = {}
-    for row in read_label_rows(0, asked, find_path_rule(table, rules.columns, [folder])):
+    path_rule = find_path_rule(table, rules.columns, [folder])
+    index = NameIndex(map(locate_for_join, list_images(folder)) if isinstance(path_rule, NameRule) else ())
+    for row in read_label_rows(0, asked, path_rule):
         if row.row >= _ROWS_COMPARED:
             return None
-        if row.problem is None and uri_to_path(row.uri).startswith(inside):
-            labels.setdefault(normalise_for_join(row.uri), set()).add(normalise_row(row, rules))
+        uri = row.uri if row.least_folders is None else index.match(row.uri, row.least_folders).uri or ""
+        if row.problem is None and uri_to_path(uri).startswith(inside):
+            labels.setdefault(normalise_for_join(uri), set()).add(normalise_row(row, rules))
     return {uri: frozenset(said) for uri, said in labels.items()}
 
 

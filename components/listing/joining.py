@@ -13,34 +13,40 @@ from typing import NamedTuple
 from components.listing.collection import Tally
 from components.listing.labels import LabelRules, add_label, quote_text
 from components.listing.listing import ListingSummary, write_listing_file, write_references
+from components.listing.name_matching import BY_PATH, NameIndex, NameMatch
 from components.listing.references import (
     ImageReference,
     get_folder,
     location_to_uri,
+    path_to_uri,
     resolve_folder,
     resolve_path,
     uri_to_path,
 )
 from components.listing.split_names import find_table_splits, name_split
-from components.listing.table_paths import PathRule
+from components.listing.table_paths import NameRule, PathRule
 from components.listing.tables import is_review_table, read_label_table
 from components.rejects import Reject
 from tfrecords import DataError, SplitFractions, normalise_text, storage
 
 
 class LabelRow(NamedTuple):
-    """A row of a label table on its way to its image, which has to be at `uri`."""
+    """A row of a label table on its way to its image, which has to be at `uri`, and is left out without a `text`.
+
+    With `least_folders`, `uri` is only the end of the image's, as `NameIndex.match` finds it.
+    """
 
     uri: str
-    text: str
+    text: str | None
     group: str | None
     table: int
     row: int
     place: str
     problem: str | None
+    least_folders: int | None = None
 
 
-def read_label_rows(table: int, rules: LabelRules, path_rule: PathRule | None = None) -> Iterator[LabelRow]:
+def read_label_rows(table: int, rules: LabelRules, path_rule: PathRule | NameRule | None = None) -> Iterator[LabelRow]:
     """Reads the rows of one of the tables that `rules` names.
 
     Args:
@@ -55,17 +61,21 @@ def read_label_rows(table: int, rules: LabelRules, path_rule: PathRule | None = 
     folder = get_folder(source)
     resolve = _resolve_reviewed_path if is_review_table(source) else resolve_path
     for number, row in enumerate(read_label_table(source, rules.columns)):
-        uri, problem = table_uri, row.problem
+        uri, problem, least = table_uri, row.problem, None
         if row.path is not None and problem is None:
             try:
-                path = resolve(folder, row.path) if path_rule is None else path_rule.resolve(row.path)
-                uri = _resolve_uri(path)
+                if isinstance(path_rule, NameRule):
+                    path, least = path_rule.locate(row.path)
+                else:
+                    path = resolve(folder, row.path) if path_rule is None else path_rule.resolve(row.path)
+                uri = _resolve_uri(path) if least is None else path_to_uri(path)
                 f"{uri}{row.group}".encode()
             except ValueError as error:  # a NUL byte, or half a surrogate pair
                 uri, problem = table_uri, f"its path or group is no text: {error}"
             except DataError as error:
                 uri, problem = table_uri, str(error)
-        yield LabelRow(uri, row.text or "", row.group, table, number, row.place, problem)
+        text = row.text if problem is None else ""
+        yield LabelRow(uri, text, row.group, table, number, row.place, problem, least)
 
 
 def identify_image(reference: ImageReference) -> str:
@@ -123,7 +133,7 @@ def join_labels(
     """Joins images and the rows of tables with the same keys, and writes a listing file with labels.
 
     An image gets the row that names it; two equal rows count as one. Rows without an image, and damaged
-    rows, become unused labels.
+    rows, become unused labels; so do rows that say that their image is to be left out.
     """
     images = sorted(references, key=lambda reference: (reference.key, reference.uri))
     by_uri: dict[str, list[int]] = collections.defaultdict(list)  # several, where links lead to one image
@@ -132,20 +142,55 @@ def join_labels(
     alike: dict[str, list[str]] = collections.defaultdict(list)
     for uri in by_uri:
         alike[normalise_for_join(uri)].append(uri)
-    rows_of: dict[int, list[LabelRow]] = collections.defaultdict(list)
+    ordered = sorted(rows, key=lambda row: (row.table, row.row))
+    index = NameIndex(by_uri if any(row.least_folders is not None for row in ordered) else ())
+    rows_of: dict[str, list[tuple[LabelRow, NameMatch]]] = collections.defaultdict(list)
     tally = Tally()
-    for row in sorted(rows, key=lambda row: (row.table, row.row)):
-        candidates = [row.uri] if row.uri in by_uri else alike.get(normalise_for_join(row.uri), [])
+    for row in ordered:
         if row.problem is not None:
             tally.unused_labels.append(Reject(row.uri, "damaged_row", f"{row.place}: {row.problem}"))
-        elif len(candidates) == 1:
-            for position in by_uri[candidates[0]]:
-                rows_of[position].append(row)
+            continue
+        if row.least_folders is not None:
+            match = index.match(row.uri, row.least_folders)
         else:
-            reason = "several images have this name, composed or not" if candidates else _explain_missing_image(row.uri)
-            tally.unused_labels.append(Reject(row.uri, "no_image", f"{row.place}: {reason}"))
-    labelled = (_apply_rows(reference, rows_of[position], rules) for position, reference in enumerate(images))
+            match = _match_path(row.uri, [row.uri] if row.uri in by_uri else alike.get(normalise_for_join(row.uri), []))
+        if match.uri is None:
+            tally.unused_labels.append(Reject(row.uri, "no_image", f"{row.place}: {match.how}"))
+        else:
+            rows_of[match.uri].append((row, match))
+    of_image: dict[int, list[LabelRow]] = {}
+    left_out: set[int] = set()
+    for uri, found in rows_of.items():
+        most: dict[int, int] = {}
+        for row, match in found:
+            most[row.table] = max(most.get(row.table, 0), match.folders)
+        kept = [row for row, match in found if match.folders == most[row.table]]
+        tally.matched.update(match.how for row, match in found if match.folders == most[row.table])
+        for position in by_uri[uri]:
+            of_image[position] = kept
+        if (wrong := next((row for row in kept if row.text is None), None)) is not None:
+            left_out.update(by_uri[uri])
+            reason = "it is marked as cut out wrongly, so its image is left out"
+            tally.unused_labels.append(Reject(uri, "damaged_row", f"{wrong.place}: {reason}"))
+        for row, match in found:
+            if match.folders < most[row.table]:
+                reason = f"another row gives more of the path of {uri}"
+                tally.unused_labels.append(Reject(row.uri, "no_image", f"{row.place}: {reason}"))
+    labelled = (
+        _apply_rows(reference, of_image.get(position, []), rules)
+        for position, reference in enumerate(images)
+        if position not in left_out
+    )
+    tally.left_out = len(left_out)
     return write_listing_file(labelled, tally, destination, fractions)
+
+
+def _match_path(uri: str, candidates: Sequence[str]) -> NameMatch:
+    """Matches a row with the image at its URI, or in one that is composed otherwise."""
+    if len(candidates) == 1:
+        return NameMatch(candidates[0], uri.count("/"), BY_PATH)
+    reason = "several images have this name, composed or not" if candidates else _explain_missing_image(uri)
+    return NameMatch(None, 0, reason)
 
 
 def _apply_rows(reference: ImageReference, rows: Sequence[LabelRow], rules: LabelRules) -> ImageReference:
@@ -170,7 +215,7 @@ def _apply_rows(reference: ImageReference, rows: Sequence[LabelRow], rules: Labe
                 "no_group", f"{first.place} has nothing in the column of --split_by={rules.columns.group}"
             )
         reference = reference._replace(group=normalise_text(first.group or ""))
-    return add_label(reference, first.text, rules.max_label_length, keep_empty=rules.keep_empty)
+    return add_label(reference, first.text or "", rules.max_label_length, keep_empty=rules.keep_empty)
 
 
 _find_table_splits = functools.lru_cache(maxsize=8)(find_table_splits)
@@ -196,11 +241,12 @@ def _add_split(reference: ImageReference, rows: Sequence[LabelRow], rules: Label
 
 def normalise_row(row: LabelRow, rules: LabelRules) -> tuple[str, str]:
     """Returns what rows have to agree on: the text, and the group if images are split by it."""
-    return normalise_text(row.text), "" if rules.split_by == "given" else normalise_text(row.group or "")
+    return normalise_text(row.text or ""), "" if rules.split_by == "given" else normalise_text(row.group or "")
 
 
 def _describe_row(row: LabelRow) -> str:
-    return quote_text(row.text) if row.group is None else f"{quote_text(row.text)} of group {quote_text(row.group)}"
+    text = quote_text(row.text or "")
+    return text if row.group is None else f"{text} of group {quote_text(row.group)}"
 
 
 def _explain_missing_image(uri: str) -> str:

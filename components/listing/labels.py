@@ -16,6 +16,7 @@ from components.listing.references import (
     read_regular_file,
     strip_suffix,
     strip_variant,
+    uri_to_path,
 )
 from components.listing.tables import TableColumns
 from components.rejects import Reject
@@ -32,7 +33,7 @@ class LabelRules:
 
     Attributes:
         source: `filename`, `sidecar`, `table` or `pages`.
-        pattern: of the names without suffix, if labels come from names.
+        pattern: of the names without suffix, if labels come from names; with a slash also of the folders above.
         tables: paths or URLs, if labels come from tables.
         columns: of the tables.
         split_by: `image`, `page`, `folder`, `given`, or the name of a table's column; `auto` until it is resolved.
@@ -59,7 +60,7 @@ class LabelRules:
         if self.source == "table":
             return " and ".join(map(location_to_uri, self.tables))
         return {
-            "filename": "the file names",
+            "filename": "the names of folders and files" if "/" in self.pattern else "the file names",
             "sidecar": "the text file beside each image",
             "pages": "the ALTO and PAGE files",
         }[self.source]
@@ -94,8 +95,13 @@ def add_label(
 
 
 def read_label_from_name(reference: ImageReference, name: str, rules: LabelRules) -> ImageReference:
-    """Adds the label that an image's file name holds, or the reason why it holds none."""
-    stem = strip_suffix(name)
+    """Adds the label that an image's file name or folder holds, or the reason why it holds none.
+
+    Args:
+        name: of the image, or of the original of which it is a copy.
+    """
+    folders = uri_to_path(reference.key).split("/")[:-1]
+    stem = "/".join([*folders[max(0, len(folders) - rules.pattern.count("/")) :], strip_suffix(name)])
     try:
         stem = os.fsencode(stem).decode()
     except UnicodeDecodeError as error:
@@ -170,7 +176,7 @@ def _compile_name_pattern(pattern: str) -> re.Pattern[str]:
             "such as {label}_{id}"
         )
     expressions = [re.escape(part) for part in parts]
-    expressions[1::2] = [f"(?P<{field}>.*)" if field == "label" else f"(?P<{field}>.+?)" for field in fields]
+    expressions[1::2] = [f"(?P<{field}>[^/]*)" if field == "label" else f"(?P<{field}>[^/]+?)" for field in fields]
     return re.compile("".join(expressions), re.DOTALL)
 
 

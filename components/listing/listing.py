@@ -54,6 +54,8 @@ class ListingSummary:
         examples: the first of these images and labels, in words.
         repeats: rows of tables of paths whose image is listed already.
         copies: images that are copies by their names, and have the labels of their originals.
+        matched: rows of label tables that have an image, by how they lead to it.
+        left_out: images that a label table says are to be left out; they are not in the file.
     """
 
     path: str
@@ -68,6 +70,8 @@ class ListingSummary:
     examples: list[str] = dataclasses.field(default_factory=list)
     repeats: int = 0
     copies: int = 0
+    matched: dict[str, int] = dataclasses.field(default_factory=dict)
+    left_out: int = 0
 
     @property
     def unused_path(self) -> str:
@@ -134,6 +138,8 @@ def merge_listings(summaries: Iterable[ListingSummary]) -> ListingSummary:
         examples=[example for summary in ordered for example in summary.examples][:_EXAMPLES],
         repeats=sum(summary.repeats for summary in ordered),
         copies=sum(summary.copies for summary in ordered),
+        matched=sum_counts("matched"),
+        left_out=sum(summary.left_out for summary in ordered),
         digest=digest.hexdigest(),
     )
 
@@ -231,6 +237,8 @@ def write_listing_file(
         symbols=_sort_counts(symbols),
         with_sidecar=tally.with_sidecar,
         copies=tally.copies,
+        matched=_sort_counts(tally.matched),
+        left_out=tally.left_out,
         passed_over=_sort_counts(tally.passed_over),
         unused_labels=_sort_counts(collections.Counter(label.reason for label in unused)),
         problems=_sort_counts(problems),

@@ -22,7 +22,7 @@ from components.listing.references import (
     uri_to_path,
 )
 from components.listing.roots import Places
-from components.listing.table_formats import TableRow
+from components.listing.table_rows import TableRow
 from components.listing.tables import TableColumns, read_label_table, read_path_table
 from components.processes import map_in_threads
 from tfrecords import DataError, StoreError, storage

@@ -110,6 +110,28 @@ def find_roots_and_tables(patterns: str, *, flag: str) -> tuple[list[str], list[
     return _keep_outermost(roots), sorted(_name_real_paths(tables).values())
 
 
+def find_tables(patterns: str) -> list[str]:
+    """Finds the label tables that a comma-separated list of paths, URLs and globs names, each once.
+
+    A glob that matches nothing stays as it is, for the error about it.
+
+    Returns:
+        Absolute paths or URLs, those of one glob sorted.
+    """
+    tables: dict[str, None] = {}
+    whole = os.path.isfile(os.path.expanduser(patterns))  # a comma may be a part of a name
+    for pattern in [patterns] if whole else patterns.split(","):
+        pattern = pattern.strip()
+        if not storage.is_remote(pattern):
+            pattern = os.path.abspath(os.path.expanduser(pattern))
+        matches: list[str] = []
+        if glob.has_magic(pattern) and not storage.is_file(pattern):
+            found = storage.glob(pattern) if storage.is_remote(pattern) else glob.glob(pattern, recursive=True)
+            matches = sorted(filter(storage.is_file, found))
+        tables.update(dict.fromkeys(matches or [pattern]))
+    return list(tables)
+
+
 def group_roots(roots: Sequence[str], places: Places) -> list[list[str]]:
     """Groups roots that are listed together: each folder alone, single files by the ten thousand."""
     folders: list[list[str]] = []

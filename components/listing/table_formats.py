@@ -1,123 +1,42 @@
-"""The file formats of tables: CSV, TSV and JSON lines, with their delimiters, quotes and headers."""
+"""Tables with delimiters: CSV, TSV and lists, with their quotes and headers."""
 
 from __future__ import annotations
 
 import csv
-import dataclasses
-import io
 import itertools
-import json
 import operator
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from components.listing.columns import WantedColumn, find_columns, suggest_header
 from components.listing.references import IMAGE_SUFFIXES
+from components.listing.split_names import SPLIT_COLUMNS
+from components.listing.table_rows import (
+    CARRIAGE_RETURN,
+    LineTooLongError,
+    TableLines,
+    TableRow,
+    make_row,
+    read_whole_lines,
+)
+from components.listing.text_lists import (
+    IAM,
+    MARKED_WRONG,
+    SPLITS,
+    Record,
+    find_list_form,
+    read_list_records,
+    split_line,
+)
 from tfrecords import DataError, storage
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
-LABEL_TABLE_SUFFIXES = (*TABLE_SUFFIXES, ".txt")
-"""Suffixes of label tables; a `.txt` file is read like a `.tsv` one."""
-_MAX_LINE_BYTES = 1_000_000
+LABEL_TABLE_SUFFIXES = (*TABLE_SUFFIXES, ".txt", ".json", ".xlsx", ".parquet")
+"""Suffixes of label tables."""
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
-_BYTE_ORDER_MARK = "\ufeff"
-_CARRIAGE_RETURN = "a carriage return stands inside the line: lines must end with a line feed"
-_JSON_KINDS = {
-    bool: "true or false",
-    dict: "an object",
-    float: "a floating-point number",
-    int: "an integer",
-    list: "a list",
-    type(None): "null",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class TableRow:
-    """One row of a table; a damaged one has only `place` and `problem`.
-
-    Attributes:
-        place: table, and line at which the row begins, counted from 1 as in an editor.
-        path: as the table writes it, without white space around it.
-        text: the label, not normalised; empty if the cell is empty; None in a table without texts.
-        group: without white space around it; None in a table without groups.
-        problem: the reason why the row cannot be used, or None.
-    """
-
-    place: str
-    path: str | None
-    text: str | None
-    group: str | None
-    problem: str | None
-
-
-class _LineTooLongError(Exception):
-    """An error about a line with more than `_MAX_LINE_BYTES` bytes, which was skipped."""
-
-
-class TableLines:
-    """The lines of a file as text, with their ends; reading continues after a line that is too long.
-
-    Attributes:
-        number: of the line read last, from 1.
-        table: the file's name, for messages.
-    """
-
-    def __init__(self, file: Any, table: str) -> None:
-        self._file = io.BufferedReader(file, 1 << 20)
-        self.table = table
-        self.number = 0
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line = self._file.readline(_MAX_LINE_BYTES + 2)
-        if not line:
-            raise StopIteration
-        self.number += 1
-        if len(line) > _MAX_LINE_BYTES and len(line.rstrip(b"\r\n")) > _MAX_LINE_BYTES:
-            while line and not line.endswith(b"\n"):
-                line = self._file.readline(_MAX_LINE_BYTES)
-            raise _LineTooLongError(f"the line has more than {_MAX_LINE_BYTES:,} bytes")
-        try:
-            return line.decode().removeprefix(_BYTE_ORDER_MARK)  # joined files have one at each file's start
-        except UnicodeDecodeError as error:
-            raise self.explain_encoding(f"byte 0x{line[error.start]:02X}") from None
-
-    def explain_encoding(self, problem: str) -> DataError:
-        """Makes the error for a table that is not UTF-8."""
-        return DataError(
-            f"line {self.number} of {self.table} is not UTF-8 ({problem}): save the table as UTF-8, "
-            "which Excel calls 'CSV UTF-8'"
-        )
-
-    def restart(self) -> None:
-        """Starts again with the first line."""
-        self._file.seek(0)
-        self.number = 0
-
-
-def _read_whole_lines(lines: TableLines) -> Iterator[tuple[str, str | None]]:
-    """Yields lines that are not blank, without their ends, each with its problem or None."""
-    while True:
-        try:
-            line = next(lines)
-        except StopIteration:
-            return
-        except _LineTooLongError as error:
-            yield "", str(error)
-        else:
-            if line.strip():
-                yield line.rstrip("\r\n"), None
-
-
-# Tables with delimiters
-
-_Record = tuple[int, list[str], str | None]
-"""Number of the first line, cells, and the problem or None."""
+_DELIMITERS_OF = {".tsv": ["\t"], ".txt": ["\t", ",", ";"]}
 
 
 class _Header(NamedTuple):
@@ -131,7 +50,7 @@ class _Header(NamedTuple):
         indices: of the columns wanted.
     """
 
-    records: Iterator[_Record]
+    records: Iterator[Record]
     delimiter: str
     names: list[str] | None
     width: int
@@ -139,7 +58,9 @@ class _Header(NamedTuple):
 
 
 def read_delimited_rows(table: str, lines: TableLines, wanted: Sequence[WantedColumn]) -> Iterator[TableRow]:
-    """Reads the rows of a CSV or TSV table.
+    """Reads the rows of a CSV or TSV table, or of a list without a header.
+
+    In a table of two columns, of which the path is the first, a text may have commas without being quoted.
 
     Raises:
         DataError: while reading, if no row can be trusted.
@@ -148,10 +69,19 @@ def read_delimited_rows(table: str, lines: TableLines, wanted: Sequence[WantedCo
     last_index = max(header.indices)
     delimiter_name = _DELIMITERS.get(header.delimiter, repr(header.delimiter))
     likely = "text" if len(wanted) > 1 else "path"
+    rest_is_text = header.width == 2 and header.indices[:2] == [0, 1] and header.delimiter in ",;"
     for line, cells, problem in header.records:
         place = f"row {line} of {lines.table}"
+        if problem == MARKED_WRONG:
+            yield TableRow(place, cells[0], None, None, None)
+            continue
         if problem is None:
-            if len(cells) > header.width:
+            if len(cells) > header.width and rest_is_text and line == lines.number:
+                path, text, problem = split_line(lines.last.rstrip("\r\n"), header.delimiter)
+                cells = [path, text]
+            if problem is not None:
+                pass
+            elif len(cells) > header.width:
                 problem = (
                     f"it has {len(cells)} cells instead of {header.width}: perhaps a {likely} has a {delimiter_name} "
                     "and is not quoted"
@@ -161,50 +91,57 @@ def read_delimited_rows(table: str, lines: TableLines, wanted: Sequence[WantedCo
             elif cells == header.names:
                 problem = "it repeats the header"
             else:
-                yield _parse_row(place, *(cells[index] for index in header.indices))
+                yield make_row(place, *(cells[index] for index in header.indices))
                 continue
         yield TableRow(place, None, None, None, problem)
 
 
-def _parse_row(place: str, path: str, text: str | None = None, group: str | None = None) -> TableRow:
-    path = path.strip()
-    if not path:
-        return TableRow(place, None, None, None, "no path")
-    if group is not None:
-        group = group.strip()
-    if "\0" in path or "\0" in (text or ""):
-        return TableRow(place, None, None, None, "it has a NUL byte")
-    return TableRow(place, path, text, group, None)
+def describe_form(table: str, lines: TableLines, wanted: Sequence[WantedColumn]) -> str | None:
+    """Describes how a table without a header is read; None if it has one.
+
+    Raises:
+        DataError: as `find_header` does.
+    """
+    header = find_header(table, lines, wanted)
+    if header.names is not None:
+        return None
+    if header.delimiter == IAM:
+        return "is read as a list of the IAM database"
+    delimiter = {**_DELIMITERS, " ": "space"}.get(header.delimiter, repr(header.delimiter))
+    if header.width == 2 and header.indices[0] == 0:
+        return f"has no header: what stands after the path and a {delimiter} is the text"
+    path, text = (index + 1 for index in header.indices[:2])
+    return f"has no header: column {path} is read as the path, and column {text} as the text"
 
 
 def find_header(table: str, lines: TableLines, wanted: Sequence[WantedColumn]) -> _Header:
     """Finds out how a table is written: its delimiter, its columns, and its header.
 
-    A table without a header is read if it has one or two columns, of which one names files that are there, or images.
+    A table without a header is read if it is a list whose lines begin with the names of images, or if it has one or two
+    columns, of which one names files that are there, or images.
 
     Raises:
         DataError: if no delimiter gives a header with the columns wanted.
     """
     suffix = os.path.splitext(table)[1].lower()
-    first, problem = next(_read_whole_lines(lines), ("", None))
+    first, problem = next(read_whole_lines(lines), ("", None))
     if "\0" in first:
         raise lines.explain_encoding("it has a NUL byte, as UTF-16 has")
     if problem:
         raise DataError(f"line {lines.number} of {lines.table} is no header ({problem}): {suggest_header(wanted)}")
     # Excel's own mark of the delimiter, on a line before the header.
     mark = re.fullmatch(r'"?sep=([^"\s]|\t)"?', first, re.IGNORECASE) if suffix == ".csv" else None
-    delimiters: Iterable[str] = [mark[1]] if mark else _DELIMITERS
-    quoted = True
-    if suffix in (".tsv", ".txt"):
-        delimiters = ["\t"]
-        quoted = all(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in first.split("\t"))
+    delimiters = [mark[1]] if mark else _DELIMITERS_OF.get(suffix, list(_DELIMITERS))
+    quoted_tabs = suffix == ".csv" or all(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in first.split("\t"))
 
-    def read_records(delimiter: str) -> Iterator[_Record]:
+    def read_records(delimiter: str) -> Iterator[Record]:
         lines.restart()
+        quoted = delimiter != "\t" or quoted_tabs
         records = _read_quoted_records(lines, delimiter) if quoted else _read_tab_records(lines)
         return itertools.islice(records, 1 if mark else 0, None)
 
     failures: list[tuple[int, DataError]] = []
+    first_cells: dict[str, list[str]] = {}
     for delimiter in delimiters:
         records = read_records(delimiter)
         cells: list[str] = []
@@ -218,6 +155,15 @@ def find_header(table: str, lines: TableLines, wanted: Sequence[WantedColumn]) -
             return _Header(records, delimiter, cells, len(cells), indices)
         except DataError as error:
             failures.append((-1 if len(cells) == 1 else len(cells), error))  # one cell: certainly another delimiter
+            first_cells[delimiter] = cells
+    if mark is None and len(wanted) > 1 and (numbers := _read_numbers(wanted)) is not None:
+        form = find_list_form(lines, "".join([*delimiters, *(" " if suffix == ".txt" else "")]), numbers)
+        if form is not None and form.columns is not None:
+            return _Header(read_records(form.separator), form.separator, None, form.width, list(form.columns))
+        if form is not None and len(wanted) == 2:
+            records = read_records("\t") if form.separator == "\t" else read_list_records(lines, form)
+            return _Header(records, form.separator, None, 2, [0, 1])
+    for delimiter, cells in first_cells.items():
         if all(column.given is None for column in wanted) and len(wanted) <= len(cells) <= 2:
             named = [cell.lower().endswith(IMAGE_SUFFIXES) and len(cells) == 2 for cell in map(str.strip, cells)]
             files = [index for index, cell in enumerate(cells) if named[index] or _is_file_beside(table, cell.strip())]
@@ -227,7 +173,18 @@ def find_header(table: str, lines: TableLines, wanted: Sequence[WantedColumn]) -
     raise max(failures, key=operator.itemgetter(0))[1]
 
 
-def _read_quoted_records(lines: TableLines, delimiter: str) -> Iterator[_Record]:
+def _read_numbers(wanted: Sequence[WantedColumn]) -> list[int | None] | None:
+    """Reads the numbers of columns without names, from 0; None if a flag gives a name, but for that of splits."""
+    given = [column.given for column in wanted]
+    if given[2:] == [SPLIT_COLUMNS[0]]:
+        numbers = _read_numbers(wanted[:2])
+        return None if numbers is None else [*numbers, SPLITS]
+    if any(name is not None and not (name.isdecimal() and int(name)) for name in given):
+        return None
+    return [None if name is None else int(name) - 1 for name in given]
+
+
+def _read_quoted_records(lines: TableLines, delimiter: str) -> Iterator[Record]:
     # A space before a quotation mark is skipped: it would make the mark a part of the text.
     reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
     while True:
@@ -236,10 +193,10 @@ def _read_quoted_records(lines: TableLines, delimiter: str) -> Iterator[_Record]
             cells = next(reader)
         except StopIteration:
             return
-        except (_LineTooLongError, csv.Error) as error:
+        except (LineTooLongError, csv.Error) as error:
             if "new-line character" in str(error):
-                yield line, [], _CARRIAGE_RETURN
-            elif lines.number == line and isinstance(error, _LineTooLongError):
+                yield line, [], CARRIAGE_RETURN
+            elif lines.number == line and isinstance(error, LineTooLongError):
                 yield line, [], str(error)
             elif lines.number == line and "field larger" in str(error):
                 yield line, [], f"a cell has more than {csv.field_size_limit():,} symbols"
@@ -253,10 +210,10 @@ def _read_quoted_records(lines: TableLines, delimiter: str) -> Iterator[_Record]
                 yield line, cells, None
 
 
-def _read_tab_records(lines: TableLines) -> Iterator[_Record]:
-    for line, problem in _read_whole_lines(lines):
+def _read_tab_records(lines: TableLines) -> Iterator[Record]:
+    for line, problem in read_whole_lines(lines):
         if problem is None and "\r" in line:
-            problem = _CARRIAGE_RETURN
+            problem = CARRIAGE_RETURN
         cells = line.split("\t")
         yield lines.number, [_unquote(cell) for cell in cells] if '"' in line else cells, problem
 
@@ -278,60 +235,3 @@ def _is_file_beside(table: str, path: str) -> bool:
         return storage.is_file(path)
     except DataError:
         return False
-
-
-# Tables of JSON objects
-
-
-def read_json_rows(lines: TableLines, wanted: Sequence[WantedColumn]) -> Iterator[TableRow]:
-    """Reads the rows of a table with one JSON object a line.
-
-    Raises:
-        DataError: while reading, if no line is a JSON object, or the first one lacks a column.
-    """
-    keys: list[str] | None = None
-    for line, problem in _read_whole_lines(lines):
-        place = f"row {lines.number} of {lines.table}"
-        value: dict[str, Any] = {}
-        if problem is None:
-            value, problem = _parse_json_object(line)
-        if problem is None:
-            if keys is None:
-                names = list(value)
-                keys = [names[index] for index in find_columns(names, wanted, lines.table, "first object")]
-            texts, problem = _pick_json_texts(value, keys)
-            if problem is None:
-                yield _parse_row(place, *texts)
-                continue
-        yield TableRow(place, None, None, None, problem)
-    if keys is None and lines.number:
-        raise DataError(
-            f"no line of {lines.table} is a JSON object: write one object a line, without line breaks in it"
-        )
-
-
-def _parse_json_object(line: str) -> tuple[dict[str, Any], str | None]:
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        return {}, f"it is not valid JSON ({error.msg} at symbol {error.colno})"
-    except (ValueError, RecursionError) as error:
-        return {}, f"it is not valid JSON ({error})"
-    return (value, None) if isinstance(value, dict) else ({}, "it is not a JSON object")
-
-
-def _pick_json_texts(value: dict[str, Any], keys: Sequence[str]) -> tuple[list[str], str | None]:
-    """Returns the texts under the keys of path, text and group, or the problem."""
-    texts = []
-    for index, key in enumerate(keys):
-        if key not in value:
-            return [], f"it has no {key!r}"
-        text = value[key]
-        if type(text) is int and index:
-            text = str(text)
-        if not isinstance(text, str):
-            return [], f"{key!r} is {_JSON_KINDS[type(text)]}: write it as a string"
-        if re.search("[\ud800-\udfff]", text):
-            return [], f"{key!r} has half a surrogate pair"
-        texts.append(text)
-    return texts, None

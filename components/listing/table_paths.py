@@ -12,11 +12,12 @@ import functools
 import itertools
 import os
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from components.listing.collection import COMPANION_SUFFIXES
 from components.listing.contents import fold_name
-from components.listing.references import get_folder, location_to_uri, resolve_folder, resolve_path
+from components.listing.name_matching import make_name_key
+from components.listing.references import get_folder, location_to_uri, path_to_uri, resolve_folder, resolve_path
 from components.listing.split_names import name_split, name_table_split
 from components.listing.tables import TableColumns, is_review_table, read_label_table
 from tfrecords import DataError, storage
@@ -26,6 +27,8 @@ _PATHS_LOOKED_AT = 60
 _PATHS_LOOKED_AT_REMOTELY = 8
 _FOLDERS_LOOKED_AT = 100
 _LEAST_SHARE = 0.5
+_IMAGES_LOOKED_AT = 20_000
+_LEAST_SHARE_OF_NAMES = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,12 +59,40 @@ class PathRule:
         return resolve_path(self.folder, _turn_slashes(named).removeprefix(self.prefix))
 
 
-def find_path_rule(table: str, columns: TableColumns, roots: Sequence[str]) -> PathRule | None:
+@dataclasses.dataclass(frozen=True)
+class NameRule:
+    """The rule that a table's paths lead to images by their ends, or by their names alone; see `NameIndex`.
+
+    Attributes:
+        folder: of the table: what is a file from there is no other image.
+    """
+
+    folder: str
+
+    def locate(self, named: str) -> tuple[str, int | None]:
+        """Locates what a path of the table names.
+
+        Returns:
+            Path or URL and None, if it is a file, or a URL; else the path with forward slashes, and the number of
+            folders that it has at least in common with its image.
+        """
+        path = _turn_slashes(named)
+        if storage.is_remote(named):
+            return resolve_path(self.folder, named), None
+        if storage.is_remote(self.folder):
+            return path, 1  # whether it is another file would cost a request
+        if "/" in path and storage.is_file(here := resolve_path(self.folder, named)):
+            return here, None
+        return path, 0
+
+
+def find_path_rule(table: str, columns: TableColumns, roots: Sequence[str]) -> PathRule | NameRule | None:
     """Finds the rule by which the paths in a label table lead to images; None if no rule is needed, or none fits.
 
     If one path leads to an image from the table's own folder, no rule is needed. A rule has to fit half of the paths.
     Folders at the beginning of a path are dropped only if one is left; a path without folders may be
     that of an image in a root or in a folder beside the table. In an object store only the latter is tried, in roots.
+    Where no such rule fits, names that the images have lead to them, if there are a few of them.
 
     Args:
         table: path or URL.
@@ -99,7 +130,32 @@ def find_path_rule(table: str, columns: TableColumns, roots: Sequence[str]) -> P
             f"the paths in {location_to_uri(table)} could be those of images in {folders}: write them relative to the "
             "folder of the table"
         )
-    return fitting[0] if fitting and (fitting[0].prefix or _reaches(fitting[0].folder, roots)) else None
+    if fitting and (fitting[0].prefix or _reaches(fitting[0].folder, roots)):
+        return fitting[0]
+    if storage.is_remote(own):
+        some = paths[:: max(1, len(paths) // _PATHS_LOOKED_AT_REMOTELY)][:_PATHS_LOOKED_AT_REMOTELY]
+        sample = [] if any(has_file(resolve_path(own, path)) for path in some) else some
+    return NameRule(own) if sample and _share_names(paths, roots) else None
+
+
+def _share_names(paths: Iterable[str], roots: Iterable[str]) -> bool:
+    """Tells whether some of the paths have names of images in some folders."""
+    named = {make_name_key(path_to_uri(_turn_slashes(path))) for path in paths}
+    images = itertools.chain.from_iterable(map(_list_image_names, roots))
+    keys = set(itertools.islice(images, _IMAGES_LOOKED_AT))
+    return len(named & keys) >= max(1, _LEAST_SHARE_OF_NAMES * min(len(named), len(keys)))
+
+
+def _list_image_names(root: str) -> Iterator[str]:
+    """Yields the keys of the images in a folder and below it."""
+    if storage.is_remote(root):
+        paths = (file.url for file in storage.find_files(root))
+    else:
+        paths = (f"{folder}/{name}" for folder, _, names in os.walk(root) for name in names)
+    for path in paths:
+        name = path.rpartition("/")[2]
+        if name and not name.startswith(".") and not name.lower().endswith(COMPANION_SUFFIXES):
+            yield make_name_key(location_to_uri(path))
 
 
 def has_file(path: str) -> bool:

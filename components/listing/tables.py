@@ -10,21 +10,44 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
+from typing import IO
 
 from components.listing.columns import WantedColumn
+from components.listing.json_tables import read_json_document, read_json_rows
+from components.listing.parquet_tables import read_parquet_rows
+from components.listing.spreadsheets import read_spreadsheet_rows
 from components.listing.table_formats import (
     LABEL_TABLE_SUFFIXES,
     TABLE_SUFFIXES,
-    TableLines,
-    TableRow,
+    describe_form,
     find_header,
     read_delimited_rows,
-    read_json_rows,
 )
+from components.listing.table_rows import TableLines, TableRow
 from tfrecords import DataError, StoreError, storage
 
 PATH_COLUMNS = ("path", "file_name", "filename", "file", "image", "image_path", "img_path", "img", "uri", "name")
 TEXT_COLUMNS = ("text", "label", "transcription", "transcript", "ground_truth", "gt", "words", "sentence", "value")
+RARE_PATH_COLUMNS = (
+    *("image_name", "image_file", "image_filename", "img_name", "img_file", "file_path", "filepath", "fname"),
+    *("imagename", "imagefile", "imagepath", "photo", "image_id", "imageid", "img_id", "file_id", "id"),
+)
+RARE_TEXT_COLUMNS = (
+    *("identity", "answer", "plate", "plate_number", "license_plate", "word", "target", "solution", "caption"),
+    *(
+        "utf8_string",
+        "line_text",
+        "ocr_text",
+        "gt_text",
+        "plate_text",
+        "groundtruth",
+        "annotation",
+        "content",
+        "string",
+    ),
+    *("captcha", "code"),
+)
+"""The names that count where none of the others is there."""
 REVIEW_COLUMNS = ("dataset", "model_id", "run_id")
 """The columns, beside path and text, by which a review table is known: `components.review.table` writes them."""
 _BLANK = '""'  # in a review table, since a person left out a row without a text
@@ -60,16 +83,26 @@ def read_label_table(table: str, columns: TableColumns) -> Iterator[TableRow]:
         DataError: while reading, if the table is missing, unreadable, without rows or not UTF-8, lacks
             a column, or has a quotation mark that is not closed.
     """
-    wanted = [_want_path_column(columns.path), WantedColumn("text", "--text_column", columns.text, TEXT_COLUMNS)]
-    if columns.group is not None:
-        wanted.append(WantedColumn("group", "--split_by", columns.group, ()))
     reviewed = is_review_table(table)
-    for row in read_table(table, wanted):
+    for row in read_table(table, _want_columns(columns)):
         text = (row.text or "").strip()
         if not reviewed or row.problem is not None:
             yield row
         elif text:
             yield dataclasses.replace(row, text="") if text == _BLANK else row
+
+
+def describe_label_table(table: str, columns: TableColumns) -> str | None:
+    """Describes how a label table is read, if it has no header to tell that; None if it has, or cannot be read."""
+    if os.path.splitext(table)[1].lower() not in (".csv", ".tsv", ".txt"):
+        return None
+    try:
+        with storage.open_to_read(table) as file:
+            return describe_form(table, TableLines(file, table), _want_columns(columns))
+    except StoreError:
+        raise
+    except (OSError, DataError):
+        return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +130,7 @@ def read_reviewed_table(table: str, columns: TableColumns) -> ReviewedTable | No
         return None
     wanted = [
         _want_path_column(columns.path),
-        WantedColumn("text", "--text_column", columns.text, TEXT_COLUMNS),
+        _want_text_column(columns.text),
         WantedColumn("dataset", "", REVIEW_COLUMNS[0], ()),
     ]
     rows = [row for row in read_table(table, wanted) if row.problem is None]
@@ -133,8 +166,17 @@ def read_path_table(table: str, path_column: str | None = None) -> Iterator[Tabl
     return read_table(table, [_want_path_column(path_column)])
 
 
+def _want_columns(columns: TableColumns) -> list[WantedColumn]:
+    wanted = [_want_path_column(columns.path), _want_text_column(columns.text)]
+    return [*wanted, WantedColumn("group", "--split_by", columns.group, ())] if columns.group is not None else wanted
+
+
 def _want_path_column(given: str | None) -> WantedColumn:
-    return WantedColumn("path", "--path_column", given, PATH_COLUMNS)
+    return WantedColumn("path", "--path_column", given, PATH_COLUMNS, RARE_PATH_COLUMNS)
+
+
+def _want_text_column(given: str | None) -> WantedColumn:
+    return WantedColumn("text", "--text_column", given, TEXT_COLUMNS, RARE_TEXT_COLUMNS)
 
 
 def read_table(table: str, wanted: Sequence[WantedColumn]) -> Iterator[TableRow]:
@@ -150,9 +192,7 @@ def read_table(table: str, wanted: Sequence[WantedColumn]) -> Iterator[TableRow]
     empty = True
     try:
         with storage.open_to_read(table) as file:
-            lines = TableLines(file, name)
-            json = suffix == ".jsonl"
-            for row in read_json_rows(lines, wanted) if json else read_delimited_rows(table, lines, wanted):
+            for row in _read_rows(file, table, name, wanted):
                 empty = False
                 yield row
     except FileNotFoundError:
@@ -161,3 +201,13 @@ def read_table(table: str, wanted: Sequence[WantedColumn]) -> Iterator[TableRow]
         raise DataError(f"cannot read the table {name} ({error.strerror or error}): give it read access") from None
     if empty:
         raise DataError(f"the table {name} has no rows: write a row for each image, or leave the table out")
+
+
+def _read_rows(file: IO[bytes], table: str, name: str, wanted: Sequence[WantedColumn]) -> Iterator[TableRow]:
+    """Reads the rows of a table by the format that its suffix tells."""
+    suffix = os.path.splitext(table)[1].lower()
+    whole = {".json": read_json_document, ".xlsx": read_spreadsheet_rows, ".parquet": read_parquet_rows}
+    if suffix in whole:
+        return whole[suffix](file, name, wanted)
+    lines = TableLines(file, name)
+    return read_json_rows(lines, wanted) if suffix == ".jsonl" else read_delimited_rows(table, lines, wanted)

@@ -20,11 +20,12 @@ from components.listing.joining import (
 )
 from components.listing.labels import LabelRules
 from components.listing.listing import ListingSummary, merge_listings, read_listing, write_listing
+from components.listing.name_matching import make_name_key
 from components.listing.page_lines import PageRules
 from components.listing.path_tables import PathTables
 from components.listing.references import ImageReference
 from components.listing.roots import Places
-from components.listing.table_paths import PathRule
+from components.listing.table_paths import NameRule, PathRule
 from components.transforms import GatherOnce, pack_blocks, unpack_blocks
 from tfrecords import SplitFractions, choose_shard, storage
 
@@ -100,7 +101,8 @@ class ListOnce(beam.PTransform):
 class JoinTables(beam.PTransform):
     """The joining of listing files and label tables, which gives listing files with labels.
 
-    A hash of the image's place decides in which new file an image and its row meet.
+    A hash of the image's place, or of its name where a table names images by that, decides in which new file an image
+    and its row meet.
 
     Input:  `("listing", path)` of every listing file and `("table", number)` of every table of `rules`, whose
             paths lead where `path_rules` say.
@@ -113,13 +115,14 @@ class JoinTables(beam.PTransform):
         destinations: list[str],
         rules: LabelRules,
         fractions: SplitFractions,
-        path_rules: Sequence[PathRule | None] = (),
+        path_rules: Sequence[PathRule | NameRule | None] = (),
     ):
         super().__init__()
         self._summary_path = summary_path
         self._destinations = destinations
         self._rules = rules
         self._path_rules = path_rules
+        self._by_name = any(isinstance(rule, NameRule) for rule in path_rules)
         self._fractions = fractions
 
     def expand(self, sources):
@@ -135,7 +138,7 @@ class JoinTables(beam.PTransform):
         count = len(self._destinations)
 
         def choose_place(uri: str) -> int:
-            return choose_shard(normalise_for_join(uri), count)
+            return choose_shard(make_name_key(uri) if self._by_name else normalise_for_join(uri), count)
 
         if kind == "table":
             path_rule = self._path_rules[source] if self._path_rules else None

@@ -15,8 +15,10 @@ from components.listing import (
     Boundaries,
     LabelRules,
     ListingSummary,
+    NameRule,
     PathTables,
     Places,
+    describe_label_table,
     find_folders,
     find_path_rule,
     group_roots,
@@ -141,9 +143,17 @@ def _join_tables(
     joined = [storage.join(folder, f"labelled-{number:05d}.parquet") for number in range(count)]
     summary_path = storage.join(folder, "labelled.json")
     sources = [*(("listing", path) for path in files), *(("table", number) for number in range(len(rules.tables)))]
+    for table in rules.tables:
+        if (form := describe_label_table(table, rules.columns)) is not None:
+            log.info(f"{location_to_uri(table)} {form}")
     path_rules = [find_path_rule(table, rules.columns, find_folders(roots)) for table in rules.tables] if roots else []
     for table, rule in zip(rules.tables, path_rules, strict=False):
-        if rule is not None:
+        if isinstance(rule, NameRule):
+            log.info(
+                f"the paths in {location_to_uri(table)} do not lead to the images as they stand: images are found by "
+                "the ends of their paths, and by names that only one image has"
+            )
+        elif rule is not None:
             dropped = f", without {rule.prefix!r} at their beginning" if rule.prefix else ""
             log.info(f"the paths in {location_to_uri(table)} are read as those of files in {rule.folder}{dropped}")
     work = JoinTables(summary_path, joined, rules, fractions, path_rules)
@@ -152,8 +162,12 @@ def _join_tables(
         lambda pipeline: pipeline | "Sources" >> beam.Create(sources) | "Join" >> work,
     )
     summary = ListingSummary(**storage.read_json(summary_path))
-    if summary.images != listed.images:
+    if summary.images + summary.left_out != listed.images:
         raise RuntimeError(f"{listed.images} images were listed, but {summary.images} were joined with their labels")
+    if summary.left_out:
+        log.info(f"{summary.left_out:,} images are left out, because {rules} marks them as cut out wrongly (err)")
+    said = ", ".join(f"{count:,} {how}" for how, count in summary.matched.items())
+    log.info(f"{sum(summary.matched.values()):,} rows lead to an image{f': {said}' if said else ''}")
     summary = dataclasses.replace(summary, passed_over=listed.passed_over)
     return summary, [path for path in joined if storage.exists(path)]
 

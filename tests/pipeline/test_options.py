@@ -19,7 +19,7 @@ def here(tmp_path, monkeypatch) -> pathlib.Path:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("path,text\na.png,x\n")
     (tmp_path / "folder.csv").mkdir()
-    (tmp_path / "labels.xlsx").write_bytes(b"PK")
+    (tmp_path / "labels.ods").write_bytes(b"PK")
     (tmp_path / "dangling.csv").symlink_to(tmp_path / "nowhere.csv")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -187,6 +187,18 @@ def test_several_tables_are_separated_by_commas(here):
     assert rules("--label_source= labels.csv , sub/labels.csv, more.tsv").tables == expected
 
 
+def test_a_glob_names_several_tables_in_the_order_of_their_names(here):
+    for name in ("sub/b.csv", "sub/a.csv", "sub/[x].csv", "sub/x.csv", "sub/folder.csv/y.csv"):
+        (here / name).parent.mkdir(exist_ok=True)
+        (here / name).touch()
+    found = [f"{here}/sub/{name}.csv" for name in ("[x]", "a", "b", "labels", "x")]
+    assert list(rules("--label_source=sub/*.csv").tables) == found
+    assert list(rules("--label_source=more.tsv,sub/*.csv,sub/a.csv").tables) == [f"{here}/more.tsv", *found]
+    assert list(rules("--label_source=sub/[x].csv").tables) == [f"{here}/sub/[x].csv"]
+    with pytest.raises(UsageError, match=r"there is no file .*/none\*\.csv"):
+        rules("--label_source=none*.csv")
+
+
 def test_a_table_that_is_named_twice_is_read_once(here):
     assert rules("--label_source=labels.csv,./labels.csv").tables == (f"{here}/labels.csv",)
 
@@ -202,13 +214,13 @@ def test_a_url_of_a_table_is_passed_on_as_it_is_and_looked_for_later(here):
     ("source", "hint"),
     [
         *(("sidecars", "sidecar"), ("side_car", "sidecar"), ("file_name", "filename"), ("Auto", "auto")),
-        *(("labels.xlsx", None), ("folder", None), ("gs://bucket/labels.xml", None), ("", None)),
+        *(("labels.ods", None), ("folder", None), ("gs://bucket/labels.xml", None), ("", None)),
     ],
 )
 def test_a_label_source_that_is_nothing_known_is_refused_with_the_nearest_one(here, source, hint):
     assert refusal(f"--label_source={source}") == (
-        f"--label_source={source} is none of auto, filename, sidecar, and no .csv, .tsv, .jsonl, .txt file"
-        + (f": did you mean {hint}?" if hint else "")
+        f"--label_source={source} is none of auto, filename, sidecar, and no .csv, .tsv, .jsonl, .txt, .json, .xlsx, "
+        ".parquet file" + (f": did you mean {hint}?" if hint else "")
     )
 
 

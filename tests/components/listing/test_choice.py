@@ -262,9 +262,33 @@ def test_text_files_with_a_tab_that_belong_to_images_are_no_tables(images):
     assert chosen(images) == ("sidecar", ())
 
 
-def test_tables_in_folders_below_make_auto_ask_if_it_would_take_the_file_names(images):
-    put(images, "book/a.png")
-    put_table(images / "book" / "labels.csv", "a.png")
+def test_auto_takes_the_tables_of_folders_below_if_there_is_no_other(images):
+    put(images, "train/images/a.png", "deep/er/b.png", ".hidden/c.png")
+    first = put_text(images / "train" / "labels.json", '{"a.png": "x"}')
+    second = put_table(images / "deep" / "er" / "metadata.csv", "b.png")
+    put_table(images / ".hidden" / "labels.csv", "c.png")
+    put_table(images / "deep" / "other.csv", "gone.png")
+    rules, why = choose(images)
+    assert (rules.source, set(rules.tables)) == ("table", {first, second})
+    assert first in why
+    above = put_table(images.parent / "labels.csv", "lines/deep/er/b.png")
+    assert chosen(images) == ("table", (above,))
+    os.remove(above)
+    put(images, "train/images/a.txt", "deep/er/b.txt")
+    assert chosen(images) == ("sidecar", ())
+
+
+def test_auto_takes_a_list_in_a_folder_beside_the_images_below_the_root(images):
+    put(images, "images/a.png", "images/b.png")
+    put(images, "annotations/gt.txt", content=b"a.png, x\nb.png, y\n")
+    assert chosen(images) == ("table", (f"{images}/annotations/gt.txt",))
+    put(images, "annotations/more.txt", content=b"a.png, x\nb.png, z\n")
+    assert "images/b.png is 'y' in " in refusal(images)
+
+
+def test_tables_in_folders_far_below_make_auto_ask_if_it_would_take_the_file_names(images):
+    put(images, "a/b/book/a.png")
+    put_table(images / "a" / "b" / "book" / "labels.csv", "a.png")
     rules, _ = choose(images)
     assert rules.source == "filename"
     with pytest.raises(DataError, match=r"^1 \.csv, \.tsv, \.jsonl files lie in folders below"):
@@ -445,17 +469,17 @@ def test_some_of_the_first_rows_may_name_images_that_are_not_there(images):
 
 def test_damaged_rows_do_not_hide_a_table(images):
     put(images, "a.png")
-    (images / "labels.csv").write_text("path,text\na.png,x,y\na.png,x\n")
+    (images / "labels.csv").write_text("path,text,page\na.png,x,y,1\na.png,x,1\n")
     assert chosen(images) == ("table", (f"{images}/labels.csv",))
 
 
 def test_a_table_whose_rows_are_all_damaged_is_refused_with_the_reason(images):
     put(images, "a.png", "b.png")
-    (images / "labels.csv").write_text("filename,words\na.png,Smith, John\nb.png,1,50\n")
+    (images / "labels.csv").write_text("filename,words,page\na.png,Smith, John,1\nb.png,1,50,2\n")
     table = f"{images}/labels.csv"
     assert (
         f"{table} names no image in {images} in a row that can be read; 2 of 2 rows cannot, such as row 2 of {table}: "
-        "it has 3 cells instead of 2: perhaps a text has a comma and is not quoted; name it"
+        "it has 4 cells instead of 3: perhaps a text has a comma and is not quoted; name it"
     ) in refusal(images)
 
 
@@ -532,9 +556,9 @@ def test_auto_refuses_file_names_that_do_not_look_like_labels(images):
         check_all(images, LabelRules("filename"))
     assert str(error.value) == (
         "the file names, such as 'scan_00.png', 'scan_00.png', 'scan_00.png', do not look like labels: they are a few "
-        "fixed words with a number. If they are the labels, say --label_source=filename; if the labels are elsewhere "
-        "(the names of the folders, such as '0', are not read as labels either), put them in a .gt.txt file beside "
-        "each image, or in a .csv, .tsv or .jsonl table with the columns path and text, and name the table with "
+        "fixed words with a number. If they are the labels, say --label_source=filename; if the names of the folders "
+        "are, such as '0', say --label_pattern={label}/{name}; if the labels are elsewhere, put them in a .gt.txt file "
+        "beside each image, or in a .csv, .tsv or .jsonl table with the columns path and text, and name the table with "
         "--label_source"
     )
     check_all(images, LabelRules("filename", pattern="{label}_{id}"))
@@ -579,3 +603,65 @@ def test_a_table_that_is_a_link_out_of_its_folder_is_named_by_a_person_or_not_us
     assert f"{images}/labels.csv is a link that leads out of its folder" in message
     assert f"--label_source={images}/labels.csv" in message
     assert "secret" not in message
+
+
+@pytest.mark.parametrize("place", [".", "lines"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("labels.json", '{"a.png": "some words", "b.png": "x"}'),
+        ("truth.JSON", '[{"image": "lines/a.png", "text": "x"}, {"image": "lines/b.png", "text": "y"}]'),
+        ("gt.txt", 'a.png, "some, words"\nb.png, "x"\n'),
+        ("list.txt", "lines/a.png some words\nlines/b.png x\n"),
+        ("all.txt", "filename,words\na.png,some, words\nb.png,x\n"),
+    ],
+)
+def test_auto_takes_lists_and_documents_that_name_the_images(tmp_path, images, name, content, place):
+    put(images, "a.png", "b.png")
+    put(tmp_path, "lines/a.json", "lines/a.xml", content=b'{"shapes": []}')
+    put(tmp_path, f"{place}/config.json", content=b'{"name": "x", "version": "1"}')
+    table = os.path.normpath(tmp_path / place / name)
+    put_text(pathlib.Path(table), content)
+    assert chosen(images) == ("table", (table,))
+
+
+def test_auto_refuses_a_table_and_a_document_that_differ_and_takes_one_of_two_equal_ones(images):
+    put(images, "a.png", "b.png")
+    first = put_text(images / "a.json", '{"a.png": "x", "b.png": "y"}')
+    put(images, "a.json")
+    first = put_text(images / "gt.json", '{"a.png": "x", "b.png": "y"}')
+    second = put_text(images / "labels.txt", "a.png x\nb.png z\n")
+    assert f"({images}/b.png is 'y' in {first} and 'z' in {second})" in refusal(images)
+    put_text(images / "labels.txt", "a.png x\nb.png y\n")
+    assert chosen(images) == ("table", (first,))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("gt.txt", "{}.png 10 20 100 50 abc\n", "has the places of boxes in images"),
+        ("annotation_train.txt", "{}.png\tfirst\n", None),
+    ],
+)
+def test_auto_says_why_a_file_that_mentions_the_images_cannot_be_read(tmp_path, images, name, content, reason):
+    codes = [f"{chr(97 + number)}bc" for number in range(20)]
+    put(images, *(f"{code}.png" for code in codes))
+    folder = images if reason else tmp_path / "annotations"
+    put(folder, name, content="".join(map(content.format, codes)).encode())
+    rules, _ = choose(images)
+    with pytest.raises(DataError) as error:
+        check_all(images, rules)
+    assert (reason or f"if the labels are in there, name it with --label_source={folder}/{name}; ") in str(error.value)
+
+
+def test_auto_takes_a_table_that_names_images_at_any_depth_without_their_suffixes(tmp_path, images):
+    put(images, "a01/a01-000u/a01-000u-00-00.png", "a01/a01-000u/a01-000u-00-01.png")
+    rows = "a01-000u-00-00 ok 154 408 768 27 51 AT A\na01-000u-00-01 err 154 507 766 213 48 NN MOVE\n"
+    table = put_text(tmp_path / "words.txt", f"#--- words.txt\n{rows}")
+    put(tmp_path, "words/other.png")
+    put_text(tmp_path / "forms.txt", "#--- forms.txt\na01-000u 000 2 prt 7 5 52 36\n")
+    assert chosen(images) == ("table", (table,))
+    same = put_text(tmp_path / "a.csv", "image_id,identity\na01-000u-00-00,A\n")
+    assert chosen(images) == ("table", (table,))
+    put_text(tmp_path / "a.csv", "image_id,identity\na01-000u-00-00,B\n")
+    assert f"a01-000u-00-00.png is 'B' in {same} and 'A' in {table}" in refusal(images)

@@ -160,6 +160,28 @@ def test_an_empty_label_in_a_name_is_a_label_problem(images, pattern, name):
     assert (reference.text, reference.problem) == (None, "empty_label")
 
 
+@pytest.mark.parametrize(
+    ("pattern", "name", "text"),
+    [
+        ("{label}/{name}", "7/0012.png", "7"),
+        ("{label}/{name}", "deep/er/two words/a_b.png", "two words"),
+        ("{label}/{name}", "a.png", "lines"),  # the folder that was named
+        ("{label}/{page}/{name}", "abc/3/0012.png", "abc"),
+        ("{page}/{label}_{id}", "3/a_b_12.png", "a_b"),
+        ("class_{label}/{name}", "class_50%/1.png", "50%"),
+        ("{label}/{name}", "é/1.png", "é"),
+    ],
+)
+def test_a_pattern_with_a_slash_takes_the_label_from_the_folders(images, pattern, name, text):
+    assert label_in_name(images, name, pattern=pattern).text == text
+
+
+def test_a_pattern_with_more_folders_than_the_image_has_gives_no_label(images):
+    reference = label_in_name(images, "3/1.png", pattern="{label}/{a}/{b}/{name}")
+    assert reference.problem == "no_label"
+    assert reference.detail == "its name, 'lines/3/1', is not like --label_pattern={label}/{a}/{b}/{name}"
+
+
 def test_a_file_name_that_is_not_utf_8_is_no_label(images):
     reference = label_in_name(images, os.fsdecode(b"caf\xe9.png"))
     assert (reference.text, reference.problem) == (None, "label_not_text")
@@ -186,6 +208,7 @@ def test_a_pattern_that_does_not_name_the_label_once_and_all_parts_differently_i
 
 def test_rules_say_for_a_person_what_labels_come_from():
     assert str(LabelRules("filename")) == "the file names"
+    assert str(LabelRules("filename", pattern="{label}/{name}")) == "the names of folders and files"
     assert str(LabelRules("sidecar")) == "the text file beside each image"
     assert str(LabelRules("table", tables=("/a/labels.csv",))) == "/a/labels.csv"
     assert str(LabelRules("table", tables=("/a/1.csv", "/a/2.tsv"))) == "/a/1.csv and /a/2.tsv"

@@ -18,6 +18,7 @@ from components.listing import (
     LabelRules,
     ListingSummary,
     TableColumns,
+    find_path_rule,
     list_images,
     merge_listings,
     path_to_uri,
@@ -675,17 +676,17 @@ def test_a_path_that_is_no_files_is_a_row_without_an_image(images, path):
 def test_damaged_rows_are_unused_labels_with_their_place(images):
     put(images, "a.png", "b.png")
     table = str(images / "labels.csv")
-    pathlib.Path(table).write_text("path,text\na.png,x,y\n,z\na.png,x\nb.png\n")
+    pathlib.Path(table).write_text("path,text,page\na.png,x,y,1\n,z,1\na.png,x,1\nb.png\n")
     joined = join(images, table)
     assert joined.texts == {"lines/a.png": "x", "lines/b.png": None}
     assert joined.unused == [
         Reject(
             table,
             "damaged_row",
-            f"row 2 of {table}: it has 3 cells instead of 2: perhaps a text has a comma and is not quoted",
+            f"row 2 of {table}: it has 4 cells instead of 3: perhaps a text has a comma and is not quoted",
         ),
         Reject(table, "damaged_row", f"row 3 of {table}: no path"),
-        Reject(table, "damaged_row", f"row 5 of {table}: it has only 1 of 2 cells"),
+        Reject(table, "damaged_row", f"row 5 of {table}: it has only 1 of 3 cells"),
     ]
     assert joined.summary.unused_labels == {"damaged_row": 3}
 
@@ -929,3 +930,27 @@ def test_composition_does_not_matter_in_object_stores_either(bucket):
     put_remote(bucket, "lines/labels.csv", content=f"path,text\n{NFC}.png,x\n".encode())
     joined = join(f"{bucket}/lines", f"{bucket}/lines/labels.csv", destination=f"{bucket}/joined.parquet")
     assert joined.texts == {f"lines/{NFD}.png": "x"}
+
+
+def test_an_image_that_a_list_marks_as_cut_out_wrongly_is_left_out_and_listed(images):
+    put(images, "a01/w-00.png", "a01/w-01.png", "a01/w-02.png")
+    table = images / "words.txt"
+    table.write_text(
+        "".join(f"w-0{number} {state} 154 408 768 27 51 AT x\n" for number, state in ((0, "ok"), (1, "err")))
+    )
+    rules = table_rules(str(table))
+    references = list(list_images(str(images), rules))
+    rows = read_label_rows(0, rules, find_path_rule(str(table), rules.columns, [str(images)]))
+    summary = join_labels(references, rows, f"{images.parent}/joined.parquet", rules, FRACTIONS)
+    assert (summary.images, summary.left_out, summary.problems) == (2, 1, {"no_label": 1})
+    assert [(image.key, image.text) for image in read_listing(summary.path)] == [
+        ("lines/a01/w-00.png", "x"),
+        ("lines/a01/w-02.png", None),
+    ]
+    assert list(read_unused_labels(summary.path)) == [
+        Reject(
+            f"{images}/a01/w-01.png",
+            "damaged_row",
+            f"row 2 of {table}: it is marked as cut out wrongly, so its image is left out",
+        )
+    ]

@@ -181,3 +181,12 @@ def test_what_the_collection_lacks_is_held_out_of_its_training_images():
 def test_a_collection_without_training_images_is_refused():
     with pytest.raises(DataError, match=r"no image for training"):
         hold_out({"test": 3, "validation": 2}, SplitFractions())
+
+
+def test_a_column_of_splits_needs_no_name(tmp_path):
+    table = tmp_path / "labels.csv"
+    table.write_text("a.png,first,train\nb.png,second,test\nc.png,third,train\n")
+    rules = LabelRules("table", tables=(str(table),), split_by="auto")
+    found, why = choose_splits(rules, [str(tmp_path)])
+    assert (found.split_by, found.columns.group) == ("given", "split")
+    assert why.startswith(f"the column 'split' of {table} gives the splits")

@@ -7,7 +7,7 @@ import pytest
 
 from components.listing import LabelRules, TableColumns, find_path_rule
 from components.listing.joining import read_label_rows
-from components.listing.table_paths import PathRule
+from components.listing.table_paths import NameRule, PathRule
 from tests.components.listing.files import put, put_remote
 from tfrecords import DataError
 
@@ -20,7 +20,7 @@ def put_rows(table: pathlib.Path, form: str) -> str:
     return str(table)
 
 
-def find(table: str, *roots: pathlib.Path | str) -> PathRule | None:
+def find(table: str, *roots: pathlib.Path | str) -> PathRule | NameRule | None:
     return find_path_rule(table, TableColumns(), list(map(str, roots)))
 
 
@@ -68,10 +68,18 @@ def test_paths_as_other_machines_write_them_lead_to_the_images(tmp_path, images,
         assert uris(table, images.parent) == wanted
 
 
-@pytest.mark.parametrize("form", ["other/p{}.PNG", "C:\\other\\p{}.PNG", "no{}.PNG", "https://host/images/p{}.PNG"])
-def test_paths_whose_folders_are_others_lead_to_no_images(images, form):
+@pytest.mark.parametrize("form", ["no{}.PNG", "other/no{}", "https://host/images/p{}.PNG"])
+def test_paths_with_other_names_lead_to_no_images(images, form):
     table = put_rows(images.parent / "labels.csv", form)
     assert find(table, images) is None
+
+
+@pytest.mark.parametrize(
+    "form", ["other/p{}.PNG", "C:\\other\\p{}.png", "/content/drive/MyDrive/p{}.PNG", "p{}", "other/p{}"]
+)
+def test_paths_that_have_only_names_in_common_with_images_are_joined_by_these(images, form):
+    table = put_rows(images.parent / "labels.csv", form)
+    assert find(table, images) == NameRule(str(images.parent))
 
 
 def test_rows_about_other_images_that_exist_are_left_as_they_are(images):
@@ -95,11 +103,21 @@ def test_bare_names_of_a_folder_that_is_not_asked_for_lead_to_no_images(tmp_path
     assert find(table, tmp_path / "set" / "more") is None
 
 
-def test_a_rule_has_to_fit_half_of_the_rows(images):
+def test_a_rule_about_folders_has_to_fit_half_of_the_rows(images):
     for number in NUMBERS[:5]:
         (images / f"p{number}.PNG").unlink()
     table = put_rows(images.parent / "labels.csv", "p{}.PNG")
-    assert find(table, images) is None
+    assert find(table, images) == NameRule(str(images.parent))
+
+
+def test_names_of_images_in_an_object_store_count_only_if_no_path_leads_anywhere(bucket):
+    put_remote(bucket, *(f"set/images/deep/p{number}.png" for number in NUMBERS))
+    for name, form in (("a.csv", "images/deep/p{}.png"), ("b.csv", "deep/p{}.png"), ("c.csv", "q{}.png")):
+        rows = "".join(f"{form.format(number)},x\n" for number in NUMBERS)
+        put_remote(bucket, f"set/{name}", content=f"path,text\n{rows}".encode())
+    assert find(f"{bucket}/set/a.csv", f"{bucket}/set/images") is None
+    assert find(f"{bucket}/set/b.csv", f"{bucket}/set/images") == NameRule(f"{bucket}/set")
+    assert find(f"{bucket}/set/c.csv", f"{bucket}/set/images") is None
 
 
 @pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])

@@ -11,7 +11,7 @@ import uuid
 import pandas
 import pytest
 
-from components.listing.table_formats import TableRow
+from components.listing.table_rows import TableRow
 from components.listing.tables import PATH_COLUMNS, TEXT_COLUMNS, TableColumns, read_label_table
 from tfrecords import DataError, storage
 
@@ -264,7 +264,7 @@ def test_a_table_that_cannot_be_read_is_refused(tmp_path, write, monkeypatch):
 
 
 def test_a_table_of_another_kind_is_refused(write):
-    assert "must end with one of .csv, .tsv, .jsonl" in refusal(write("path,text\na.png,x\n", "labels.xlsx"))
+    assert "must end with one of .csv, .tsv, .jsonl" in refusal(write("path,text\na.png,x\n", "labels.ods"))
 
 
 @pytest.mark.parametrize("name", ["labels.csv", "labels.tsv", "labels.jsonl"])
@@ -317,14 +317,15 @@ def test_of_several_usual_names_of_paths_the_first_of_the_list_is_taken(write):
 
 
 def test_two_columns_that_could_be_the_text_are_refused_until_one_is_named(write):
-    table = write("filename,label,Transcription\na.png,printed,x\n")
+    more = "".join(f"{number}.png,stamped,{number}\n" for number in range(50))
+    table = write(f"filename,label,Transcription\na.png,printed,x\n{more}")
     with pytest.raises(DataError) as error:
         pairs(table)
     assert str(error.value) == (
         f"{table} has several columns that could hold the text, 'label' and 'Transcription': say which with "
         "--text_column=label or --text_column=Transcription"
     )
-    assert pairs(table, text="Transcription") == [("a.png", "x")]
+    assert pairs(table, text="Transcription")[:1] == [("a.png", "x")]
     with pytest.raises(DataError, match="'text' and 'label'"):
         pairs(write('{"file_name": "a.png", "text": "x", "label": "1"}\n', "labels.jsonl"))
 
@@ -455,10 +456,21 @@ def test_a_first_line_with_a_usual_name_as_its_text_is_no_header(tmp_path, write
     [("l.csv", ",", "comma"), ("l.csv", ";", "semicolon"), ("l.csv", "\t", "tab"), ("l.tsv", "\t", "tab")],
 )
 def test_a_row_with_too_many_cells_is_damaged_and_says_why(write, name, delimiter, in_words):
-    content = "path,text\na.png,x\nb.png,not,quoted\nc.png,z\n".replace(",", delimiter)
+    content = "path,text,page\na.png,x,1\nb.png,not,quoted,1\nc.png,z,1\n".replace(",", delimiter)
     assert problem(write(content, name)) == (
-        f"it has 3 cells instead of 2: perhaps a text has a {in_words} and is not quoted"
+        f"it has 4 cells instead of 3: perhaps a text has a {in_words} and is not quoted"
     )
+
+
+@pytest.mark.parametrize("delimiter", [",", ";"])
+def test_of_two_columns_the_second_may_have_the_delimiter_without_being_quoted(write, delimiter):
+    content = 'path,text\na.png,not,quoted, 5" \nb.png,"quoted, once"\nc.png,z,\n'.replace(",", delimiter)
+    texts = ['not,quoted, 5"', "quoted, once", "z,"]
+    assert [text for _, text in pairs(write(content))] == [text.replace(",", delimiter) for text in texts]
+    content = 'path,text\na.png,x\nb.png,"quoted", and not\nc.png,z\n'.replace(",", delimiter)
+    assert problem(write(content)) == "a quotation mark is not closed, or not doubled inside a quoted text"
+    content = "text,path\nx,a.png\nnot,quoted,b.png\nz,c.png\n".replace(",", delimiter)
+    assert problem(write(content)).startswith("it has 3 cells instead of 2")
 
 
 @pytest.mark.parametrize(("name", "delimiter"), [("labels.csv", ","), ("labels.tsv", "\t")])

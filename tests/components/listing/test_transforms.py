@@ -5,6 +5,7 @@ import json
 import os
 import random
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -26,6 +27,7 @@ from components.listing import (
     read_unused_labels,
     write_listing,
 )
+from components.listing.table_paths import NameRule, PathRule, find_path_rule
 from components.listing.transforms import GroupByShard, JoinTables, ListCollection, ListOnce
 from components.rejects import Reject
 from tests.components.listing.files import put
@@ -272,7 +274,12 @@ def write_listings(folder: str, collection: Collection) -> list[str]:
 
 
 def join(
-    folder: str, listings: list[str], rules: LabelRules, places: int, seed: int | None = None
+    folder: str,
+    listings: list[str],
+    rules: LabelRules,
+    places: int,
+    seed: int | None = None,
+    path_rules: Sequence[PathRule | NameRule | None] = (),
 ) -> tuple[ListingSummary, list[ImageReference], list[Reject]]:
     """Runs the job; returns the summary, and images and unused labels of all places together."""
     sources: list[tuple[str, Any]] = [("listing", path) for path in listings]
@@ -281,7 +288,7 @@ def join(
         random.Random(seed).shuffle(sources)
     destinations = [f"{folder}/labelled-{number}.parquet" for number in range(places)]
     summary_path = f"{folder}/labelled.json"
-    summary = run(sources, JoinTables(summary_path, destinations, rules, FRACTIONS), summary_path)
+    summary = run(sources, JoinTables(summary_path, destinations, rules, FRACTIONS, path_rules), summary_path)
     written = [path for path in destinations if storage.exists(path)]
     images = [image for path in written for image in read_listing(path)]
     unused = [label for path in written for label in read_unused_labels(path)]
@@ -333,6 +340,34 @@ def test_how_images_are_spread_over_listing_files_does_not_change_what_a_join_gi
     together = write_listing(collection.roots, f"{tmp_path}/listing/all.parquet", collection.rules, FRACTIONS).path
     first = join(f"{tmp_path}/first", listings, collection.rules, 2)
     assert join(f"{tmp_path}/second", [together], collection.rules, 2) == first
+
+
+def test_rows_that_name_images_by_the_ends_of_their_paths_meet_them_in_any_place(tmp_path):
+    images = [f"set/{folder}/{number}.PNG" for folder in "ab" for number in range(20)]
+    put(tmp_path, *images, *(f"set/c/one {number}.jpg" for number in range(20)))
+    rows = [f"C:\\{number}\\{folder}\\{number}.png,{folder}{number}" for folder in "ab" for number in range(20)]
+    rows += [f"one {number},c{number}" for number in range(20)] + ["3.png,several", "gone,z"]
+    (tmp_path / "names.csv").write_text("\n".join(["path,text", *rows]) + "\n")
+    (tmp_path / "set" / "paths.csv").write_text("path,text\nc/one 1.jpg,c1\nc/one 2.jpg,other\n")
+    tables = (f"{tmp_path}/names.csv", f"{tmp_path}/set/paths.csv")
+    rules = LabelRules("table", tables=tables)
+    path_rules = [find_path_rule(table, rules.columns, [f"{tmp_path}/set"]) for table in tables]
+    assert path_rules == [NameRule(str(tmp_path)), None]
+    listing = write_listing([f"{tmp_path}/set"], f"{tmp_path}/listing/0.parquet", rules, FRACTIONS).path
+    joined = {places: join(f"{tmp_path}/{places}", [listing], rules, places, None, path_rules) for places in (1, 7)}
+    summary, found, unused = joined[7]
+    assert joined[1][1:] == (found, unused)
+    texts = {image.key: image.text for image in found}
+    assert {key: texts[key] for key in images} == {
+        f"set/{folder}/{number}.PNG": f"{folder}{number}" for folder in "ab" for number in range(20)
+    }
+    assert [image.problem for image in found if image.text is None] == ["conflicting_labels"]
+    assert texts["set/c/one 1.jpg"] == "c1"
+    assert summary.matched == {"by name without its suffix": 20, "by path": 2, "by the end of the path": 40}
+    assert [(label.uri, label.detail.partition(": ")[2][:32]) for label in unused] == [
+        ("3.png", "several images have this name, s"),
+        ("gone", "there is no image of this name"),
+    ]
 
 
 def test_a_table_that_cannot_be_read_ends_the_join_with_its_sentence(tmp_path, collection):

@@ -1,0 +1,251 @@
+"""Spreadsheets and Parquet files with labels."""
+
+import datetime
+import os
+import random
+import tracemalloc
+import zipfile
+from typing import Any
+from xml.sax.saxutils import escape
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from components.listing import spreadsheets
+from components.listing.table_rows import TableRow
+from components.listing.tables import TableColumns, read_label_table
+from tfrecords import DataError
+
+_BOOK = """<?xml version="1.0" encoding="UTF-8"?>
+<workbook xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+ xmlns:r="http://schemas.openxmlformats.org/officeDocument/2006/relationships"><sheets>{}</sheets></workbook>"""
+_RELATIONS = """<?xml version="1.0" encoding="UTF-8"?>
+<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships">{}</Relationships>"""
+_KIND = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+_SHEET = """<?xml version="1.0" encoding="UTF-8"?>
+<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><sheetData>{}</sheetData></worksheet>"""
+
+
+def write_spreadsheet(path: str, /, **sheets: list[list[Any]]) -> str:
+    """Writes an .xlsx file with cells of texts and numbers; None is no cell."""
+    listed = "".join(f'<sheet name="{name}" sheetId="{n}" r:id="r{n}"/>' for n, name in enumerate(sheets, 1))
+    targets = "".join(
+        f'<Relationship Id="r{n}" Type="{_KIND}/worksheet" Target="worksheets/{n}.xml"/>'
+        for n in range(1, len(sheets) + 1)
+    )
+    book = f'<Relationship Id="r1" Type="{_KIND}/officeDocument" Target="xl/workbook.xml"/>'
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("_rels/.rels", _RELATIONS.format(book))
+        archive.writestr("xl/workbook.xml", _BOOK.format(listed))
+        archive.writestr("xl/_rels/workbook.xml.rels", _RELATIONS.format(targets))
+        for number, rows in enumerate(sheets.values(), 1):
+            lines = (
+                f'<row r="{line}">'
+                + "".join(
+                    f'<c r="{chr(64 + column)}{line}" {_write_cell(cell)}</c>'
+                    for column, cell in enumerate(row, 1)
+                    if cell is not None
+                )
+                + "</row>"
+                for line, row in enumerate(rows, 1)
+            )
+            archive.writestr(f"xl/worksheets/{number}.xml", _SHEET.format("".join(lines)))
+    return path
+
+
+def _write_cell(cell: Any) -> str:
+    if isinstance(cell, str):
+        return f't="inlineStr"><is><t xml:space="preserve">{escape(cell)}</t></is>'
+    return f"><v>{cell}</v>"
+
+
+def write_parquet(path: str, /, **columns: Any) -> str:
+    pyarrow.parquet.write_table(pyarrow.table(columns), path, row_group_size=1_000)
+    return path
+
+
+def rows(table: str, **columns: str) -> list[TableRow]:
+    return list(read_label_table(table, TableColumns(**columns)))
+
+
+def pairs(table: str, **columns: str) -> list[tuple[str | None, str | None]]:
+    read = rows(table, **columns)
+    assert [row.problem for row in read] == [None] * len(read)
+    return [(row.path, row.text) for row in read]
+
+
+def refusal(table: str, **columns: str) -> str:
+    with pytest.raises(DataError) as error:
+        rows(table, **columns)
+    assert os.path.basename(table) in str(error.value)
+    return str(error.value)
+
+
+# Spreadsheets
+
+
+def test_the_first_sheet_with_such_columns_is_read(tmp_path):
+    table = write_spreadsheet(
+        f"{tmp_path}/labels.xlsx",
+        Notes=[["a note"], ["path", "remark"]],
+        Empty=[],
+        Lines=[[], [None, "File name", "Words"], [None, "a.png", "Größe <5>"], [], [None, "b.png", " x "]],
+        More=[["path", "text"], ["c.png", "no"]],
+    )
+    assert rows(table) == [
+        TableRow(f"row 3 of sheet 'Lines' of {table}", "a.png", "Größe <5>", None, None),
+        TableRow(f"row 5 of sheet 'Lines' of {table}", "b.png", " x ", None, None),
+    ]
+
+
+def test_a_title_may_stand_above_the_header(tmp_path):
+    title = [["Lines of the archive"], [], ["2026", "A. Smith"]]
+    table = write_spreadsheet(f"{tmp_path}/labels.xlsx", Lines=[*title, ["Nr", "file", "text"], [1, "a.png", "x"]])
+    assert rows(table) == [TableRow(f"row 5 of sheet 'Lines' of {table}", "a.png", "x", None, None)]
+    table = write_spreadsheet(f"{tmp_path}/other.xlsx", Lines=[["a note"], ["file", "size"]], More=[["x"]])
+    assert "sheet 'Lines' of " in refusal(table)
+
+
+def test_a_whole_number_in_a_cell_is_a_text_and_another_number_a_damaged_row(tmp_path):
+    table = write_spreadsheet(
+        f"{tmp_path}/labels.xlsx",
+        Lines=[
+            ["image_id", "text"],
+            ["a.png", 12],
+            [7, "x"],
+            ["b.png", 12.5],
+            ["c.png", 1e17],
+            ["d.png", None],
+            [None, "y"],
+        ],
+    )
+    assert [(row.path, row.text, row.problem) for row in rows(table)] == [
+        ("a.png", "12", None),
+        ("7", "x", None),
+        (None, None, "'text' is a floating-point number: write it as a string"),
+        (None, None, "'text' is a floating-point number: write it as a string"),
+        ("d.png", "", None),
+        (None, None, "no path"),
+    ]
+
+
+def test_columns_of_a_spreadsheet_can_be_named(tmp_path):
+    table = write_spreadsheet(f"{tmp_path}/labels.xlsx", Lines=[["scan", "line", "page"], ["a.png", "x", 3]])
+    assert pairs(table, path="scan", text="line") == [("a.png", "x")]
+    assert rows(table, path="scan", text="line", group="page")[0].group == "3"
+    assert "sheet 'Lines' of " in refusal(table)
+    assert "has no path column: its first row has 'scan', 'line', 'page'" in refusal(table)
+
+
+def test_a_spreadsheet_without_rows_is_refused(tmp_path):
+    assert "has no rows" in refusal(write_spreadsheet(f"{tmp_path}/a.xlsx", Lines=[["path", "text"]]))
+    assert "is empty" in refusal(write_spreadsheet(f"{tmp_path}/b.xlsx", Lines=[]))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"path,text\na.png,x\n", b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" * 100]
+)
+def test_what_is_no_spreadsheet_is_refused(tmp_path, content):
+    (tmp_path / "labels.xlsx").write_bytes(content)
+    assert "is no .xlsx file" in refusal(f"{tmp_path}/labels.xlsx")
+
+
+def test_a_spreadsheet_that_is_too_large_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    table = write_spreadsheet(f"{tmp_path}/labels.xlsx", Lines=[["path", "text"], ["a.png", "x" * 100_000]])
+    assert len(pairs(table)) == 1
+    monkeypatch.setattr(spreadsheets, "_MAX_UNPACKED_BYTES", 100_000)
+    assert "save it as .csv" in refusal(table)
+    monkeypatch.undo()
+    monkeypatch.setattr(spreadsheets, "MAX_BYTES", os.path.getsize(table) - 1)
+    assert "save it as .csv" in refusal(table)
+
+
+@pytest.mark.parametrize("place", ["XFD1048576", "A900000000", "ZZZZ9000", "xfd1048576", "4000000000"])
+def test_a_spreadsheet_with_a_cell_far_away_is_refused_before_it_takes_memory(tmp_path, place):
+    table = write_spreadsheet(f"{tmp_path}/labels.xlsx", Lines=[["path", "text"], ["a.png", "x"]])
+    with zipfile.ZipFile(table) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    parts["xl/worksheets/1.xml"] = parts["xl/worksheets/1.xml"].replace(b'r="B2"', f'r="{place}"'.encode())
+    with zipfile.ZipFile(table, "w") as archive:
+        for name, part in parts.items():
+            archive.writestr(name, part)
+    assert "20,000,000 cells): save it as .csv" in refusal(table)
+
+
+def test_a_damaged_spreadsheet_gives_rows_or_a_clear_error(tmp_path):
+    table = write_spreadsheet(f"{tmp_path}/labels.xlsx", Lines=[["path", "text"], ["a.png", "x"], ["b.png", 7]])
+    whole = (tmp_path / "labels.xlsx").read_bytes()
+    chance = random.Random(1)
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for place in (chance.randrange(len(whole)) for _ in range(chance.randint(1, 4))):
+            damaged[place] = chance.randrange(256)
+        (tmp_path / "labels.xlsx").write_bytes(damaged[: chance.choice([len(whole), chance.randrange(len(whole))])])
+        try:
+            assert all((row.path is None) == (row.problem is not None) for row in rows(table))
+        except DataError:
+            continue
+
+
+# Parquet
+
+
+@pytest.mark.parametrize(
+    "kind", [pyarrow.string(), pyarrow.large_string(), pyarrow.dictionary(pyarrow.int32(), pyarrow.string())]
+)
+def test_the_paths_and_texts_of_a_parquet_file_are_read(tmp_path, kind):
+    texts = pyarrow.array(["Größe 5", "", "x"], pyarrow.string()).cast(kind)
+    table = write_parquet(
+        f"{tmp_path}/l.parquet", score=[0.5, 1, 2], file_name=["a.png", "b.png", "c.png"], words=texts
+    )
+    assert pairs(table) == [("a.png", "Größe 5"), ("b.png", ""), ("c.png", "x")]
+    assert rows(table)[2].place == f"row 3 of {table}"
+    first = rows(table, path="words", text="file_name")[0]
+    assert (first.path, first.text) == ("Größe 5", "a.png")
+
+
+def test_values_that_are_no_texts_are_damaged_rows(tmp_path):
+    table = write_parquet(f"{tmp_path}/l.parquet", id=[1, None], label=[12, 13])
+    assert [(row.path, row.text, row.problem) for row in rows(table)] == [
+        ("1", "12", None),
+        (None, None, "'id' is null: write it as a string"),
+    ]
+    table = write_parquet(f"{tmp_path}/l.parquet", path=["a.png"], text=[datetime.date(2026, 1, 1)])
+    assert rows(table)[0].problem == "'text' is a date: write it as a string"
+
+
+@pytest.mark.parametrize(
+    "images", [[{"bytes": b"\x89PNG", "path": "a.png"}], [b"\x89PNG"]], ids=["bytes and path", "bytes"]
+)
+def test_a_parquet_file_with_the_images_inside_is_refused(tmp_path, images):
+    table = write_parquet(f"{tmp_path}/train-00000-of-00001.parquet", image=images, text=["x"])
+    assert "holds the images themselves, in the column 'image', and such files are not read" in refusal(table)
+
+
+def test_a_parquet_file_without_such_columns_or_rows_is_refused(tmp_path):
+    assert "has no text column: its schema has 'path', 'size'" in refusal(
+        write_parquet(f"{tmp_path}/l.parquet", path=["a.png"], size=[1])
+    )
+    table = write_parquet(f"{tmp_path}/l.parquet", path=pyarrow.array([], "string"), text=pyarrow.array([], "string"))
+    assert "has no rows" in refusal(table)
+
+
+def test_a_damaged_parquet_file_gives_rows_or_a_clear_error(tmp_path):
+    table = write_parquet(f"{tmp_path}/l.parquet", path=["a.png", "b.png"], text=["x", "y"])
+    whole = (tmp_path / "l.parquet").read_bytes()
+    for content in (b"", b"PAR1", whole[:-1], whole[: len(whole) // 2], whole[:20] + whole[40:]):
+        (tmp_path / "l.parquet").write_bytes(content)
+        assert "is no Parquet file that can be read" in refusal(table)
+
+
+def test_memory_does_not_grow_with_a_parquet_file(tmp_path):
+    count = 100_000
+    names = pyarrow.array([f"{number}.png" for number in range(count)])
+    table = write_parquet(f"{tmp_path}/l.parquet", path=names, text=names)
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in read_label_table(table, TableColumns())) == count
+        assert tracemalloc.get_traced_memory()[1] < 8_000_000
+    finally:
+        tracemalloc.stop()
