@@ -156,10 +156,10 @@ FLAG_SECTIONS = (
             Flag(
                 "split_by",
                 "what stays together in training, validation or test: each image by itself (image), the lines of one "
-                "page (page, with --pages), the images of one folder (folder), or the images with the same value in a column of the "
-                "label table, given by its name; given: the folders train, val and test, such tables or a column of "
-                "splits say where each image belongs; auto is given where there are such, else page with --pages, or "
-                "image",
+                "page (page, with --pages), the images of one folder (folder), or the images with the same value in a "
+                "column of the label table, given by its name; given: the folders train, val and test, such tables "
+                "or a column of splits say where each image belongs; auto is given where there are such, else page "
+                "with --pages, or image",
                 "RULE",
                 default="auto",
             ),

@@ -101,9 +101,10 @@ def _look_up(
         return ImageReference(location_to_uri(table), key, 0, 0, None, "damaged_row", f"{row.place}: {error}")
     try:
         path, size, modified_us = _find_file(path, folder, row.path)
-        if not storage.is_remote(path) and (closed := boundaries.find_closed_folder(path, of_row=True)):
-            raise OSError(f"it leads into {closed}, where no image is read")
         place = find_line_place(path)
+        for opened in (path,) if place is None else (place.image, place.page_file):
+            if not storage.is_remote(opened) and (closed := boundaries.find_closed_folder(opened, of_row=True)):
+                raise OSError(f"it leads into {closed}, where no image is read")
         group = make_key(place.image) if place is not None else None
         return ImageReference(location_to_uri(path), make_key(path), size, modified_us, group=group)
     except IsADirectoryError:

@@ -8,7 +8,9 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image
 
+from components.listing.line_places import find_line_place
 from components.listing.references import read_regular_file
+from components.page_images import read_line_of_page
 from tfrecords import ImageLimits, ImageRejected, LineImage, convert_line, read_line, storage
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | np.ndarray | Image.Image
@@ -23,8 +25,9 @@ def make_line(
     A file, its bytes and its decoded grey pixels give the same line, to the bit: the one that training sees.
 
     Args:
-        image: a path or a `gs://` URL; the bytes of a file in any format that `tfrecords.read_line` reads; a Pillow
-            image; or an array uint8 [height, width] grey, [height, width, 3] RGB or [height, width, 4] RGBA.
+        image: a path or a `gs://` URL, of a line on a page too; the bytes of a file in any format that
+            `tfrecords.read_line` reads; a Pillow image; or an array uint8 [height, width] grey, [height, width, 3] RGB
+            or [height, width, 4] RGBA.
         height: pixels; the width follows from the aspect.
         limits: which images are refused; by default those that the command refuses by default.
         name: of the image in errors; by default its path, if it has one.
@@ -40,6 +43,8 @@ def make_line(
         if isinstance(image, (str, os.PathLike)):
             path = os.fspath(image)
             name = name or path
+            if (place := find_line_place(path if storage.is_remote(path) else os.path.expanduser(path))) is not None:
+                return read_line_of_page(place, height, limits, vertical)
             return read_line(_read_file(path, limits), height, limits, vertical)
         if isinstance(image, (bytes, bytearray, memoryview)):
             return read_line(bytes(image), height, limits, vertical)

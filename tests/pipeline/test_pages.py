@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 from components.lines import read_example_lines
+from components.recogniser import load_recogniser
 from pipeline.exits import EXIT_DONE, EXIT_REFUSED, EXIT_USAGE
 from tests.commands import make_workspace, run_command
 from tests.rendered_pages import LineOnPage, draw_page, write_alto, write_page_xml
-from tfrecords import DatasetManifest, read_records
+from tfrecords import DatasetManifest, ImageRejected, read_records
 
 LINES_OF_A_PAGE = 8
 
@@ -163,3 +164,14 @@ def test_flags_that_do_not_go_together_are_refused(flags, said, tmp_path, capsys
 def test_pages_without_the_flag_are_refused_with_the_flag_named(pages, tmp_path, capsys):
     assert run_command(tmp_path, f"--images={pages}", "--steps=ingest") == EXIT_REFUSED
     assert "--pages" in capsys.readouterr().err
+
+
+def test_a_line_of_a_page_is_recognised_from_python_by_its_uri(pages, tiny_images, tiny_model):
+    recogniser = load_recogniser(str(tiny_model))
+    images = sorted(tiny_images.glob("*.png"))
+    for number in (0, 9):
+        (by_uri,) = recogniser.recognise([name_line(pages, number)])
+        (as_image,) = recogniser.recognise([images[number]])
+        assert by_uri.text == as_image.text
+    with pytest.raises(ImageRejected, match="has no line 'l99' any more"):
+        list(recogniser.recognise([f"{pages}/img/0.png#line=l99"]))

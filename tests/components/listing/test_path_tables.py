@@ -459,3 +459,13 @@ def test_a_row_names_no_file_of_the_operating_system(images, row):
     path = images / "list.csv"
     path.write_text(f"path\n{row}\n{images}/link.png\nlink.png\n/proc/self/root/etc/hostname\n")
     assert [reason for reason, _ in problems(str(path))] == ["unreadable"] * 4
+
+
+@pytest.mark.parametrize("xml", ["/proc/self/mountinfo", "../" * 30 + "proc/self/mountinfo", "/dev/zero"])
+def test_nor_does_the_page_file_of_a_line_lie_among_them(images, xml):
+    put(images, "a.png")
+    path = images / "list.csv"
+    path.write_text(f"path\na.png#xml={xml}&line=l1\n")
+    ((reason, detail),) = problems(str(path))
+    assert reason == "unreadable"
+    assert "where no image is read" in detail
