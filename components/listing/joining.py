@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from components.listing.collection import Tally
 from components.listing.labels import LabelRules, add_label, quote_text
+from components.listing.line_places import get_page
 from components.listing.listing import ListingSummary, write_listing_file, write_references
 from components.listing.name_matching import BY_PATH, NameIndex, NameMatch
 from components.listing.references import (
@@ -258,9 +259,9 @@ def _explain_missing_image(uri: str) -> str:
 def _resolve_reviewed_path(folder: str, named: str) -> str:
     """Resolves a path in a review table; where nothing is there, takes it for a `uri` of the predictions."""
     path = resolve_path(folder, named)
-    if "%" in named and not storage.is_remote(path) and not os.path.lexists(path):
+    if "%" in named and not storage.is_remote(path) and not os.path.lexists(get_page(path)):
         other = resolve_path(folder, uri_to_path(named))
-        if os.path.lexists(other):
+        if os.path.lexists(get_page(other)):
             return other
     return path
 
@@ -269,5 +270,6 @@ def _resolve_uri(path: str) -> str:
     """Returns the URI of a path, with its folder written without links and detours."""
     if storage.is_remote(path):
         return storage.canonicalise(path)
-    folder, name = os.path.split(path)
-    return location_to_uri(os.path.join(resolve_folder(folder), name))
+    image = get_page(path)
+    folder, name = os.path.split(image)
+    return location_to_uri(os.path.join(resolve_folder(folder), name) + path[len(image) :])

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from components.listing.boundaries import Boundaries
 from components.listing.collection import read_size_and_time
 from components.listing.labels import quote_text
-from components.listing.line_places import find_line_place
+from components.listing.line_places import find_line_place, get_page
 from components.listing.references import (
     ImageReference,
     get_folder,
@@ -153,8 +153,11 @@ def _resolve_row(folder: str, named: str) -> str:
     path = resolve_path(folder, named)
     if storage.is_remote(path):
         return storage.canonicalise(path)
-    above, name = os.path.split(path.rstrip("/"))
-    return _normalise_folder(path) if name in ("", ".", "..") else os.path.join(_normalise_folder(above), name)
+    image = get_page(path)
+    above, name = os.path.split(image.rstrip("/"))
+    if name in ("", ".", ".."):
+        return _normalise_folder(path)
+    return os.path.join(_normalise_folder(above), name) + path[len(image) :]
 
 
 @functools.lru_cache(maxsize=4096)

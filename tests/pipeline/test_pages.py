@@ -98,10 +98,10 @@ def test_every_night_reads_the_lines_that_are_new(pages, tiny_images, tiny_datas
 
 def test_a_line_of_a_page_is_reviewed_and_its_correction_added(pages, tiny_dataset, tiny_model, tmp_path, capsys):
     workspace = make_workspace(tmp_path / "w", tiny_model, dataset=tiny_dataset)
-    flags = (f"--infer_images={pages}", "--pages", "--steps=infer,review", "--review_count=5")
+    flags = (f"--infer_images={pages}", "--pages", "--steps=infer,review", "--review_count=20")
     assert run_command(workspace, *flags) == EXIT_DONE
     (table,) = workspace.glob("review/*/review.csv")
-    assert table.with_name("review.html").read_text().count("<img src=") == 5
+    assert table.with_name("review.html").read_text().count("<img src=") == 20
     with open(table, encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["path"].strip() for row in rows} <= {name_line(pages, number) for number in range(24)}
@@ -115,7 +115,7 @@ def test_a_line_of_a_page_is_reviewed_and_its_correction_added(pages, tiny_datas
     assert run_command(workspace, *corrections) == EXIT_DONE
     folder = workspace / "datasets" / (workspace / "datasets" / "LATEST").read_text().strip()
     manifest = DatasetManifest.read(str(folder))
-    assert (sum(manifest.counts.values()), manifest.rejects) == (29, {})
+    assert (sum(manifest.counts.values()), manifest.rejects) == (44, {})
 
 
 def test_pages_that_cannot_be_cut_are_rejects_with_the_reason(pages, tiny_model, tmp_path):
