@@ -20,6 +20,7 @@ from components.lines import prepare_decoding
 from components.listing import (
     LabelRules,
     ListingSummary,
+    PathTables,
     check_choice,
     choose_labels,
     choose_splits,
@@ -206,10 +207,9 @@ def _resolve(context: Context) -> Iterator[_Resolved]:
         log.info(why)
     if old is not None:
         warn_of_other_splits(old, rules.split_by)
-    flag = "--label_source" if tables.paths else "--images"
     given = rules.split_by == "given"
     fractions = SplitFractions(0, 0) if given else options.split_fractions
-    with list_collection(context, roots, rules, fractions, flag=flag, tables=tables) as (listing, files):
+    with _list_labelled(context, roots, rules, fractions, tables) as (rules, listing, files):
         if options.label_source == "auto":
             check_choice(rules, listing, files, roots)
         splits = listing.splits
@@ -244,6 +244,27 @@ def _resolve(context: Context) -> Iterator[_Resolved]:
             *(listing, files, rules, fractions, splits, charset, old),
             *(dataset_id, folder, unfinished, committed, damage),
         )
+
+
+@contextlib.contextmanager
+def _list_labelled(
+    context: Context, roots: list[str], rules: LabelRules, fractions: SplitFractions, tables: PathTables
+) -> Iterator[tuple[LabelRules, ListingSummary, list[str]]]:
+    """Lists the images with their labels; too few pages for all splits are dealt line by line, if nobody said how."""
+    flag = "--label_source" if tables.paths else "--images"
+    shares = {"train": 1.0, "validation": fractions.validation, "test": fractions.test}
+    with list_collection(context, roots, rules, fractions, flag=flag, tables=tables) as (listing, files):
+        empty = [split for split, share in shares.items() if share and not listing.splits.get(split)]
+        if not empty or rules.split_by != "page" or context.options.split_by != "auto":
+            yield rules, listing, files
+            return
+    log.warning(
+        f"there are so few pages that none would be in the {empty[0]} split: each line is split by itself, and the "
+        "evaluation will look better than it does on other pages; --split_by=page keeps pages together"
+    )
+    rules = dataclasses.replace(rules, split_by="image")
+    with list_collection(context, roots, rules, fractions, flag=flag, tables=tables) as (listing, files):
+        yield rules, listing, files
 
 
 def _describe_rules(rules: LabelRules) -> dict[str, Any]:

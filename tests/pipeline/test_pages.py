@@ -175,3 +175,17 @@ def test_a_line_of_a_page_is_recognised_from_python_by_its_uri(pages, tiny_image
         assert by_uri.text == as_image.text
     with pytest.raises(ImageRejected, match="has no line 'l99' any more"):
         list(recogniser.recognise([f"{pages}/img/0.png#line=l99"]))
+
+
+def test_lines_of_few_pages_are_dealt_to_all_splits_with_a_warning_unless_it_is_said_how(pages, tmp_path, capsys):
+    flags = (f"--images={pages}", "--pages", "--steps=ingest")
+    assert run_command(tmp_path / "a", *flags, "--split_by=page") == EXIT_DONE
+    assert "few pages" not in capsys.readouterr().out
+    (manifest,) = (tmp_path / "a").glob("datasets/*/manifest.json")
+    assert set(DatasetManifest.read(str(manifest.parent)).counts.values()) <= {0, 8, 16, 24}
+    assert run_command(tmp_path / "b", *flags, "--validation_fraction=0.3", "--test_fraction=0.3") == EXIT_DONE
+    assert "each line is split by itself, and the evaluation will look better" in capsys.readouterr().out
+    (manifest,) = (tmp_path / "b").glob("datasets/*/manifest.json")
+    counts = DatasetManifest.read(str(manifest.parent)).counts
+    assert all(counts.values())
+    assert sum(counts.values()) == 24
