@@ -52,7 +52,7 @@ def list_table(
 
     An image has the same URI, size and modification time as in the listing of its folder. Every name
     counts, even that of a companion. A row that names no image comes with a problem: `damaged_row`, or
-    `unreadable` if it names a folder or a missing file.
+    `unreadable` if it names a folder or a missing file, or an object store that fails or refuses the credentials.
 
     Args:
         table: absolute path or URL.
@@ -62,21 +62,43 @@ def list_table(
 
     Raises:
         DataError: if the table cannot be read.
+        StoreError: if most of its rows name an object store that fails or refuses the credentials, or the table lies
+            in it.
     """
     table = storage.canonicalise(table) if storage.is_remote(table) else table
     folder = get_folder(table)
     places = Places.from_roots([table]) if places is None else places
-    look_up = functools.partial(_look_up, table, folder, places.get_key_parent(folder), places.boundaries)
+    find = functools.partial(_look_up, table, folder, places.get_key_parent(folder), places.boundaries)
+    failures: dict[str, StoreError] = {}  # by bucket, which is not asked again: each row would wait a minute
+
+    def look_up(numbered: tuple[int, TableRow]) -> tuple[ImageReference, bool]:
+        number, row = numbered
+        path = row.path or ""
+        bucket = storage.get_bucket(path) if storage.is_remote(path) else ""
+        try:
+            if bucket in failures:
+                raise failures[bucket]
+            return find(numbered), False
+        except StoreError as error:
+            if not bucket:
+                raise
+            failures[bucket] = error
+            uri, detail = location_to_uri(path), f"{row.place}: {error}"
+            return ImageReference(uri, f"{uri}:{number}", 0, 0, None, "unreadable", detail), True
 
     def is_remote(numbered: tuple[int, TableRow]) -> bool:
         return storage.is_remote(folder) or storage.is_remote(numbered[1].path or "")
 
     rows = enumerate(read_path_table(table, column) if labels is None else read_label_table(table, labels), 1)
+    count, failed = 0, 0
     for remote, part in itertools.groupby(rows, is_remote):
-        if remote:
-            yield from map_in_threads(look_up, part, _THREADS, ahead=_AHEAD)
-        else:
-            yield from map(look_up, part)
+        found = map_in_threads(look_up, part, _THREADS, ahead=_AHEAD) if remote else map(look_up, part)
+        for reference, in_lost_store in found:
+            count += 1
+            failed += in_lost_store
+            yield reference
+    if 2 * failed > count:
+        raise next(iter(failures.values()))
 
 
 def _look_up(

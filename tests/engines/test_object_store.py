@@ -14,12 +14,13 @@ from components.listing import choice
 from components.listing.choice import choose_labels
 from components.listing.labels import LabelRules
 from components.listing.own_splits import choose_splits
+from components.listing.path_tables import list_table
 from components.recogniser.manifest import ModelManifest
 from pipeline.exits import EXIT_DONE, EXIT_REFUSED
 from pipeline.main import main
 from tests.conftest import LABELS
 from tests.engines.places import errors, examples, predictions, run
-from tfrecords import DataError, DatasetManifest, storage
+from tfrecords import DataError, DatasetManifest, StoreError, storage
 
 pytestmark = pytest.mark.slow
 
@@ -302,3 +303,21 @@ def test_what_is_reviewed_goes_from_a_bucket_into_a_dataset_there(store, tiny_da
     manifest = DatasetManifest.read(f"{store}/ws/datasets/{dataset_id}")
     assert (manifest.matched, manifest.kept, manifest.added_to) == (29, 24, "tinydataset0")
     assert manifest.examples("train") >= 16
+
+
+def test_a_row_of_a_store_that_refuses_is_a_reject_and_a_table_of_such_rows_ends_the_listing(
+    tmp_path, object_store, proxy, bucket
+):
+    """A table is data of others: one row must not end every night."""
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(b"image")
+    (tmp_path / "night.csv").write_text(f"path\n0.png\n{bucket}/a.png\n1.png\n{bucket}/b.png\n2.png\n")
+    proxy.fault = lambda request: 401
+    listed = list(list_table(str(tmp_path / "night.csv")))
+    assert [Path(reference.uri).name for reference in listed] == ["0.png", "a.png", "1.png", "b.png", "2.png"]
+    assert [reference.problem for reference in listed] == [None, "unreadable", None, "unreadable", None]
+    assert "is refused to these credentials" in listed[1].detail
+    assert len(proxy.requests) == 1
+    (tmp_path / "night.csv").write_text(f"path\n0.png\n{bucket}/a.png\n{bucket}/b.png\n")
+    with pytest.raises(StoreError, match="is refused to these credentials"):
+        list(list_table(str(tmp_path / "night.csv")))
