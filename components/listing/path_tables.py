@@ -7,7 +7,7 @@ import functools
 import itertools
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from components.listing.boundaries import Boundaries
 from components.listing.collection import read_size_and_time
@@ -92,7 +92,11 @@ def list_table(
     rows = enumerate(read_path_table(table, column) if labels is None else read_label_table(table, labels), 1)
     count, failed = 0, 0
     for remote, part in itertools.groupby(rows, is_remote):
-        found = map_in_threads(look_up, part, _THREADS, ahead=_AHEAD) if remote else map(look_up, part)
+        found: Iterable[tuple[ImageReference, bool]]
+        if remote:
+            found = map_in_threads(look_up, part, _THREADS, ahead=_AHEAD)
+        else:
+            found = map(look_up, part)
         for reference, in_lost_store in found:
             count += 1
             failed += in_lost_store
