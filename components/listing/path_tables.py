@@ -7,7 +7,7 @@ import functools
 import itertools
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from components.listing.boundaries import Boundaries
 from components.listing.collection import read_size_and_time
@@ -90,17 +90,19 @@ def list_table(
         return storage.is_remote(folder) or storage.is_remote(numbered[1].path or "")
 
     rows = enumerate(read_path_table(table, column) if labels is None else read_label_table(table, labels), 1)
+
+    def look_up_all() -> Iterator[tuple[ImageReference, bool]]:
+        for remote, part in itertools.groupby(rows, is_remote):
+            if remote:
+                yield from map_in_threads(look_up, part, _THREADS, ahead=_AHEAD)
+            else:
+                yield from map(look_up, part)
+
     count, failed = 0, 0
-    for remote, part in itertools.groupby(rows, is_remote):
-        found: Iterable[tuple[ImageReference, bool]]
-        if remote:
-            found = map_in_threads(look_up, part, _THREADS, ahead=_AHEAD)
-        else:
-            found = map(look_up, part)
-        for reference, in_lost_store in found:
-            count += 1
-            failed += in_lost_store
-            yield reference
+    for reference, in_lost_store in look_up_all():
+        count += 1
+        failed += in_lost_store
+        yield reference
     if 2 * failed > count:
         raise next(iter(failures.values()))
 
