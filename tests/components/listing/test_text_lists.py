@@ -176,6 +176,20 @@ def test_a_text_with_commas_in_every_line_is_asked_about(write):
     assert pairs(write("filename,words", "a.png,Smith, John", "b.png,1,2,3", name="l.csv"))[1] == ("b.png", "1,2,3")
 
 
+@pytest.mark.parametrize("form", ["{} {}", "{}\t{}", "{},{}"])
+@pytest.mark.parametrize("folder", [".", "images"])
+def test_names_without_suffixes_begin_the_lines_of_a_list_if_such_images_lie_near(tmp_path, write, folder, form):
+    written = [(f"{number:04d}", f"some {number}, words") for number in range(5)]
+    table = write(*(form.format(*pair) for pair in written))
+    assert "has no path column" in refusal(table)
+    (tmp_path / folder).mkdir(exist_ok=True)
+    for name, _ in written:
+        (tmp_path / folder / f"{name}.JPG").touch()
+    assert pairs(table) == written
+    assert "has no path column" in refusal(write("0001 x", "0002 y", "other line", "more", "0003 x"))
+    assert "has no path column" in refusal(write("0001", "0002", "0003", "0004"))
+
+
 @pytest.mark.parametrize(
     ("lines", "name", "form"),
     [
