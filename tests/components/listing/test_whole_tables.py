@@ -4,6 +4,7 @@ import datetime
 import os
 import random
 import tracemalloc
+import uuid
 import zipfile
 from typing import Any
 from xml.sax.saxutils import escape
@@ -15,7 +16,7 @@ import pytest
 from components.listing import spreadsheets
 from components.listing.table_rows import TableRow
 from components.listing.tables import TableColumns, read_label_table
-from tfrecords import DataError
+from tfrecords import DataError, storage
 
 _BOOK = """<?xml version="1.0" encoding="UTF-8"?>
 <workbook xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"
@@ -186,6 +187,17 @@ def test_a_damaged_spreadsheet_gives_rows_or_a_clear_error(tmp_path):
             assert all((row.path is None) == (row.problem is not None) for row in rows(table))
         except DataError:
             continue
+
+
+def test_whole_tables_are_read_by_url(tmp_path):
+    write_spreadsheet(f"{tmp_path}/l.xlsx", Lines=[["path", "text"], ["a.png", "x"]])
+    write_parquet(f"{tmp_path}/l.parquet", path=["a.png"], text=["x"])
+    (tmp_path / "l.json").write_text('{"a.png": "x"}')
+    folder = f"memory://{uuid.uuid4().hex}"
+    for name in ("l.xlsx", "l.parquet", "l.json"):
+        storage.write_bytes(f"{folder}/{name}", (tmp_path / name).read_bytes())
+        assert pairs(f"{folder}/{name}") == [("a.png", "x")]
+    storage.remove_folder(folder)
 
 
 # Parquet
