@@ -89,14 +89,22 @@ def _list_pairs(value: dict[str, Any]) -> Iterable[tuple[str, Any]]:
     return value.pairs if isinstance(value, _Object) else value.items()
 
 
-def _read_document(document: Any, table: str, wanted: Sequence[WantedColumn]) -> Iterator[TableRow]:
+def _read_document(
+    document: Any, table: str, wanted: Sequence[WantedColumn], *, inside: bool = False
+) -> Iterator[TableRow]:
+    """Reads a document by its form.
+
+    Args:
+        inside: whether it is what another document held.
+    """
     if isinstance(document, dict):
         images = next((document[name] for name in ("images", "imgs") if name in document), None)
         annotations = next((document[name] for name in ("annotations", "anns") if name in document), None)
         if isinstance(images, dict | list) and isinstance(annotations, dict | list):
             return _read_annotations(images, annotations, table, wanted)
-        inner = _find_inner(document)
-        return _read_mapping(document, table, wanted) if inner is None else _read_document(inner, table, wanted)
+        if not inside and (inner := _find_inner(document)) is not None:
+            return _read_document(inner, table, wanted, inside=True)
+        return _read_mapping(document, table, wanted)
     if isinstance(document, list) and document:
         if all(isinstance(value, list) and len(value) == 2 for value in document[:_OBJECTS_LOOKED_AT]):
             document = [

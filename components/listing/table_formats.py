@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import itertools
 import operator
@@ -26,6 +27,7 @@ from components.listing.text_lists import (
     IAM,
     MARKED_WRONG,
     SPLITS,
+    ListForm,
     Record,
     find_form_of_names,
     find_list_form,
@@ -160,6 +162,11 @@ def find_header(table: str, lines: TableLines, wanted: Sequence[WantedColumn]) -
         except DataError as error:
             failures.append((-1 if len(cells) == 1 else len(cells), error))  # one cell: certainly another delimiter
             first_cells[delimiter] = cells
+    if suffix == ".txt" and len(wanted) == 2 and len(names := first.split()) == 2:
+        with contextlib.suppress(DataError):
+            if find_columns(names, wanted, lines.table, "first line") == [0, 1]:
+                records = read_list_records(lines, ListForm(" ", quoted=False))
+                return _Header(itertools.islice(records, 1, None), " ", names, 2, [0, 1])
     if mark is None and len(wanted) > 1 and (numbers := _read_numbers(wanted)) is not None:
         separators = [*delimiters, *(" " if suffix == ".txt" else "")]
         form = find_list_form(lines, "".join(separators), numbers)

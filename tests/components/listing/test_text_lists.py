@@ -1,6 +1,8 @@
 """Lists of images and texts as PaddleOCR, EasyOCR, ICDAR, MJSynth and IAM write them."""
 
+import itertools
 import os
+import tracemalloc
 
 import pytest
 
@@ -98,6 +100,40 @@ def test_quotation_marks_around_a_text_after_a_comma_are_no_part_of_it(write, wr
 def test_quotation_marks_after_a_space_are_no_part_of_the_text_if_every_text_has_them(write):
     assert pairs(write('a.png "x y"', 'b.png "z"')) == [("a.png", "x y"), ("b.png", "z")]
     assert pairs(write('a.png "x"', "b.png y")) == [("a.png", '"x"'), ("b.png", "y")]
+
+
+def test_a_list_with_spaces_may_have_a_header(write):
+    table = write("image text", "a.png one two", "0002 three")
+    assert pairs(table) == [("a.png", "one two"), ("0002", "three")]
+    assert rows(table)[0].place == f"row 2 of {table}"
+
+
+@pytest.mark.parametrize("line", ['{}.png "x"', "{}.png\tx y", '{}.png,"x ""y"" z"', "w-{} ok 1 2 3 4 5 NN x"])
+def test_any_bytes_give_rows_or_a_clear_error(tmp_path, line):
+    """Every damage of one place of the first lines ends in rows or a `DataError`."""
+    content = "".join(line.format(number) + "\r\n" for number in range(4)).encode()
+    table = tmp_path / "gt.txt"
+    for place, byte in itertools.product(
+        range(len(content) // 2), [b"", b'"', b"\r", b"\n", b"\0", b"\t", b",", b"\xff"]
+    ):
+        table.write_bytes(content[:place] + byte + content[place + 1 :])
+        try:
+            assert all((row.path is None) == (row.problem is not None) for row in rows(str(table)))
+        except DataError:
+            continue
+
+
+def test_memory_does_not_grow_with_a_list(tmp_path):
+    table = tmp_path / "gt.txt"
+    with open(table, "w") as file:
+        file.writelines(f"{number}.png {'x' * 1000}\n" for number in range(10_000))
+        file.write("z.png " + "x" * 30_000_000 + "\n")
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in read_label_table(str(table), TableColumns())) == 10_001
+        assert tracemalloc.get_traced_memory()[1] < 8_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_name_of_an_image_may_have_spaces_before_a_space(write):
