@@ -132,22 +132,26 @@ def _find_inner(document: dict[str, Any]) -> Any:
 
 def _read_mapping(document: dict[str, Any], table: str, wanted: Sequence[WantedColumn]) -> Iterator[TableRow]:
     """Reads an object with a text, or an object with one, for each file."""
-    pairs = [(name, _unpack_single(value)) for name, value in _list_pairs(document)]
-    entries = [(f"entry {number} of {table}", name, value) for number, (name, value) in enumerate(pairs, 1)]
-    first = next((value for _, _, value in entries if isinstance(value, dict)), None)
+
+    def list_entries(key: str | None, *, whole: bool) -> Iterator[_Entry]:
+        """Lists the entries, with the file's name under a key; a value that is no object is a text."""
+        for number, (name, value) in enumerate(_list_pairs(document), 1):
+            value = _unpack_single(value)
+            if whole:
+                value = {"path": name, "text": value}
+            elif key is not None and isinstance(value, dict):
+                value = {**value, key: name}
+            yield f"entry {number} of {table}", value, None
+
+    first = next((value for _, value, _ in list_entries(None, whole=False) if isinstance(value, dict)), None)
     if first is None:
-        objects = [(place, {"path": name, "text": value}, None) for place, name, value in entries]
-        return _read_objects(objects, wanted, table)
+        return _read_objects(list_entries(None, whole=True), wanted, table)
     named = sum(name.lower().endswith(IMAGE_SUFFIXES) for name in document)
     if wanted[0].given is None and (2 * named >= len(document) or not _has_column(first, wanted[0], table)):
-        taken = "path" if "path" not in first else "path of the object"
-        key = wanted[0]._replace(given=taken)
-        objects = [
-            (place, {**value, taken: name} if isinstance(value, dict) else value, None)
-            for place, name, value in entries
-        ]
-        return _read_objects(objects, [key, *wanted[1:]], table)
-    return _read_objects(((place, value, None) for place, _, value in entries), wanted, table)
+        key = "path" if "path" not in first else "path of the object"
+        columns = [wanted[0]._replace(given=key), *wanted[1:]]
+        return _read_objects(list_entries(key, whole=False), columns, table)
+    return _read_objects(list_entries(None, whole=False), wanted, table)
 
 
 def _has_column(value: dict[str, Any], column: WantedColumn, table: str) -> bool:

@@ -18,7 +18,6 @@ from components.listing.parquet_tables import read_parquet_rows
 from components.listing.spreadsheets import read_spreadsheet_rows
 from components.listing.table_formats import (
     LABEL_TABLE_SUFFIXES,
-    TABLE_SUFFIXES,
     describe_form,
     find_header,
     read_delimited_rows,
@@ -135,13 +134,20 @@ def read_reviewed_table(table: str, columns: TableColumns) -> ReviewedTable | No
 
 
 def is_review_table(table: str) -> bool:
-    """Checks whether the header of a table has all columns of a review table; False if it cannot be read."""
+    """Checks whether the header of a table has all columns of a review table; False if it cannot be read.
+
+    A person may have saved one as a spreadsheet.
+    """
     suffix = os.path.splitext(table)[1].lower()
-    if suffix == ".jsonl" or suffix not in TABLE_SUFFIXES:
+    if suffix not in (".csv", ".tsv", ".xlsx"):
         return False
+    wanted = [WantedColumn(name, "", name, ()) for name in REVIEW_COLUMNS]
     try:
         with storage.open_to_read(table) as file:
-            find_header(table, TableLines(file, table), [WantedColumn(name, "", name, ()) for name in REVIEW_COLUMNS])
+            if suffix == ".xlsx":
+                next(read_spreadsheet_rows(file, table, wanted), None)
+            else:
+                find_header(table, TableLines(file, table), wanted)
     except StoreError:
         raise
     except (OSError, DataError):
