@@ -323,13 +323,18 @@ def _list_tables(folder: str) -> list[str]:
     images = {strip_variant(name): name for name in names if not name.lower().endswith(COMPANION_SUFFIXES)}
     others = (name for name in names if name.lower().endswith(LABEL_TABLE_SUFFIXES) and name not in tables)
     beside = ((name, images.get(strip_suffix(name).split(".")[0])) for name in others)
-    of_no_image = (name for name, of in beside if of is None or storage.is_folder(storage.join(folder, of)))
+    of_no_image = (name for name, of in beside if of is None or _is_plain_folder(folder, of))
     tables += itertools.islice(of_no_image, _OTHERS_LOOKED_AT)
     return [
         name
         for name in tables
         if not name.startswith(".") and (storage.is_remote(folder) or os.path.isfile(storage.join(folder, name)))
     ]
+
+
+def _is_plain_folder(folder: str, name: str) -> bool:
+    """Tells whether a local folder holds a folder of a name without suffix, such as `words`, which is no image then."""
+    return not storage.is_remote(folder) and strip_suffix(name) == name and os.path.isdir(storage.join(folder, name))
 
 
 def _names_images(table: str, folder: str, rules: LabelRules) -> bool:
