@@ -39,6 +39,8 @@ from tfrecords import DataError, storage
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
 LABEL_TABLE_SUFFIXES = (*TABLE_SUFFIXES, ".txt", ".json", ".xlsx", ".parquet")
 """Suffixes of label tables."""
+READ_WHOLE = (".json", ".xlsx")
+"""Suffixes of those that are read as a whole."""
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
 _FOLDERS_NEAR = 100
 _ENTRIES_LOOKED_AT = 20_000
