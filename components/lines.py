@@ -85,10 +85,9 @@ def _read_content(reference: ImageReference, limits: ImageLimits) -> bytes | Rej
     """Reads an image's file, whose size may have changed since it was listed."""
     try:
         limits.check_bytes(reference.size_bytes)
-        # A store sends the checksum of an object with the whole object alone.
-        checked = reference.size_bytes > 0 and storage.is_remote(reference.uri)
-        content = read_image(reference.uri, -1 if checked else limits.max_bytes + 1)
-        limits.check_bytes(len(content))
+        content = read_image(reference.uri, limits.max_bytes + 1)
+        if len(content) > limits.max_bytes:
+            raise ImageRejected("too_large", f"it has more than --max_bytes={limits.max_bytes} bytes")
     except OSError as error:
         return Reject(reference.uri, "unreadable", str(error))
     except ImageRejected as error:

@@ -39,6 +39,7 @@ RARE_TEXT_COLUMNS = (
 """The names that count where none of the others is there."""
 REVIEW_COLUMNS = ("dataset", "model_id", "run_id")
 """The columns, beside path and text, by which a review table is known: `components.review.table` writes them."""
+_BLANK = '""'  # in a review table, since a person left out a row without a text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,7 @@ def read_label_table(table: str, columns: TableColumns) -> Iterator[TableRow]:
     `.csv` is read strictly; the separator is a comma, a semicolon or a tab, whichever gives the header
     the columns needed. Between tabs, in `.tsv` and `.txt`, a quotation mark is an ordinary symbol, unless it is
     written as `csv` writes one. `docs/labels.md` lists all formats. A row of a review table without a text is
-    skipped: a person left that image out.
+    skipped: a person left that image out. `""` is the empty text there.
 
     Args:
         table: absolute path or URL.
@@ -71,10 +72,13 @@ def read_label_table(table: str, columns: TableColumns) -> Iterator[TableRow]:
         DataError: while reading, if the table is missing, unreadable, without rows or not UTF-8, lacks
             a column, or has a quotation mark that is not closed.
     """
-    skip_empty = is_review_table(table)
+    reviewed = is_review_table(table)
     for row in read_table(table, _want_columns(columns)):
-        if not skip_empty or row.problem is not None or (row.text or "").strip():
+        text = (row.text or "").strip()
+        if not reviewed or row.problem is not None:
             yield row
+        elif text:
+            yield dataclasses.replace(row, text="") if text == _BLANK else row
 
 
 def describe_label_table(table: str, columns: TableColumns) -> str | None:

@@ -35,8 +35,8 @@ _BOX = re.compile(r"(-?\d+[ ,\t] ?){4,}.*\D.*", re.DOTALL)  # its corners, or a 
 _BOXES_IN_JSON = ('[{"', "[{'")  # as PPOCRLabel writes those of a page
 _NUMBER = re.compile(r"-?\d+(?:[.,]\d+)?")
 _IAM = re.compile(
-    r"(?P<id>\S+) (?P<state>ok|err)(?: -?\d+){6} (?P<line>.+)|(?P<word_id>\S+) (?P<word_state>ok|err)"
-    r"(?: -?\d+){5} \S+ (?P<word>.+)"
+    r"(?P<id>\S+) +(?P<state>ok|err)(?: +-?\d+){6} +(?P<line>.+)|(?P<word_id>\S+) +(?P<word_state>ok|err)"
+    r"(?: +-?\d+){5} +\S+ +(?P<word>.+)"
 )
 
 

@@ -2,7 +2,7 @@
 
 from components.processes.bounds import bound_decoding, is_helper
 from components.processes.pool import HelperPool
-from components.processes.states import is_stopped
+from components.processes.states import StoppedTimes
 from components.processes.threads import map_in_threads, split_into_groups
 
-__all__ = ["HelperPool", "bound_decoding", "is_helper", "is_stopped", "map_in_threads", "split_into_groups"]
+__all__ = ["HelperPool", "StoppedTimes", "bound_decoding", "is_helper", "map_in_threads", "split_into_groups"]

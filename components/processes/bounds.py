@@ -37,6 +37,8 @@ class DecodingBounds:
         self._sizes = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
         self._page = resource.getpagesize()
         self._memory_limits = resource.getrlimit(resource.RLIMIT_AS)  # of whoever started the command
+        self._errors = os.dup(2)
+        self._nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         signal.signal(signal.SIGPROF, signal.SIG_DFL)  # which ends the process, whatever it does
 
     def begin_call(self, left_out: LeftOut) -> None:
@@ -59,10 +61,12 @@ class DecodingBounds:
             most = min(most, soft)
         resource.setrlimit(resource.RLIMIT_AS, (most, hard))
         signal.setitimer(signal.ITIMER_PROF, limits.max_decode_seconds)
+        os.dup2(self._nowhere, 2)  # what a library prints about an image does not name it; its reject does
 
     def end(self) -> None:
         """Ends the decoding of an image."""
         signal.setitimer(signal.ITIMER_PROF, 0)
+        os.dup2(self._errors, 2)
         resource.setrlimit(resource.RLIMIT_AS, self._memory_limits)
         self._slate.wipe()
 

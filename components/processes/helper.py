@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 from components.process_settings import prepare_process
 from components.processes.bounds import DecodingBounds, LeftOut
 from components.processes.slate import Slate
-from components.processes.states import is_stopped, read_processor_seconds
+from components.processes.states import StoppedTimes, read_processor_seconds
 
 _Item = TypeVar("_Item")
 _Outcome = TypeVar("_Outcome")
@@ -75,7 +75,7 @@ class Helper:
     def __init__(self) -> None:
         self._slate = Slate()
         self._blocked: float | None = None  # processor seconds, if it was killed since it did not get on
-        self._stopped_since: float | None = None
+        self._stopped = StoppedTimes()
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", _SERVE, str(self._slate.descriptor)],  # -P: nothing from the current folder
             stdin=subprocess.PIPE,
@@ -144,11 +144,7 @@ class Helper:
         if decoding and now - decoding.since > _PATIENCE * decoding.seconds:
             self._blocked = read_processor_seconds(self._process.pid)
             self.kill()
-        if not is_stopped(self._process.pid):
-            self._stopped_since = None
-        elif self._stopped_since is None:
-            self._stopped_since = now
-        elif now - self._stopped_since > _STOPPED_S:
+        if self._stopped.measure(self._process.pid, now) > _STOPPED_S:
             self.kill()
 
     def kill(self) -> None:

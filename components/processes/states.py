@@ -5,9 +5,27 @@ from __future__ import annotations
 import os
 
 
-def is_stopped(pid: int) -> bool:
+def _is_stopped(pid: int) -> bool:
     """Tells whether somebody stopped a process (SIGSTOP), so that it neither goes on nor ends."""
     return _read_fields(pid)[:1] == ["T"]
+
+
+class StoppedTimes:
+    """The seconds for which somebody has been seen to stop each of some processes."""
+
+    def __init__(self) -> None:
+        self._since: dict[int, float] = {}
+
+    def measure(self, pid: int, now: float) -> float:
+        """Measures how long a process has been stopped, since it was first seen so; 0 if it is not.
+
+        Args:
+            now: seconds of `time.monotonic`.
+        """
+        if _is_stopped(pid):
+            return now - self._since.setdefault(pid, now)
+        self._since.pop(pid, None)
+        return 0.0
 
 
 def read_processor_seconds(pid: int) -> float:

@@ -99,7 +99,7 @@ def _preprocessing(
         "padding": 255,
         "blank": charset.blank,
         "temperature": temperature,
-        "grey": "ITU-R 601-2 luma, 0 black to 255 white; transparency on white",
+        "grey": "ITU-R 601-2 luma, 0 black to 255 white; transparency on white, or on black if white shows nothing",
         "turned": "a quarter to the left, before it is scaled" if vertical else "no",
         "base_direction": charset.direction,
         "resampling": "bilinear with antialiasing, aspect kept",

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from components.devices import find_gpus
 from components.process_settings import isolate_python
-from components.processes import is_stopped
+from components.processes import StoppedTimes
 from components.training.place import ClusterPlace
 from components.training.watchdog import ERROR_NAME, STATUS_LOST
 from tfrecords import DataError
@@ -189,7 +189,7 @@ def _wait_for_all(processes: list[subprocess.Popen]) -> tuple[int | None, bool]:
     Returns:
         The number of the one that caused the failure, and whether it was stopped.
     """
-    stopped_since: dict[int, float] = {}
+    stopped = StoppedTimes()
     killed: set[int] = set()
     while True:
         codes = [process.poll() for process in processes]
@@ -200,9 +200,7 @@ def _wait_for_all(processes: list[subprocess.Popen]) -> tuple[int | None, bool]:
         if all(code == 0 for code in codes):
             return None, False
         for index, process in enumerate(processes):
-            if codes[index] is not None or not is_stopped(process.pid):
-                stopped_since.pop(index, None)
-            elif time.monotonic() - stopped_since.setdefault(index, time.monotonic()) > _STOPPED_S:
+            if codes[index] is None and stopped.measure(process.pid, time.monotonic()) > _STOPPED_S:
                 killed.add(index)
                 process.kill()
         time.sleep(_POLL_S)

@@ -111,7 +111,7 @@ def test_a_remote_file_that_has_grown_is_too_large_nevertheless(helpers):
         ImageReference(f"{REMOTE}/gone.png", "", 101, 9),
     ]
     grown, large = map_in_order(content_of, listed, 1, ImageLimits(max_bytes=100))
-    assert (grown.reason, grown.detail) == ("too_large", "1000 bytes are more than --max_bytes=100")
+    assert (grown.reason, grown.detail) == ("too_large", "it has more than --max_bytes=100 bytes")
     assert (large.reason, large.detail) == ("too_large", "101 bytes are more than --max_bytes=100")
 
 

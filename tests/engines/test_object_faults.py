@@ -15,6 +15,7 @@ import json
 import os
 import threading
 import time
+import tracemalloc
 import types
 from pathlib import Path
 
@@ -137,6 +138,32 @@ def test_what_is_stored_compressed_is_read_whoever_decompresses_it(bucket, objec
     monkeypatch.setattr(proxy, "ask", compressed)
     assert storage.read_bytes(f"{bucket}/x") == content
     assert proxy.counts() == {"read": 1}
+
+
+def test_no_more_is_received_of_an_object_than_is_asked_for(bucket, object_store, proxy, monkeypatch):
+    """A listed image may be replaced by gigabytes before it is read."""
+    object_store.put(f"{bucket}/x", b"content")
+    ask, grown = proxy.ask, b"x" * (50 << 20)
+
+    def answer(method, path, body, headers):
+        status, answered, _ = ask(method, path, body, headers)
+        return status, [(name, value) for name, value in answered if name.lower() != "content-length"], grown
+
+    assert storage.read_bytes(f"{bucket}/x", at_most=8) == b"content"
+    monkeypatch.setattr(proxy, "ask", answer)
+    tracemalloc.start()
+    try:
+        assert storage.read_bytes(f"{bucket}/x", at_most=1 << 20) == grown[: 1 << 20]
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_checksum_is_compared_of_a_whole_object_that_is_read_within_a_bound(bucket, object_store, proxy):
+    object_store.put(f"{bucket}/x", b"content")
+    proxy.first(2, "flip", "read")
+    assert storage.read_bytes(f"{bucket}/x", at_most=7) == b"content"
+    assert proxy.counts() == {"read": 3}
 
 
 def test_a_large_file_goes_up_in_parts_that_are_sent_again(bucket, object_store, proxy, hurried):

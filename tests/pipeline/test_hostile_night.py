@@ -14,6 +14,7 @@ import duckdb
 import pytest
 from PIL import Image
 
+from components.processes.states import read_processor_seconds
 from pipeline.exits import EXIT_DONE, EXIT_INTERRUPTED
 from tests.bombs import BOMBS, make_exif_bomb, make_gif_bomb
 from tests.commands import make_workspace, start_command
@@ -109,12 +110,3 @@ def test_a_run_whose_helpers_hang_ends_at_the_first_signal_with_record_and_summa
     assert f"exit={EXIT_INTERRUPTED}" in said.splitlines()[-1]
     (record,) = (workspace / "runs").glob("*.json")
     assert "interrupted" in record.read_text()
-
-
-def read_processor_seconds(pid: int) -> float:
-    """The processor time of a process; 0 once it is gone."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

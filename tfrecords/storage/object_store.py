@@ -97,11 +97,14 @@ def _use_plain_gcsfs() -> None:
 def _gcs_options(answer_s: float, request_s: float) -> dict[str, Any]:
     import aiohttp
 
+    from tfrecords.storage.bounded_response import BoundedResponse
+
     logger = logging.getLogger("gcsfs")
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.CRITICAL)  # it prints the stack trace of what is raised here as a sentence
     timeout = aiohttp.ClientTimeout(total=request_s, sock_connect=answer_s, sock_read=answer_s)
-    return {"requests_timeout": timeout, "use_listings_cache": False}
+    session = {"response_class": BoundedResponse}
+    return {"requests_timeout": timeout, "use_listings_cache": False, "session_kwargs": session}
 
 
 def _refresh(credentials: Any) -> None:

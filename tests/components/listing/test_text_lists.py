@@ -284,7 +284,7 @@ def test_the_words_of_iam_are_read_and_those_cut_wrongly_are_left_out(write):
         "# format: a01-000u-00-00 ok 154 1 408 768 27 51 AT A",
         "a01-000u-00-00 ok 154 408 768 27 51 AT A",
         "a01-000u-00-01 err 154 507 766 213 48 NN MOVE",
-        "a01-000u-00-02 ok 154 796 764 70 50 TO to",
+        "a01-000u-00-02  ok  154 796 764  70  50 TO  to",
         "a01-000u-00-03 ok -1 -1 -1 -1 -1 , ,",
         name="words.txt",
     )

@@ -95,17 +95,19 @@ def test_from_readings_to_a_dataset_with_the_corrections_of_a_person(workspace, 
     rows[0]["text"] = ""  # leave it out
     for number, row in enumerate(rows[2:]):
         row["text"] = f"b{number % 4}Z"
+    rows[9]["text"] = '""'  # blank
     del rows[1]
     save(tmp_path / "corrected.csv", rows, encoding="utf-8", delimiter=";")
     before = texts(workspace / "datasets" / "tinydataset0")
     shutil.rmtree(workspace / "review")
     capsys.readouterr()
-    assert run(workspace, "ingest", f"--label_source={tmp_path / 'corrected.csv'}") == EXIT_DONE
+    assert run(workspace, "ingest", f"--label_source={tmp_path / 'corrected.csv'}", "--empty_labels=keep") == EXIT_DONE
     said = capsys.readouterr().out
     assert "corrected.csv leaves out 1 of 9 images: no text" in said
     assert "adding the images to the 24 examples of dataset tinydataset0, as the dataset column of" in said
     after = texts(latest(workspace))
-    corrections = {row["uri"]: f"b{number % 4}Z" for number, row in enumerate(expected[2:])}
+    corrections = {row["uri"]: f"b{number % 4}Z" for number, row in enumerate(expected[2:9])}
+    corrections[expected[9]["uri"]] = ""
     assert after == {**before, **corrections}
     manifest = DatasetManifest.read(str(latest(workspace)))
     assert (manifest.matched, manifest.kept, manifest.rejects) == (32, 24, {})
@@ -184,6 +186,11 @@ def test_what_cannot_be_reviewed_or_taken_back_is_one_sentence(workspace, night,
     assert "run the infer step first" in refused("review")
     assert "--review_count=0 must be at least 1" in refused("review", "--review_count=0")
     assert run(workspace, "infer,review", f"--infer_images={Path(night[0]).parent}", "--review_count=4") == EXIT_DONE
+    (file,) = workspace.glob("predictions/*/*/*.parquet")
+    content = file.read_bytes()
+    file.write_bytes(content[:200] + bytes(len(content) - 400) + content[-200:])
+    assert f"{file} is damaged" in refused("review", "--review_count=5")
+    file.write_bytes(content)
     table = tmp_path / "corrected.csv"
     rows = rows_of(reviews(workspace)[0] / "review.csv")
     save(table, [{**row, "text": ""} for row in rows])
