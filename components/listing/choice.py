@@ -15,7 +15,7 @@ from components.listing.equal_tables import choose_among_tables
 from components.listing.file_names import explain_names
 from components.listing.image_sizes import find_image_size
 from components.listing.joining import read_label_rows
-from components.listing.label_files import LabelFile, find_label_file
+from components.listing.label_files import LabelFile, find_label_file, find_size
 from components.listing.labels import LabelRules, quote_text
 from components.listing.listing import ListingSummary, read_paths
 from components.listing.references import (
@@ -26,7 +26,7 @@ from components.listing.references import (
     uri_to_path,
 )
 from components.listing.roots import Places
-from components.listing.table_formats import LABEL_TABLE_SUFFIXES, TABLE_SUFFIXES
+from components.listing.table_formats import LABEL_TABLE_SUFFIXES, READ_WHOLE, TABLE_SUFFIXES
 from components.listing.table_paths import ROWS_LOOKED_AT, find_path_rule, has_file
 from components.listing.tables import TableColumns, read_label_table
 from components.processes import map_in_threads
@@ -37,6 +37,7 @@ _IMAGES_LOOKED_AT = 500
 _NAMES_LOOKED_AT = 200_000
 _OTHERS_LOOKED_AT = 20
 _FOLDERS_LOOKED_AT = 100
+_MOST_BYTES_READ_WHOLE = 20_000_000  # of a file that may be anything; with --label_source it may be larger
 _BOXES_LOOKED_AT = 50
 _BOX = re.compile(
     r"\d+( -?[0-9]*\.?[0-9]+){4,}|(-?\d+, ?){4,}.*", re.DOTALL
@@ -326,15 +327,24 @@ def _list_tables(folder: str) -> list[str]:
         return []
     tables = [name for name in names if name.lower().endswith(TABLE_SUFFIXES)]
     images = {strip_variant(name): name for name in names if not name.lower().endswith(COMPANION_SUFFIXES)}
-    others = (name for name in names if name.lower().endswith(LABEL_TABLE_SUFFIXES) and name not in tables)
+    others = [name for name in names if name.lower().endswith(LABEL_TABLE_SUFFIXES) and name not in tables]
     beside = ((name, images.get(strip_suffix(name).split(".")[0])) for name in others)
-    of_no_image = (name for name, of in beside if of is None or storage.is_folder(storage.join(folder, of)))
-    tables += itertools.islice(of_no_image, _OTHERS_LOOKED_AT)
+    of_no_image = (name for name, of in beside if of is None or _is_plain_folder(folder, of))
+    tables += [
+        name
+        for name in itertools.islice(of_no_image, _OTHERS_LOOKED_AT)
+        if not name.lower().endswith(READ_WHOLE) or find_size(storage.join(folder, name)) <= _MOST_BYTES_READ_WHOLE
+    ]
     return [
         name
         for name in tables
         if not name.startswith(".") and (storage.is_remote(folder) or os.path.isfile(storage.join(folder, name)))
     ]
+
+
+def _is_plain_folder(folder: str, name: str) -> bool:
+    """Tells whether a local folder holds a folder of a name without suffix, such as `words`, which is no image then."""
+    return not storage.is_remote(folder) and strip_suffix(name) == name and os.path.isdir(storage.join(folder, name))
 
 
 def _names_images(table: str, folder: str, rules: LabelRules) -> bool:
@@ -366,7 +376,7 @@ def _has_path_rule(table: str, folder: str, rules: LabelRules) -> bool:
     Raises:
         DataError: if they do not, and rows that cannot be read may be the reason.
     """
-    if find_path_rule(table, rules.columns, [folder]) is not None:
+    if find_path_rule(table, rules.columns, [folder], in_search=True) is not None:
         return True
     rows = list(itertools.islice(read_label_table(table, rules.columns), ROWS_LOOKED_AT))
     damaged = [row for row in rows if row.problem is not None]

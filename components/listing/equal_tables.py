@@ -79,7 +79,7 @@ def _read_labels(table: str, folder: str, rules: LabelRules) -> _Labels | None:
     asked = dataclasses.replace(rules, source="table", tables=(table,))
     inside = storage.resolve_path(folder).rstrip("/") + "/"
     labels: dict[str, set[tuple[str, str]]] = {}
-    path_rule = find_path_rule(table, rules.columns, [folder])
+    path_rule = find_path_rule(table, rules.columns, [folder], in_search=True)
     index = NameIndex(map(locate_for_join, list_images(folder)) if isinstance(path_rule, NameRule) else ())
     for row in read_label_rows(0, asked, path_rule):
         if row.row >= _ROWS_COMPARED:

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from components.listing.collection import Tally
@@ -140,43 +140,16 @@ def join_labels(
     by_uri: dict[str, list[int]] = collections.defaultdict(list)  # several, where links lead to one image
     for position, reference in enumerate(images):
         by_uri[locate_for_join(reference)].append(position)
-    alike: dict[str, list[str]] = collections.defaultdict(list)
-    for uri in by_uri:
-        alike[normalise_for_join(uri)].append(uri)
-    ordered = sorted(rows, key=lambda row: (row.table, row.row))
-    index = NameIndex(by_uri if any(row.least_folders is not None for row in ordered) else ())
-    rows_of: dict[str, list[tuple[LabelRow, NameMatch]]] = collections.defaultdict(list)
     tally = Tally()
-    for row in ordered:
-        if row.problem is not None:
-            tally.unused_labels.append(Reject(row.uri, "damaged_row", f"{row.place}: {row.problem}"))
-            continue
-        if row.least_folders is not None:
-            match = index.match(row.uri, row.least_folders)
-        else:
-            match = _match_path(row.uri, [row.uri] if row.uri in by_uri else alike.get(normalise_for_join(row.uri), []))
-        if match.uri is None:
-            tally.unused_labels.append(Reject(row.uri, "no_image", f"{row.place}: {match.how}"))
-        else:
-            rows_of[match.uri].append((row, match))
     of_image: dict[int, list[LabelRow]] = {}
     left_out: set[int] = set()
-    for uri, found in rows_of.items():
-        most: dict[int, int] = {}
-        for row, match in found:
-            most[row.table] = max(most.get(row.table, 0), match.folders)
-        kept = [row for row, match in found if match.folders == most[row.table]]
-        tally.matched.update(match.how for row, match in found if match.folders == most[row.table])
+    for uri, found in _match_rows(rows, by_uri, tally).items():
         for position in by_uri[uri]:
-            of_image[position] = kept
-        if (wrong := next((row for row in kept if row.text is None), None)) is not None:
+            of_image[position] = found
+        if (wrong := next((row for row in found if row.text is None), None)) is not None:
             left_out.update(by_uri[uri])
             reason = "it is marked as cut out wrongly, so its image is left out"
             tally.unused_labels.append(Reject(uri, "damaged_row", f"{wrong.place}: {reason}"))
-        for row, match in found:
-            if match.folders < most[row.table]:
-                reason = f"another row gives more of the path of {uri}"
-                tally.unused_labels.append(Reject(row.uri, "no_image", f"{row.place}: {reason}"))
     labelled = (
         _apply_rows(reference, of_image.get(position, []), rules)
         for position, reference in enumerate(images)
@@ -186,12 +159,56 @@ def join_labels(
     return write_listing_file(labelled, tally, destination, fractions)
 
 
-def _match_path(uri: str, candidates: Sequence[str]) -> NameMatch:
-    """Matches a row with the image at its URI, or in one that is composed otherwise."""
-    if len(candidates) == 1:
-        return NameMatch(candidates[0], uri.count("/"), BY_PATH)
-    reason = "several images have this name, composed or not" if candidates else _explain_missing_image(uri)
-    return NameMatch(None, 0, reason)
+def _match_rows(rows: Iterable[LabelRow], uris: Collection[str], tally: Tally) -> dict[str, list[LabelRow]]:
+    """Matches rows with the URIs of images; what is left of the rows becomes unused labels."""
+    alike: dict[str, list[str]] = collections.defaultdict(list)
+    for uri in uris:
+        alike[normalise_for_join(uri)].append(uri)
+    ordered = sorted(rows, key=lambda row: (row.table, row.row))
+    index = NameIndex(uris if any(row.least_folders is not None for row in ordered) else ())
+    rows_of: dict[str, list[LabelRow]] = collections.defaultdict(list)
+    by_name: dict[tuple[int, int], NameMatch] = {}
+    for row in ordered:
+        if row.problem is not None:
+            tally.unused_labels.append(Reject(row.uri, "damaged_row", f"{row.place}: {row.problem}"))
+            continue
+        if row.least_folders is not None:
+            match = index.match(row.uri, row.least_folders)
+            by_name[row.table, row.row] = match
+            candidates, reason = [match.uri] if match.uri else [], match.how
+        else:
+            candidates = [row.uri] if row.uri in uris else alike.get(normalise_for_join(row.uri), [])
+            reason = "several images have this name, composed or not"
+        if len(candidates) == 1:
+            rows_of[candidates[0]].append(row)
+            tally.matched[BY_PATH] += row.least_folders is None
+        else:
+            reason = reason if candidates or row.least_folders is not None else _explain_missing_image(row.uri)
+            tally.unused_labels.append(Reject(row.uri, "no_image", f"{row.place}: {reason}"))
+    if by_name:
+        for uri, found in rows_of.items():
+            rows_of[uri] = _keep_best(uri, found, by_name, tally)
+    return rows_of
+
+
+def _keep_best(
+    uri: str, rows: Sequence[LabelRow], by_name: Mapping[tuple[int, int], NameMatch], tally: Tally
+) -> list[LabelRow]:
+    """Keeps those rows of each table that have most folders in common with an image; a row with its path has all."""
+    folders = [match.folders if (match := by_name.get((row.table, row.row))) else len(uri) for row in rows]
+    most: dict[int, int] = {}
+    for row, count in zip(rows, folders, strict=True):
+        most[row.table] = max(most.get(row.table, 0), count)
+    kept = []
+    for row, count in zip(rows, folders, strict=True):
+        if count < most[row.table]:
+            reason = f"another row gives more of the path of {uri}"
+            tally.unused_labels.append(Reject(row.uri, "no_image", f"{row.place}: {reason}"))
+        else:
+            kept.append(row)
+            if (match := by_name.get((row.table, row.row))) is not None:
+                tally.matched[match.how] += 1
+    return kept
 
 
 def _apply_rows(reference: ImageReference, rows: Sequence[LabelRow], rules: LabelRules) -> ImageReference:

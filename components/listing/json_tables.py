@@ -89,14 +89,22 @@ def _list_pairs(value: dict[str, Any]) -> Iterable[tuple[str, Any]]:
     return value.pairs if isinstance(value, _Object) else value.items()
 
 
-def _read_document(document: Any, table: str, wanted: Sequence[WantedColumn]) -> Iterator[TableRow]:
+def _read_document(
+    document: Any, table: str, wanted: Sequence[WantedColumn], *, inside: bool = False
+) -> Iterator[TableRow]:
+    """Reads a document by its form.
+
+    Args:
+        inside: whether it is what another document held.
+    """
     if isinstance(document, dict):
         images = next((document[name] for name in ("images", "imgs") if name in document), None)
         annotations = next((document[name] for name in ("annotations", "anns") if name in document), None)
         if isinstance(images, dict | list) and isinstance(annotations, dict | list):
             return _read_annotations(images, annotations, table, wanted)
-        inner = _find_inner(document)
-        return _read_mapping(document, table, wanted) if inner is None else _read_document(inner, table, wanted)
+        if not inside and (inner := _find_inner(document)) is not None:
+            return _read_document(inner, table, wanted, inside=True)
+        return _read_mapping(document, table, wanted)
     if isinstance(document, list) and document:
         if all(isinstance(value, list) and len(value) == 2 for value in document[:_OBJECTS_LOOKED_AT]):
             document = [
@@ -124,22 +132,26 @@ def _find_inner(document: dict[str, Any]) -> Any:
 
 def _read_mapping(document: dict[str, Any], table: str, wanted: Sequence[WantedColumn]) -> Iterator[TableRow]:
     """Reads an object with a text, or an object with one, for each file."""
-    pairs = [(name, _unpack_single(value)) for name, value in _list_pairs(document)]
-    entries = [(f"entry {number} of {table}", name, value) for number, (name, value) in enumerate(pairs, 1)]
-    first = next((value for _, _, value in entries if isinstance(value, dict)), None)
+
+    def list_entries(key: str | None, *, whole: bool) -> Iterator[_Entry]:
+        """Lists the entries, with the file's name under a key; a value that is no object is a text."""
+        for number, (name, value) in enumerate(_list_pairs(document), 1):
+            value = _unpack_single(value)
+            if whole:
+                value = {"path": name, "text": value}
+            elif key is not None and isinstance(value, dict):
+                value = {**value, key: name}
+            yield f"entry {number} of {table}", value, None
+
+    first = next((value for _, value, _ in list_entries(None, whole=False) if isinstance(value, dict)), None)
     if first is None:
-        objects = [(place, {"path": name, "text": value}, None) for place, name, value in entries]
-        return _read_objects(objects, wanted, table)
+        return _read_objects(list_entries(None, whole=True), wanted, table)
     named = sum(name.lower().endswith(IMAGE_SUFFIXES) for name in document)
     if wanted[0].given is None and (2 * named >= len(document) or not _has_column(first, wanted[0], table)):
-        taken = "path" if "path" not in first else "path of the object"
-        key = wanted[0]._replace(given=taken)
-        objects = [
-            (place, {**value, taken: name} if isinstance(value, dict) else value, None)
-            for place, name, value in entries
-        ]
-        return _read_objects(objects, [key, *wanted[1:]], table)
-    return _read_objects(((place, value, None) for place, _, value in entries), wanted, table)
+        key = "path" if "path" not in first else "path of the object"
+        columns = [wanted[0]._replace(given=key), *wanted[1:]]
+        return _read_objects(list_entries(key, whole=False), columns, table)
+    return _read_objects(list_entries(None, whole=False), wanted, table)
 
 
 def _has_column(value: dict[str, Any], column: WantedColumn, table: str) -> bool:

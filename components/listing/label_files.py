@@ -134,7 +134,7 @@ class _Search:
     def _choose_largest(self, names: list[str]) -> list[str]:
         if len(names) <= _FILES_OF_A_SUFFIX or storage.is_remote(self._place):
             return names[:_FILES_OF_A_SUFFIX]
-        sizes = {name: _find_size(storage.join(self._place, name)) for name in names[: 100 * _FILES_OF_A_SUFFIX]}
+        sizes = {name: find_size(storage.join(self._place, name)) for name in names[: 100 * _FILES_OF_A_SUFFIX]}
         return sorted(sizes, key=lambda name: -sizes[name])[:_FILES_OF_A_SUFFIX]
 
     def _count_needed(self, share_read: float, least_share: float = _LEAST_SHARE) -> float:
@@ -270,7 +270,8 @@ def _list_files(folder: str) -> list[str]:
     return [name for name in names if not name.startswith(".") and not name.lower().endswith(IMAGE_SUFFIXES)]
 
 
-def _find_size(path: str) -> int:
+def find_size(path: str) -> int:
+    """Finds the size of a file in bytes; 0 if it cannot be told."""
     try:
         return storage.find_size(path) or 0
     except OSError:

@@ -53,12 +53,12 @@ def read_spreadsheet_rows(file: IO[bytes], table: str, wanted: Sequence[WantedCo
             try:
                 indices = find_columns(names, wanted, sheet, "first row")
             except DataError as error:
-                failures.append((bool(place), error))
+                failures.append((len(names), -place, error))
                 continue
             yield from _read_rows(itertools.chain(first[place + 1 :], rows), sheet, names, indices)
             return
     if failures:
-        raise min(failures, key=operator.itemgetter(0))[1]
+        raise max(failures, key=operator.itemgetter(0, 1))[2]
     raise DataError(f"the table {table} is empty: write a row for each image")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import itertools
 import operator
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from components.listing.columns import WantedColumn, find_columns, suggest_header
+from components.listing.name_matching import make_name_key
 from components.listing.references import IMAGE_SUFFIXES
 from components.listing.split_names import SPLIT_COLUMNS
 from components.listing.table_rows import (
@@ -25,7 +27,9 @@ from components.listing.text_lists import (
     IAM,
     MARKED_WRONG,
     SPLITS,
+    ListForm,
     Record,
+    find_form_of_names,
     find_list_form,
     read_list_records,
     split_line,
@@ -35,7 +39,11 @@ from tfrecords import DataError, storage
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
 LABEL_TABLE_SUFFIXES = (*TABLE_SUFFIXES, ".txt", ".json", ".xlsx", ".parquet")
 """Suffixes of label tables."""
+READ_WHOLE = (".json", ".xlsx")
+"""Suffixes of those that are read as a whole."""
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
+_FOLDERS_NEAR = 100
+_ENTRIES_LOOKED_AT = 20_000
 _DELIMITERS_OF = {".tsv": ["\t"], ".txt": ["\t", ",", ";"]}
 
 
@@ -156,10 +164,18 @@ def find_header(table: str, lines: TableLines, wanted: Sequence[WantedColumn]) -
         except DataError as error:
             failures.append((-1 if len(cells) == 1 else len(cells), error))  # one cell: certainly another delimiter
             first_cells[delimiter] = cells
+    if suffix == ".txt" and len(wanted) == 2 and len(names := first.split()) == 2:
+        with contextlib.suppress(DataError):
+            if find_columns(names, wanted, lines.table, "first line") == [0, 1]:
+                records = read_list_records(lines, ListForm(" ", quoted=False))
+                return _Header(itertools.islice(records, 1, None), " ", names, 2, [0, 1])
     if mark is None and len(wanted) > 1 and (numbers := _read_numbers(wanted)) is not None:
-        form = find_list_form(lines, "".join([*delimiters, *(" " if suffix == ".txt" else "")]), numbers)
+        separators = [*delimiters, *(" " if suffix == ".txt" else "")]
+        form = find_list_form(lines, "".join(separators), numbers)
         if form is not None and form.columns is not None:
             return _Header(read_records(form.separator), form.separator, None, form.width, list(form.columns))
+        if form is None and len(wanted) == 2 and not any(column.given for column in wanted):
+            form = find_form_of_names(lines, "".join(separators), _list_names_near(table))
         if form is not None and len(wanted) == 2:
             records = read_records("\t") if form.separator == "\t" else read_list_records(lines, form)
             return _Header(records, form.separator, None, 2, [0, 1])
@@ -225,6 +241,25 @@ def _unquote(cell: str) -> str:
         if '"' in inside and '"' not in inside.replace('""', ""):
             return inside.replace('""', '"')
     return cell
+
+
+def _list_names_near(table: str) -> set[str]:
+    """Lists the names of files, without suffixes of images, in a local table's folder and in those directly in it."""
+    if storage.is_remote(table):
+        return set()
+    names: set[str] = set()
+    folders = [os.path.dirname(table)]
+    for folder in folders:  # which grows by those in the first one
+        try:
+            with os.scandir(folder) as entries:
+                for entry in itertools.islice(entries, _ENTRIES_LOOKED_AT):
+                    if entry.name.lower().endswith(IMAGE_SUFFIXES):
+                        names.add(make_name_key(entry.name))
+                    elif folder == folders[0] and len(folders) <= _FOLDERS_NEAR and entry.is_dir():
+                        folders.append(entry.path)
+        except OSError:
+            continue
+    return names
 
 
 def _is_file_beside(table: str, path: str) -> bool:

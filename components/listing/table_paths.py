@@ -86,7 +86,9 @@ class NameRule:
         return path, 0
 
 
-def find_path_rule(table: str, columns: TableColumns, roots: Sequence[str]) -> PathRule | NameRule | None:
+def find_path_rule(
+    table: str, columns: TableColumns, roots: Sequence[str], *, in_search: bool = False
+) -> PathRule | NameRule | None:
     """Finds the rule by which the paths in a label table lead to images; None if no rule is needed, or none fits.
 
     If one path leads to an image from the table's own folder, no rule is needed. A rule has to fit half of the paths.
@@ -97,6 +99,8 @@ def find_path_rule(table: str, columns: TableColumns, roots: Sequence[str]) -> P
     Args:
         table: path or URL.
         roots: folders of the images.
+        in_search: whether the table is only one of those that may hold labels. In an object store names are not looked
+            at then, since the images would be listed again for each table.
 
     Raises:
         DataError: if the table cannot be read, or the paths could lead from several folders to different images.
@@ -134,7 +138,7 @@ def find_path_rule(table: str, columns: TableColumns, roots: Sequence[str]) -> P
         return fitting[0]
     if storage.is_remote(own):
         some = paths[:: max(1, len(paths) // _PATHS_LOOKED_AT_REMOTELY)][:_PATHS_LOOKED_AT_REMOTELY]
-        sample = [] if any(has_file(resolve_path(own, path)) for path in some) else some
+        sample = [] if in_search or any(has_file(resolve_path(own, path)) for path in some) else some
     return NameRule(own) if sample and _share_names(paths, roots) else None
 
 

@@ -14,7 +14,8 @@ _MAX_LINE_BYTES = 1_000_000
 _BYTE_ORDER_MARK = "\ufeff"
 CARRIAGE_RETURN = "a carriage return stands inside the line: lines must end with a line feed"
 """The problem of such a line."""
-_IDS = ("id", "image_id", "imageid", "img_id", "file_id")
+IDENTIFIERS = ("image_id", "imageid", "img_id", "file_id", "id")
+"""Usual names of columns that hold the name of an image without its suffix, or its number."""
 _KINDS = {
     bool: "true or false",
     dict: "an object",
@@ -138,7 +139,7 @@ def pick_texts(
         if key not in value:
             return [], f"it has no {key!r}"
         text = value[key]
-        if type(text) is int and (index or integers or key.lower() in _IDS):
+        if type(text) is int and (index or integers or key.lower() in IDENTIFIERS):
             text = str(text)
         if not isinstance(text, str):
             return [], f"{key!r} is {describe_kind(text)}: write it as a string"

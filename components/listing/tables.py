@@ -2,7 +2,7 @@
 
 Tables come from editors, Excel, pandas and scripts; what these write differently is read alike. One bad
 row is reported, and reading continues. A problem that makes all rows doubtful is an error. Memory does
-not grow with the number of rows.
+not grow with the number of rows, but for JSON documents and spreadsheets, whose size is bounded.
 """
 
 from __future__ import annotations
@@ -18,33 +18,22 @@ from components.listing.parquet_tables import read_parquet_rows
 from components.listing.spreadsheets import read_spreadsheet_rows
 from components.listing.table_formats import (
     LABEL_TABLE_SUFFIXES,
-    TABLE_SUFFIXES,
     describe_form,
     find_header,
     read_delimited_rows,
 )
-from components.listing.table_rows import TableLines, TableRow
+from components.listing.table_rows import IDENTIFIERS, TableLines, TableRow
 from tfrecords import DataError, StoreError, storage
 
 PATH_COLUMNS = ("path", "file_name", "filename", "file", "image", "image_path", "img_path", "img", "uri", "name")
 TEXT_COLUMNS = ("text", "label", "transcription", "transcript", "ground_truth", "gt", "words", "sentence", "value")
 RARE_PATH_COLUMNS = (
     *("image_name", "image_file", "image_filename", "img_name", "img_file", "file_path", "filepath", "fname"),
-    *("imagename", "imagefile", "imagepath", "photo", "image_id", "imageid", "img_id", "file_id", "id"),
+    *("imagename", "imagefile", "imagepath", "photo"),
 )
 RARE_TEXT_COLUMNS = (
-    *("identity", "answer", "plate", "plate_number", "license_plate", "word", "target", "solution", "caption"),
-    *(
-        "utf8_string",
-        "line_text",
-        "ocr_text",
-        "gt_text",
-        "plate_text",
-        "groundtruth",
-        "annotation",
-        "content",
-        "string",
-    ),
+    *("identity", "answer", "plate", "plate_number", "license_plate", "plate_text", "word", "target", "solution"),
+    *("caption", "utf8_string", "line_text", "ocr_text", "gt_text", "groundtruth", "annotation", "content", "string"),
     *("captcha", "code"),
 )
 """The names that count where none of the others is there."""
@@ -71,9 +60,9 @@ def read_label_table(table: str, columns: TableColumns) -> Iterator[TableRow]:
     """Reads every row of a label table, in its order; skips blank rows.
 
     `.csv` is read strictly; the separator is a comma, a semicolon or a tab, whichever gives the header
-    the columns needed. `.tsv` or `.txt` is separated by tabs, and a quotation mark in it is an ordinary symbol,
-    unless it is written as `csv` writes one. `.jsonl` has one object a line. A row of a review table
-    without a text is skipped: a person left that image out. `""` is the empty text there.
+    the columns needed. Between tabs, in `.tsv` and `.txt`, a quotation mark is an ordinary symbol, unless it is
+    written as `csv` writes one. `docs/labels.md` lists all formats. A row of a review table without a text is
+    skipped: a person left that image out. `""` is the empty text there.
 
     Args:
         table: absolute path or URL.
@@ -139,13 +128,20 @@ def read_reviewed_table(table: str, columns: TableColumns) -> ReviewedTable | No
 
 
 def is_review_table(table: str) -> bool:
-    """Checks whether the header of a table has all columns of a review table; False if it cannot be read."""
+    """Checks whether the header of a table has all columns of a review table; False if it cannot be read.
+
+    A person may have saved one as a spreadsheet.
+    """
     suffix = os.path.splitext(table)[1].lower()
-    if suffix == ".jsonl" or suffix not in TABLE_SUFFIXES:
+    if suffix not in (".csv", ".tsv", ".xlsx"):
         return False
+    wanted = [WantedColumn(name, "", name, ()) for name in REVIEW_COLUMNS]
     try:
         with storage.open_to_read(table) as file:
-            find_header(table, TableLines(file, table), [WantedColumn(name, "", name, ()) for name in REVIEW_COLUMNS])
+            if suffix == ".xlsx":
+                next(read_spreadsheet_rows(file, table, wanted), None)
+            else:
+                find_header(table, TableLines(file, table), wanted)
     except StoreError:
         raise
     except (OSError, DataError):
@@ -167,12 +163,12 @@ def read_path_table(table: str, path_column: str | None = None) -> Iterator[Tabl
 
 
 def _want_columns(columns: TableColumns) -> list[WantedColumn]:
-    wanted = [_want_path_column(columns.path), _want_text_column(columns.text)]
+    wanted = [_want_path_column(columns.path, *IDENTIFIERS), _want_text_column(columns.text)]
     return [*wanted, WantedColumn("group", "--split_by", columns.group, ())] if columns.group is not None else wanted
 
 
-def _want_path_column(given: str | None) -> WantedColumn:
-    return WantedColumn("path", "--path_column", given, PATH_COLUMNS, RARE_PATH_COLUMNS)
+def _want_path_column(given: str | None, *more: str) -> WantedColumn:
+    return WantedColumn("path", "--path_column", given, PATH_COLUMNS, (*RARE_PATH_COLUMNS, *more))
 
 
 def _want_text_column(given: str | None) -> WantedColumn:

@@ -7,8 +7,9 @@ import csv
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
+from components.listing.name_matching import make_name_key
 from components.listing.references import IMAGE_SUFFIXES, strip_suffix
 from components.listing.split_names import name_split
 from components.listing.table_rows import CARRIAGE_RETURN, TableLines, read_whole_lines
@@ -34,8 +35,8 @@ _BOX = re.compile(r"(-?\d+[ ,\t] ?){4,}.*\D.*", re.DOTALL)  # its corners, or a 
 _BOXES_IN_JSON = ('[{"', "[{'")  # as PPOCRLabel writes those of a page
 _NUMBER = re.compile(r"-?\d+(?:[.,]\d+)?")
 _IAM = re.compile(
-    r"(?P<id>\S+) (?P<state>ok|err)(?: -?\d+){6} (?P<line>.+)|(?P<word_id>\S+) (?P<word_state>ok|err)"
-    r"(?: -?\d+){5} \S+ (?P<word>.+)"
+    r"(?P<id>\S+) +(?P<state>ok|err)(?: +-?\d+){6} +(?P<line>.+)|(?P<word_id>\S+) +(?P<word_state>ok|err)"
+    r"(?: +-?\d+){5} +\S+ +(?P<word>.+)"
 )
 
 
@@ -99,6 +100,24 @@ def find_list_form(lines: TableLines, separators: str, columns: Sequence[int | N
     if len(columns) > 2:
         return None
     return ListForm(separator, quoted=separator in ",;" or _is_quoted_throughout(pairs))
+
+
+def find_form_of_names(lines: TableLines, separators: str, names: Container[str]) -> ListForm | None:
+    """Finds out how a list is written whose lines begin with names of images without suffixes; None if it is none.
+
+    Args:
+        separators: that the kind of file may have.
+        names: of the images near it, as `make_name_key` makes them.
+    """
+    lines.restart()
+    sample = [line for line, problem in itertools.islice(read_whole_lines(lines), _LINES_LOOKED_AT) if not problem]
+    for separator in sorted(separators, key="\t,; ".index):
+        cells = [line.partition(separator) for line in sample]
+        if sum(bool(text.strip()) and make_name_key(name) in names for name, _, text in cells) >= max(
+            _LEAST_LINES, _MOST * len(sample)
+        ):
+            return ListForm(separator, quoted=separator in ",;")
+    return None
 
 
 def read_list_records(lines: TableLines, form: ListForm) -> Iterator[Record]:

@@ -99,13 +99,13 @@ def test_a_folder_without_images_is_named(tmp_path, capsys, content):
 def test_rows_of_a_table_that_cannot_be_read_are_explained_where_the_run_is_refused(tmp_path, capsys):
     labels = _labels(20)
     _write_lines(tmp_path / "scans", labels)
-    rows = [f"{label}.png,{label}{', and more' * (number % 2)}" for number, label in enumerate(labels)]
+    rows = [f"{label}.png,{label}{', and more' * (number % 2)},1" for number, label in enumerate(labels)]
     table = tmp_path / "scans" / "labels.csv"
-    table.write_text("\n".join(["filename,words", *rows]))
+    table.write_text("\n".join(["filename,words,page", *rows]))
     assert main(["--steps=ingest", f"--images={tmp_path / 'scans'}", f"--workspace={tmp_path / 'ws'}"]) == EXIT_REFUSED
     error = _error(capsys)
     assert "; labels without an image: 10 damaged_row, such as row " in error
-    assert error.endswith(f" of {table}: it has 3 cells instead of 2: perhaps a text has a comma and is not quoted")
+    assert error.endswith(f" of {table}: it has 4 cells instead of 3: perhaps a text has a comma and is not quoted")
 
 
 def test_a_text_file_named_png_becomes_a_rejects_row(tmp_path, capsys):
@@ -255,11 +255,11 @@ def test_a_collection_without_any_usable_label_is_refused_with_counts_and_an_exa
     assert "none of the 3 images in --images has a usable label (3 no_label)" in said
     assert f"{images}/0.png: its name, '0', is not like --label_pattern={{label}}_{{id}}" in said
     table = tmp_path / "labels.csv"
-    table.write_text("path,text\nC:\\scans\\0.png,x\n")
+    table.write_text("path,text\nC:\\scans\\9.png,x\n")
     assert main([*flags, f"--label_source={table}"]) == 1
     said = capsys.readouterr().err
     assert "(3 no_label, 1 no_image)" in said
-    assert f"{tmp_path}/C:\\scans\\0.png: row 2 of {table}: there is no such image" in said
+    assert f"{tmp_path}/C:\\scans\\9.png: row 2 of {table}: there is no such image" in said
 
 
 # In a scheduler's cluster

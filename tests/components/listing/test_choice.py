@@ -11,6 +11,7 @@ from components.listing import (
     LabelRules,
     TableColumns,
     check_choice,
+    choice,
     choose_labels,
     find_roots,
     write_listing,
@@ -622,6 +623,15 @@ def test_auto_takes_lists_and_documents_that_name_the_images(tmp_path, images, n
     put(tmp_path, f"{place}/config.json", content=b'{"name": "x", "version": "1"}')
     table = os.path.normpath(tmp_path / place / name)
     put_text(pathlib.Path(table), content)
+    assert chosen(images) == ("table", (table,))
+
+
+def test_auto_does_not_read_a_large_document_of_which_it_knows_nothing(images, monkeypatch):
+    put(images, "a.png", "b.png")
+    table = put_text(images / "labels.json", '{"a.png": "x", "b.png": "y"}')
+    monkeypatch.setattr(choice, "_MOST_BYTES_READ_WHOLE", os.path.getsize(table) - 1)
+    assert chosen(images) == ("filename", ())
+    monkeypatch.setattr(choice, "_MOST_BYTES_READ_WHOLE", os.path.getsize(table))
     assert chosen(images) == ("table", (table,))
 
 

@@ -1,5 +1,7 @@
 """JSON documents with labels, in the forms that scripts, docTR, COCO-Text and MMOCR write."""
 
+import contextlib
+import itertools
 import json
 import os
 from typing import Any
@@ -146,6 +148,47 @@ def test_a_document_that_is_too_large_is_refused(write, monkeypatch):
     assert pairs(table) == PAIRS
     monkeypatch.setattr(json_tables, "MAX_DOCUMENT_BYTES", os.path.getsize(table) - 1)
     assert "write it as .jsonl, with one object a line" in refusal(table)
+
+
+@pytest.mark.parametrize(
+    "document",
+    ['{"a.png": "x", "b.png": {"text": "y"}}', '[{"path": "a.png", "text": "x"}, {"path": "b.png", "text": 1}]'],
+)
+def test_any_bytes_give_rows_or_a_clear_error(write, document):
+    """Every damage of one place ends in rows or a `DataError`."""
+    content = document.encode()
+    for place, byte in itertools.product(
+        range(len(content)), [b"", b'"', b"\n", b"\0", b",", b"{", b"]", b"1", b"\xff"]
+    ):
+        table = write(content[:place] + byte + content[place + 1 :])
+        try:
+            assert all((row.path is None) == (row.problem is not None) for row in rows(table))
+        except DataError:
+            continue
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"images": [1, "x"], "annotations": [None]},
+        {"images": {"a": []}, "annotations": {"b": {"image_id": {}}}},
+        {"images": [{"id": 1}], "annotations": [{"image_id": 1, "text": "x"}]},
+        {"images": [{"file_name": 5, "id": 1}], "annotations": [{"image_id": 1, "text": ["x"], "bbox": "no"}]},
+        {
+            "images": [{"file_name": "a.png", "id": [1]}],
+            "annotations": [{"image_id": [1], "text": "x", "bbox": [0] * 4}],
+        },
+        {"labels": {"labels": {"labels": {"a.png": 1.5}}}},
+        '{"a": ' * 900 + "1" + "}" * 900,
+        [[1, 2], ["a.png", "x"], "y", None],
+        [{"instances": [{"text": "x"}, {}]}, {"instances": {}}],
+        [{"path": "a.png", "text": "x", "instances": []}],
+    ],
+    ids=lambda document: str(document)[:40],
+)
+def test_strange_documents_give_rows_or_a_clear_error(write, document):
+    with contextlib.suppress(DataError):
+        assert all((row.path is None) == (row.problem is not None) for row in rows(write(document)))
 
 
 # Images and annotations

@@ -117,6 +117,7 @@ def test_names_of_images_in_an_object_store_count_only_if_no_path_leads_anywhere
         put_remote(bucket, f"set/{name}", content=f"path,text\n{rows}".encode())
     assert find(f"{bucket}/set/a.csv", f"{bucket}/set/images") is None
     assert find(f"{bucket}/set/b.csv", f"{bucket}/set/images") == NameRule(f"{bucket}/set")
+    assert find_path_rule(f"{bucket}/set/b.csv", TableColumns(), [f"{bucket}/set/images"], in_search=True) is None
     assert find(f"{bucket}/set/c.csv", f"{bucket}/set/images") is None
 
 

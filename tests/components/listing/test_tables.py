@@ -11,8 +11,16 @@ import uuid
 import pandas
 import pytest
 
-from components.listing.table_rows import TableRow
-from components.listing.tables import PATH_COLUMNS, TEXT_COLUMNS, TableColumns, read_label_table
+from components.listing.table_rows import IDENTIFIERS, TableRow
+from components.listing.tables import (
+    PATH_COLUMNS,
+    RARE_PATH_COLUMNS,
+    RARE_TEXT_COLUMNS,
+    TEXT_COLUMNS,
+    TableColumns,
+    read_label_table,
+    read_path_table,
+)
 from tfrecords import DataError, storage
 
 HARD_TEXTS = [
@@ -303,6 +311,19 @@ def test_a_place_is_text_whatever_the_name_of_the_table(tmp_path):
 @pytest.mark.parametrize("text", TEXT_COLUMNS)
 def test_the_usual_names_are_found_in_any_order(write, path, text):
     assert pairs(write(f"other,{text},{path}\no,x,a.png\n")) == [("a.png", "x")]
+
+
+@pytest.mark.parametrize("path", [*RARE_PATH_COLUMNS, *IDENTIFIERS])
+@pytest.mark.parametrize("text", RARE_TEXT_COLUMNS)
+def test_rarer_names_count_where_no_usual_one_is_there(write, path, text):
+    assert pairs(write(f"other,{text},{path}\no,x,a.png\n")) == [("a.png", "x")]
+    assert pairs(write(f"label,{text},file,{path}\nl,x,a.png,7\n")) == [("a.png", "l")]
+
+
+def test_an_identifier_names_no_image_in_a_table_of_paths(write):
+    with pytest.raises(DataError, match="has no path column"):
+        list(read_path_table(write("id,scan\n1,a.png\n")))
+    assert [row.path for row in read_path_table(write("id,filepath\n1,a.png\n"))] == ["a.png"]
 
 
 @pytest.mark.parametrize("header", ["File Name,Ground-Truth", "FILE_NAME,GROUND TRUTH", " file-name , ground truth "])

@@ -1,6 +1,8 @@
 """Lists of images and texts as PaddleOCR, EasyOCR, ICDAR, MJSynth and IAM write them."""
 
+import itertools
 import os
+import tracemalloc
 
 import pytest
 
@@ -100,6 +102,40 @@ def test_quotation_marks_after_a_space_are_no_part_of_the_text_if_every_text_has
     assert pairs(write('a.png "x"', "b.png y")) == [("a.png", '"x"'), ("b.png", "y")]
 
 
+def test_a_list_with_spaces_may_have_a_header(write):
+    table = write("image text", "a.png one two", "0002 three")
+    assert pairs(table) == [("a.png", "one two"), ("0002", "three")]
+    assert rows(table)[0].place == f"row 2 of {table}"
+
+
+@pytest.mark.parametrize("line", ['{}.png "x"', "{}.png\tx y", '{}.png,"x ""y"" z"', "w-{} ok 1 2 3 4 5 NN x"])
+def test_any_bytes_give_rows_or_a_clear_error(tmp_path, line):
+    """Every damage of one place of the first lines ends in rows or a `DataError`."""
+    content = "".join(line.format(number) + "\r\n" for number in range(4)).encode()
+    table = tmp_path / "gt.txt"
+    for place, byte in itertools.product(
+        range(len(content) // 2), [b"", b'"', b"\r", b"\n", b"\0", b"\t", b",", b"\xff"]
+    ):
+        table.write_bytes(content[:place] + byte + content[place + 1 :])
+        try:
+            assert all((row.path is None) == (row.problem is not None) for row in rows(str(table)))
+        except DataError:
+            continue
+
+
+def test_memory_does_not_grow_with_a_list(tmp_path):
+    table = tmp_path / "gt.txt"
+    with open(table, "w") as file:
+        file.writelines(f"{number}.png {'x' * 1000}\n" for number in range(10_000))
+        file.write("z.png " + "x" * 30_000_000 + "\n")
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in read_label_table(str(table), TableColumns())) == 10_001
+        assert tracemalloc.get_traced_memory()[1] < 8_000_000
+    finally:
+        tracemalloc.stop()
+
+
 def test_the_name_of_an_image_may_have_spaces_before_a_space(write):
     assert pairs(write("my scan 01.png one two", "b.png three")) == [("my scan 01.png", "one two"), ("b.png", "three")]
 
@@ -176,6 +212,20 @@ def test_a_text_with_commas_in_every_line_is_asked_about(write):
     assert pairs(write("filename,words", "a.png,Smith, John", "b.png,1,2,3", name="l.csv"))[1] == ("b.png", "1,2,3")
 
 
+@pytest.mark.parametrize("form", ["{} {}", "{}\t{}", "{},{}"])
+@pytest.mark.parametrize("folder", [".", "images"])
+def test_names_without_suffixes_begin_the_lines_of_a_list_if_such_images_lie_near(tmp_path, write, folder, form):
+    written = [(f"{number:04d}", f"some {number}, words") for number in range(5)]
+    table = write(*(form.format(*pair) for pair in written))
+    assert "has no path column" in refusal(table)
+    (tmp_path / folder).mkdir(exist_ok=True)
+    for name, _ in written:
+        (tmp_path / folder / f"{name}.JPG").touch()
+    assert pairs(table) == written
+    assert "has no path column" in refusal(write("0001 x", "0002 y", "other line", "more", "0003 x"))
+    assert "has no path column" in refusal(write("0001", "0002", "0003", "0004"))
+
+
 @pytest.mark.parametrize(
     ("lines", "name", "form"),
     [
@@ -234,7 +284,7 @@ def test_the_words_of_iam_are_read_and_those_cut_wrongly_are_left_out(write):
         "# format: a01-000u-00-00 ok 154 1 408 768 27 51 AT A",
         "a01-000u-00-00 ok 154 408 768 27 51 AT A",
         "a01-000u-00-01 err 154 507 766 213 48 NN MOVE",
-        "a01-000u-00-02 ok 154 796 764 70 50 TO to",
+        "a01-000u-00-02  ok  154 796 764  70  50 TO  to",
         "a01-000u-00-03 ok -1 -1 -1 -1 -1 , ,",
         name="words.txt",
     )

@@ -4,9 +4,9 @@ import datetime
 import os
 import random
 import tracemalloc
+import uuid
 import zipfile
 from typing import Any
-from xml.sax.saxutils import escape
 
 import pyarrow
 import pyarrow.parquet
@@ -15,49 +15,8 @@ import pytest
 from components.listing import spreadsheets
 from components.listing.table_rows import TableRow
 from components.listing.tables import TableColumns, read_label_table
-from tfrecords import DataError
-
-_BOOK = """<?xml version="1.0" encoding="UTF-8"?>
-<workbook xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"
- xmlns:r="http://schemas.openxmlformats.org/officeDocument/2006/relationships"><sheets>{}</sheets></workbook>"""
-_RELATIONS = """<?xml version="1.0" encoding="UTF-8"?>
-<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships">{}</Relationships>"""
-_KIND = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
-_SHEET = """<?xml version="1.0" encoding="UTF-8"?>
-<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><sheetData>{}</sheetData></worksheet>"""
-
-
-def write_spreadsheet(path: str, /, **sheets: list[list[Any]]) -> str:
-    """Writes an .xlsx file with cells of texts and numbers; None is no cell."""
-    listed = "".join(f'<sheet name="{name}" sheetId="{n}" r:id="r{n}"/>' for n, name in enumerate(sheets, 1))
-    targets = "".join(
-        f'<Relationship Id="r{n}" Type="{_KIND}/worksheet" Target="worksheets/{n}.xml"/>'
-        for n in range(1, len(sheets) + 1)
-    )
-    book = f'<Relationship Id="r1" Type="{_KIND}/officeDocument" Target="xl/workbook.xml"/>'
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("_rels/.rels", _RELATIONS.format(book))
-        archive.writestr("xl/workbook.xml", _BOOK.format(listed))
-        archive.writestr("xl/_rels/workbook.xml.rels", _RELATIONS.format(targets))
-        for number, rows in enumerate(sheets.values(), 1):
-            lines = (
-                f'<row r="{line}">'
-                + "".join(
-                    f'<c r="{chr(64 + column)}{line}" {_write_cell(cell)}</c>'
-                    for column, cell in enumerate(row, 1)
-                    if cell is not None
-                )
-                + "</row>"
-                for line, row in enumerate(rows, 1)
-            )
-            archive.writestr(f"xl/worksheets/{number}.xml", _SHEET.format("".join(lines)))
-    return path
-
-
-def _write_cell(cell: Any) -> str:
-    if isinstance(cell, str):
-        return f't="inlineStr"><is><t xml:space="preserve">{escape(cell)}</t></is>'
-    return f"><v>{cell}</v>"
+from tests.components.listing.files import write_spreadsheet
+from tfrecords import DataError, storage
 
 
 def write_parquet(path: str, /, **columns: Any) -> str:
@@ -186,6 +145,17 @@ def test_a_damaged_spreadsheet_gives_rows_or_a_clear_error(tmp_path):
             assert all((row.path is None) == (row.problem is not None) for row in rows(table))
         except DataError:
             continue
+
+
+def test_whole_tables_are_read_by_url(tmp_path):
+    write_spreadsheet(f"{tmp_path}/l.xlsx", Lines=[["path", "text"], ["a.png", "x"]])
+    write_parquet(f"{tmp_path}/l.parquet", path=["a.png"], text=["x"])
+    (tmp_path / "l.json").write_text('{"a.png": "x"}')
+    folder = f"memory://{uuid.uuid4().hex}"
+    for name in ("l.xlsx", "l.parquet", "l.json"):
+        storage.write_bytes(f"{folder}/{name}", (tmp_path / name).read_bytes())
+        assert pairs(f"{folder}/{name}") == [("a.png", "x")]
+    storage.remove_folder(folder)
 
 
 # Parquet

@@ -11,6 +11,7 @@ from components.listing.joining import join_labels, read_label_rows
 from components.listing.listing import read_listing
 from components.listing.tables import TableColumns, read_label_table, read_reviewed_table
 from components.review.table import ReviewRow, format_table
+from tests.components.listing.files import write_spreadsheet
 from tfrecords import SplitFractions, normalise_text
 
 TEXTS = (
@@ -60,6 +61,17 @@ def test_it_is_understood_as_an_editor_saves_it(tmp_path, encoding, delimiter):
         writer.writerows(rows)
     assert texts(table) == [normalise_text(text) for text in TEXTS if text]
     found = read_reviewed_table(table, TableColumns())
+    assert found is not None
+    assert (found.datasets, found.rows, found.left_out) == (("0123456789ab",), len(TEXTS) - 1, 1)
+
+
+def test_it_is_understood_if_a_person_saves_it_as_a_spreadsheet(tmp_path):
+    table = put(tmp_path / "review.csv", [(f"/{n}.png", text) for n, text in enumerate(TEXTS)])
+    with open(table, encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.reader(file))
+    saved = write_spreadsheet(f"{tmp_path}/review.xlsx", review=rows)
+    assert texts(saved) == [normalise_text(text) for text in TEXTS if text]
+    found = read_reviewed_table(saved, TableColumns())
     assert found is not None
     assert (found.datasets, found.rows, found.left_out) == (("0123456789ab",), len(TEXTS) - 1, 1)
 
