@@ -50,7 +50,7 @@ class AltoReader(PageReader):
 
     def _check_unit(self) -> None:
         unit = self.take_text().strip()
-        if unit not in ("", "pixel"):
+        if unit.lower() not in ("", "pixel", "pixels", "px"):
             raise PageFileError(
                 f"its coordinates are in {shorten(unit)}, and it does not say how many of these are a pixel; "
                 "write it with the MeasurementUnit pixel"
@@ -101,7 +101,8 @@ class AltoReader(PageReader):
 
     def _read_hyphen(self, attributes: Attributes) -> None:
         if self.line and (content := attributes.get("CONTENT")):
-            self._strings.append((self._strings.pop() if self._strings else "") + content)
+            last = self._strings.pop() if self._strings else ""
+            self._strings.append(last if last.endswith(content) else last + content)
 
 
 def _split_names(attributes: Attributes) -> frozenset[str]:

@@ -211,14 +211,16 @@ def _read_label_beside(
 def read_size_and_time(path: str) -> tuple[int, int]:
     """Reads size (bytes) and last change (microseconds since 1970) of a file, as the listing of its folder has them.
 
-    Of a line on a page, that is the image's size, and the last change of the image or the page file.
+    Of a line on a page, those are the sizes of the image and the page file together, and the last change of one of
+    them.
 
     Raises:
         OSError: if the file is missing; an `IsADirectoryError` if it is a folder.
     """
     if (place := find_line_place(path)) is not None:
         size, modified_us = read_size_and_time(place.image)
-        return size, max(modified_us, read_size_and_time(place.page_file)[1])
+        more_bytes, page_modified_us = read_size_and_time(place.page_file)
+        return size + more_bytes, max(modified_us, page_modified_us)
     if storage.is_remote(path):
         try:
             file = storage.describe_file(path)

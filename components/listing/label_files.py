@@ -19,6 +19,7 @@ from tfrecords import StoreError, storage
 _NAMES_LOOKED_FOR = 500
 _PLACES = 40
 _FOLDERS_BESIDE = 20
+_FOLDERS_BELOW = 5  # of the folders of images: Transkribus puts page files into one below each
 _ENTRIES = 20_000  # of a folder beside the images
 _FILES_OF_A_SUFFIX = 5
 _FILES = 200
@@ -64,7 +65,8 @@ def find_label_file(images: Sequence[str], folders: Sequence[str]) -> LabelFile 
     searches = [_Search(place, sample, inside) for place in places]
     beside = (folder for place in [*map(_get_above, folders), *folders] for folder in _list_beside(place, inside))
     twins = (twin for folder in sorted({get_folder(image) for image in sample}) for twin in _list_twins(folder))
-    searches += [_Search(folder, sample, inside, below=False) for folder in dict.fromkeys([*beside, *twins])]
+    below = (folder for place in sorted(inside)[:_FOLDERS_BELOW] for folder in _list_beside(place, inside))
+    searches += [_Search(folder, sample, inside, below=False) for folder in dict.fromkeys([*beside, *below, *twins])]
     allowed = iter(range(_FILES))
     found = [file for search in searches for file in search.find(allowed)]
     return max(found, key=lambda file: file.mentioned / file.looked_for, default=None)

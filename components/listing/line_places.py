@@ -14,7 +14,7 @@ import re
 from typing import NamedTuple
 
 from components.layout import PageFile, PageLine
-from components.listing.references import get_folder, join_path, strip_suffix
+from components.listing.references import IMAGE_SUFFIXES, get_folder, join_path, strip_suffix
 from tfrecords import storage
 
 PAGE_FILE_SUFFIX = ".xml"
@@ -45,7 +45,7 @@ class LinePlace(NamedTuple):
 
 def find_line_place(path: str) -> LinePlace | None:
     """Finds the place of a line from its path or URL; None if it is the path of a whole image."""
-    if "line=" not in path or (match := _PATH.fullmatch(path)) is None:
+    if "line=" not in path or (match := _PATH.fullmatch(path)) is None or path.lower().endswith(IMAGE_SUFFIXES):
         return None
     image, page_file = match["image"], _name_usual_page_file(match["image"])
     if match["xml"] is not None:
@@ -60,10 +60,16 @@ def get_page(path: str) -> str:
 
 def name_lines(page: PageFile) -> dict[str, PageLine]:
     """Names the lines of a page: by their IDs, or by their numbers where an ID is no name."""
-    return {
-        line.line_id if _NAME.fullmatch(line.line_id) else f"line-{number:04d}": line
-        for number, line in enumerate(page.lines, 1)
-    }
+    taken = {line.line_id for line in page.lines}
+    named: dict[str, PageLine] = {}
+    for number, line in enumerate(page.lines, 1):
+        name = line.line_id
+        if not _NAME.fullmatch(name) or name in named:
+            name = f"line-{number:04d}"
+            while name in taken or name in named:
+                name += "."
+        named[name] = line
+    return named
 
 
 def _name_usual_page_file(image: str) -> str:

@@ -8,6 +8,7 @@ not grow with the number of rows, but for JSON documents and spreadsheets, whose
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Iterator, Sequence
 from typing import IO
@@ -39,6 +40,7 @@ RARE_TEXT_COLUMNS = (
 """The names that count where none of the others is there."""
 REVIEW_COLUMNS = ("dataset", "model_id", "run_id")
 """The columns, beside path and text, by which a review table is known: `components.review.table` writes them."""
+_SHOWN = 40  # symbols of a text that is refused
 _BLANK = '""'  # in a review table, since a person left out a row without a text
 
 
@@ -70,15 +72,29 @@ def read_label_table(table: str, columns: TableColumns) -> Iterator[TableRow]:
 
     Raises:
         DataError: while reading, if the table is missing, unreadable, without rows or not UTF-8, lacks
-            a column, or has a quotation mark that is not closed.
+            a column, has a quotation mark that is not closed, or JSON objects in the place of texts.
     """
-    reviewed = is_review_table(table)
+    reviewed, first = is_review_table(table), True
     for row in read_table(table, _want_columns(columns)):
         text = (row.text or "").strip()
+        if first and text:
+            first = False
+            if _is_json_object(text):
+                raise DataError(
+                    f"{row.place}: its text is a JSON object, {text[:_SHOWN]!r}, and a label is a line of text: write "
+                    "the text itself into the table, or name its column with --text_column"
+                )
         if not reviewed or row.problem is not None:
             yield row
         elif text:
             yield dataclasses.replace(row, text="") if text == _BLANK else row
+
+
+def _is_json_object(text: str) -> bool:
+    try:
+        return text.startswith("{") and isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def describe_label_table(table: str, columns: TableColumns) -> str | None:

@@ -90,6 +90,6 @@ def _choose_symbols(options: LinePipelineOptions, listing: ListingSummary, old: 
         )
         raise DataError(
             f"none of the {listing.images} images in --images has a usable label ({counts}): "
-            f"{'; '.join(listing.examples)}; see --label_source"
+            f"{'; '.join(listing.examples)}; see --{'pages' if options.pages else 'label_source'}"
         )
     return tuple(sorted({*listing.symbols, *old}))

@@ -165,7 +165,7 @@ def _join_tables(
     if summary.images + summary.left_out != listed.images:
         raise RuntimeError(f"{listed.images} images were listed, but {summary.images} were joined with their labels")
     if summary.left_out:
-        log.info(f"{summary.left_out:,} images are left out, because {rules} marks them as cut out wrongly (err)")
+        log.info(f"{rules} marks {summary.left_out:,} of the images as cut out wrongly (err): left out")
     said = ", ".join(f"{count:,} {how}" for how, count in summary.matched.items())
     log.info(f"{sum(summary.matched.values()):,} rows lead to an image{f': {said}' if said else ''}")
     summary = dataclasses.replace(summary, passed_over=listed.passed_over)

@@ -13,11 +13,13 @@ import pytest
 from PIL import Image
 
 from components.lines import read_example_lines
+from components.listing.line_places import LinePlace
+from components.page_images import read_line_of_page
 from components.recogniser import load_recogniser
 from pipeline.exits import EXIT_DONE, EXIT_REFUSED, EXIT_USAGE
 from tests.commands import make_workspace, run_command
 from tests.rendered_pages import LineOnPage, draw_page, write_alto, write_page_xml
-from tfrecords import DatasetManifest, ImageRejected, read_records
+from tfrecords import DatasetManifest, ImageLimits, ImageRejected, read_records
 
 LINES_OF_A_PAGE = 8
 
@@ -73,6 +75,23 @@ def test_lines_of_pages_are_ingested_as_they_would_be_as_images_of_their_own(pag
         expected, as_image = found[tmp_path / "b"][str(image)]
         assert text == expected
         assert (pixels == as_image).all()
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_page_that_its_metadata_turn_is_turned_once(pages, tmp_path, orientation):
+    """The page file is about the page as a viewer shows it."""
+    turned = {1: None, 3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90}[orientation]
+    page = Image.open(pages / "img" / "0.png")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = page if turned is None else page.transpose(turned)
+    stored.save(tmp_path / "0.png", exif=exif)
+    shutil.copy(pages / "img" / "0.xml", tmp_path / "0.xml")
+    for number in (0, 3):
+        place = LinePlace(str(tmp_path / "0.png"), str(tmp_path / "0.xml"), f"l{number}")
+        expected = LinePlace(str(pages / "img" / "0.png"), str(pages / "img" / "0.xml"), f"l{number}")
+        lines = [read_line_of_page(each, 32, ImageLimits()).pixels for each in (place, expected)]
+        assert (lines[0] == lines[1]).all()
 
 
 def test_every_night_reads_the_lines_that_are_new(pages, tiny_images, tiny_dataset, tiny_model, tmp_path, capsys):
@@ -189,3 +208,12 @@ def test_lines_of_few_pages_are_dealt_to_all_splits_with_a_warning_unless_it_is_
     counts = DatasetManifest.read(str(manifest.parent)).counts
     assert all(counts.values())
     assert sum(counts.values()) == 24
+
+
+def test_page_files_in_a_folder_below_the_images_are_noticed_without_the_flag(tiny_images, tmp_path, capsys):
+    for number, path in enumerate(sorted(tiny_images.glob("*.png"))[:12]):
+        lines = [LineOnPage(Image.open(path), "text", "l1")]
+        page = tmp_path / "book" / f"{number}-ab{number}.png"
+        write_page_xml(tmp_path / "book" / "page" / f"{page.stem}.xml", page, lines, draw_page(lines, page))
+    assert run_command(tmp_path / "w", f"--images={tmp_path / 'book'}", "--steps=ingest") == EXIT_REFUSED
+    assert "say --pages" in capsys.readouterr().err

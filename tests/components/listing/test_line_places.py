@@ -25,7 +25,9 @@ def test_a_line_is_found_again_by_its_path(place, path):
     assert get_page(path) == place[0]
 
 
-@pytest.mark.parametrize("path", ["/s/a.png", "/s/a#b.png", "/s/line=3.png", "/s/a#line=.png/b c", "gs://b/#line=", ""])
+@pytest.mark.parametrize(
+    "path", ["/s/a.png", "/s/a#b.png", "/s/scan#line=3.png", "/s/line=3.png", "/s/a#line=.png/b c", "gs://b/#line=", ""]
+)
 def test_the_path_of_an_image_is_no_place_of_a_line(path):
     assert find_line_place(path) is None
     assert get_page(path) == path

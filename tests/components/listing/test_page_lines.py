@@ -50,13 +50,13 @@ def test_each_line_is_listed_with_its_text_and_the_lines_of_a_page_stay_together
     ]
     first, second, third = listed
     assert first.split_key == second.split_key == f"{tmp_path.name}/a/1.png" != third.split_key
-    assert first.size_bytes == image.stat().st_size
+    assert first.size_bytes == image.stat().st_size + image.with_suffix(".xml").stat().st_size
     assert tally.passed_over[".xml"] == 0
     assert tally.unused_labels == []
     assert [line.text for line in list_all(tmp_path, labels=None)[0]] == [None] * 3
 
 
-@pytest.mark.parametrize("xml", ["xml/nzz_7.xml", "nzz_7.xml", "scans/nzz_7.xml", "page/x/deeper.xml"])
+@pytest.mark.parametrize("xml", ["xml/nzz_7.xml", "nzz_7.xml", "scans/nzz_7.xml", "scans/page/nzz_7.xml"])
 def test_a_page_file_with_another_name_in_another_folder_is_found_by_the_image_that_it_names(tmp_path, xml):
     make_page(tmp_path, "scans/0007.png", "text", page=xml)
     (line,), _ = list_all(tmp_path)
@@ -90,6 +90,66 @@ def test_of_equal_names_the_one_in_the_same_folder_counts_and_else_none(tmp_path
     (unused,) = tally.unused_labels
     assert (unused.uri, unused.reason) == (f"{tmp_path}/xml/1.xml", "no_image")
     assert "it names '1.png'" in unused.detail
+
+
+def test_page_files_of_several_books_go_to_the_images_of_their_own_book(tmp_path):
+    """As Transkribus exports documents, and OCR-D its steps."""
+    for book in ("a", "b"):
+        make_page(tmp_path, f"{book}/1.png", book, page=f"{book}/page/1.xml")
+    for step in ("OCR-D-IMG", "OCR-D-IMG-BIN"):
+        make_page(tmp_path, f"c/{step}/2.png", "c", page="c/OCR-D-GT/2.xml")
+    path = tmp_path / "c/OCR-D-GT/2.xml"
+    path.write_text(path.read_text().replace('imageFilename="2.png"', 'imageFilename="OCR-D-IMG/2.png"'))
+    listed, _ = list_all(tmp_path)
+    assert [(line.uri.removeprefix(f"{tmp_path}/"), line.text) for line in listed] == [
+        ("a/1.png#xml=page/1.xml&line=l1", "a"),
+        ("b/1.png#xml=page/1.xml&line=l1", "b"),
+        ("c/OCR-D-IMG/2.png#xml=../OCR-D-GT/2.xml&line=l1", "c"),
+        ("c/OCR-D-IMG-BIN/2.png", None),
+    ]
+    (tmp_path / "b/1.png").unlink()
+    (tmp_path / "a/page/1.xml").unlink()
+    listed, tally = list_all(tmp_path)
+    assert [line.problem for line in listed if "/a/1.png" in line.uri] == ["no_page_file"]
+    assert "b/page/1.xml" in " ".join(label.uri for label in tally.unused_labels)
+
+
+def test_of_several_page_files_the_one_in_the_images_folder_counts(tmp_path):
+    make_page(tmp_path, "a/1.png", "near", alto="a/1.xml")
+    make_page(tmp_path, "b/1.png", "stray", alto="b/1.xml")
+    (tmp_path / "b/1.png").unlink()
+    listed, tally = list_all(tmp_path)
+    assert [line.text for line in listed] == ["near"]
+    (unused,) = tally.unused_labels
+    assert "a/1.xml is nearer to the image that it names" in unused.detail
+
+
+def test_names_in_another_unicode_form_or_case_are_the_same(tmp_path):
+    image = make_page(tmp_path, "u\u0308ber.JPG", "text", page="xml/x.xml")
+    path = tmp_path / "xml/x.xml"
+    path.write_text(path.read_text().replace(image.name, "\u00fcber.jpg"))
+    assert [line.text for line in list_all(tmp_path)[0]] == ["text"]
+
+
+def test_lines_with_ids_that_are_no_names_are_all_listed(tmp_path):
+    lines = [
+        LineOnPage(Image.new("L", (90, 20), 90), line_id, line_id)
+        for line_id in ("line 1", "line-0001", "line 3", "line-0003")
+    ]
+    boxes = draw_page(lines, tmp_path / "1.png")
+    write_alto(tmp_path / "1.xml", tmp_path / "1.png", lines, boxes)
+    listed, _ = list_all(tmp_path)
+    assert [line.text for line in listed] == ["line 1", "line-0001", "line 3", "line-0003"]
+    assert len({line.uri for line in listed}) == 4
+
+
+def test_a_page_file_that_is_a_link_out_of_the_collection_is_not_read(tmp_path):
+    make_page(tmp_path / "secret", "1.png", "secret", alto="1.xml")
+    make_page(tmp_path / "lines", "1.png", "text")
+    (tmp_path / "lines/1.xml").symlink_to(tmp_path / "secret/1.xml")
+    ((page,), _) = list_all(tmp_path / "lines")
+    assert page.problem == "damaged_page_file"
+    assert "a link that leads out of the folder" in page.detail
 
 
 def test_what_is_wrong_with_a_page_is_said_once_and_others_are_listed(tmp_path):
@@ -137,6 +197,12 @@ def test_lines_of_other_types_are_passed_over(tmp_path):
 def test_a_line_is_read_anew_if_its_page_file_changes(tmp_path):
     make_page(tmp_path, "1.png", "one", alto="1.xml")
     (before,), _ = list_all(tmp_path)
+    content, status = (tmp_path / "1.xml").read_text(), (tmp_path / "1.xml").stat()
+    (tmp_path / "1.xml").write_text(f"{content}\n")  # and its time set to what it was, as archives do
+    os.utime(tmp_path / "1.xml", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert list_all(tmp_path)[0][0].size_bytes == before.size_bytes + 1
+    (tmp_path / "1.xml").write_text(content)
+    os.utime(tmp_path / "1.xml", ns=(status.st_atime_ns, status.st_mtime_ns))
     status = (tmp_path / "1.xml").stat()
     os.utime(tmp_path / "1.xml", ns=(status.st_atime_ns, status.st_mtime_ns + 10**10))
     (after,), _ = list_all(tmp_path)

@@ -782,3 +782,11 @@ def test_memory_does_not_grow_with_the_table(tmp_path: pathlib.Path, name):
         tracemalloc.stop()
     assert count == 10_001
     assert peak < 8_000_000
+
+
+def test_json_objects_in_the_place_of_texts_are_refused_with_the_way_out(write):
+    """As `metadata.jsonl` has them for models that read whole forms."""
+    truth = json.dumps({"gt_parse": {"text_sequence": "Rechnung"}})
+    table = write(json.dumps({"file_name": "a.png", "ground_truth": truth}) + "\n", "metadata.jsonl")
+    assert "its text is a JSON object" in refusal(table)
+    assert pairs(write('path,text\na.png,"{x} and {y}"\n')) == [("a.png", "{x} and {y}")]

@@ -1,0 +1,153 @@
+"""Page files of a collection: finding and reading them, and the image to which each belongs."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from rapidfuzz.distance import Levenshtein
+
+from components.layout import PageFile, PageFileError, looks_like_page_file, parse_page_file
+from components.listing.collection import read_size_and_time
+from components.listing.contents import fold_name
+from components.listing.line_places import PAGE_FILE_SUFFIX
+from components.listing.references import get_folder, join_path, read_regular_file, strip_suffix
+from components.listing.roots import Places
+from components.listing.walking import walk_root
+from components.processes import map_in_threads
+from tfrecords import storage
+
+MAX_PAGE_FILE_BYTES = 20_000_000
+"""A larger page file is refused; usual ones have some hundred kilobytes."""
+_THREADS, _AHEAD = 16, 64
+
+
+class FoundPageFile(NamedTuple):
+    """A page file, read.
+
+    Attributes:
+        size_bytes, modified_us: as of an image.
+        page: None if it is damaged.
+        problem: what is wrong with it, if it is damaged.
+    """
+
+    path: str
+    size_bytes: int
+    modified_us: int
+    page: PageFile | None
+    problem: str = ""
+
+
+def find_page_files(root: str, places: Places, images: Mapping[str, object]) -> Iterator[FoundPageFile]:
+    """Finds the page files at or below a root, and reads them; of a single image, the one beside it.
+
+    Args:
+        root: absolute path or URL of a folder or one file.
+        places: of all roots of the collection.
+        images: those in the root, by path.
+    """
+    found = _list_folder(root, places) if places.is_folder(root) else _list_beside(images)
+
+    def read(file: tuple[str, int, int]) -> FoundPageFile | None:
+        return _read(*file, places)
+
+    remote = storage.is_remote(root)
+    files = map_in_threads(read, found, _THREADS, ahead=_AHEAD) if remote else map(read, found)
+    return (file for file in files if file is not None)
+
+
+def _list_folder(root: str, places: Places) -> Iterator[tuple[str, int, int]]:
+    root = storage.canonicalise(root) if storage.is_remote(root) else root
+    for folder in walk_root(root, places, collections.Counter(), single=False):
+        for file in folder.files:
+            if file.problem is None and file.name.lower().endswith(PAGE_FILE_SUFFIX):
+                yield join_path(folder.path, file.name), file.size_bytes, file.modified_us
+
+
+def _list_beside(images: Mapping[str, object]) -> Iterator[tuple[str, int, int]]:
+    for image in images:
+        path = join_path(get_folder(image), f"{strip_suffix(image.rpartition('/')[2])}{PAGE_FILE_SUFFIX}")
+        try:
+            yield path, *read_size_and_time(path)
+        except OSError:
+            continue
+
+
+def _read(path: str, size: int, modified_us: int, places: Places) -> FoundPageFile | None:
+    """Reads a file; returns None if it is no page file."""
+    if not storage.is_remote(path) and places.boundaries.leaves_folders(path):
+        problem = "it is a link that leads out of the folder: put the file itself there"
+        return FoundPageFile(path, size, modified_us, None, problem)
+    try:
+        content = read_regular_file(path, MAX_PAGE_FILE_BYTES + 1)
+    except OSError as error:
+        return FoundPageFile(path, size, modified_us, None, f"it cannot be read ({error.strerror or error})")
+    if not looks_like_page_file(content):
+        return None
+    if len(content) > MAX_PAGE_FILE_BYTES:
+        return FoundPageFile(path, size, modified_us, None, f"it has more than {MAX_PAGE_FILE_BYTES:,} bytes")
+    try:
+        return FoundPageFile(path, size, modified_us, parse_page_file(content))
+    except PageFileError as error:
+        return FoundPageFile(path, size, modified_us, None, str(error))
+
+
+class ImageFinder:
+    """The search for the image of a page file, among all images of a root.
+
+    Args:
+        images: paths or URLs.
+    """
+
+    def __init__(self, images: Mapping[str, object]) -> None:
+        self._named: dict[str, list[str]] = collections.defaultdict(list)
+        self._folders = set(map(get_folder, images))
+        for path in images:
+            name = fold_name(path.rpartition("/")[2])
+            for known in {name, strip_suffix(name)}:
+                self._named[known].append(path)
+
+    def find(self, file: FoundPageFile) -> tuple[str, int] | None:
+        """Finds the image to which a page file belongs, and how far away it is; None if there is none, or no telling.
+
+        That is the image that the file names, with its folders if these tell several apart, or else the one that is
+        named like the file. It lies in the folder of the file, or, if there is no image in that, at most one folder's
+        name is another. An image that the file contradicts is taken from its own folder alone, since programs write
+        names of other machines.
+
+        Returns:
+            Path of the image, and the distance: 0 in the folder of the file.
+        """
+        own = fold_name(strip_suffix(file.path.rpartition("/")[2]))
+        written = fold_name((file.page.image_name or "") if file.page else "").replace("\\", "/")
+        folders, _, name = written.rpartition("/")
+        farthest = 0 if get_folder(file.path) in self._folders else 1
+        for wanted in dict.fromkeys((name, strip_suffix(name))):
+            if wanted and (found := self._choose(wanted, folders, file.path, farthest)):
+                return found
+        return self._choose(own, "", file.path, 0 if name else farthest)
+
+    def _choose(self, name: str, folders: str, page_file: str, farthest: int) -> tuple[str, int] | None:
+        ranked = []
+        for path in self._named.get(name, ()):
+            distance = _measure_distance(get_folder(page_file), get_folder(path))
+            if distance <= farthest:
+                ranked.append((distance != 0, -_count_common(folders, fold_name(get_folder(path))), distance, path))
+        best = [entry for entry in ranked if entry[:2] == min(ranked)[:2]]
+        return (best[0][3], best[0][2]) if len(best) == 1 else None
+
+
+def _measure_distance(folder: str, other: str) -> int:
+    """Counts the folders' names in which the ways to two folders differ: changed, left out or put in."""
+    return Levenshtein.distance(folder.split("/"), other.split("/"))
+
+
+def _count_common(folders: str, others: str) -> int:
+    """Counts the names that two ways have in common, from the last one."""
+    count = 0
+    for folder, other in zip(reversed(folders.split("/")), reversed(others.split("/")), strict=False):
+        if folder != other:
+            break
+        count += 1
+    return count
