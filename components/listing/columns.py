@@ -19,6 +19,10 @@ class WantedColumn(NamedTuple):
     rare: Sequence[str] = ()
 
 
+class UnclearColumnsError(DataError):
+    """A header with usual names of columns, of which it is not clear which are meant."""
+
+
 def find_columns(names: list[str], wanted: Sequence[WantedColumn], table: str, where: str) -> list[int]:
     """Finds the indices of the columns wanted among the names of all columns.
 
@@ -26,11 +30,12 @@ def find_columns(names: list[str], wanted: Sequence[WantedColumn], table: str, w
         where: the part of the table that gives the names, for messages.
 
     Raises:
-        DataError: if one is missing, or if it is not clear which is meant.
+        DataError: if one is missing.
+        UnclearColumnsError: if it is not clear which is meant.
     """
     indices = [_find_column(names, column, wanted, table, where) for column in wanted]
     if len(indices) > 1 and indices[0] == indices[1] and wanted[0].role == "path":
-        raise DataError(
+        raise UnclearColumnsError(
             f"{table}: the path and the text would both be column {names[indices[0]]!r}; "
             "name two columns with --path_column and --text_column"
         )
@@ -46,14 +51,16 @@ def _find_column(names: list[str], column: WantedColumn, wanted: Sequence[Wanted
         usual = rare
     several = [name for name, plain_name in zip(names, plain_names, strict=True) if plain_name in usual]
     if role == "text" and given is None and len({*map(_normalise_name, several)}) > 1:
-        raise DataError(
+        raise UnclearColumnsError(
             f"{table} has several columns that could hold the text, {' and '.join(map(repr, several))}: say which "
             f"with {flag}={several[0]} or {flag}={several[1]}"
         )
     for plain_name in usual if given is None else [_normalise_name(given)]:
         count = plain_names.count(plain_name)
         if count > 1:
-            raise DataError(f"{table} has {count} columns {plain_name!r}: rename all but the one with the {role}")
+            raise UnclearColumnsError(
+                f"{table} has {count} columns {plain_name!r}: rename all but the one with the {role}"
+            )
         if count:
             return plain_names.index(plain_name)
     present = (", ".join(repr(name[:40]) for name in names[:20]) or "no name") + (", …" if len(names) > 20 else "")

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from components.listing.columns import WantedColumn, find_columns, suggest_header
+from components.listing.columns import UnclearColumnsError, WantedColumn, find_columns, suggest_header
 from components.listing.name_matching import make_name_key
 from components.listing.references import IMAGE_SUFFIXES
 from components.listing.split_names import SPLIT_COLUMNS
@@ -161,6 +161,8 @@ def find_header(table: str, lines: TableLines, wanted: Sequence[WantedColumn]) -
                 raise DataError(f"line {line} of {lines.table} is no header ({problem}): {suggest_header(wanted)}")
             indices = find_columns(cells, wanted, lines.table, "first line")
             return _Header(records, delimiter, cells, len(cells), indices)
+        except UnclearColumnsError:
+            raise
         except DataError as error:
             failures.append((-1 if len(cells) == 1 else len(cells), error))  # one cell: certainly another delimiter
             first_cells[delimiter] = cells

@@ -790,3 +790,16 @@ def test_json_objects_in_the_place_of_texts_are_refused_with_the_way_out(write):
     table = write(json.dumps({"file_name": "a.png", "ground_truth": truth}) + "\n", "metadata.jsonl")
     assert "its text is a JSON object" in refusal(table)
     assert pairs(write('path,text\na.png,"{x} and {y}"\n')) == [("a.png", "{x} and {y}")]
+
+
+def test_two_columns_that_could_be_the_text_are_refused_in_a_table_whose_rows_would_do_without_a_header(
+    write, tmp_path
+):
+    names = [f"{number:02d}.png" for number in range(12)]
+    for name in names:
+        (tmp_path / name).write_bytes(b"image")
+    rows_of = [f"{name},{'printed' if number % 2 else 'stamped'},3CT98{number}W\n" for number, name in enumerate(names)]
+    for suffix in ("csv", "txt"):
+        said = refusal(write("filename,label,transcription\n" + "".join(rows_of), f"labels.{suffix}"))
+        assert "has several columns that could hold the text, 'label' and 'transcription'" in said
+    assert refusal(write("path,text,text\n" + "".join(rows_of)))
