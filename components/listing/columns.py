@@ -6,7 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from components.listing.references import IMAGE_SUFFIXES
 from tfrecords import DataError
+
+_NAME = re.compile(r"[^\W\d_][\w .:/-]*")
 
 
 class WantedColumn(NamedTuple):
@@ -71,6 +74,16 @@ def _find_column(names: list[str], column: WantedColumn, wanted: Sequence[Wanted
         f"{table} has no {role} column: its {where} has {present} and none of {', '.join(usual)}"
         f"{advice} say with {flag} which it is"
     )
+
+
+def looks_like_header(cells: Sequence[str], wanted: Sequence[WantedColumn]) -> bool:
+    """Checks whether a line of several cells is a header: all are names, of no image, and one is that of a column."""
+    if len(cells) < 2 or not all(map(_NAME.fullmatch, map(str.strip, cells))):
+        return False
+    if any(cell.strip().lower().endswith(IMAGE_SUFFIXES) for cell in cells):
+        return False
+    usual = {name for column in wanted[:2] for name in (*column.usual, *column.rare)}
+    return not usual.isdisjoint(map(_normalise_name, cells))
 
 
 def suggest_header(wanted: Sequence[WantedColumn]) -> str:

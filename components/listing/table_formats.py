@@ -11,7 +11,13 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from components.listing.columns import UnclearColumnsError, WantedColumn, find_columns, suggest_header
+from components.listing.columns import (
+    UnclearColumnsError,
+    WantedColumn,
+    find_columns,
+    looks_like_header,
+    suggest_header,
+)
 from components.listing.name_matching import make_name_key
 from components.listing.references import IMAGE_SUFFIXES
 from components.listing.split_names import SPLIT_COLUMNS
@@ -171,6 +177,8 @@ def find_header(table: str, lines: TableLines, wanted: Sequence[WantedColumn]) -
             if find_columns(names, wanted, lines.table, "first line") == [0, 1]:
                 records = read_list_records(lines, ListForm(" ", quoted=False))
                 return _Header(itertools.islice(records, 1, None), " ", names, 2, [0, 1])
+    if any(looks_like_header(cells, wanted) for cells in first_cells.values()):
+        raise max(failures, key=operator.itemgetter(0))[1]
     if mark is None and len(wanted) > 1 and (numbers := _read_numbers(wanted)) is not None:
         separators = [*delimiters, *(" " if suffix == ".txt" else "")]
         form = find_list_form(lines, "".join(separators), numbers)

@@ -803,3 +803,17 @@ def test_two_columns_that_could_be_the_text_are_refused_in_a_table_whose_rows_wo
         said = refusal(write("filename,label,transcription\n" + "".join(rows_of), f"labels.{suffix}"))
         assert "has several columns that could hold the text, 'label' and 'transcription'" in said
     assert refusal(write("path,text,text\n" + "".join(rows_of)))
+
+
+@pytest.mark.parametrize("header", ["filename,width,height", "filename,foo", "foo,text", "image;foo;bar"])
+def test_a_header_without_a_column_of_the_path_or_the_text_is_none_of_the_rows(write, tmp_path, header):
+    delimiter = ";" if ";" in header else ","
+    lines = [header]
+    for number in range(12):
+        (tmp_path / f"img_{number}.png").write_bytes(b"image")
+        lines.append(
+            delimiter.join([f"img_{number}.png", *(f"{number}{place}" for place in range(header.count(delimiter)))])
+        )
+    said = refusal(write("\n".join(lines) + "\n"))
+    assert "column: its first line has" in said
+    assert "--path_column" in said or "--text_column" in said

@@ -37,7 +37,7 @@ def test_a_collection_of_iam_is_read_without_a_flag_and_without_the_lines_cut_ou
     assert (manifest.matched, sum(manifest.counts.values()), manifest.rejects) == (10, 10, {})
     assert manifest.unused_labels == {"damaged_row": 2}
     said = caplog.text
-    assert "2 images are left out" in said
+    assert "2 of the images as cut out wrongly" in said
     assert "words.txt is read as a list of the IAM database" in said
     assert "12 rows lead to an image: 12 by name without its suffix" in said
     (unused,) = (tmp_path / "ws" / "datasets").glob("*/unused_labels.parquet")
