@@ -78,10 +78,11 @@ def _read_page(image: str, page_file: str, limits: ImageLimits) -> _Page:
     if page.width and page.height and (page.width, page.height) != grey.size:
         across, down = grey.width / page.width, grey.height / page.height
         if abs(across / down - 1) > _SAME_ASPECT:
+            turned = "; perhaps it is about the image before its metadata turn it: store the image turned"
             raise ImageRejected(
                 "other_size",
                 f"the image has {grey.width}x{grey.height} pixels, but {location_to_uri(page_file)} is about one of "
-                f"{page.width}x{page.height}",
+                f"{page.width}x{page.height}{turned if (page.height, page.width) == grey.size else ''}",
             )
         lines = {name: _scale(line, across, down) for name, line in lines.items()}
     return _Page(grey, lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from rapidfuzz.distance import Levenshtein
@@ -20,6 +20,7 @@ from tfrecords import storage
 
 MAX_PAGE_FILE_BYTES = 20_000_000
 """A larger page file is refused; usual ones have some hundred kilobytes."""
+_BEGINNING = 4096  # bytes
 _THREADS, _AHEAD = 16, 64
 
 
@@ -55,6 +56,17 @@ def find_page_files(root: str, places: Places, images: Mapping[str, object]) -> 
     remote = storage.is_remote(root)
     files = map_in_threads(read, found, _THREADS, ahead=_AHEAD) if remote else map(read, found)
     return (file for file in files if file is not None)
+
+
+def find_page_file_beside(images: Iterable[str]) -> str | None:
+    """Finds a page file beside some local images that is named like one of them; None if there is none."""
+    for path, _, _ in _list_beside({image: None for image in images if not storage.is_remote(image)}):
+        try:
+            if looks_like_page_file(read_regular_file(path, _BEGINNING)):
+                return path
+        except OSError:
+            continue
+    return None
 
 
 def _list_folder(root: str, places: Places) -> Iterator[tuple[str, int, int]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import itertools
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +17,9 @@ import apache_beam as beam
 from components.counts import Counts
 from components.inference.request import InferenceRequest
 from components.inference.transforms import RecogniseCollection, RecogniseDataset
-from components.listing import PathTables, find_roots_and_tables
+from components.listing import PathTables, find_roots_and_tables, location_to_uri
+from components.listing.listing import read_paths
+from components.listing.page_files import find_page_file_beside
 from components.predictions.runs import CommittedRun
 from pipeline.steps.listing import list_collection
 from pipeline.steps.runs import set_aside_unreadable
@@ -26,7 +30,10 @@ from tfrecords import SPLITS, DataError, DatasetManifest, SplitFractions
 from tfrecords.directions import describe_lines
 from tfrecords.shards import choose_shard_count
 
+log = logging.getLogger(__name__)
+
 DATASET_PREFIX = "dataset:"
+_IMAGES_LOOKED_AT = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +81,12 @@ def select_collection(
     listed_collection = list_collection(context, roots, None, SplitFractions(), flag="--infer_images", tables=tables)
     with listed_collection as (listing, files):
         listed = time.monotonic()
+        first = itertools.islice(read_paths(files), _IMAGES_LOOKED_AT)
+        if not context.options.pages and (page_file := find_page_file_beside(first)) is not None:
+            log.warning(
+                f"{location_to_uri(page_file)} is an ALTO or PAGE file: if the images are pages, whose lines such "
+                "files give, say --pages; each image is read as one line now"
+            )
         folder = os.path.dirname(files[0])
         unread, files = find_unread(context.options, listing, files, runs, **reading, folder=folder)
         set_aside_unreadable(context, runs, unread.damaged)

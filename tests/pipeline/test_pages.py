@@ -180,6 +180,12 @@ def test_flags_that_do_not_go_together_are_refused(flags, said, tmp_path, capsys
     assert said in capsys.readouterr().err
 
 
+def test_a_night_without_the_flag_warns_if_page_files_lie_beside_the_images(pages, tiny_model, tmp_path, capsys):
+    workspace = make_workspace(tmp_path / "w", tiny_model)
+    assert run_command(workspace, f"--infer_images={pages}/img", "--steps=infer", "--alarm_confidence=0") == EXIT_DONE
+    assert f"{pages}/img/0.xml is an ALTO or PAGE file: if the images are pages" in capsys.readouterr().out
+
+
 def test_pages_without_the_flag_are_refused_with_the_flag_named(pages, tmp_path, capsys):
     assert run_command(tmp_path, f"--images={pages}", "--steps=ingest") == EXIT_REFUSED
     assert "--pages" in capsys.readouterr().err
