@@ -153,6 +153,8 @@ class PageReader:
             baseline = line.baseline if len(line.baseline) > 1 else ()
             box = line.box or find_box(polygon)
             lines.append(PageLine(line_id, line.text, polygon, baseline, box, resolved[written]))
+        self._lines = []
+        self.starts, self.ends = {}, {}  # which hold the reader itself
         return PageFile(self.image_name, *self.size, add_bands(lines))
 
 

@@ -84,6 +84,10 @@ def parse_page_file(content: bytes) -> PageFile:
         raise PageFileError(f"it is damaged XML at line {error.lineno}, column {error.offset + 1}: {problem}") from None
     except (LookupError, ValueError) as error:  # of an encoding that it names
         raise PageFileError(f"it is in an encoding that is not read: {error}") from None
+    finally:
+        # Parser and reader hold each other, and all lines, until the next collection of garbage otherwise.
+        parser.StartElementHandler = parser.EndElementHandler = parser.CharacterDataHandler = None
+        parser.StartDoctypeDeclHandler = None
     return readers[0].finish()
 
 

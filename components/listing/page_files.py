@@ -21,27 +21,28 @@ from tfrecords import storage
 MAX_PAGE_FILE_BYTES = 20_000_000
 """A larger page file is refused; usual ones have some hundred kilobytes."""
 _BEGINNING = 4096  # bytes
-_THREADS, _AHEAD = 16, 64
+THREADS, AHEAD = 16, 64
+"""At a time, of files in an object store: how many are read, and how many are held."""
 
 
 class FoundPageFile(NamedTuple):
-    """A page file, read.
+    """A page file that was found. Its lines are read when they are listed, since all of them would take much memory.
 
     Attributes:
         size_bytes, modified_us: as of an image.
-        page: None if it is damaged.
-        problem: what is wrong with it, if it is damaged.
+        image_name: as written in it; empty if there is none, or the file is damaged.
+        problem: what is wrong with it; empty if it can be read.
     """
 
     path: str
     size_bytes: int
     modified_us: int
-    page: PageFile | None
+    image_name: str = ""
     problem: str = ""
 
 
 def find_page_files(root: str, places: Places, images: Mapping[str, object]) -> Iterator[FoundPageFile]:
-    """Finds the page files at or below a root, and reads them; of a single image, the one beside it.
+    """Finds the page files at or below a root; of a single image, the one beside it.
 
     Args:
         root: absolute path or URL of a folder or one file.
@@ -54,8 +55,23 @@ def find_page_files(root: str, places: Places, images: Mapping[str, object]) -> 
         return _read(*file, places)
 
     remote = storage.is_remote(root)
-    files = map_in_threads(read, found, _THREADS, ahead=_AHEAD) if remote else map(read, found)
+    files = map_in_threads(read, found, THREADS, ahead=AHEAD) if remote else map(read, found)
     return (file for file in files if file is not None)
+
+
+def read_page_file(path: str) -> PageFile:
+    """Reads a page file; raises `PageFileError` if it cannot be read."""
+    try:
+        content = read_regular_file(path, MAX_PAGE_FILE_BYTES + 1)
+    except OSError as error:
+        raise PageFileError(f"it cannot be read ({error.strerror or error})") from None
+    return _parse(content)
+
+
+def _parse(content: bytes) -> PageFile:
+    if len(content) > MAX_PAGE_FILE_BYTES:
+        raise PageFileError(f"it has more than {MAX_PAGE_FILE_BYTES:,} bytes")
+    return parse_page_file(content)
 
 
 def find_page_file_beside(images: Iterable[str]) -> str | None:
@@ -90,19 +106,16 @@ def _read(path: str, size: int, modified_us: int, places: Places) -> FoundPageFi
     """Reads a file; returns None if it is no page file."""
     if not storage.is_remote(path) and places.boundaries.leaves_folders(path):
         problem = "it is a link that leads out of the folder: put the file itself there"
-        return FoundPageFile(path, size, modified_us, None, problem)
+        return FoundPageFile(path, size, modified_us, problem=problem)
     try:
         content = read_regular_file(path, MAX_PAGE_FILE_BYTES + 1)
-    except OSError as error:
-        return FoundPageFile(path, size, modified_us, None, f"it cannot be read ({error.strerror or error})")
-    if not looks_like_page_file(content):
-        return None
-    if len(content) > MAX_PAGE_FILE_BYTES:
-        return FoundPageFile(path, size, modified_us, None, f"it has more than {MAX_PAGE_FILE_BYTES:,} bytes")
-    try:
-        return FoundPageFile(path, size, modified_us, parse_page_file(content))
+        if not looks_like_page_file(content):
+            return None
+        return FoundPageFile(path, size, modified_us, _parse(content).image_name or "")
     except PageFileError as error:
-        return FoundPageFile(path, size, modified_us, None, str(error))
+        return FoundPageFile(path, size, modified_us, problem=str(error))
+    except OSError as error:
+        return FoundPageFile(path, size, modified_us, problem=f"it cannot be read ({error.strerror or error})")
 
 
 class ImageFinder:
@@ -132,7 +145,7 @@ class ImageFinder:
             Path of the image, and the distance: 0 in the folder of the file.
         """
         own = fold_name(strip_suffix(file.path.rpartition("/")[2]))
-        written = fold_name((file.page.image_name or "") if file.page else "").replace("\\", "/")
+        written = fold_name(file.image_name).replace("\\", "/")
         folders, _, name = written.rpartition("/")
         farthest = 0 if get_folder(file.path) in self._folders else 1
         for wanted in dict.fromkeys((name, strip_suffix(name))):

@@ -6,13 +6,16 @@ import collections
 import dataclasses
 from collections.abc import Iterator, Sequence
 
+from components.layout import PageFile, PageFileError
 from components.listing.collection import Tally, list_images
 from components.listing.labels import LabelRules, add_label
 from components.listing.line_places import PAGE_FILE_SUFFIX, LinePlace, name_lines
-from components.listing.page_files import FoundPageFile, ImageFinder, find_page_files
+from components.listing.page_files import AHEAD, THREADS, FoundPageFile, ImageFinder, find_page_files, read_page_file
 from components.listing.references import ImageReference, location_to_uri, uri_to_path
 from components.listing.roots import Places
+from components.processes import map_in_threads
 from components.rejects import Reject
+from tfrecords import storage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +58,8 @@ def list_page_lines(
     files_of: dict[str, list[tuple[int, FoundPageFile]]] = collections.defaultdict(list)
     finder = ImageFinder(images)
     for file in find_page_files(root, places, images):
-        tally.passed_over[PAGE_FILE_SUFFIX] -= 1
+        if places.is_folder(root):
+            tally.passed_over[PAGE_FILE_SUFFIX] -= 1
         if (found := finder.find(file)) is not None:
             files_of[found[0]].append((found[1], file))
         else:
@@ -64,11 +68,16 @@ def list_page_lines(
         nearest, other = min((distance, file.path) for distance, file in found_files)
         tally.unused_labels += (_explain_unused(file, other) for distance, file in found_files if distance > nearest)
         found_files[:] = [entry for entry in found_files if entry[0] == nearest]
-    for path, image in images.items():
-        if image.problem is not None:
+
+    def read(path: str) -> tuple[ImageReference, FoundPageFile | None, PageFile | None]:
+        return _read_page(images[path], [file for _, file in files_of.get(path, ())])
+
+    remote = storage.is_remote(root)
+    for image, found_file, page in map_in_threads(read, images, THREADS, ahead=AHEAD) if remote else map(read, images):
+        if found_file is None or page is None:
             yield image
         else:
-            yield from _list_lines(path, image, [file for _, file in files_of.get(path, ())], rules, labels, tally)
+            yield from _list_lines(image, found_file, page, rules, labels, tally)
 
 
 def _explain_unused(file: FoundPageFile, other: str | None) -> Reject:
@@ -78,36 +87,46 @@ def _explain_unused(file: FoundPageFile, other: str | None) -> Reject:
         other: a page file that is nearer to its image, if there is one.
     """
     uri = location_to_uri(file.path)
-    if file.page is None:
+    if file.problem:
         return Reject(uri, "damaged_page_file", file.problem)
     if other is not None:
         return Reject(uri, "no_image", f"{location_to_uri(other)} is nearer to the image that it names")
-    name = file.page.image_name
-    said = f"it names {name!r}" if name else "it names no image"
+    said = f"it names {file.image_name!r}" if file.image_name else "it names no image"
     return Reject(uri, "no_image", f"{said}, and near it lies no image of this name or its own, or several do")
 
 
+def _read_page(
+    image: ImageReference, files: Sequence[FoundPageFile]
+) -> tuple[ImageReference, FoundPageFile | None, PageFile | None]:
+    """Reads the page file of an image; returns the image with the reason if there is no page."""
+    if image.problem is not None:
+        return image, None, None
+    if not files:
+        return image.reject("no_page_file", "no ALTO or PAGE file near it names it, or is named like it"), None, None
+    file = files[0]
+    uri = location_to_uri(file.path)
+    if len(files) > 1:
+        detail = f"{len(files)} page files belong to it, such as {uri} and {location_to_uri(files[1].path)}: leave one"
+        return image.reject("several_page_files", detail), None, None
+    if file.problem:
+        return image.reject("damaged_page_file", f"{uri}: {file.problem}"), None, None
+    try:
+        return image, file, read_page_file(file.path)
+    except PageFileError as error:  # it was damaged meanwhile
+        return image.reject("damaged_page_file", f"{uri}: {error}"), None, None
+
+
 def _list_lines(
-    path: str,
     image: ImageReference,
-    files: Sequence[FoundPageFile],
+    file: FoundPageFile,
+    page: PageFile,
     rules: PageRules,
     labels: LabelRules | None,
     tally: Tally,
 ) -> Iterator[ImageReference]:
     """Lists the lines of one page, or the page itself with the reason why it has none."""
-    if not files:
-        yield image.reject("no_page_file", "no ALTO or PAGE file near it names it, or is named like it")
-        return
-    file = files[0]
-    if len(files) > 1:
-        names = " and ".join(location_to_uri(file.path) for file in files[:2])
-        yield image.reject("several_page_files", f"{len(files)} page files belong to it, such as {names}: leave one")
-        return
-    if file.page is None:
-        yield image.reject("damaged_page_file", f"{location_to_uri(file.path)}: {file.problem}")
-        return
-    lines = name_lines(file.page)
+    path = uri_to_path(image.uri)
+    lines = name_lines(page)
     wanted = {
         name: line for name, line in lines.items() if not rules.line_types or line.types.intersection(rules.line_types)
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from pathlib import Path
 
 import fsspec
@@ -232,3 +233,23 @@ def test_each_line_is_split_by_itself_if_that_is_asked_for(tmp_path):
     make_page(tmp_path, "1.png", "one", "two", alto="1.xml")
     first, second = list_all(tmp_path, labels=LabelRules("pages", split_by="image"))[0]
     assert first.split_key != second.split_key
+
+
+def test_memory_does_not_grow_with_the_lines_of_all_pages(tmp_path):
+    """A line has some fifty points, and a collection millions of lines."""
+    image = make_page(tmp_path, "000.png", "x", page="000.xml")
+    content = (tmp_path / "000.xml").read_text()
+    points = " ".join(f"{number % 100},{number}" for number in range(300))
+    line = f'<TextLine id="LINE"><Coords points="{points}"/></TextLine>'
+    lines = "".join(line.replace("LINE", f"m{number}") for number in range(40))
+    for number in range(60):
+        (tmp_path / f"{number:03d}.png").write_bytes(image.read_bytes())
+        text = content.replace("000.png", f"{number:03d}.png").replace("</TextRegion>", f"{lines}</TextRegion>")
+        (tmp_path / f"{number:03d}.xml").write_text(text)
+    tracemalloc.start()
+    try:
+        count = sum(1 for _ in list_page_lines(str(tmp_path), RULES))
+        assert tracemalloc.get_traced_memory()[1] < 40 << 20  # those of all pages take 170 MB
+    finally:
+        tracemalloc.stop()
+    assert count == 60 * 41
