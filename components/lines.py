@@ -104,8 +104,7 @@ def _read_content(reference: ImageReference, limits: ImageLimits) -> bytes | Rej
     try:
         limits.check_bytes(reference.size_bytes)
         content = read_image(reference.uri, limits.max_bytes + 1)
-        if len(content) > limits.max_bytes:
-            raise ImageRejected("too_large", f"it has more than --max_bytes={limits.max_bytes} bytes")
+        limits.check_read(content)
     except OSError as error:
         return Reject(reference.uri, "unreadable", str(error))
     except ImageRejected as error:

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from components.layout import PageFileError, PageLine, cut_line, parse_page_file
+from components.layout import PageFileError, PageLine, cut_line
 from components.listing.line_places import LinePlace, name_lines
-from components.listing.page_files import MAX_PAGE_FILE_BYTES
+from components.listing.page_files import read_page_file
 from components.listing.references import location_to_uri, read_regular_file
 from tfrecords import ImageLimits, ImageRejected, LineImage, convert_line, read_grey, storage
 
@@ -66,12 +66,11 @@ def _load_page(
 
 def _read_page(image: str, page_file: str, limits: ImageLimits) -> _Page:
     content = read_regular_file(image, limits.max_bytes + 1)
-    if len(content) > limits.max_bytes:
-        raise ImageRejected("too_large", f"it has more than --max_bytes={limits.max_bytes} bytes")
+    limits.check_read(content)
     grey = read_grey(content, dataclasses.replace(limits, max_pixels=_PIXELS_OF_PAGE * limits.max_pixels))
     grey.info.clear()  # it is upright, and what is cut out of it is not to be turned again
     try:
-        page = parse_page_file(read_regular_file(page_file, MAX_PAGE_FILE_BYTES))
+        page = read_page_file(page_file)
     except PageFileError as error:
         raise ImageRejected("damaged_page_file", f"{location_to_uri(page_file)}: {error}") from None
     lines = name_lines(page)

@@ -77,7 +77,10 @@ def _check_labels(options: LinePipelineOptions) -> None:
         raise UsageError(str(error)) from None
     if options.pages and source != "auto":
         raise UsageError(f"--pages takes labels from ALTO and PAGE files: leave out --label_source={source}")
-    if options.pages and any(name.lower().endswith(TABLE_SUFFIXES) for name in (options.infer_images or "").split(",")):
+    named_in_tables = any(
+        pattern.strip().lower().endswith(TABLE_SUFFIXES) for pattern in (options.infer_images or "").split(",")
+    )
+    if options.pages and named_in_tables:
         raise UsageError(
             f"--pages takes folders and images of pages, but --infer_images={options.infer_images} has a table"
         )
@@ -93,9 +96,6 @@ def _check_labels(options: LinePipelineOptions) -> None:
         if not storage.is_remote(table) and not os.path.isfile(table):
             raise UsageError(f"--label_source={source}: there is no file {table}")
     if source in ("filename", "sidecar"):
-        named_in_tables = any(
-            pattern.strip().lower().endswith(TABLE_SUFFIXES) for pattern in (options.infer_images or "").split(",")
-        )
         path_column = None if named_in_tables else options.path_column
         for flag, value in (("path_column", path_column), ("text_column", options.text_column)):
             if value is not None:

@@ -107,6 +107,11 @@ class ImageLimits:
         if size > self.max_bytes:
             raise ImageRejected("too_large", f"{size} bytes are more than --max_bytes={self.max_bytes}")
 
+    def check_read(self, content: bytes) -> None:
+        """Raises `ImageRejected` for a file of which one byte more than allowed could be read, and no more was."""
+        if len(content) > self.max_bytes:
+            raise ImageRejected("too_large", f"it has more than --max_bytes={self.max_bytes} bytes")
+
 
 @dataclasses.dataclass(frozen=True)
 class LineImage:

@@ -10,10 +10,10 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-from components.layout import looks_like_page_file
 from components.listing.contents import Content, fold_name, read_content
 from components.listing.line_places import PAGE_FILE_SUFFIX
-from components.listing.references import IMAGE_SUFFIXES, get_folder, read_regular_file, strip_suffix
+from components.listing.page_files import is_page_file
+from components.listing.references import IMAGE_SUFFIXES, get_folder, strip_suffix
 from tfrecords import StoreError, storage
 
 _NAMES_LOOKED_FOR = 500
@@ -23,7 +23,6 @@ _FOLDERS_BELOW = 5  # of the folders of images: Transkribus puts page files into
 _ENTRIES = 20_000  # of a folder beside the images
 _FILES_OF_A_SUFFIX = 5
 _FILES = 200
-_BEGINNING = 4096  # bytes of a page file
 _LEAST_SHARE = 0.1
 _LEAST = 3
 _LEAST_SHARE_OF_STEMS = 0.5  # a word may stand in a text that is no list of labels
@@ -119,14 +118,8 @@ class _Search:
         """Finds an ALTO or PAGE file among the first files with their suffix."""
         names = (name for name in _list_files(self._place) if name.lower().endswith(PAGE_FILE_SUFFIX))
         for name in itertools.islice(names, _FILES_OF_A_SUFFIX):
-            path = storage.join(self._place, name)
-            try:
-                if looks_like_page_file(read_regular_file(path, _BEGINNING)):
-                    return path
-            except StoreError:
-                raise
-            except OSError:
-                continue
+            if is_page_file(path := storage.join(self._place, name)):
+                return path
         return None
 
     def _is_text(self, name: str) -> bool:

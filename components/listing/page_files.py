@@ -60,12 +60,13 @@ def find_page_files(root: str, places: Places, images: Mapping[str, object]) -> 
 
 
 def read_page_file(path: str) -> PageFile:
-    """Reads a page file; raises `PageFileError` if it cannot be read."""
-    try:
-        content = read_regular_file(path, MAX_PAGE_FILE_BYTES + 1)
-    except OSError as error:
-        raise PageFileError(f"it cannot be read ({error.strerror or error})") from None
-    return _parse(content)
+    """Reads a page file.
+
+    Raises:
+        PageFileError: if it is damaged or too large.
+        OSError: if it cannot be read.
+    """
+    return _parse(read_regular_file(path, MAX_PAGE_FILE_BYTES + 1))
 
 
 def _parse(content: bytes) -> PageFile:
@@ -74,15 +75,25 @@ def _parse(content: bytes) -> PageFile:
     return parse_page_file(content)
 
 
+def explain_problem(error: OSError | PageFileError) -> str:
+    """Explains why a page file cannot be read."""
+    if isinstance(error, PageFileError):
+        return str(error)
+    return f"it cannot be read ({error.strerror or error})"
+
+
+def is_page_file(path: str) -> bool:
+    """Checks whether a file begins as a page file; no file that cannot be read is one."""
+    try:
+        return looks_like_page_file(read_regular_file(path, _BEGINNING))
+    except OSError:
+        return False
+
+
 def find_page_file_beside(images: Iterable[str]) -> str | None:
     """Finds a page file beside some local images that is named like one of them; None if there is none."""
-    for path, _, _ in _list_beside({image: None for image in images if not storage.is_remote(image)}):
-        try:
-            if looks_like_page_file(read_regular_file(path, _BEGINNING)):
-                return path
-        except OSError:
-            continue
-    return None
+    beside = _list_beside({image: None for image in images if not storage.is_remote(image)})
+    return next((path for path, _, _ in beside if is_page_file(path)), None)
 
 
 def _list_folder(root: str, places: Places) -> Iterator[tuple[str, int, int]]:
@@ -112,10 +123,8 @@ def _read(path: str, size: int, modified_us: int, places: Places) -> FoundPageFi
         if not looks_like_page_file(content):
             return None
         return FoundPageFile(path, size, modified_us, _parse(content).image_name or "")
-    except PageFileError as error:
-        return FoundPageFile(path, size, modified_us, problem=str(error))
-    except OSError as error:
-        return FoundPageFile(path, size, modified_us, problem=f"it cannot be read ({error.strerror or error})")
+    except (OSError, PageFileError) as error:
+        return FoundPageFile(path, size, modified_us, problem=explain_problem(error))
 
 
 class ImageFinder:

@@ -10,7 +10,15 @@ from components.layout import PageFile, PageFileError
 from components.listing.collection import Tally, list_images
 from components.listing.labels import LabelRules, add_label
 from components.listing.line_places import PAGE_FILE_SUFFIX, LinePlace, name_lines
-from components.listing.page_files import AHEAD, THREADS, FoundPageFile, ImageFinder, find_page_files, read_page_file
+from components.listing.page_files import (
+    AHEAD,
+    THREADS,
+    FoundPageFile,
+    ImageFinder,
+    explain_problem,
+    find_page_files,
+    read_page_file,
+)
 from components.listing.references import ImageReference, location_to_uri, uri_to_path
 from components.listing.roots import Places
 from components.processes import map_in_threads
@@ -112,8 +120,8 @@ def _read_page(
         return image.reject("damaged_page_file", f"{uri}: {file.problem}"), None, None
     try:
         return image, file, read_page_file(file.path)
-    except PageFileError as error:  # it was damaged meanwhile
-        return image.reject("damaged_page_file", f"{uri}: {error}"), None, None
+    except (OSError, PageFileError) as error:  # it was changed meanwhile
+        return image.reject("damaged_page_file", f"{uri}: {explain_problem(error)}"), None, None
 
 
 def _list_lines(

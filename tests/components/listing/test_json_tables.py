@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from components.listing import json_tables
-from components.listing.table_rows import TableRow
-from components.listing.tables import TableColumns, read_label_table
+from tests.components.listing.label_rows import pairs, refusal, rows
 from tfrecords import DataError
 
 PAIRS = [("a.png", "Größe 5"), ("sub/b.JPG", ""), ("c.tif", "x, y")]
@@ -27,23 +26,6 @@ def write(tmp_path):
         return str(path)
 
     return write_document
-
-
-def rows(table: str, **columns: str) -> list[TableRow]:
-    return list(read_label_table(table, TableColumns(**columns)))
-
-
-def pairs(table: str, **columns: str) -> list[tuple[str | None, str | None]]:
-    read = rows(table, **columns)
-    assert [row.problem for row in read] == [None] * len(read)
-    return [(row.path, row.text) for row in read]
-
-
-def refusal(table: str, **columns: str) -> str:
-    with pytest.raises(DataError) as error:
-        rows(table, **columns)
-    assert os.path.basename(table) in str(error.value)
-    return str(error.value)
 
 
 def problems(table: str) -> list[str | None]:

@@ -21,6 +21,7 @@ from components.listing.tables import (
     read_label_table,
     read_path_table,
 )
+from tests.components.listing.label_rows import pairs, refusal, rows
 from tfrecords import DataError, storage
 
 HARD_TEXTS = [
@@ -55,29 +56,8 @@ def write(tmp_path):
     return write_table
 
 
-def rows(table: str, **columns: str) -> list[TableRow]:
-    return list(read_label_table(table, TableColumns(**columns)))
-
-
-def pairs(table: str, **columns: str) -> list[tuple[str | None, str | None]]:
-    """Path and text of each row, none of which may be damaged."""
-    read = rows(table, **columns)
-    assert [row.problem for row in read] == [None] * len(read)
-    return [(row.path, row.text) for row in read]
-
-
 def lines(read: list[TableRow]) -> list[int]:
     return [int(row.place.split()[1]) for row in read]
-
-
-def refusal(table: str, **columns: str) -> str:
-    """The one sentence of the error."""
-    with pytest.raises(DataError) as error:
-        rows(table, **columns)
-    message = str(error.value)
-    assert "\n" not in message
-    assert os.path.basename(table) in message
-    return message
 
 
 def problem(table: str, **columns: str) -> str:

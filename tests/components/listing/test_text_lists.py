@@ -1,13 +1,12 @@
 """Lists of images and texts as PaddleOCR, EasyOCR, ICDAR, MJSynth and IAM write them."""
 
 import itertools
-import os
 import tracemalloc
 
 import pytest
 
-from components.listing.table_rows import TableRow
 from components.listing.tables import TableColumns, describe_label_table, read_label_table
+from tests.components.listing.label_rows import pairs, refusal, rows
 from tfrecords import DataError
 
 
@@ -21,23 +20,6 @@ def write(tmp_path):
         return str(path)
 
     return write_list
-
-
-def rows(table: str, **columns: str) -> list[TableRow]:
-    return list(read_label_table(table, TableColumns(**columns)))
-
-
-def pairs(table: str, **columns: str) -> list[tuple[str | None, str | None]]:
-    read = rows(table, **columns)
-    assert [row.problem for row in read] == [None] * len(read)
-    return [(row.path, row.text) for row in read]
-
-
-def refusal(table: str, **columns: str) -> str:
-    with pytest.raises(DataError) as error:
-        rows(table, **columns)
-    assert os.path.basename(table) in str(error.value)
-    return str(error.value)
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])

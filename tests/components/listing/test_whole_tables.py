@@ -16,29 +16,13 @@ from components.listing import spreadsheets
 from components.listing.table_rows import TableRow
 from components.listing.tables import TableColumns, read_label_table
 from tests.components.listing.files import write_spreadsheet
+from tests.components.listing.label_rows import pairs, refusal, rows
 from tfrecords import DataError, storage
 
 
 def write_parquet(path: str, /, **columns: Any) -> str:
     pyarrow.parquet.write_table(pyarrow.table(columns), path, row_group_size=1_000)
     return path
-
-
-def rows(table: str, **columns: str) -> list[TableRow]:
-    return list(read_label_table(table, TableColumns(**columns)))
-
-
-def pairs(table: str, **columns: str) -> list[tuple[str | None, str | None]]:
-    read = rows(table, **columns)
-    assert [row.problem for row in read] == [None] * len(read)
-    return [(row.path, row.text) for row in read]
-
-
-def refusal(table: str, **columns: str) -> str:
-    with pytest.raises(DataError) as error:
-        rows(table, **columns)
-    assert os.path.basename(table) in str(error.value)
-    return str(error.value)
 
 
 # Spreadsheets
