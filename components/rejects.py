@@ -40,6 +40,8 @@ REASONS = {
     "no_outline": "the page file gives neither a polygon nor a box for the line, nor baselines to tell its height by",
     "empty_outline": "the line's outline in the page file has no area",
     "outside_page": "the line's outline in the page file lies wholly outside the image",
+    "damaged_archive": "not an image, but an archive that cannot be read to its end; members behind that are unknown",
+    "unusable_member": "a member of an archive that is not read: a link, encrypted, or another archive",
     "unreadable_folder": "a folder that cannot be listed; its images are unknown, and it counts as one",
     "no_image": "not an image, but a label: the image that it belongs to is not there",
     "damaged_row": "not an image, but a row of a table that cannot be read",

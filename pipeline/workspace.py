@@ -204,6 +204,11 @@ class Workspace:
         return storage.join(self.root, "runs", f"{run_id}.{suffix}")
 
     @property
+    def archives(self) -> str:
+        """The folder of the indexes of archives."""
+        return storage.join(self.root, "archives")
+
+    @property
     def sample(self) -> str:
         """The folder of the rendered sample collection."""
         return storage.join(self.root, "sample")

@@ -47,7 +47,7 @@ def recognise_shard(
     finished the shard for the very same references before it was stopped, nothing is done.
 
     Args:
-        references: sorted by key.
+        references: in the order in which they are read.
         recognise: recognises one batch of lines, in order.
         about_model: describes the model for the figures. Where its `engine` is `onnx`, helper processes score too, if
             the worker may occupy several: threads of this process would share one interpreter, and a core's cache.

@@ -11,7 +11,7 @@ from components.inference.commit import commit_run
 from components.inference.request import InferenceRequest, RecognisedShard
 from components.inference.shards import recognise_record_shard, recognise_shard
 from components.listing import ImageReference
-from components.listing.line_places import get_page
+from components.listing.shard_keys import get_shard_key
 from components.listing.transforms import GroupByShard
 from components.recogniser.handler import LineModelHandler, RecogniserDoFn
 from components.transforms import GatherOnce
@@ -38,7 +38,7 @@ class RecogniseCollection(beam.PTransform):
         )
 
     def _shard_of(self, reference: ImageReference) -> int:
-        return choose_shard(get_page(reference.key), self._request.shards)
+        return choose_shard(get_shard_key(reference), self._request.shards)
 
 
 class RecogniseDataset(beam.PTransform):

@@ -19,8 +19,8 @@ from components.ingest.dataset import (
     write_training_shard,
 )
 from components.listing import ImageReference, read_listing
-from components.listing.line_places import get_page
-from components.listing.transforms import GroupByShard, sort_by_key
+from components.listing.shard_keys import get_shard_key
+from components.listing.transforms import GroupByShard, sort_to_read
 from components.transforms import CallPrepared, GatherOnce, pack_blocks, unpack_blocks
 from tfrecords import DataError, SplitFractions, choose_shard
 from tfrecords.shards import choose_shard_count
@@ -111,7 +111,7 @@ class AddToDataset(beam.PTransform):
         yield from pack_blocks(images, shard_of)
 
     def _write(self, shard: tuple[str, int], blocks: Iterable[bytes]) -> ShardSummary:
-        return _write(shard, sort_by_key(filter(None, blocks)), self._request)
+        return _write(shard, sort_to_read(filter(None, blocks)), self._request)
 
 
 class _DescribeAndCommit(beam.PTransform):
@@ -135,7 +135,7 @@ def _new_shard(reference: ImageReference, request: IngestRequest, fractions: Spl
     """Chooses the shard of an image that is in no old one."""
     split = reference.choose_split(fractions)
     old = request.count_old_shards(split)
-    return split, old + choose_shard(get_page(reference.key), request.shards[split] - old)
+    return split, old + choose_shard(get_shard_key(reference), request.shards[split] - old)
 
 
 def _write(shard: tuple[str, int], references: list[ImageReference], request: IngestRequest) -> ShardSummary:

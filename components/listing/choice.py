@@ -49,14 +49,12 @@ _WAY_TO_TABLE = (
 _THREADS = 16  # for an object store, which is asked about each file by itself
 
 
-def choose_labels(
-    rules: LabelRules, roots: Iterable[str], boundaries: Boundaries | None = None
-) -> tuple[LabelRules, str]:
+def choose_labels(rules: LabelRules, roots: Iterable[str], places: Places | None = None) -> tuple[LabelRules, str]:
     """Resolves `auto` by looking at the first images, and at the tables in the folders and beside them.
 
     Args:
         rules: with `source` as asked for; `auto` is replaced.
-        boundaries: of the collection, where links may lead.
+        places: of the roots of the collection.
 
     Returns:
         The rules, and a sentence that says why, empty if there are no images.
@@ -70,7 +68,8 @@ def choose_labels(
     from_names = dataclasses.replace(rules, source="filename")
     if rules.pattern != LabelRules.pattern:
         return from_names, f"labels come from {from_names}, as --label_pattern says"
-    images, with_sidecar = _count_first_images(roots, from_names, boundaries)
+    places = Places.from_roots(roots) if places is None else places
+    images, with_sidecar = _count_first_images(roots, from_names, places)
     if not images:
         return from_names, ""
     search = _search_all_tables(roots, rules, below=not with_sidecar)
@@ -82,7 +81,7 @@ def choose_labels(
         return from_tables, f"labels come from {from_tables}: {rows} name images that are there{ignored}"
     if with_sidecar == images:
         from_sidecars = dataclasses.replace(rules, source="sidecar")
-        _refuse_boxes(roots, from_sidecars, boundaries)
+        _refuse_boxes(roots, from_sidecars, places)
         return from_sidecars, f"labels come from {from_sidecars}: all of the first {images} have one{ignored}"
     if with_sidecar:
         raise _explain_several_places(with_sidecar, images, f"the first {images}")
@@ -98,9 +97,8 @@ def choose_labels(
     )
 
 
-def _refuse_boxes(roots: Sequence[str], from_sidecars: LabelRules, boundaries: Boundaries | None) -> None:
+def _refuse_boxes(roots: Sequence[str], from_sidecars: LabelRules, places: Places) -> None:
     """Raises an error if the first text files beside images hold places of boxes in them, as for detection."""
-    places = Places.from_roots(roots, boundaries)
     listed = itertools.chain.from_iterable(list_images(root, from_sidecars, Tally(), places) for root in roots)
     texts = [image.text for image in itertools.islice(listed, _BOXES_LOOKED_AT) if image.text is not None]
     if texts and all(map(_BOX.fullmatch, texts)):
@@ -111,14 +109,13 @@ def _refuse_boxes(roots: Sequence[str], from_sidecars: LabelRules, boundaries: B
         )
 
 
-def _count_first_images(roots: Sequence[str], from_names: LabelRules, boundaries: Boundaries | None) -> tuple[int, int]:
+def _count_first_images(roots: Sequence[str], from_names: LabelRules, places: Places) -> tuple[int, int]:
     """Counts the first images, up to a limit, and those of them that have a text file beside them.
 
     Args:
         from_names: rules that take labels from names, with which text files are counted without being read.
     """
     tally = Tally()
-    places = Places.from_roots(roots, boundaries)
     listed = itertools.chain.from_iterable(list_images(root, from_names, tally, places) for root in roots)
     readable = (reference for reference in listed if reference.problem != "unreadable_folder")
     images = sum(1 for _ in itertools.islice(readable, _IMAGES_LOOKED_AT))

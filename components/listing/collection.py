@@ -12,8 +12,10 @@ import functools
 import logging
 import os
 import stat
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
+from components.archives.lookup import find_member
+from components.archives.paths import find_member_path
 from components.listing.boundaries import Boundaries
 from components.listing.copies import find_original, find_original_name, may_be_copy
 from components.listing.labels import (
@@ -109,20 +111,22 @@ def list_images(
         tally.passed_over["hidden"] += folder.hidden
         sidecars = None
         if labels is not None and labels.source not in ("table", "pages"):
-            sidecars = SidecarFolder(
-                folder.path, _list_names_beside(folder) if single else [f.name for f in folder.files]
-            )
+            alone = single and not folder.packed
+            names = _list_names_beside(folder) if alone else [f.name for f in folder.files]
+            sidecars = SidecarFolder(folder.path, names)
         images = _list_folder(folder, parent, group, sidecars, tally)
         if labels is not None and own is not None:
             images = _add_splits(images, own, labels)
         if labels is None or sidecars is None:
             yield from (reference for reference, _, _ in images)
         elif labels.source == "filename":
-            yield from _read_labels_in_names(folder, single, images, labels, tally)
+            yield from _read_labels_in_names(folder, alone, images, labels, tally)
         else:
-            add_label = functools.partial(_read_label_beside, labels=labels, boundaries=places.boundaries)
+            add_label = functools.partial(
+                _read_label_beside, labels=labels, boundaries=places.boundaries, texts=folder.texts
+            )
             yield from map_in_threads(add_label, images, _THREADS, ahead=_AHEAD) if remote else map(add_label, images)
-            if not single:
+            if not alone:
                 tally.unused_labels += sidecars.list_unused()
 
 
@@ -130,16 +134,18 @@ def _list_folder(
     folder: Folder, parent: str, group: str | None, sidecars: SidecarFolder | None, tally: Tally
 ) -> Iterator[tuple[ImageReference, str, str | None]]:
     """Yields the images of a folder, each with its name and the text file beside it."""
-    for name, size, modified_us, problem in folder.files:
+    for file in folder.files:
+        name = file.name
         if name.lower().endswith(COMPANION_SUFFIXES):
             tally.passed_over[os.path.splitext(name)[1].lower()] += 1
             continue
         path = join_path(folder.path, name) if folder.path else name
-        reference = ImageReference(
-            location_to_uri(path), location_to_uri(path.removeprefix(parent)), size, modified_us, group=group
-        )
-        if problem is not None:
-            reference = reference.reject("unreadable", problem)
+        uri, key = location_to_uri(path), location_to_uri(path.removeprefix(parent))
+        reference = ImageReference(uri, key, file.size_bytes, file.modified_us, group=group)
+        if file.extent is not None:
+            reference = reference._replace(offset=file.extent.offset, length=file.extent.length)
+        if file.problem is not None:
+            reference = reference.reject(file.reason, file.problem)
         sidecar = sidecars.find_text_file(name) if sidecars else None
         tally.with_sidecar += sidecar is not None
         yield reference, name, sidecar
@@ -161,7 +167,7 @@ def _add_splits(
 
 def _read_labels_in_names(
     folder: Folder,
-    single: bool,
+    alone: bool,
     images: Iterable[tuple[ImageReference, str, str | None]],
     labels: LabelRules,
     tally: Tally,
@@ -176,8 +182,8 @@ def _read_labels_in_names(
         if not labels.pattern.endswith("{label}") or not may_be_copy(stem):
             yield read_label_from_name(reference, name, labels)
             continue
-        if stems is None or single:
-            stems = set(map(strip_suffix, _list_names_beside(folder) if single else (f.name for f in folder.files)))
+        if stems is None or alone:
+            stems = set(map(strip_suffix, _list_names_beside(folder) if alone else (f.name for f in folder.files)))
         original = find_original(stem, stems)
         if original is not None and (find_original_name(stem) or labels.pattern == LabelRules.pattern):
             tally.copies += 1
@@ -196,7 +202,10 @@ def _read_labels_in_names(
 
 
 def _read_label_beside(
-    image: tuple[ImageReference, str, str | None], labels: LabelRules, boundaries: Boundaries
+    image: tuple[ImageReference, str, str | None],
+    labels: LabelRules,
+    boundaries: Boundaries,
+    texts: Mapping[str, bytes],
 ) -> ImageReference:
     reference, _, sidecar = image
     if reference.problem is not None:
@@ -205,14 +214,15 @@ def _read_label_beside(
         return reference.reject(
             "no_label", f"{location_to_uri(sidecar)} is a link that leads out of the folder: put the label itself there"
         )
-    return read_label_from_sidecar(reference, sidecar, labels)
+    content = None if sidecar is None else texts.get(sidecar.rpartition("/")[2])
+    return read_label_from_sidecar(reference, sidecar, labels, content)
 
 
 def read_size_and_time(path: str) -> tuple[int, int]:
     """Reads size (bytes) and last change (microseconds since 1970) of a file, as the listing of its folder has them.
 
-    Of a line on a page, those are the sizes of the image and the page file together, and the last change of one of
-    them.
+    Of a member of an archive, those are its size and the archive's last change. Of a line on a page, those are the
+    sizes of the image and the page file together, and the last change of one of them.
 
     Raises:
         OSError: if the file is missing; an `IsADirectoryError` if it is a folder.
@@ -221,6 +231,9 @@ def read_size_and_time(path: str) -> tuple[int, int]:
         size, modified_us = read_size_and_time(place.image)
         more_bytes, page_modified_us = read_size_and_time(place.page_file)
         return size + more_bytes, max(modified_us, page_modified_us)
+    if (member_path := find_member_path(path)) is not None:
+        member, modified_us = find_member(member_path)
+        return member.size, modified_us
     if storage.is_remote(path):
         try:
             file = storage.describe_file(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 
+from components.archives.paths import find_member_path
 from components.listing.references import read_regular_file
 from tfrecords import StoreError
 
@@ -14,9 +15,13 @@ _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # of JPEG, whose headers gi
 def find_image_size(path: str) -> tuple[int, int] | None:
     """Finds width and height of a PNG, JPEG, GIF or BMP file in its first 64 KiB; None if they are not there.
 
+    A member of an archive, which would have to be looked for in it, has none either.
+
     Args:
         path: local path or URL.
     """
+    if find_member_path(path) is not None:
+        return None
     try:
         first = read_regular_file(path, _FIRST_BYTES)
         if first.startswith(b"\x89PNG\r\n\x1a\n"):

@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
+from components.archives.paths import ARCHIVE_SUFFIXES
 from components.listing.contents import Content, fold_name, read_content
 from components.listing.line_places import PAGE_FILE_SUFFIX
 from components.listing.page_files import is_page_file
@@ -251,7 +252,7 @@ def _has_images(folder: str) -> bool:
 
 
 def _list_files(folder: str) -> list[str]:
-    """Lists files in a folder that are not named like images, of each suffix some more than are looked at."""
+    """Lists files in a folder that are named neither like images nor like archives, which are listed themselves."""
     try:
         if storage.is_remote(folder):
             names = storage.list_names(folder)
@@ -262,7 +263,8 @@ def _list_files(folder: str) -> list[str]:
         raise
     except OSError:  # the one above may belong to another person
         return []
-    return [name for name in names if not name.startswith(".") and not name.lower().endswith(IMAGE_SUFFIXES)]
+    listed = (*IMAGE_SUFFIXES, *ARCHIVE_SUFFIXES)
+    return [name for name in names if not name.startswith(".") and not name.lower().endswith(listed)]
 
 
 def find_size(path: str) -> int:

@@ -114,12 +114,19 @@ def read_label_from_name(reference: ImageReference, name: str, rules: LabelRules
     return add_label(reference, match["label"], rules.max_label_length)
 
 
-def read_label_from_sidecar(reference: ImageReference, sidecar: str | None, rules: LabelRules) -> ImageReference:
-    """Adds the label that the text file beside an image holds, or the reason why it holds none."""
+def read_label_from_sidecar(
+    reference: ImageReference, sidecar: str | None, rules: LabelRules, content: bytes | None = None
+) -> ImageReference:
+    """Adds the label that the text file beside an image holds, or the reason why it holds none.
+
+    Args:
+        sidecar: path of the text file; None if there is none.
+        content: what was read of it before; None to read it now.
+    """
     if sidecar is None:
         return reference.reject("no_label", f"no {' or '.join(SIDECAR_SUFFIXES)} file lies beside the image")
     try:
-        content = read_regular_file(sidecar, _MAX_SIDECAR_BYTES + 1)
+        content = read_regular_file(sidecar, _MAX_SIDECAR_BYTES + 1) if content is None else content
     except OSError as error:
         return reference.reject("no_label", f"its label cannot be read: {error}")
     if len(content) > _MAX_SIDECAR_BYTES:

@@ -30,6 +30,8 @@ LISTING_SCHEMA = pyarrow.schema(
         pyarrow.field("detail", pyarrow.string()),
         pyarrow.field("group", pyarrow.string()),
         pyarrow.field("split", pyarrow.string()),
+        pyarrow.field("offset", pyarrow.int64()),
+        pyarrow.field("length", pyarrow.int64()),
     ]
 )
 _UNUSED_SCHEMA = pyarrow.schema([(name, pyarrow.string()) for name in ("uri", "reason", "detail")])

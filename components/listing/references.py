@@ -7,11 +7,13 @@ import functools
 import os
 import posixpath
 import re
-import stat
 import sys
 import urllib.parse
 from typing import NamedTuple
 
+from components.archives.files import IrregularFileError, open_regular_file
+from components.archives.lookup import read_member
+from components.archives.paths import find_member_path
 from tfrecords import DataError, SplitFractions, choose_split, storage
 
 IMAGE_SUFFIXES = (
@@ -38,6 +40,7 @@ class ImageReference(NamedTuple):
         problem, detail: the reason why the image cannot be used, as the rejects name it and in words, or None.
         group: name shared by images that stay together in a split; None for an image by itself.
         split: that the collection gives the image; None if the program chooses.
+        offset, length: of a member of an archive, the place of its bytes there, see `components.archives.Extent`.
     """
 
     uri: str
@@ -49,6 +52,8 @@ class ImageReference(NamedTuple):
     detail: str | None = None
     group: str | None = None
     split: str | None = None
+    offset: int | None = None
+    length: int | None = None
 
     @property
     def modified(self) -> datetime.datetime:
@@ -62,8 +67,8 @@ class ImageReference(NamedTuple):
 
     @property
     def inputs(self) -> tuple:
-        """The fields that a digest covers: without a split that is not given, as before there were any."""
-        return tuple(self) if self.split is not None else tuple(self)[:-1]
+        """The fields that a digest covers: without a split that is not given, and without the place in an archive."""
+        return tuple(self)[:9] if self.split is not None else tuple(self)[:8]
 
     def choose_split(self, fractions: SplitFractions) -> str:
         """Chooses the image's split: the given one, but of those given for training some may be held out."""
@@ -174,14 +179,12 @@ def read_regular_file(path: str, at_most: int = -1) -> bytes:
     Raises:
         OSError: if it cannot be read, or is a pipe or a device, which never end.
     """
+    if (member := find_member_path(path)) is not None:
+        return read_member(member, at_most)
     if storage.is_remote(path):
         return storage.read_bytes(path, None if at_most < 0 else at_most)
-    # O_NONBLOCK: a pipe that nobody writes to would keep open() waiting.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(f"{path_to_uri(path)} is not a regular file")
-        with open(descriptor, "rb", closefd=False, buffering=0 if at_most < 0 else -1) as file:
+        with open_regular_file(path, buffered=at_most >= 0) as file:
             return file.read(at_most)
-    finally:
-        os.close(descriptor)
+    except IrregularFileError:
+        raise OSError(f"{path_to_uri(path)} is not a regular file") from None

@@ -7,14 +7,16 @@ import glob
 import os
 from collections.abc import Iterator, Sequence
 
+from components.archives.paths import is_archive
 from components.listing.boundaries import Boundaries
 from components.listing.references import location_to_uri
 from components.listing.split_names import find_folder_splits
 from components.listing.table_formats import TABLE_SUFFIXES
-from components.processes import map_in_threads
+from components.processes import map_in_threads, split_into_groups
 from tfrecords import DataError, storage
 
 _FILES_AT_A_TIME = 10_000
+_ARCHIVES_AT_A_TIME = 8
 _THREADS, _AHEAD = 32, 256  # for an object store, which is asked about each file by itself
 
 
@@ -29,6 +31,7 @@ class Places:
         remote: URLs of the folders among the roots.
         several: whether the roots are, or lie in, more than one folder.
         boundaries: where links and rows of tables may lead.
+        index_folder: where indexes of archives are kept; None to keep none.
     """
 
     folders: tuple[str, ...]
@@ -36,9 +39,12 @@ class Places:
     remote: tuple[str, ...] = ()
     boundaries: Boundaries = dataclasses.field(default_factory=Boundaries)
     several: bool = False
+    index_folder: str | None = None
 
     @classmethod
-    def from_roots(cls, roots: Sequence[str], boundaries: Boundaries | None = None) -> Places:
+    def from_roots(
+        cls, roots: Sequence[str], boundaries: Boundaries | None = None, index_folder: str | None = None
+    ) -> Places:
         """Looks up where all roots of a collection lie."""
         folders = tuple(os.path.realpath(root) for root in roots if os.path.isdir(root))
         urls = [root for root in roots if storage.is_remote(root)]
@@ -50,7 +56,7 @@ class Places:
         local = (root for root in roots if not storage.is_remote(root))
         inside = tuple(os.path.realpath(root if os.path.isdir(root) else os.path.dirname(root)) for root in local)
         boundaries = dataclasses.replace(boundaries or Boundaries(), inside=tuple(dict.fromkeys(inside)))
-        return cls(folders, next(depths, longest), remote, boundaries, several=len(paths) > 1)
+        return cls(folders, next(depths, longest), remote, boundaries, len(paths) > 1, index_folder)
 
     def is_folder(self, root: str) -> bool:
         """Checks whether a root of the collection is a folder."""
@@ -133,15 +139,12 @@ def find_tables(patterns: str) -> list[str]:
 
 
 def group_roots(roots: Sequence[str], places: Places) -> list[list[str]]:
-    """Groups roots that are listed together: each folder alone, single files by the ten thousand."""
-    folders: list[list[str]] = []
-    files: list[str] = []
-    for root in roots:
-        if places.is_folder(root):
-            folders.append([root])
-        else:
-            files.append(root)
-    return folders + [files[start : start + _FILES_AT_A_TIME] for start in range(0, len(files), _FILES_AT_A_TIME)]
+    """Groups roots that are listed together: each folder alone, a few archives, single files by the ten thousand."""
+    folders = [[root] for root in roots if places.is_folder(root)]
+    single = [root for root in roots if not places.is_folder(root)]
+    archives = split_into_groups(_ARCHIVES_AT_A_TIME, filter(is_archive, single))
+    files = split_into_groups(_FILES_AT_A_TIME, (root for root in single if not is_archive(root)))
+    return [*folders, *archives, *files]
 
 
 def _match_patterns(patterns: str, flag: str) -> Iterator[tuple[str, str]]:

@@ -25,6 +25,7 @@ from components.listing.page_lines import PageRules
 from components.listing.path_tables import PathTables
 from components.listing.references import ImageReference
 from components.listing.roots import Places
+from components.listing.shard_keys import get_order
 from components.listing.table_paths import NameRule, PathRule
 from components.transforms import GatherOnce, pack_blocks, unpack_blocks
 from tfrecords import SplitFractions, choose_shard, storage
@@ -172,7 +173,7 @@ class GroupByShard(beam.PTransform):
             listings
             | "ReadListing" >> beam.FlatMap(self._read)
             | "GroupByShard" >> beam.GroupByKey()
-            | "References" >> beam.MapTuple(lambda shard, blocks: (shard, sort_by_key(blocks)))
+            | "References" >> beam.MapTuple(lambda shard, blocks: (shard, sort_to_read(blocks)))
         )
 
     def _read(self, listing: str) -> Iterator[tuple[Any, bytes]]:
@@ -185,6 +186,6 @@ def _commit_listing(summaries: Iterable[ListingSummary], summary_path: str) -> L
     return merged
 
 
-def sort_by_key(blocks: Iterable[bytes]) -> list[ImageReference]:
-    """Unpacks the references of one shard, which `pack_blocks` packed, and sorts them by key."""
-    return sorted(unpack_blocks(blocks, ImageReference), key=lambda reference: (reference.key, reference.uri))
+def sort_to_read(blocks: Iterable[bytes]) -> list[ImageReference]:
+    """Unpacks the references of one shard, which `pack_blocks` packed, in the order in which they are read."""
+    return sorted(unpack_blocks(blocks, ImageReference), key=get_order)

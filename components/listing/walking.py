@@ -7,17 +7,27 @@ UTF-8.
 from __future__ import annotations
 
 import collections
+import itertools
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
+from components.archives.contents import ArchiveContent, list_archive
+from components.archives.members import Extent, Member
+from components.archives.paths import is_archive, make_folder, strip_archive_suffix
 from components.listing.boundaries import Boundaries
-from components.listing.references import location_to_uri
+from components.listing.references import join_path, location_to_uri
 from components.listing.roots import Places
+from components.processes import map_in_threads
 from tfrecords import storage
 
 log = logging.getLogger(__name__)
+
+_ARCHIVES_AT_A_TIME = 4
+_MEMBERS_COMPARED = 5
+_OF_MACS = "__MACOSX"  # folder in which a Mac packs what it knows of each file
 
 
 class File(NamedTuple):
@@ -26,12 +36,16 @@ class File(NamedTuple):
     Attributes:
         modified_us: microseconds since 1970 UTC of its last change.
         problem: why it is not to be read, or None.
+        reason: of the rejects, for the problem.
+        extent: the place of a member in its archive.
     """
 
     name: str
     size_bytes: int
     modified_us: int
     problem: str | None = None
+    reason: str = "unreadable"
+    extent: Extent | None = None
 
 
 class Folder(NamedTuple):
@@ -39,16 +53,23 @@ class Folder(NamedTuple):
 
     Attributes:
         hidden: number of hidden files and folders in it.
+        error: why it cannot be listed.
+        texts: in an archive, the content of small text files by name.
+        packed: whether it lies in an archive.
     """
 
     path: str
     files: list[File]
     hidden: int = 0
     error: OSError | None = None
+    texts: Mapping[str, bytes] = MappingProxyType({})
+    packed: bool = False
 
 
 def walk_root(root: str, places: Places, passed_over: collections.Counter[str], *, single: bool) -> Iterator[Folder]:
     """Yields the folders at or below a root, in sorted order; a folder to which several links lead comes once.
+
+    An archive comes as the folders in it, behind the folder in which it lies.
 
     Args:
         root: absolute path or canonical URL of a folder or one file.
@@ -57,10 +78,15 @@ def walk_root(root: str, places: Places, passed_over: collections.Counter[str], 
         passed_over: counts links that are not followed as `link`, and the empty objects with which tools of an object
             store mark folders as `folder`.
     """
-    if storage.is_remote(root):
-        yield from _walk_remote(root, single, passed_over)
-    else:
-        yield from _walk_local(root, places, passed_over)
+    remote = storage.is_remote(root)
+    folders = _walk_remote(root, single, passed_over) if remote else _walk_local(root, places, passed_over)
+    for folder in folders:
+        archives = [file for file in folder.files if is_archive(file.name) and file.problem is None]
+        if not archives:
+            yield folder
+            continue
+        yield folder._replace(files=[file for file in folder.files if file not in archives])
+        yield from _walk_archives(folder.path, archives, places.index_folder, passed_over, named=single)
 
 
 def _walk_local(root: str, places: Places, passed_over: collections.Counter[str]) -> Iterator[Folder]:
@@ -145,3 +171,75 @@ def _describe_remote_file(url: str) -> storage.StoredFile:
         return storage.describe_file(url)
     except FileNotFoundError:
         return storage.StoredFile(url, 0, 0)  # gone by now: it is listed, and rejected when it is read
+
+
+def _walk_archives(
+    folder: str, archives: list[File], index_folder: str | None, passed_over: collections.Counter[str], *, named: bool
+) -> Iterator[Folder]:
+    """Yields the folders in the archives of a folder; what cannot be read of an archive comes as a file of its name.
+
+    Args:
+        named: whether the archives were named, and not found in a folder: then they are read though they lie beside
+            what was unpacked from them.
+    """
+
+    def look(file: File) -> ArchiveContent | OSError:
+        try:
+            path = join_path(folder, file.name)
+            return list_archive(path, file.size_bytes, file.modified_us, index_folder)
+        except OSError as error:
+            return error
+
+    contents = map_in_threads(look, archives, _ARCHIVES_AT_A_TIME, ahead=_ARCHIVES_AT_A_TIME)
+    for file, content in zip(archives, contents, strict=True):
+        path = join_path(folder, file.name)
+        if isinstance(content, OSError):
+            yield Folder(folder, [file._replace(problem=f"it cannot be read: {content.strerror or content}")])
+            continue
+        if not named and _is_unpacked_beside(folder, file.name, content.members):
+            log.warning(
+                f"{location_to_uri(path)} is passed over: its files lie unpacked beside it. Name the archive itself to "
+                "read it"
+            )
+            passed_over[os.path.splitext(file.name)[1].lower()] += 1
+            continue
+        if content.problem is not None:
+            problem = f"{content.problem}; {len(content.members):,} members of it are known"
+            yield Folder(folder, [file._replace(problem=problem, reason="damaged_archive")])
+        yield from _make_folders(make_folder(path), content.members, file.modified_us)
+
+
+def _is_unpacked_beside(folder: str, name: str, members: Sequence[Member]) -> bool:
+    """Tells whether the first members of an archive lie beside it, or in a folder of its name."""
+    first = list(itertools.islice((member for member in members if member.extent is not None), _MEMBERS_COMPARED))
+    places = [folder, join_path(folder, strip_archive_suffix(name))]
+    for place in places if first else ():
+        try:
+            if all(storage.find_size(join_path(place, member.name)) == member.size for member in first):
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def _make_folders(archive: str, members: Sequence[Member], modified_us: int) -> Iterator[Folder]:
+    """Makes the folders in an archive, in sorted order."""
+    folders: dict[str, list[Member]] = collections.defaultdict(list)
+    hidden: collections.Counter[str] = collections.Counter()
+    for member in members:
+        inside, _, name = member.name.rpartition("/")
+        if ".." in member.name.split("/"):
+            folders[""].append(member)
+        elif any(part.startswith(".") or part == _OF_MACS for part in member.name.split("/")):
+            hidden[inside] += 1
+        else:
+            folders[inside].append(member._replace(name=name))
+    for inside in sorted(folders.keys() | hidden.keys()):
+        found = folders.get(inside, [])
+        texts = {member.name: member.text for member in found if member.text is not None}
+        files = [
+            File(member.name, member.size, modified_us, member.problem, "unusable_member", member.extent)
+            for member in found
+        ]
+        path = f"{archive}/{inside}" if inside else archive
+        yield Folder(path, files, hidden[inside], texts=texts, packed=True)

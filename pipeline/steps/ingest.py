@@ -34,7 +34,7 @@ from pipeline.options import LinePipelineOptions
 from pipeline.steps.charset_choice import choose_charset
 from pipeline.steps.corrections import find_image_tables, find_old_dataset, warn_of_other_splits
 from pipeline.steps.estimate import estimate_time
-from pipeline.steps.listing import choose_images, draw_boundaries, list_collection
+from pipeline.steps.listing import choose_images, draw_boundaries, find_places, list_collection
 from pipeline.steps.step import (
     Context,
     Outcome,
@@ -199,7 +199,7 @@ def _resolve(context: Context) -> Iterator[_Resolved]:
     old = find_old_dataset(options, workspace)
     tables = find_image_tables(options)
     roots = [] if tables.paths else find_roots(choose_images(context), flag="--images")
-    rules, why = choose_labels(options.label_rules, roots, draw_boundaries(context))
+    rules, why = choose_labels(options.label_rules, roots, find_places(context, roots))
     if why:
         log.info(why)
     rules, why = choose_splits(rules, roots, draw_boundaries(context))

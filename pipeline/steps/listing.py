@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 _BYTES_A_ROW = 64  # of a label table, as a guess
-_ARTEFACTS = ("datasets", "models", "predictions", "rejects", "review", "runs", "unfinished")
+_ARTEFACTS = ("archives", "datasets", "models", "predictions", "rejects", "review", "runs", "unfinished")
 
 
 def choose_images(context: Context) -> str:
@@ -78,7 +78,7 @@ def list_collection(
     pages = context.options.page_rules
     name = make_id(roots=roots, tables=tables, labels=labels, pages=pages, template=context.options.template)
     folder = context.scratch.unfinished(Unfinished.LISTING, name)
-    places = Places.from_roots([*roots, *tables.paths], draw_boundaries(context))
+    places = find_places(context, [*roots, *tables.paths])
     grouped = [*group_roots(roots, places), *([path] for path in tables.paths)]
     groups = [[location_to_uri(root) for root in group] for group in grouped]
     files = [storage.join(folder, f"{number:05d}.parquet") for number in range(len(groups))]
@@ -114,6 +114,11 @@ def list_collection(
         raise
     if not context.options.template:
         storage.remove_folder(folder)
+
+
+def find_places(context: Context, roots: list[str]) -> Places:
+    """Finds the places of all roots of a collection, whose archives have their indexes in the workspace."""
+    return Places.from_roots(roots, draw_boundaries(context), context.workspace.archives)
 
 
 def draw_boundaries(context: Context) -> Boundaries:

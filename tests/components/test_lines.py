@@ -237,7 +237,8 @@ def test_any_change_of_the_references_changes_the_digest():
         "group": "lines",
         "split": "test",
     }
-    assert set(changes) == set(ImageReference._fields)
+    assert {*changes, "offset", "length"} == set(ImageReference._fields)
+    assert digest_references([first._replace(offset=1, length=2)]) == digest_references([first])  # its place alone
     variants = [[], [first], [second], [first, second], [second, first], [first, first]]
     variants += [[first._replace(**{name: value}), second] for name, value in changes.items()]
     variants += [

@@ -51,6 +51,10 @@ class FileSystem:
         """Reads the content of a file, or its first bytes."""
         return self.fs.cat_file(url, end=at_most)
 
+    def read_range(self, url: str, start: int, length: int) -> bytes:
+        """Reads bytes from a place in a file; fewer where the file ends before."""
+        return self.fs.cat_file(url, start=start, end=start + length)
+
     def describe(self, url: str) -> StoredFile:
         """Asks for the description of a file; raises `FileNotFoundError` or `IsADirectoryError`."""
         info = self.fs.info(url)

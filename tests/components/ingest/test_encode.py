@@ -42,6 +42,7 @@ GIVEN_BY_PAGES = (
     "empty_outline",
     "outside_page",
 )
+GIVEN_BY_ARCHIVES = ("damaged_archive", "unusable_member")
 NOT_OF_IMAGES = ("no_image", "damaged_row")
 
 
@@ -185,4 +186,4 @@ def test_a_label_that_does_not_fit_is_rejected_with_every_number(tmp_path):
 def test_these_are_all_reasons_that_an_image_can_have():
     tested = {reason for reason, _, _ in _CONTENTS.values()} | {*GIVEN_BY_THE_LISTING}
     tested |= {"unreadable", "symbol_not_in_charset", "too_slow", "crashed"}  # the last two: test_bounds.py
-    assert tested | {*NOT_OF_IMAGES} | {*GIVEN_BY_PAGES} == set(REASONS)
+    assert tested | {*NOT_OF_IMAGES} | {*GIVEN_BY_PAGES} | {*GIVEN_BY_ARCHIVES} == set(REASONS)

@@ -1,0 +1,1 @@
+"""Collections packed in archives: their members, where these lie, and their bytes."""

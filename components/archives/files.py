@@ -1,0 +1,116 @@
+"""Bytes of archives, on a disk or in an object store: at places, or from the beginning."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import IO
+
+from tfrecords import storage
+
+BLOCK_BYTES = 4 << 20
+"""Bytes of an archive that are read together; members of one block belong to one shard."""
+LONGEST_READ = 1 << 20
+"""Most bytes that a library may ask for at once: the length of a header is what an archive says."""
+
+
+class ArchiveError(Exception):
+    """An archive that cannot be read, or a member of one; says why in words."""
+
+
+def open_regular_file(path: str, *, buffered: bool = False) -> IO[bytes]:
+    """Opens a local file to read.
+
+    Raises:
+        IrregularFileError: if it is a folder, or a pipe or a device, which never end.
+        OSError: if it cannot be opened.
+    """
+    # O_NONBLOCK: a pipe that nobody writes to would keep open() waiting.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise IrregularFileError("it is not a regular file")
+    return open(descriptor, "rb", buffering=-1 if buffered else 0)
+
+
+def read_range(path: str, start: int, length: int) -> bytes:
+    """Reads bytes from a place in a file or object; fewer where it ends before.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    if storage.is_remote(path):
+        return storage.read_range(path, start, length)
+    with open_regular_file(path) as file:
+        return os.pread(file.fileno(), length, start)
+
+
+class IrregularFileError(OSError):
+    """A path that leads to something else than a file."""
+
+
+class ArchiveChangedError(ArchiveError):
+    """An archive that is not the one that was listed; says in words what lies there now."""
+
+    def __init__(self, found: str):
+        super().__init__(f"its archive has changed since it was listed, or is damaged: {found}")
+
+
+class ArchiveFile:
+    """An archive as a file that is read by places, in blocks.
+
+    Args:
+        path: path or URL.
+        size: bytes.
+        longest_read: most bytes that may be asked for at once.
+
+    Raises:
+        OSError: from each call, if the archive cannot be read.
+    """
+
+    def __init__(self, path: str, size: int, longest_read: int = LONGEST_READ):
+        self._path = path
+        self._size = size
+        self._longest_read = longest_read
+        self._position = 0
+        self._block = (0, b"")
+
+    def read(self, length: int = -1) -> bytes:
+        """Reads bytes from the present position.
+
+        Raises:
+            ArchiveError: if more are asked for than any honest archive needs.
+        """
+        length = max(0, self._size - self._position) if length < 0 else length
+        if length > self._longest_read:
+            raise ArchiveError(f"it has a header of {length:,} bytes")
+        parts = []
+        while length > 0 and self._position < self._size:
+            part = self._read_in_block(length)
+            if not part:
+                break
+            parts.append(part)
+            self._position += len(part)
+            length -= len(part)
+        return b"".join(parts)
+
+    def _read_in_block(self, length: int) -> bytes:
+        start, content = self._block
+        if not start <= self._position < start + len(content):
+            start = self._position
+            content = read_range(self._path, start, min(BLOCK_BYTES, self._size - start))
+            self._block = start, content
+        return content[self._position - start :][:length]
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Sets the position, and returns it."""
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        return self._position
+
+    def tell(self) -> int:
+        """Returns the position."""
+        return self._position
+
+    def seekable(self) -> bool:
+        """Tells that any position can be set."""
+        return True
