@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import IO
@@ -103,9 +104,12 @@ class ArchiveFile:
         return content[self._position - start :][:length]
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Sets the position, and returns it."""
-        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        return self._position
+        """Sets the position, and returns it; raises an `OSError` for one before the beginning."""
+        position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        if position < 0:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self._position = position
+        return position
 
     def tell(self) -> int:
         """Returns the position."""

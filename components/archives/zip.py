@@ -40,7 +40,7 @@ def list_zip(path: str, size: int) -> Iterator[Member]:
             end: int = archive.start_dir
     except (zipfile.BadZipFile, ValueError, EOFError, struct.error, NotImplementedError) as error:
         raise ArchiveError(f"it is damaged: {error}") from None
-    ends = [entry.header_offset for entry in entries[1:]] + [end]
+    ends = [entry.header_offset for entry in entries[1:]] + [end] * bool(entries)
     for entry, stop in zip(entries, ends, strict=True):
         if entry.is_dir():
             continue

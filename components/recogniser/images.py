@@ -8,6 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image
 
+from components.listing.collection import read_size_and_time
 from components.listing.line_places import find_line_place
 from components.listing.references import read_regular_file
 from components.page_images import read_line_of_page
@@ -61,7 +62,8 @@ def make_line(
 
 
 def _read_file(path: str, limits: ImageLimits) -> bytes:
-    if not storage.is_remote(path):
-        path = os.path.expanduser(path)
-        limits.check_bytes(os.path.getsize(path))
+    if storage.is_remote(path):
+        return read_regular_file(path)
+    path = os.path.expanduser(path)
+    limits.check_bytes(read_size_and_time(path)[0])
     return read_regular_file(path)

@@ -105,6 +105,11 @@ def test_a_compressed_archive_is_read_on_from_where_it_was_left_and_again_from_i
         assert read == [bytes([number]) * 9_000 for number in range(start, stop)]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_empty_archive_has_no_members(tmp_path, kind):
+    assert look(put_archive(tmp_path, kind, {})) == ArchiveContent([], None)
+
+
 def test_the_format_is_what_the_bytes_say(tmp_path):
     (tmp_path / "a.tar").write_bytes(gzip.compress(make_tar(FILES)))
     (tmp_path / "b.tgz").write_bytes(make_zip(FILES))

@@ -1,0 +1,152 @@
+"""Collections in archives, by the command itself: from archives to datasets, predictions and rejects."""
+
+import json
+import os
+import pathlib
+import shutil
+
+import duckdb
+import pytest
+
+from components.lines import read_example_lines
+from components.recogniser import load_recogniser
+from pipeline.exits import EXIT_DONE, EXIT_REFUSED
+from tests.commands import make_workspace, run_command
+from tests.components.archives.packing import KINDS, put_archive
+from tfrecords.shards import read_records
+
+
+@pytest.fixture
+def workspace(tmp_path, tiny_model) -> pathlib.Path:
+    return make_workspace(tmp_path / "ws", tiny_model, model_id="first")
+
+
+@pytest.fixture
+def files(tiny_images) -> dict[str, bytes]:
+    """24 images by name, each with its label in a text file beside it."""
+    return {path.name: path.read_bytes() for path in sorted(tiny_images.iterdir())}
+
+
+def infer(workspace: pathlib.Path, images: object, *flags: str) -> int:
+    return run_command(workspace, "--steps=infer", f"--infer_images={images}", *flags)
+
+
+def rows(workspace: pathlib.Path, what: str = "predictions") -> list[tuple]:
+    """The name, and the text or the reason, of every row, sorted; the same name twice is twice."""
+    found = list(workspace.glob(f"{what}/**/*.parquet"))
+    column = "text" if what == "predictions" else "reason"
+    if not found:
+        return []
+    table = f"select uri, {column} from read_parquet({list(map(str, found))}, hive_partitioning=false)"
+    return sorted((uri.rpartition("/")[2], value) for uri, value in duckdb.sql(table).fetchall())
+
+
+def images_of(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {name: content for name, content in files.items() if name.endswith(".png")}
+
+
+def test_a_night_reads_archives_of_every_kind_as_it_reads_their_files(tmp_path, workspace, files, tiny_images):
+    images = images_of(files)
+    parts = [dict(list(images.items())[number::6]) for number in range(6)]
+    for kind, part in zip(KINDS, parts, strict=False):
+        put_archive(tmp_path / "in" / "sub", kind, {f"scans/{name}": content for name, content in part.items()})
+    for name, content in parts[5].items():
+        (tmp_path / "in" / name).write_bytes(content)
+    assert infer(workspace, tmp_path / "in") == EXIT_DONE
+    plain = make_workspace(tmp_path / "plain", workspace / "models" / "first", model_id="first")
+    assert infer(plain, tiny_images) == EXIT_DONE
+    assert len(rows(workspace)) == len(images)
+    assert rows(workspace) == rows(plain)
+
+
+def test_the_next_night_opens_no_archive_that_did_not_change_and_reads_the_new_one(tmp_path, workspace, files, capsys):
+    images = images_of(files)
+    first = put_archive(tmp_path / "in", "a.tar", dict(list(images.items())[:10]))
+    assert infer(workspace, tmp_path / "in") == EXIT_DONE
+    status = os.stat(first)
+    with open(first, "r+b") as file:
+        file.write(bytes(status.st_size))  # whoever opened it would find no member
+    os.utime(first, ns=(status.st_atime_ns, status.st_mtime_ns))
+    put_archive(tmp_path / "in", "a.zip", dict(list(images.items())[10:]))
+    capsys.readouterr()
+    assert infer(workspace, tmp_path / "in") == EXIT_DONE
+    assert "matched=24 skipped=10" in capsys.readouterr().out
+    assert len(rows(workspace)) == len(images)
+    assert infer(workspace, f"{tmp_path}/in/*") == EXIT_DONE
+    assert "nothing new" in capsys.readouterr().out
+
+
+def test_every_member_is_read_or_rejected_once(tmp_path, workspace, files):
+    names = sorted(images_of(files))
+    packed = {name: files[name] for name in names[:8]}
+    packed |= {
+        "note.png": b"no image",
+        "cut.png": files[names[8]][:60],
+        "in.zip": b"x",
+        "empty.png": b"",
+        "1.json": b"{}",
+    }
+    path = put_archive(tmp_path, "a.tar", {**packed, "../out.png": files[names[9]], "z.png": bytes(99_999)})
+    os.truncate(path, os.path.getsize(path) - 50_000)
+    assert infer(workspace, path, "--max_reject_fraction=0.9") == EXIT_DONE
+    assert [name for name, _ in rows(workspace)] == names[:8]
+    assert rows(workspace, "rejects") == [
+        ("a.tar", "damaged_archive"),
+        ("cut.png", "truncated"),
+        ("empty.png", "empty_file"),
+        ("in.zip", "unusable_member"),
+        ("note.png", "not_an_image"),
+        ("out.png", "unusable_member"),
+        ("z.png", "unusable_member"),
+    ]
+    (manifest,) = workspace.glob("predictions/*/*/_manifest.json")
+    counts = json.loads(manifest.read_text())
+    assert (counts["matched"], counts["rows"], sum(counts["rejects"].values())) == (15, 8, 7)
+
+
+@pytest.mark.parametrize("kind", ["a.tar", "a.tar.gz", "a.zip"])
+def test_an_ingested_archive_gives_the_examples_of_its_files(tmp_path, files, kind, tiny_images):
+    def examples(workspace: pathlib.Path) -> list[tuple[str, str, bytes]]:
+        shards = sorted(workspace.glob("datasets/*/train-*"))
+        lines = read_example_lines(record for shard in shards for record in read_records(str(shard)))
+        return sorted((text, uri.rpartition("/")[2], pixels.tobytes()) for (text, uri), pixels in lines)
+
+    put_archive(tmp_path / "in", kind, files)
+    packed, plain = tmp_path / "packed", tmp_path / "plain"
+    flags = ["--steps=ingest", "--label_source=sidecar", "--validation_fraction=0", "--test_fraction=0"]
+    assert run_command(packed, *flags, f"--images={tmp_path}/in/{kind}") == EXIT_DONE
+    assert run_command(plain, *flags, f"--images={tiny_images}") == EXIT_DONE
+    assert examples(packed) == examples(plain)
+
+
+def test_auto_finds_the_text_files_in_an_archive(tmp_path, files, capsys):
+    path = put_archive(tmp_path / "in", "a.tar", files)
+    assert run_command(tmp_path / "ws", "--steps=ingest", f"--images={path}") == EXIT_DONE
+    assert "labels come from the text file beside each image" in capsys.readouterr().out
+
+
+def test_an_empty_archive_is_refused_with_its_name(tmp_path, workspace, capsys):
+    path = put_archive(tmp_path, "a.zip", {})
+    assert infer(workspace, path) == EXIT_REFUSED
+    assert f"there is not one image in {path}" in capsys.readouterr().err
+
+
+def test_a_member_is_recognised_by_its_path_from_python(tmp_path, workspace, files):
+    name = sorted(images_of(files))[0]
+    (tmp_path / name).write_bytes(files[name])
+    recogniser = load_recogniser(str(workspace))
+    for kind in KINDS:
+        path = put_archive(tmp_path, kind, files)
+        packed, plain = recogniser.recognise([f"{path}!/{name}", f"{tmp_path}/{name}"])
+        assert packed == plain
+
+
+def test_the_report_shows_members_that_were_rejected(tmp_path, workspace, files):
+    path = put_archive(tmp_path, "a.tar.gz", {**images_of(files), "grey.png": files[sorted(files)[0]][:200]})
+    assert infer(workspace, path) == EXIT_DONE
+    (report,) = workspace.glob("runs/*.html")
+    page = report.read_text()
+    assert "a.tar.gz!/grey.png" in page
+    assert "the file is gone" not in page
+    assert page.count("data:image/") >= 2
+    shutil.rmtree(workspace)
