@@ -13,7 +13,7 @@ from components.archives.zip import MAGICS, read_zip_member
 from tfrecords import storage
 
 MAGIC_BYTES = 4
-_LARGEST_GAP = 64 << 10  # bytes between members that are read along with them
+_LARGEST_GAP = 1 << 20  # bytes between members that are read along with them, sooner than by another request
 
 
 class WantedMember(NamedTuple):

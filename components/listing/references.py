@@ -173,14 +173,19 @@ def read_image(uri: str, at_most: int = -1) -> bytes:
     return read_regular_file(uri_to_path(uri), at_most)
 
 
-def read_regular_file(path: str, at_most: int = -1) -> bytes:
-    """Reads a file, or its first bytes.
+def read_regular_file(path: str, at_most: int = -1, index_folder: str | None = None) -> bytes:
+    """Reads a file, or its first bytes; a member of an archive is read whole, or not at all.
+
+    Args:
+        path: local path or URL.
+        at_most: bytes; -1 for all.
+        index_folder: where indexes of archives are kept; without one an archive is looked through for a member.
 
     Raises:
         OSError: if it cannot be read, or is a pipe or a device, which never end.
     """
     if (member := find_member_path(path)) is not None:
-        return read_member(member, at_most)
+        return read_member(member, at_most, index_folder)
     if storage.is_remote(path):
         return storage.read_bytes(path, None if at_most < 0 else at_most)
     try:

@@ -119,8 +119,10 @@ def _render(
         else None,
         nothing_new="infer" in steps and steps["infer"]["folder"] == workspace.all_predictions,
         confidences=compare_confidences(record.nights),
-        least_confident=_draw_least_confident(steps["infer"]["figures"], record) if "infer" in steps else [],
-        rejects=_group_rejects(record),
+        least_confident=_draw_least_confident(steps["infer"]["figures"], record, workspace.archives)
+        if "infer" in steps
+        else [],
+        rejects=_group_rejects(record, workspace.archives),
         dataset=dataset,
         reasons=REASONS,
         long=_LONG,
@@ -237,7 +239,7 @@ def _read_pictures(folder: str, captions: dict[str, str]) -> list[dict[str, str]
     return pictures
 
 
-def _draw_least_confident(figures: dict[str, Any], record: CommandRecord) -> list[dict[str, Any]]:
+def _draw_least_confident(figures: dict[str, Any], record: CommandRecord, archives: str) -> list[dict[str, Any]]:
     """Draws the least confident rows of a run, with their images as the model saw them."""
     rows = [
         {"confidence": confidence, "uri": uri, "text": text}
@@ -250,11 +252,11 @@ def _draw_least_confident(figures: dict[str, Any], record: CommandRecord) -> lis
         max_decode_seconds=record.options["max_decode_seconds"],
         max_decode_memory=record.options["max_decode_memory"],
     )
-    images = draw_lines([row["uri"] for row in rows], record.used.get("height", _HEIGHT), limits)
+    images = draw_lines([row["uri"] for row in rows], record.used.get("height", _HEIGHT), limits, archives)
     return [{**row, "image": image} for row, image in zip(rows, images, strict=True)]
 
 
-def _group_rejects(record: CommandRecord) -> list[dict[str, Any]]:
+def _group_rejects(record: CommandRecord, archives: str) -> list[dict[str, Any]]:
     """Groups the rejects by step and reason, the most frequent first, with some images of each."""
     groups: list[dict[str, Any]] = []
     for name, counts in record.rejects.items():
@@ -270,7 +272,7 @@ def _group_rejects(record: CommandRecord) -> list[dict[str, Any]]:
         if group["reason"] in _NOT_DRAWN:
             group["rows"] = [{**row, "image": Thumbnail(problem=_TOO_MUCH)} for row in group["rows"]]
     drawable = [row for group in groups if group["reason"] not in _NO_IMAGES + _NOT_DRAWN for row in group["rows"]]
-    for row, image in zip(drawable, draw_files([row["uri"] for row in drawable]), strict=True):
+    for row, image in zip(drawable, draw_files([row["uri"] for row in drawable], archives), strict=True):
         row["image"] = image
     return groups
 

@@ -55,30 +55,39 @@ class Thumbnail(NamedTuple):
     width: int = 0
 
 
-def draw_files(uris: Sequence[str]) -> Iterator[Thumbnail]:
-    """Draws files of any content, in their order, in a helper process."""
-    yield from _draw_all(_draw_file, uris, _BYTES)
+def draw_files(uris: Sequence[str], index_folder: str | None = None) -> Iterator[Thumbnail]:
+    """Draws files of any content, in their order, in a helper process.
+
+    Args:
+        index_folder: where indexes of archives are kept.
+    """
+    yield from _draw_all(_draw_file, uris, _BYTES, index_folder)
 
 
-def draw_lines(uris: Sequence[str], height: int, limits: ImageLimits) -> Iterator[Thumbnail]:
+def draw_lines(
+    uris: Sequence[str], height: int, limits: ImageLimits, index_folder: str | None = None
+) -> Iterator[Thumbnail]:
     """Draws images as a model sees them, in their order, in a helper process.
 
     Args:
         height: of the lines, pixels.
         limits: images beyond them are not drawn.
+        index_folder: where indexes of archives are kept.
     """
     draw = functools.partial(_draw_line, height=height, limits=limits)
-    yield from _draw_all(draw, uris, limits.max_bytes + 1)
+    yield from _draw_all(draw, uris, limits.max_bytes + 1, index_folder)
 
 
-def _draw_all(draw: Callable[[_Content], Thumbnail], uris: Sequence[str], at_most: int) -> Iterator[Thumbnail]:
+def _draw_all(
+    draw: Callable[[_Content], Thumbnail], uris: Sequence[str], at_most: int, index_folder: str | None
+) -> Iterator[Thumbnail]:
     """Draws files; those that are left when helper processes are ended from outside are not drawn."""
     left = len(uris)
     if not left:
         return
     try:
         with HelperPool() as helpers:
-            for thumbnail in helpers.map(draw, _read_contents(uris, at_most), 1, items_per_call=1):
+            for thumbnail in helpers.map(draw, _read_contents(uris, at_most, index_folder), 1, items_per_call=1):
                 left -= 1
                 yield thumbnail
     except ProcessLostError:  # which is no reason to have no report
@@ -102,7 +111,7 @@ class _NotDrawn(Exception):  # noqa: N818 (an outcome, not a failure)
     """The reason, in words, why nothing of a file can be shown."""
 
 
-def _read_contents(uris: Sequence[str], at_most: int) -> Iterator[_Content]:
+def _read_contents(uris: Sequence[str], at_most: int, index_folder: str | None) -> Iterator[_Content]:
     """Reads the first bytes of each file, in threads; yields them in order."""
     deadline = time.monotonic() + _SECONDS
     failures: list[str] = []
@@ -115,7 +124,7 @@ def _read_contents(uris: Sequence[str], at_most: int) -> Iterator[_Content]:
         if find_line_place(uri_to_path(uri)) is not None:
             return _Content(uri, b"")
         try:
-            return _Content(uri, read_regular_file(uri_to_path(uri), at_most))
+            return _Content(uri, read_regular_file(uri_to_path(uri), at_most, index_folder))
         except FileNotFoundError:
             return _Content(uri, b"", "the file is gone")
         except StoreError as error:

@@ -18,6 +18,7 @@ from components.listing.path_tables import list_table
 from components.recogniser.manifest import ModelManifest
 from pipeline.exits import EXIT_DONE, EXIT_REFUSED
 from pipeline.main import main
+from tests.components.archives.packing import pack
 from tests.conftest import LABELS
 from tests.engines.places import errors, examples, predictions, run
 from tfrecords import DataError, DatasetManifest, StoreError, storage
@@ -159,6 +160,31 @@ def test_each_image_and_each_label_costs_one_request(store, object_store, proxy,
         labels_and_shown = 72 if step == "ingest" else shown
         assert proxy.counts()["read"] <= labels_and_shown + 15
         assert len(proxy.requests) <= labels_and_shown + 40
+
+
+def test_a_part_of_an_object_is_read_by_one_request(bucket, object_store, proxy):
+    object_store.put(f"{bucket}/x", bytes(range(256)))
+    assert storage.read_range(f"{bucket}/x", 10, 5) == bytes(range(10, 15))
+    assert storage.read_range(f"{bucket}/x", 250, 50) == bytes(range(250, 256))
+    assert [each.kind for each in proxy.requests] == ["read"] * 2
+
+
+@pytest.mark.parametrize("kind", ["a.tar", "a.zip", "a.tar.gz"])
+def test_the_images_of_an_archive_cost_few_requests(store, object_store, proxy, tiny_images, kind):
+    files = {f"{n:02d}/{path.name}": path.read_bytes() for n in range(30) for path in sorted(tiny_images.iterdir())}
+    object_store.put(f"{store}/lines/{kind}", pack(kind, files))
+    proxy.requests.clear()
+    assert run(store, "ingest") == EXIT_DONE  # 720 images, each with its label in a text file beside it
+    of_archive = [each for each in proxy.requests if each.name == f"lines/{kind}"]
+    assert len(of_archive) <= 15
+    proxy.requests.clear()
+    assert run(store, "infer") == EXIT_DONE
+    shown = 50  # by the run report; each is looked for in the archive that is there then
+    assert len([each for each in proxy.requests if each.name == f"lines/{kind}"]) <= 4 + 4 * shown
+    proxy.requests.clear()
+    assert run(store, "infer") == EXIT_DONE
+    assert [each.kind for each in proxy.requests if each.name == f"lines/{kind}"] == []
+    assert len(predictions(store)) == 720 + len(list(tiny_images.glob("*.png")))
 
 
 @pytest.mark.parametrize(("suffix", "number"), [(".txt", 8), (".png", 3)])  # there are few images in a shard
