@@ -8,6 +8,7 @@ import os
 from apache_beam.options.pipeline_options import StandardOptions
 
 from components.listing import LABEL_SOURCES, LABEL_TABLE_SUFFIXES, TABLE_SUFFIXES
+from components.listing.files import is_file
 from pipeline.options import LinePipelineOptions, UsageError
 from tfrecords import DataError, storage
 
@@ -93,7 +94,7 @@ def _check_labels(options: LinePipelineOptions) -> None:
                 f"--label_source={source} is none of {', '.join(LABEL_SOURCES)}, "
                 f"and no {', '.join(LABEL_TABLE_SUFFIXES)} file" + (f": did you mean {near[0]}?" if near else "")
             )
-        if not storage.is_remote(table) and not os.path.isfile(table):
+        if not storage.is_remote(table) and not is_file(table):
             raise UsageError(f"--label_source={source}: there is no file {table}")
     if source in ("filename", "sidecar"):
         path_column = None if named_in_tables else options.path_column

@@ -46,11 +46,26 @@ def find_member(path: MemberPath, index_folder: str | None = None) -> tuple[Memb
         FileNotFoundError: if the archive is not there, or has no such member.
         OSError: if it cannot be read for another reason.
     """
-    size, modified_us = _describe_archive(path.archive)
-    member = _index_members(path.archive, size, modified_us, index_folder).get(path.name)
+    modified_us, members = _find_members(path.archive, index_folder)
+    member = members.get(path.name)
     if member is None:
         raise FileNotFoundError(errno.ENOENT, f"{path.archive} has no such member", path.name)
     return member, modified_us
+
+
+def list_members(archive: str) -> list[str]:
+    """Lists the names of the members of an archive, sorted.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    return list(_find_members(archive, None)[1])
+
+
+def _find_members(archive: str, index_folder: str | None) -> tuple[int, dict[str, Member]]:
+    """Finds the last change of an archive, in microseconds since 1970 UTC, and its members by name."""
+    size, modified_us = _describe_archive(archive)
+    return modified_us, _index_members(archive, size, modified_us, index_folder)
 
 
 def _describe_archive(path: str) -> tuple[int, int]:

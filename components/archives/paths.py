@@ -40,6 +40,13 @@ def find_member_path(path: str) -> MemberPath | None:
     return MemberPath(match["archive"], match["name"])
 
 
+def split_folder(path: str) -> MemberPath | None:
+    """Splits the path of a folder in an archive; None for another folder. The name of the archive's own is empty."""
+    if path.endswith(MARK) and is_archive(path[:-1]) and f"{MARK}/" not in path:
+        return MemberPath(path[:-1], "")
+    return find_member_path(path)
+
+
 def make_folder(archive: str) -> str:
     """Makes the path of an archive as a folder."""
     return f"{archive}{MARK}"

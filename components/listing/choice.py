@@ -9,10 +9,12 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 
+from components.archives.paths import is_archive, make_folder
 from components.listing.boundaries import Boundaries
 from components.listing.collection import COMPANION_SUFFIXES, Tally, list_images
 from components.listing.equal_tables import choose_among_tables
 from components.listing.file_names import explain_names
+from components.listing.files import is_file, list_names
 from components.listing.image_sizes import find_image_size
 from components.listing.joining import read_label_rows
 from components.listing.label_files import LabelFile, find_label_file, find_size
@@ -227,9 +229,15 @@ def _explain_several_places(with_sidecar: int, images: int, which: str) -> DataE
 
 
 def find_folders(roots: Sequence[str]) -> list[str]:
-    """Finds the folders in which the images of some roots lie, or below which they do."""
+    """Finds the folders in which the images of some roots lie, or below which they do; an archive is one."""
     places = Places.from_roots(roots)
-    return list(dict.fromkeys(root if places.is_folder(root) else root.rpartition("/")[0] for root in roots))
+    return list(dict.fromkeys(_find_folder(root, places) for root in roots))
+
+
+def _find_folder(root: str, places: Places) -> str:
+    if places.is_folder(root):
+        return root
+    return make_folder(root) if is_archive(root) else root.rpartition("/")[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -319,7 +327,7 @@ def _search_tables(folder: str, rules: LabelRules, places: Sequence[str]) -> tup
 
 def _list_tables(folder: str) -> list[str]:
     try:
-        names = storage.list_names(folder)
+        names = list_names(folder)
     except OSError:  # the one above may belong to another person
         return []
     tables = [name for name in names if name.lower().endswith(TABLE_SUFFIXES)]
@@ -335,7 +343,7 @@ def _list_tables(folder: str) -> list[str]:
     return [
         name
         for name in tables
-        if not name.startswith(".") and (storage.is_remote(folder) or os.path.isfile(storage.join(folder, name)))
+        if not name.startswith(".") and (storage.is_remote(folder) or is_file(storage.join(folder, name)))
     ]
 
 

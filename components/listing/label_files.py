@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from components.archives.paths import ARCHIVE_SUFFIXES
+from components.listing import files
 from components.listing.contents import Content, fold_name, read_content
 from components.listing.line_places import PAGE_FILE_SUFFIX
 from components.listing.page_files import is_page_file
@@ -270,6 +271,6 @@ def _list_files(folder: str) -> list[str]:
 def find_size(path: str) -> int:
     """Finds the size of a file in bytes; 0 if it cannot be told."""
     try:
-        return storage.find_size(path) or 0
+        return files.find_size(path) or 0
     except OSError:
         return 0

@@ -18,6 +18,7 @@ from components.listing.columns import (
     looks_like_header,
     suggest_header,
 )
+from components.listing.files import is_file
 from components.listing.name_matching import make_name_key
 from components.listing.references import IMAGE_SUFFIXES
 from components.listing.split_names import SPLIT_COLUMNS
@@ -277,6 +278,6 @@ def _is_file_beside(table: str, path: str) -> bool:
     if not storage.is_remote(path):
         path = os.path.join(os.path.dirname(table), path)
     try:
-        return storage.is_file(path)
+        return is_file(path)
     except DataError:
         return False

@@ -14,8 +14,11 @@ import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 
+from components.archives.lookup import list_members
+from components.archives.paths import is_archive, make_folder, split_folder
 from components.listing.collection import COMPANION_SUFFIXES
 from components.listing.contents import fold_name
+from components.listing.files import is_file
 from components.listing.name_matching import make_name_key
 from components.listing.references import get_folder, location_to_uri, path_to_uri, resolve_folder, resolve_path
 from components.listing.split_names import name_split, name_table_split
@@ -81,7 +84,7 @@ class NameRule:
             return resolve_path(self.folder, named), None
         if storage.is_remote(self.folder):
             return path, 1  # whether it is another file would cost a request
-        if "/" in path and storage.is_file(here := resolve_path(self.folder, named)):
+        if "/" in path and is_file(here := resolve_path(self.folder, named)):
             return here, None
         return path, 0
 
@@ -152,25 +155,37 @@ def _share_names(paths: Iterable[str], roots: Iterable[str]) -> bool:
 
 def _list_image_names(root: str) -> Iterator[str]:
     """Yields the keys of the images in a folder and below it."""
-    if storage.is_remote(root):
+    if (inside := split_folder(root)) is not None:
+        paths = _list_members(inside.archive)
+    elif storage.is_remote(root):
         paths = (file.url for file in storage.find_files(root))
     else:
         paths = (f"{folder}/{name}" for folder, _, names in os.walk(root) for name in names)
     for path in paths:
         name = path.rpartition("/")[2]
-        if name and not name.startswith(".") and not name.lower().endswith(COMPANION_SUFFIXES):
+        if is_archive(name) and not name.startswith("."):
+            yield from _list_image_names(make_folder(path))
+        elif name and not name.startswith(".") and not name.lower().endswith(COMPANION_SUFFIXES):
             yield make_name_key(location_to_uri(path))
+
+
+def _list_members(archive: str) -> Iterator[str]:
+    """Yields the paths of the members of an archive; none if it cannot be read."""
+    try:
+        yield from (f"{make_folder(archive)}/{name}" for name in list_members(archive))
+    except OSError:
+        return
 
 
 def has_file(path: str) -> bool:
     """Tells whether a path or URL, in some Unicode form, is a file."""
     forms = dict.fromkeys([path, unicodedata.normalize("NFC", path), unicodedata.normalize("NFD", path)])
-    return any(map(storage.is_file, forms))
+    return any(map(is_file, forms))
 
 
 def find_file(path: str) -> str | None:
     """Finds a file by its path or URL; a local one also in another Unicode form or case, if only one is like that."""
-    if storage.is_file(path):
+    if is_file(path):
         return path
     if storage.is_remote(path):
         return None

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import IO
 
 from components.listing.columns import WantedColumn
+from components.listing.files import open_to_read
 from components.listing.json_tables import read_json_document, read_json_rows
 from components.listing.parquet_tables import read_parquet_rows
 from components.listing.spreadsheets import read_spreadsheet_rows
@@ -24,7 +25,7 @@ from components.listing.table_formats import (
     read_delimited_rows,
 )
 from components.listing.table_rows import IDENTIFIERS, TableLines, TableRow
-from tfrecords import DataError, StoreError, storage
+from tfrecords import DataError, StoreError
 
 PATH_COLUMNS = ("path", "file_name", "filename", "file", "image", "image_path", "img_path", "img", "uri", "name")
 TEXT_COLUMNS = ("text", "label", "transcription", "transcript", "ground_truth", "gt", "words", "sentence", "value")
@@ -102,7 +103,7 @@ def describe_label_table(table: str, columns: TableColumns) -> str | None:
     if os.path.splitext(table)[1].lower() not in (".csv", ".tsv", ".txt"):
         return None
     try:
-        with storage.open_to_read(table) as file:
+        with open_to_read(table) as file:
             return describe_form(table, TableLines(file, table), _want_columns(columns))
     except StoreError:
         raise
@@ -153,7 +154,7 @@ def is_review_table(table: str) -> bool:
         return False
     wanted = [WantedColumn(name, "", name, ()) for name in REVIEW_COLUMNS]
     try:
-        with storage.open_to_read(table) as file:
+        with open_to_read(table) as file:
             if suffix == ".xlsx":
                 next(read_spreadsheet_rows(file, table, wanted), None)
             else:
@@ -203,7 +204,7 @@ def read_table(table: str, wanted: Sequence[WantedColumn]) -> Iterator[TableRow]
         raise DataError(f"{name} is not a table: its name must end with one of {', '.join(LABEL_TABLE_SUFFIXES)}")
     empty = True
     try:
-        with storage.open_to_read(table) as file:
+        with open_to_read(table) as file:
             for row in _read_rows(file, table, name, wanted):
                 empty = False
                 yield row

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import apache_beam as beam
 
+from components.archives.paths import find_member_path
 from components.ingest.sample import render_sample
 from components.listing import (
     SYSTEM_FOLDERS,
@@ -24,6 +25,7 @@ from components.listing import (
     group_roots,
     location_to_uri,
 )
+from components.listing.files import find_size
 from components.listing.transforms import JoinTables, ListCollection, ListOnce
 from pipeline.engines.jobs import run_job
 from pipeline.steps.step import Context
@@ -44,12 +46,18 @@ def choose_images(context: Context) -> str:
     if options.images:
         return options.images
     if tables := options.label_rules.tables:
-        folders = dict.fromkeys(table.rpartition("/")[0] for table in tables)
+        folders = dict.fromkeys(_find_folder(table) for table in tables)
         log.info(f"no --images given: using the images beside the label table, in {', '.join(folders)}")
         return ",".join(folders)
     folder = render_sample(_require_sample_folder(context.workspace, "--images"))[0]
     log.info(f"no --images given: using the rendered sample collection in {folder}")
     return folder
+
+
+def _find_folder(table: str) -> str:
+    """Finds the folder of a table, or the archive that it lies in."""
+    member = find_member_path(table)
+    return table.rpartition("/")[0] if member is None else member.archive
 
 
 @contextlib.contextmanager
@@ -143,7 +151,7 @@ def _join_tables(
 ) -> tuple[ListingSummary, list[str]]:
     """Writes listing files with the labels of the tables, from listing files without."""
     log.info(f"joining {listed.images:,} images and the rows of {rules}")
-    rows = sum(map(storage.get_size, rules.tables)) // _BYTES_A_ROW
+    rows = sum(find_size(table) or 0 for table in rules.tables) // _BYTES_A_ROW
     count = choose_shard_count(max(listed.images, rows))
     joined = [storage.join(folder, f"labelled-{number:05d}.parquet") for number in range(count)]
     summary_path = storage.join(folder, "labelled.json")

@@ -10,7 +10,7 @@ import pytest
 
 from components.lines import read_example_lines
 from components.recogniser import load_recogniser
-from pipeline.exits import EXIT_DONE, EXIT_REFUSED
+from pipeline.exits import EXIT_DONE, EXIT_REFUSED, EXIT_USAGE
 from tests.commands import make_workspace, run_command
 from tests.components.archives.packing import KINDS, put_archive
 from tfrecords.shards import read_records
@@ -150,3 +150,58 @@ def test_the_report_shows_members_that_were_rejected(tmp_path, workspace, files)
     assert "the file is gone" not in page
     assert page.count("data:image/") >= 2
     shutil.rmtree(workspace)
+
+
+def labelled(files: dict[str, bytes], folder: str = "") -> tuple[dict[str, bytes], str]:
+    """The images in a folder under names that are no labels, and the rows of a table that labels them."""
+    images, table = {}, ["path,text"]
+    for number, name in enumerate(sorted(images_of(files))):
+        path = f"{folder}scan_{number:04d}.png"
+        images[path] = files[name]
+        table.append(f"{path},{files[name.replace('.png', '.txt')].decode().strip()}")
+    return images, "\n".join(table)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("flags", [[], ["--label_source={}!/labels.csv"]], ids=["auto", "named"])
+def test_a_table_in_an_archive_labels_its_members(tmp_path, files, kind, flags, capsys):
+    images, table = labelled(files, "images/")
+    path = put_archive(tmp_path / "in", kind, {**images, "labels.csv": table.encode()})
+    asked = [flag.format(path) for flag in flags]
+    assert run_command(tmp_path / "ws", "--steps=ingest", f"--images={path}", *asked) == EXIT_DONE
+    out = capsys.readouterr().out
+    assert "24 rows lead to an image" in out
+    assert "24 images matched, 24 written" in out
+
+
+def test_a_table_in_an_archive_names_the_collection_by_itself(tmp_path, files, capsys):
+    images, table = labelled(files, "images/")
+    path = put_archive(tmp_path / "in", "a.zip", {**images, "labels.csv": table.encode()})
+    assert run_command(tmp_path / "ws", "--steps=ingest", f"--label_source={path}!/labels.csv") == EXIT_DONE
+    assert "24 images matched, 24 written" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("root", ["in", "in/a.tar"])
+def test_a_table_beside_an_archive_labels_its_members(tmp_path, files, root, capsys):
+    images, table = labelled(files)
+    put_archive(tmp_path / "in", "a.tar", images)
+    (tmp_path / "in" / "labels.csv").write_text(table)
+    assert run_command(tmp_path / "ws", "--steps=ingest", f"--images={tmp_path}/{root}") == EXIT_DONE
+    assert "24 images matched, 24 written" in capsys.readouterr().out
+
+
+def test_a_table_that_is_not_in_the_archive_is_refused(tmp_path, files, capsys):
+    path = put_archive(tmp_path / "in", "a.tar", images_of(files))
+    assert run_command(tmp_path / "ws", "--steps=ingest", f"--label_source={path}!/labels.csv") == EXIT_USAGE
+    assert f"there is no file {path}!/labels.csv" in capsys.readouterr().err
+
+
+def test_a_table_of_paths_names_members(tmp_path, workspace, files):
+    path = put_archive(tmp_path, "a.zip", images_of(files))
+    names = sorted(images_of(files))[:5]
+    (tmp_path / "night.csv").write_text("path\n" + "".join(f"a.zip!/{name}\n" for name in [*names, "gone.png"]))
+    assert infer(workspace, f"{tmp_path}/night.csv", "--max_reject_fraction=0.5") == EXIT_DONE
+    assert [name for name, _ in rows(workspace)] == names
+    assert rows(workspace, "rejects") == [("gone.png", "unreadable")]
+    assert infer(workspace, path) == EXIT_DONE
+    assert len(rows(workspace)) == 24  # the five are those of the table
