@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
+from components.archives.paths import is_archive, make_folder
 from components.listing.boundaries import Boundaries
 from components.listing.labels import LabelRules, quote_text
 from components.listing.listing import ListingSummary, read_listing
@@ -171,7 +172,7 @@ def _describe_folders(roots: Sequence[str], boundaries: Boundaries | None, *, as
 
 
 def _find_folders(roots: Sequence[str], boundaries: Boundaries | None) -> Iterator[tuple[str, str]]:
-    """Yields the folders, by their names in the keys of images, that tell one split, with that split."""
+    """Yields the folders and archives, by their names in the keys of images, that tell one split, with that split."""
     if not roots:
         return
     places = Places.from_roots(roots, boundaries)
@@ -179,7 +180,7 @@ def _find_folders(roots: Sequence[str], boundaries: Boundaries | None) -> Iterat
         is_folder = places.is_folder(root)
         folder = find_root_folder(root, is_folder)
         parent = places.get_key_parent(folder)
-        below = _list_two_levels(folder) if is_folder else []
+        below = _list_two_levels(folder) if is_folder else [make_folder(root)] if is_archive(root) else []
         for path in (folder, *below):
             name = path.removeprefix(parent)
             told_here = path == folder or name_split(name.rpartition("/")[2]) is not None
@@ -203,6 +204,8 @@ def _list_folders(folder: str) -> list[str]:
         return [storage.join(folder, name) for name in storage.list_folders(folder) if name[0] != "."]
     try:
         with os.scandir(folder) as entries:
-            return sorted(entry.path for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
+            folders = [entry.path for entry in visible if entry.is_dir()]
+            return sorted([*folders, *(make_folder(entry.path) for entry in visible if is_archive(entry.name))])
     except OSError:  # which the listing tells
         return []

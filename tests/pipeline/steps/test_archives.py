@@ -205,3 +205,13 @@ def test_a_table_of_paths_names_members(tmp_path, workspace, files):
     assert rows(workspace, "rejects") == [("gone.png", "unreadable")]
     assert infer(workspace, path) == EXIT_DONE
     assert len(rows(workspace)) == 24  # the five are those of the table
+
+
+@pytest.mark.parametrize("images", ["in", "in/*.tar"])
+def test_archives_that_are_named_like_splits_give_them(tmp_path, files, images, capsys):
+    names = sorted(images_of(files))
+    for split, some in (("train", names[:14]), ("val", names[14:18]), ("test", names[18:])):
+        texts = [name.replace(".png", ".txt") for name in some]
+        put_archive(tmp_path / "in", f"{split}.tar", {name: files[name] for name in [*some, *texts]})
+    assert run_command(tmp_path / "ws", "--steps=ingest", f"--images={tmp_path}/{images}") == EXIT_DONE
+    assert "24 written (14 train, 4 validation, 6 test)" in capsys.readouterr().out
