@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from components.archives.paths import find_member_path
 from components.layout import PageFileError, PageLine, cut_line
 from components.listing.line_places import LinePlace, name_lines
 from components.listing.page_files import read_page_file
@@ -44,13 +45,20 @@ def read_line_of_page(place: LinePlace, height: int, limits: ImageLimits, vertic
         ImageRejected: with the reason and the numbers behind it.
         OSError: if a file cannot be read.
     """
-    stamps = tuple(None if storage.is_remote(path) else os.stat(path).st_mtime_ns for path in place[:2])
+    stamps = tuple(map(_read_last_change, place[:2]))
     page = _load_page(place.image, place.page_file, stamps, limits)
     if isinstance(page, ImageRejected):
         raise ImageRejected(page.reason, page.detail)
     if (line := page.lines.get(place.line)) is None:
         raise ImageRejected("no_lines", f"{location_to_uri(place.page_file)} has no line {place.line!r} any more")
     return convert_line(cut_line(page.grey, line), height, limits, vertical)
+
+
+def _read_last_change(path: str) -> int | None:
+    """Reads the last change of a local file, or of the archive that it lies in; None for a URL."""
+    member = find_member_path(path)
+    path = path if member is None else member.archive
+    return None if storage.is_remote(path) else os.stat(path).st_mtime_ns
 
 
 @functools.lru_cache(maxsize=1)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from rapidfuzz.distance import Levenshtein
 
+from components.archives.paths import is_archive
 from components.layout import PageFile, PageFileError, looks_like_page_file, parse_page_file
 from components.listing.collection import read_size_and_time
 from components.listing.contents import fold_name
@@ -41,6 +42,11 @@ class FoundPageFile(NamedTuple):
     problem: str = ""
 
 
+def holds_files(root: str, places: Places) -> bool:
+    """Tells whether a root of a collection is a folder or an archive, and no file of its own."""
+    return places.is_folder(root) or is_archive(root)
+
+
 def find_page_files(root: str, places: Places, images: Mapping[str, object]) -> Iterator[FoundPageFile]:
     """Finds the page files at or below a root; of a single image, the one beside it.
 
@@ -49,7 +55,7 @@ def find_page_files(root: str, places: Places, images: Mapping[str, object]) -> 
         places: of all roots of the collection.
         images: those in the root, by path.
     """
-    found = _list_folder(root, places) if places.is_folder(root) else _list_beside(images)
+    found = _list_folder(root, places) if holds_files(root, places) else _list_beside(images)
 
     def read(file: tuple[str, int, int]) -> FoundPageFile | None:
         return _read(*file, places)
@@ -59,14 +65,18 @@ def find_page_files(root: str, places: Places, images: Mapping[str, object]) -> 
     return (file for file in files if file is not None)
 
 
-def read_page_file(path: str) -> PageFile:
+def read_page_file(path: str, index_folder: str | None = None) -> PageFile:
     """Reads a page file.
+
+    Args:
+        path: path or URL.
+        index_folder: where indexes of archives are kept.
 
     Raises:
         PageFileError: if it is damaged or too large.
         OSError: if it cannot be read.
     """
-    return _parse(read_regular_file(path, MAX_PAGE_FILE_BYTES + 1))
+    return _parse(read_regular_file(path, MAX_PAGE_FILE_BYTES + 1, index_folder))
 
 
 def _parse(content: bytes) -> PageFile:
@@ -98,7 +108,7 @@ def find_page_file_beside(images: Iterable[str]) -> str | None:
 
 def _list_folder(root: str, places: Places) -> Iterator[tuple[str, int, int]]:
     root = storage.canonicalise(root) if storage.is_remote(root) else root
-    for folder in walk_root(root, places, collections.Counter(), single=False):
+    for folder in walk_root(root, places, collections.Counter(), single=not places.is_folder(root)):
         for file in folder.files:
             if file.problem is None and file.name.lower().endswith(PAGE_FILE_SUFFIX):
                 yield join_path(folder.path, file.name), file.size_bytes, file.modified_us
@@ -119,7 +129,7 @@ def _read(path: str, size: int, modified_us: int, places: Places) -> FoundPageFi
         problem = "it is a link that leads out of the folder: put the file itself there"
         return FoundPageFile(path, size, modified_us, problem=problem)
     try:
-        content = read_regular_file(path, MAX_PAGE_FILE_BYTES + 1)
+        content = read_regular_file(path, MAX_PAGE_FILE_BYTES + 1, places.index_folder)
         if not looks_like_page_file(content):
             return None
         return FoundPageFile(path, size, modified_us, _parse(content).image_name or "")

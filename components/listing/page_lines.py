@@ -17,6 +17,7 @@ from components.listing.page_files import (
     ImageFinder,
     explain_problem,
     find_page_files,
+    holds_files,
     read_page_file,
 )
 from components.listing.references import ImageReference, location_to_uri, uri_to_path
@@ -66,7 +67,7 @@ def list_page_lines(
     files_of: dict[str, list[tuple[int, FoundPageFile]]] = collections.defaultdict(list)
     finder = ImageFinder(images)
     for file in find_page_files(root, places, images):
-        if places.is_folder(root):
+        if holds_files(root, places):
             tally.passed_over[PAGE_FILE_SUFFIX] -= 1
         if (found := finder.find(file)) is not None:
             files_of[found[0]].append((found[1], file))
@@ -78,7 +79,7 @@ def list_page_lines(
         found_files[:] = [entry for entry in found_files if entry[0] == nearest]
 
     def read(path: str) -> tuple[ImageReference, FoundPageFile | None, PageFile | None]:
-        return _read_page(images[path], [file for _, file in files_of.get(path, ())])
+        return _read_page(images[path], [file for _, file in files_of.get(path, ())], places.index_folder)
 
     remote = storage.is_remote(root)
     for image, found_file, page in map_in_threads(read, images, THREADS, ahead=AHEAD) if remote else map(read, images):
@@ -104,7 +105,7 @@ def _explain_unused(file: FoundPageFile, other: str | None) -> Reject:
 
 
 def _read_page(
-    image: ImageReference, files: Sequence[FoundPageFile]
+    image: ImageReference, files: Sequence[FoundPageFile], index_folder: str | None
 ) -> tuple[ImageReference, FoundPageFile | None, PageFile | None]:
     """Reads the page file of an image; returns the image with the reason if there is no page."""
     if image.problem is not None:
@@ -119,7 +120,7 @@ def _read_page(
     if file.problem:
         return image.reject("damaged_page_file", f"{uri}: {file.problem}"), None, None
     try:
-        return image, file, read_page_file(file.path)
+        return image, file, read_page_file(file.path, index_folder)
     except (OSError, PageFileError) as error:  # it was changed meanwhile
         return image.reject("damaged_page_file", f"{uri}: {explain_problem(error)}"), None, None
 

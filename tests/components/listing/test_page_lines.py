@@ -7,13 +7,17 @@ import tracemalloc
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pytest
 from PIL import Image
 
+from components.lines import read_referenced_line
 from components.listing import LabelRules, PageRules
 from components.listing.collection import Tally, read_size_and_time
 from components.listing.page_lines import list_page_lines
+from tests.components.archives.packing import KINDS, put_archive
 from tests.rendered_pages import LineOnPage, draw_page, write_alto, write_page_xml
+from tfrecords import ImageLimits
 
 RULES = PageRules()
 LABELS = LabelRules("pages", split_by="page")
@@ -227,6 +231,29 @@ def test_pages_in_an_object_store_are_listed_as_local_ones_are(tmp_path):
         ("memory:///pages/img/1.png#xml=../xml/first.xml&line=l2", "two"),
     ]
     store.rm("/pages", recursive=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pages_in_an_archive_are_listed_and_cut_as_those_in_a_folder_are(tmp_path, kind):
+    (tmp_path / "in").mkdir()
+    make_page(tmp_path / "in", "img/1.png", "one", "two", page="xml/first.xml")
+    make_page(tmp_path / "in", "img/2.png", "three", alto="img/2.xml")
+    files = {
+        str(path.relative_to(tmp_path / "in")): path.read_bytes()
+        for path in sorted((tmp_path / "in").rglob("*"))
+        if path.is_file()
+    }
+    archive = put_archive(tmp_path, kind, files)
+    unpacked, _ = list_all(tmp_path / "in")
+    packed, tally = list_all(archive)
+    assert [line.uri.removeprefix(f"{archive}!") for line in packed] == [
+        line.uri.removeprefix(f"{tmp_path}/in") for line in unpacked
+    ]
+    assert [line.text for line in packed] == ["one", "two", "three"]
+    assert tally.passed_over[".xml"] == 0
+    for line, other in zip(packed, unpacked, strict=True):
+        cut, same = (read_referenced_line(each, None, 32, ImageLimits()) for each in (line, other))
+        assert np.array_equal(cut.pixels, same.pixels)
 
 
 def test_each_line_is_split_by_itself_if_that_is_asked_for(tmp_path):
