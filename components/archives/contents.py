@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pyarrow
+import pyarrow.compute
 import pyarrow.parquet
 
 from components.archives.files import ArchiveError, read_range
@@ -58,17 +60,41 @@ def list_archive(path: str, size: int, modified_us: int, index_folder: str | Non
     Raises:
         OSError: if the archive cannot be read.
     """
-    about = {"format": _FORMAT, "path": path, "size": size, "modified_us": modified_us}
-    index = None
-    if index_folder is not None:
-        digest = hashlib.sha256(path.encode(errors="surrogateescape")).hexdigest()[:32]
-        index = storage.join(index_folder, f"{digest}.parquet")
-        if (content := _read_index(index, about)) is not None:
-            return content
+    about = _describe(path, size, modified_us)
+    index = None if index_folder is None else _name_index(path, index_folder)
+    if index is not None and (read := _read_index(index, about)) is not None:
+        table, problem = read
+        return ArchiveContent(list(_make_members(table)), problem)
     content = _scan(path, size)
     if index is not None:
         _write_index(index, content, about)
     return content
+
+
+@functools.lru_cache(maxsize=16)
+def load_index(path: str, size: int, modified_us: int, index_folder: str) -> pyarrow.Table | None:
+    """Loads the index of an archive as a table, to find members by their names; None if there is none of this archive.
+
+    Args:
+        path, size, modified_us, index_folder: as `list_archive` has them.
+    """
+    read = _read_index(_name_index(path, index_folder), _describe(path, size, modified_us))
+    return None if read is None else read[0]
+
+
+def find_in_index(index: pyarrow.Table, name: str) -> Member | None:
+    """Finds a member in the index of an archive by its name."""
+    return next(_make_members(index.filter(pyarrow.compute.equal(index["name"], name))), None)
+
+
+def _describe(path: str, size: int, modified_us: int) -> dict[str, Any]:
+    """Describes an archive, to tell whether an index is its own."""
+    return {"format": _FORMAT, "path": path, "size": size, "modified_us": modified_us}
+
+
+def _name_index(path: str, index_folder: str) -> str:
+    digest = hashlib.sha256(path.encode(errors="surrogateescape")).hexdigest()[:32]
+    return storage.join(index_folder, f"{digest}.parquet")
 
 
 def _scan(path: str, size: int) -> ArchiveContent:
@@ -121,25 +147,23 @@ def _write_index(path: str, content: ArchiveContent, about: dict[str, Any]) -> N
     storage.write_parquet(path, pyarrow.Table.from_pylist(rows, _SCHEMA.with_metadata({_ABOUT: described})))
 
 
-def _read_index(path: str, about: dict[str, Any]) -> ArchiveContent | None:
-    """Reads an index; returns None if there is none of this very archive, or it is damaged."""
+def _read_index(path: str, about: dict[str, Any]) -> tuple[pyarrow.Table, str | None] | None:
+    """Reads an index, and the archive's problem; returns None if there is none of this archive, or it is damaged."""
     try:
         with storage.open_to_read(path) as file, pyarrow.parquet.ParquetFile(file) as index:
             said = json.loads((index.schema_arrow.metadata or {}).get(_ABOUT, b"{}"))
             problem = said.pop("problem", None)
-            if said != about:
-                return None
-            members: list[Member] = []
-            for batch in index.iter_batches(_ROWS_AT_A_TIME):
-                for name, size, offset, length, refused, text in zip(
-                    *(column.to_pylist() for column in batch.columns), strict=True
-                ):
-                    extent = None if offset is None else Extent(offset, length)
-                    members.append(Member(name, size, extent, refused, text))
-            return ArchiveContent(members, problem)
+            return (index.read(), problem) if said == about else None
     except (FileNotFoundError, pyarrow.ArrowException, ValueError):
         return None
     except OSError as error:
         if error.errno is not None:  # pyarrow's own have no number
             raise
         return None
+
+
+def _make_members(index: pyarrow.Table) -> Iterator[Member]:
+    for batch in index.to_batches(_ROWS_AT_A_TIME):
+        columns = (column.to_pylist() for column in batch.columns)
+        for name, size, offset, length, problem, text in zip(*columns, strict=True):
+            yield Member(name, size, None if offset is None else Extent(offset, length), problem, text)

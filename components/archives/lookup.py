@@ -6,7 +6,7 @@ import errno
 import functools
 import os
 
-from components.archives.contents import list_archive
+from components.archives.contents import find_in_index, list_archive, load_index
 from components.archives.files import ArchiveError
 from components.archives.members import Member
 from components.archives.paths import MemberPath
@@ -46,8 +46,12 @@ def find_member(path: MemberPath, index_folder: str | None = None) -> tuple[Memb
         FileNotFoundError: if the archive is not there, or has no such member.
         OSError: if it cannot be read for another reason.
     """
-    modified_us, members = _find_members(path.archive, index_folder)
-    member = members.get(path.name)
+    size, modified_us = _describe_archive(path.archive)
+    index = None if index_folder is None else load_index(path.archive, size, modified_us, index_folder)
+    if index is not None:
+        member = find_in_index(index, path.name)
+    else:
+        member = _list_by_name(path.archive, size, modified_us).get(path.name)
     if member is None:
         raise FileNotFoundError(errno.ENOENT, f"{path.archive} has no such member", path.name)
     return member, modified_us
@@ -59,13 +63,7 @@ def list_members(archive: str) -> list[str]:
     Raises:
         OSError: if it cannot be read.
     """
-    return list(_find_members(archive, None)[1])
-
-
-def _find_members(archive: str, index_folder: str | None) -> tuple[int, dict[str, Member]]:
-    """Finds the last change of an archive, in microseconds since 1970 UTC, and its members by name."""
-    size, modified_us = _describe_archive(archive)
-    return modified_us, _index_members(archive, size, modified_us, index_folder)
+    return list(_list_by_name(archive, *_describe_archive(archive)))
 
 
 def _describe_archive(path: str) -> tuple[int, int]:
@@ -78,5 +76,5 @@ def _describe_archive(path: str) -> tuple[int, int]:
 
 
 @functools.lru_cache(maxsize=2)
-def _index_members(archive: str, size: int, modified_us: int, index_folder: str | None) -> dict[str, Member]:
-    return {member.name: member for member in list_archive(archive, size, modified_us, index_folder).members}
+def _list_by_name(archive: str, size: int, modified_us: int) -> dict[str, Member]:
+    return {member.name: member for member in list_archive(archive, size, modified_us).members}

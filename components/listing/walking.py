@@ -81,12 +81,12 @@ def walk_root(root: str, places: Places, passed_over: collections.Counter[str], 
     remote = storage.is_remote(root)
     folders = _walk_remote(root, single, passed_over) if remote else _walk_local(root, places, passed_over)
     for folder in folders:
-        archives = [file for file in folder.files if is_archive(file.name) and file.problem is None]
-        if not archives:
-            yield folder
-            continue
-        yield folder._replace(files=[file for file in folder.files if file not in archives])
-        yield from _walk_archives(folder.path, archives, places.index_folder, passed_over, named=single)
+        packed: list[File] = []
+        files: list[File] = []
+        for file in folder.files:
+            (packed if is_archive(file.name) and file.problem is None else files).append(file)
+        yield folder._replace(files=files) if packed else folder
+        yield from _walk_archives(folder.path, packed, places.index_folder, passed_over, named=single)
 
 
 def _walk_local(root: str, places: Places, passed_over: collections.Counter[str]) -> Iterator[Folder]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,13 +11,9 @@ from tests.engines.proxy import Proxy, proxy_of
 from tests.engines.services import (
     ObjectStore,
     PortableEngine,
-    forget_file_systems,
-    free_port,
+    emulated_store,
     make_worker_python,
     portable_service,
-    service,
-    token_server,
-    write_credentials,
 )
 
 
@@ -40,27 +34,8 @@ def portable_engine(worker_python: Path, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
     """An emulator of GCS in another process, to which this process and its children talk until the module's end."""
-    folder = tmp_path_factory.mktemp("object-store")
-    port = free_port()
-    access_token = f"ya29.secret-{uuid.uuid4().hex}"
-    command = ["-m", "gcp_storage_emulator", "start", "--host", "127.0.0.1", "--port", str(port), "--in-memory"]
-    with (
-        token_server(access_token) as token_uri,
-        service([sys.executable, *command], port, folder),
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        environment = {
-            "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}",
-            "GOOGLE_APPLICATION_CREDENTIALS": str(folder / "credentials.json"),
-            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # would ask the real service what kind of bucket this is
-            "NO_GCE_CHECK": "true",
-        }
-        private_key = write_credentials(folder / "credentials.json", token_uri)
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        forget_file_systems()
-        yield ObjectStore(environment["STORAGE_EMULATOR_HOST"], environment, private_key, access_token)
-    forget_file_systems()
+    with emulated_store(tmp_path_factory.mktemp("object-store")) as store:
+        yield store
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 _CHOOSER = random.SystemRandom()  # Keras seeds the other one, alike in every process
 PATIENCE = 60  # seconds for a service to listen, which takes 3 to 10
@@ -287,3 +289,28 @@ def forget_file_systems() -> None:
     from gcsfs.core import GCSFileSystem
 
     GCSFileSystem.clear_instance_cache()
+
+
+@contextlib.contextmanager
+def emulated_store(folder: Path) -> Iterator[ObjectStore]:
+    """An emulator of GCS in another process, to which this process and its children talk inside the block."""
+    port = free_port()
+    access_token = f"ya29.secret-{uuid.uuid4().hex}"
+    command = ["-m", "gcp_storage_emulator", "start", "--host", "127.0.0.1", "--port", str(port), "--in-memory"]
+    with (
+        token_server(access_token) as token_uri,
+        service([sys.executable, *command], port, folder),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        environment = {
+            "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}",
+            "GOOGLE_APPLICATION_CREDENTIALS": str(folder / "credentials.json"),
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # would ask the real service what kind of bucket this is
+            "NO_GCE_CHECK": "true",
+        }
+        private_key = write_credentials(folder / "credentials.json", token_uri)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        forget_file_systems()
+        yield ObjectStore(environment["STORAGE_EMULATOR_HOST"], environment, private_key, access_token)
+    forget_file_systems()
