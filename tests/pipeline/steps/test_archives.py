@@ -196,6 +196,16 @@ def test_a_table_that_is_not_in_the_archive_is_refused(tmp_path, files, capsys):
     assert f"there is no file {path}!/labels.csv" in capsys.readouterr().err
 
 
+def test_a_row_does_not_lead_into_an_archive_of_a_closed_folder(tmp_path, workspace, files):
+    put_archive(workspace / "models", "a.zip", images_of(files))
+    (tmp_path / "a.zip").symlink_to(workspace / "models" / "a.zip")
+    name = sorted(images_of(files))[0]
+    (tmp_path / "night.csv").write_text(f"path\na.zip!/{name}\n{workspace}/models/a.zip!/{name}\n")
+    assert infer(workspace, f"{tmp_path}/night.csv", "--max_reject_fraction=1") == EXIT_DONE
+    assert [reason for _, reason in rows(workspace, "rejects")] == ["unreadable"] * 2
+    assert rows(workspace) == []
+
+
 def test_a_table_of_paths_names_members(tmp_path, workspace, files):
     path = put_archive(tmp_path, "a.zip", images_of(files))
     names = sorted(images_of(files))[:5]
