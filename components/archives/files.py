@@ -10,7 +10,8 @@ from typing import IO
 from tfrecords import storage
 
 BLOCK_BYTES = 4 << 20
-"""Bytes of an archive that are read together; members of one block belong to one shard."""
+"""Bytes of an archive from which members are read together; members of one block belong to one shard."""
+_AHEAD_BYTES = 8 << 20  # by one request, where an archive is read from its beginning to its end
 LONGEST_READ = 1 << 20
 """Most bytes that a library may ask for at once: the length of a header is what an archive says."""
 
@@ -99,7 +100,7 @@ class ArchiveFile:
         start, content = self._block
         if not start <= self._position < start + len(content):
             start = self._position
-            content = read_range(self._path, start, min(BLOCK_BYTES, self._size - start))
+            content = read_range(self._path, start, min(_AHEAD_BYTES, self._size - start))
             self._block = start, content
         begin = self._position - start
         return content[begin : begin + length]
