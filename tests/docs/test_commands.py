@@ -55,6 +55,7 @@ RUNS = {
     ("README.md", "from components.recogniser import load_recogniser"): Run(),
     ("docs/nightly.md", "python run_pipeline.py --config=nightly.yaml"): Run(statuses=(0, 4), said="steps=infer"),
     ("docs/nightly.md", ".venv/bin/python run_pipeline.py --steps=compact"): Run({"yesterday": "today"}),
+    ("docs/reading.md", "import pyarrow"): Run(said="words"),
     ("docs/workspace.md", ".venv/bin/python run_pipeline.py --plan"): Run(),
 }
 NOT_HERE = {
