@@ -258,7 +258,7 @@ def time_stages(images: Path, count: int, model: str, folder: Path) -> dict[str,
             rows = [
                 (
                     ImageFile(image.uri, image.size_bytes, image.modified_us),
-                    RecognisedLine(line.source_width, line.source_height, reading),
+                    RecognisedLine(line.source_width, line.source_height, line.scale, reading),
                 )
                 for image, line, reading in zip(references, lines, readings, strict=True)
             ]

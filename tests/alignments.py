@@ -34,9 +34,9 @@ def _alignments(steps: int, classes: int) -> tuple[np.ndarray, np.ndarray, list[
     return np.array(paths), np.array(text_of_path), list(texts)
 
 
-def best_alignment(logits: np.ndarray, text: Text) -> list[tuple[int, float]]:
-    """The symbol's place in the text and the probability of its class, at each time step of the text's most
-    probable alignment that is no blank."""
+def best_alignment(logits: np.ndarray, text: Text) -> list[tuple[int, int, float]]:
+    """Each time step of the text's most probable alignment that is no blank, with the symbol's place in the text and
+    the probability of its class."""
     steps, classes = logits.shape
     paths, text_of_path, texts = _alignments(steps, classes)
     paths = paths[text_of_path == texts.index(text)]
@@ -46,7 +46,7 @@ def best_alignment(logits: np.ndarray, text: Text) -> list[tuple[int, float]]:
     written = paths[best] != classes - 1
     places = np.cumsum(starts & written) - 1
     return [
-        (place, probability)
-        for place, probability, is_symbol in zip(places.tolist(), probabilities[best].tolist(), written, strict=True)
-        if is_symbol
+        (step, place, probability)
+        for step, (place, probability) in enumerate(zip(places.tolist(), probabilities[best].tolist(), strict=True))
+        if written[step]
     ]

@@ -6,15 +6,21 @@ import json
 import shutil
 from pathlib import Path
 
+import duckdb
+import pandas as pd
+import pyarrow
+import pyarrow.dataset
 import pyarrow.parquet
 import pytest
 
 from components.listing import ImageReference, read_listing, write_references
 from components.predictions.runs import find_runs, read_predictions
+from components.predictions.schema import PREDICTIONS_SCHEMA
 from components.predictions.unread import SkipRule, Source, keep_unread, list_identities
 from components.recogniser.manifest import ModelManifest
 from pipeline.exits import EXIT_DONE
 from pipeline.main import main
+from tests.docs.pages import find_blocks
 from tfrecords import DatasetManifest, SplitFractions, read_records, read_uris
 
 STORED = Path(__file__).parent / "stored" / "workspace_2026_11"
@@ -110,6 +116,35 @@ def test_what_was_read_in_the_same_way_is_merged_and_the_rest_stays(workspace):
     assert (manifest["matched"], manifest["rows"], manifest["rejects"]) == (8, 7, {"not_an_image": 1})
     assert len(list((workspace / "rejects" / f"date={DAY}" / merged).glob("*.parquet"))) == 1
     assert run(workspace, "--steps=compact", f"--date={DAY}")["reused"]
+
+
+def test_rows_of_now_and_of_earlier_runs_open_as_one_table_with_and_without_places(workspace):
+    run(workspace, "--steps=infer", "--infer_images=dataset:LATEST:test")
+    predictions = workspace / "predictions"
+    (block,) = (block for block in find_blocks("sql") if block.page == "docs/reading.md")
+    with duckdb.connect() as connection:
+        assert connection.execute(block.text.replace("'workspace/", f"'{workspace}/")).fetchall()
+        newest = connection.sql("select uri, symbol_spans, words from newest_readings")
+        assert newest.types[1:] == [
+            'STRUCT("start" INTEGER, "end" INTEGER)[]',
+            'STRUCT("text" VARCHAR, confidence FLOAT, "start" INTEGER, "end" INTEGER)[]',
+        ]
+        rows = newest.fetchall()
+    assert len(rows) == len({uri for uri, _, _ in rows}) == len(TEXTS) + 3
+    assert {uri for uri, spans, _ in rows if spans is None} == {f"{NEW}/{name}.png" for name in TEXTS}
+    assert all((spans is None) == (words is None) for _, spans, words in rows)
+
+    parts = pyarrow.dataset.dataset(predictions, partitioning="hive")
+    schema = pyarrow.unify_schemas([part.physical_schema for part in parts.get_fragments()] + [parts.schema])
+    table = pyarrow.dataset.dataset(predictions, schema=schema, partitioning="hive").to_table()
+    places = [(row["text"], row["symbol_spans"], row["words"]) for row in table.to_pylist() if row["words"] is not None]
+    assert (table.num_rows, len(places)) == (13 + 3, 3)
+    for text, spans, words in places:
+        assert len(spans) == len(text)
+        assert [word["text"] for word in words] == text.split()
+    frame = pd.read_parquet(predictions)  # of the columns of the first run
+    assert set(PREDICTIONS_SCHEMA.names) - {"symbol_spans", "words"} <= set(frame.columns)
+    assert len(frame) == table.num_rows
 
 
 def test_a_review_gives_out_what_no_review_did_or_says_that_its_images_are_gone(workspace, capsys):

@@ -120,11 +120,18 @@ class LineImage:
     Attributes:
         pixels: uint8 [height, width], 0 black, 255 white.
         source_width, source_height: pixels of the image as a viewer shows it.
+        vertical: whether the text runs from top to bottom of that image, which was turned to the left.
     """
 
     pixels: np.ndarray
     source_width: int
     source_height: int
+    vertical: bool = False
+
+    @property
+    def scale(self) -> float:
+        """Returns how many pixels of the image one pixel of the line is along the text."""
+        return (self.source_height if self.vertical else self.source_width) / self.pixels.shape[1]
 
 
 def read_line(data: bytes, height: int, limits: ImageLimits, vertical: bool = False) -> LineImage:
@@ -226,7 +233,7 @@ def _scale_to_height(grey: Image.Image, height: int, limits: ImageLimits, vertic
         )
     if grey.size != (width, height):
         grey = grey.resize((width, height), Image.Resampling.BILINEAR)
-    return LineImage(np.asarray(grey), source_width, source_height)
+    return LineImage(np.asarray(grey), source_width, source_height, vertical)
 
 
 def encode_png(pixels: np.ndarray) -> bytes:

@@ -46,7 +46,7 @@ def _add_greedy_texts(
     Returns:
         The same three, with the texts added.
     """
-    ids, _, greedy_lengths = collapse_best_paths(emissions)
+    ids, _, _, greedy_lengths = collapse_best_paths(emissions)
     greedy = pad_labels(ids, greedy_lengths)
     longest = max(labels.shape[1], greedy.shape[1])
     labels, greedy = (np.pad(texts, ((0, 0), (0, longest - texts.shape[1]))) for texts in (labels, greedy))

@@ -27,6 +27,8 @@ class Decoded:
         symbol_confidences: float32 [length], for each symbol its greatest posterior over its time steps
             in the most probable alignment of the text. For the greedy text, that alignment is the
             greedy path.
+        runs: int32 [length, 2], the first of these time steps, and the one after the last; [0, 2] if the text has no
+            alignment of a probability above 0.
         log_probability: natural logarithm of the posterior of the whole text over all its alignments,
             at most 0; minus infinity if there is no text (see `decode_with_lexicon`).
         alternatives: other texts, `(ids, log_probability)`, the most probable first, or as a language model ranks them.
@@ -34,6 +36,7 @@ class Decoded:
 
     ids: np.ndarray
     symbol_confidences: np.ndarray
+    runs: np.ndarray
     log_probability: float
     alternatives: tuple[tuple[np.ndarray, float], ...] = ()
 
@@ -93,22 +96,23 @@ def decode_greedily(logits: np.ndarray, time_steps: np.ndarray) -> list[Decoded]
         ValueError: if a logit within an image's time steps is not finite.
     """
     emissions = Emissions.from_logits(logits, time_steps)
-    ids, confidences, lengths = collapse_best_paths(emissions)
+    ids, confidences, runs, lengths = collapse_best_paths(emissions)
     # The greedy path is an alignment of the text with weight 1 at every step, so nothing can underflow.
     totals = compute_posteriors(emissions, pad_labels(ids, lengths), lengths, rescale_every=_STEPS_WITHOUT_OVERFLOW)
     bounds = itertools.pairwise([0, *np.cumsum(lengths).tolist()])
     return [
-        Decoded(ids[start:end], confidences[start:end], total)
+        Decoded(ids[start:end], confidences[start:end], runs[start:end], total)
         for (start, end), total in zip(bounds, totals.tolist(), strict=True)
     ]
 
 
-def collapse_best_paths(emissions: Emissions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def collapse_best_paths(emissions: Emissions) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Collapses the best class of every time step to texts: merges repeats and drops blanks.
 
     Returns:
         The symbols of all texts, one after the other, int [sum of lengths]; the greatest posterior of each over its
-        time steps, float32 [sum of lengths]; and the lengths of the texts, int [batch].
+        time steps, float32 [sum of lengths]; these time steps as `Decoded.runs`, int32 [sum of lengths, 2]; and the
+        lengths of the texts, int [batch].
     """
     steps, batch, classes = emissions.weights.shape
     best = emissions.best.T
@@ -118,8 +122,11 @@ def collapse_best_paths(emissions: Emissions) -> tuple[np.ndarray, np.ndarray, n
     run_peaks = np.maximum.reduceat(emissions.peaks.T.ravel(), starts) if starts.size else np.empty(0)
     run_ids = best.ravel()[starts]
     symbol_runs = run_ids != classes - 1
-    lengths = np.bincount((starts // steps)[symbol_runs], minlength=batch)
-    return run_ids[symbol_runs], run_peaks[symbol_runs].astype(np.float32), lengths
+    images = (starts // steps)[symbol_runs]
+    bounds = np.append(starts, best.size)
+    runs = np.stack([bounds[:-1], bounds[1:]], axis=1)[symbol_runs] - images[:, None] * steps
+    lengths = np.bincount(images, minlength=batch)
+    return run_ids[symbol_runs], run_peaks[symbol_runs].astype(np.float32), runs.astype(np.int32), lengths
 
 
 def compute_label_log_probability(
@@ -208,8 +215,10 @@ def compute_posteriors(
     return np.minimum(result, 0)
 
 
-def align_symbols(emissions: Emissions, labels: np.ndarray, label_lengths: np.ndarray) -> list[np.ndarray]:
-    """Finds the greatest posterior of each symbol over its time steps in its label's most probable alignment.
+def align_symbols(
+    emissions: Emissions, labels: np.ndarray, label_lengths: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Finds each symbol's time steps in its label's most probable alignment, and its greatest posterior over them.
 
     The alignment is Viterbi's over the states of Graves et al. 2006, section 4.1: a blank before, between
     and after the symbols.
@@ -219,7 +228,7 @@ def align_symbols(emissions: Emissions, labels: np.ndarray, label_lengths: np.nd
         label_lengths: int [batch].
 
     Returns:
-        float32 [label_length] for each label.
+        `Decoded.symbol_confidences` and `Decoded.runs` for each label.
     """
     steps, batch, classes = emissions.weights.shape
     longest = labels.shape[1]
@@ -250,14 +259,19 @@ def align_symbols(emissions: Emissions, labels: np.ndarray, label_lengths: np.nd
     last = 2 * label_lengths
     state = np.where(score[last, rows] >= score[np.maximum(last - 1, 0), rows], last, last - 1)
     confidences = np.zeros((batch, longest))
+    runs = np.zeros((batch, longest, 2), np.int32)
     for step in range(steps - 1, -1, -1):
         here = np.flatnonzero(state % 2)
         weights = emissions.weights[step].ravel()[columns[state[here], here]]
         symbol = state[here] // 2
         confidences[here, symbol] = np.maximum(confidences[here, symbol], weights * emissions.peaks[step, here])
+        runs[here, symbol, 0] = step
+        runs[here, symbol, 1] = np.maximum(runs[here, symbol, 1], step + 1)
         state = state - moves[step, state, rows]
-    flat = confidences[np.arange(longest) < label_lengths[:, None]].astype(np.float32)
-    return np.split(flat, np.cumsum(label_lengths))[:-1]
+    aligned = []
+    for length, found, run in zip(label_lengths.tolist(), confidences.astype(np.float32), runs, strict=True):
+        aligned.append((found[:length], run[:length] if run[:length, 1].all() else run[:0]))
+    return aligned
 
 
 def rank_texts(
@@ -290,7 +304,7 @@ def rank_texts(
     best_labels[has_text] = labels[best]
     best_lengths = np.zeros(batch, np.int64)
     best_lengths[has_text] = label_lengths[best]
-    confidences = align_symbols(emissions, best_labels, best_lengths)
+    aligned = align_symbols(emissions, best_labels, best_lengths)
     decoded = []
     for image in range(batch):
         texts = [
@@ -298,5 +312,5 @@ def rank_texts(
             for i in ranked[bounds[image] : bounds[image + 1]][: alternatives + 1]
         ]
         ids, log_probability = texts[0] if texts else (best_labels[image, :0], -np.inf)
-        decoded.append(Decoded(ids, confidences[image], log_probability, tuple(texts[1:])))
+        decoded.append(Decoded(ids, *aligned[image], log_probability, tuple(texts[1:])))
     return decoded

@@ -87,29 +87,29 @@ def decode_with_language_model(
     labels, lengths, images = labels[kept], lengths[kept], images[kept]
     posteriors = compute_posteriors(emissions, labels, lengths, images, _RESCALE_EVERY)
     bounds = np.searchsorted(images, np.arange(len(time_steps) + 1))
-    confidences = _find_confidences(emissions, labels[bounds[:-1]], lengths[bounds[:-1]])
+    aligned = _align_texts(emissions, labels[bounds[:-1]], lengths[bounds[:-1]])
     texts = [(label[:length], float(p)) for label, length, p in zip(labels, lengths, posteriors, strict=True)]
     return [
-        Decoded(texts[start][0], confidence, texts[start][1], tuple(texts[start + 1 : end]))
-        for (start, end), confidence in zip(itertools.pairwise(bounds), confidences, strict=True)
+        Decoded(texts[start][0], *found, texts[start][1], tuple(texts[start + 1 : end]))
+        for (start, end), found in zip(itertools.pairwise(bounds), aligned, strict=True)
     ]
 
 
-def _find_confidences(emissions: Emissions, labels: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-    """Finds the confidences of each text's symbols, as `Decoded` has them."""
+def _align_texts(emissions: Emissions, labels: np.ndarray, lengths: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Finds the confidences and the time steps of each text's symbols, as `align_symbols` does."""
     # Most texts are the greedy ones, whose alignment is the greedy path.
-    ids, peaks, greedy_lengths = collapse_best_paths(emissions)
+    ids, peaks, runs, greedy_lengths = collapse_best_paths(emissions)
     bounds = list(itertools.pairwise([0, *np.cumsum(greedy_lengths)]))
-    confidences = [peaks[start:end] for start, end in bounds]
+    aligned = [(peaks[start:end], runs[start:end]) for start, end in bounds]
     changed = [
         image
         for image, (start, end) in enumerate(bounds)
         if not np.array_equal(labels[image, : lengths[image]], ids[start:end])
     ]
-    aligned = align_symbols(emissions.select_images(np.array(changed, int)), labels[changed], lengths[changed])
-    for image, found in zip(changed, aligned, strict=True):
-        confidences[image] = found
-    return confidences
+    found = align_symbols(emissions.select_images(np.array(changed, int)), labels[changed], lengths[changed])
+    for image, of_image in zip(changed, found, strict=True):
+        aligned[image] = of_image
+    return aligned
 
 
 def tune_fusion(

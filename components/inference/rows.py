@@ -13,6 +13,7 @@ import pyarrow.parquet
 from components.inference.request import InferenceRequest
 from components.predictions.schema import PREDICTIONS_SCHEMA, TIMESTAMP
 from components.recogniser.model import Recognition
+from components.recogniser.words import find_words
 
 
 class ImageFile(NamedTuple):
@@ -24,10 +25,17 @@ class ImageFile(NamedTuple):
 
 
 class RecognisedLine(NamedTuple):
-    """Width and height of an image in pixels, and the text that was recognised on it."""
+    """The text that was recognised on an image.
+
+    Attributes:
+        width, height: of the image, in pixels.
+        scale: pixels of the image for a pixel of its line, in which the reading has its spans.
+        reading: the text.
+    """
 
     width: int
     height: int
+    scale: float
     reading: Recognition
 
 
@@ -41,7 +49,7 @@ def make_predictions_table(
     count = len(rows)
     files, reads = zip(*rows, strict=True)
     uris, sizes, modified = zip(*files, strict=True)
-    widths, heights, readings = zip(*reads, strict=True)
+    widths, heights, scales, readings = zip(*reads, strict=True)
     columns = {
         "uri": uris,
         "text": [reading.text for reading in readings],
@@ -57,6 +65,7 @@ def make_predictions_table(
         "scored_at": pyarrow.repeat(pyarrow.scalar(request.scored_at, TIMESTAMP), count),
         "needs_review": needs_review,
         "margin": [reading.margin for reading in readings],
+        **_make_places(readings, scales),
     }
     return pyarrow.table(
         {field.name: pyarrow.array(columns[field.name], field.type) for field in PREDICTIONS_SCHEMA},
@@ -65,10 +74,12 @@ def make_predictions_table(
 
 
 def _make_lists(rows: Sequence[Sequence[Any]], to_array: Callable[[list[Any]], pyarrow.Array]) -> pyarrow.Array:
-    offsets = np.cumsum([0, *map(len, rows)])
-    return pyarrow.ListArray.from_arrays(
-        pyarrow.array(offsets, pyarrow.int32()), to_array(list(itertools.chain.from_iterable(rows)))
-    )
+    return _split([len(row) for row in rows], to_array(list(itertools.chain.from_iterable(rows))))
+
+
+def _split(lengths: Sequence[int] | np.ndarray, values: pyarrow.Array) -> pyarrow.Array:
+    offsets = np.cumsum([0, *lengths])
+    return pyarrow.ListArray.from_arrays(pyarrow.array(offsets, pyarrow.int32()), values)
 
 
 def _make_floats(values: list[float]) -> pyarrow.Array:
@@ -77,6 +88,31 @@ def _make_floats(values: list[float]) -> pyarrow.Array:
 
 def _make_alternatives(pairs: list[tuple[str, float]]) -> pyarrow.Array:
     texts, log_probabilities = zip(*pairs, strict=True) if pairs else ((), ())
-    fields = PREDICTIONS_SCHEMA.field("alternatives").type.value_type
-    columns = [pyarrow.array(texts, pyarrow.string()), _make_floats(list(log_probabilities))]
-    return pyarrow.StructArray.from_arrays(columns, fields=list(fields))
+    return _make_structs("alternatives", [texts, np.array(log_probabilities, np.float32)])
+
+
+def _make_places(readings: Sequence[Recognition], scales: Sequence[float]) -> dict[str, pyarrow.Array]:
+    """Makes the columns with the places of symbols and of words, in pixels of the images.
+
+    Args:
+        scales: pixels of the image for a pixel of the line in which a reading has its places.
+    """
+    lengths = [len(reading.edges) for reading in readings]
+    edges = np.array(list(itertools.chain.from_iterable(reading.edges for reading in readings)), float)
+    spans = np.round(edges * np.repeat(scales, lengths)).astype(np.int32).reshape(-1, 2)
+    with_places = [reading for reading in readings if reading.edges]
+    confidences = itertools.chain.from_iterable(reading.symbol_confidences for reading in with_places)
+    texts = [reading.text if reading.edges else "" for reading in readings]
+    words = find_words(texts, np.array(list(confidences)), spans, [reading.exponent for reading in readings])
+    columns = [words.texts, words.confidences.astype(np.float32), words.starts, words.ends]
+    return {
+        "symbol_spans": _split([length // 2 for length in lengths], _make_structs("symbol_spans", list(spans.T))),
+        "words": _split(words.counts, _make_structs("words", columns)),
+    }
+
+
+def _make_structs(column: str, values: Sequence[Any]) -> pyarrow.Array:
+    """Makes structs of a column's lists from their fields."""
+    fields = list(PREDICTIONS_SCHEMA.field(column).type.value_type)
+    arrays = [pyarrow.array(each, field.type) for each, field in zip(values, fields, strict=True)]
+    return pyarrow.StructArray.from_arrays(arrays, fields=fields)

@@ -136,13 +136,13 @@ def _recognise_lines(
     outcomes: list[Any] = []
     batch_seconds: list[float] = []
 
-    def accepted() -> Iterator[tuple[tuple[int, int, int], np.ndarray]]:
+    def accepted() -> Iterator[tuple[tuple[int, int, int, float], np.ndarray]]:
         for i, line in enumerate(lines):
             if isinstance(line, Reject):
                 outcomes.append(line)
             else:
                 outcomes.append(None)
-                yield (i, line.source_width, line.source_height), line.pixels
+                yield (i, line.source_width, line.source_height, line.scale), line.pixels
 
     def timed(batch: Sequence[np.ndarray]) -> Iterable[Recognition]:
         began = time.monotonic()
@@ -151,8 +151,8 @@ def _recognise_lines(
         return readings
 
     try:
-        for (i, width, height), reading in recognise_in_batches(accepted(), timed, threads):
-            outcomes[i] = RecognisedLine(width, height, reading)
+        for (i, width, height, scale), reading in recognise_in_batches(accepted(), timed, threads):
+            outcomes[i] = RecognisedLine(width, height, scale, reading)
     finally:
         if isinstance(lines, Generator):
             lines.close()  # helper processes that decode ahead stop

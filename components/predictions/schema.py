@@ -14,6 +14,7 @@ ROW_GROUP_ROWS = 100_000
 CONFIDENCE_BINS = 100  # of equal width, from 0 to 1
 LEAST_CONFIDENT = 50  # rows of a run that its manifest lists
 TIMESTAMP = pyarrow.timestamp("us", tz="UTC")
+_SPAN = [("start", pyarrow.int32()), ("end", pyarrow.int32())]
 PREDICTIONS_SCHEMA = pyarrow.schema(
     [
         pyarrow.field("uri", pyarrow.string(), nullable=False),
@@ -34,6 +35,11 @@ PREDICTIONS_SCHEMA = pyarrow.schema(
         pyarrow.field("scored_at", TIMESTAMP, nullable=False),
         pyarrow.field("needs_review", pyarrow.bool_(), nullable=False),
         pyarrow.field("margin", pyarrow.float32()),
+        pyarrow.field("symbol_spans", pyarrow.list_(pyarrow.struct(_SPAN))),
+        pyarrow.field(
+            "words",
+            pyarrow.list_(pyarrow.struct([("text", pyarrow.string()), ("confidence", pyarrow.float32()), *_SPAN])),
+        ),
     ]
 )
 

@@ -15,6 +15,7 @@ from components.recogniser.images import ImageSource, make_line
 from components.recogniser.loading import find_model, load_recogniser
 from components.recogniser.manifest import ModelManifest
 from components.recogniser.model import Recogniser, RecogniserSpec, Recognition
+from components.recogniser.words import Word
 from tfrecords import DataError, ImageLimits, ImageRejected
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Recogniser",
     "RecogniserSpec",
     "Recognition",
+    "Word",
     "find_model",
     "load_recogniser",
     "make_line",

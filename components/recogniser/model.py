@@ -21,6 +21,8 @@ from components.recogniser.batches import recognise_in_batches
 from components.recogniser.engines import ENGINES, Engine, load_engine
 from components.recogniser.images import ImageSource, make_line
 from components.recogniser.manifest import LANGUAGE_MODEL_NAME, ModelManifest
+from components.recogniser.places import Contrast, find_symbol_edges
+from components.recogniser.words import Word, find_words
 from tfrecords import Charset, DataError, ImageLimits, ImageRejected, pad_lines, storage
 
 _Decoded = TypeVar("_Decoded")
@@ -41,6 +43,9 @@ class Recognition:
             language model ranks them; none from a decoder that finds one text.
         margin: by how much the logarithm of the text's posterior exceeds that of the first alternative; negative if a
             language model preferred a less probable text, None without an alternative.
+        edges: start and end of one symbol of the text after the other, see `symbol_spans`; empty if the text has no
+            alignment of a probability above 0.
+        exponent: to which the posterior of the text was raised to be its confidence.
     """
 
     text: str
@@ -48,6 +53,31 @@ class Recognition:
     symbol_confidences: Sequence[float]
     alternatives: Sequence[tuple[str, float]] = ()
     margin: float | None = None
+    edges: Sequence[int] = ()
+    exponent: float = 1.0
+
+    @property
+    def symbol_spans(self) -> list[tuple[int, int]]:
+        """Returns where each symbol of the text begins (inclusive) and ends (exclusive) along the image.
+
+        They are pixels from the left of the image as a viewer shows it, or from the top of one whose text runs from top
+        to bottom. From `recognise_lines` they are pixels of the line.
+        """
+        return list(zip(self.edges[::2], self.edges[1::2], strict=True))
+
+    @property
+    def words(self) -> list[Word]:
+        """Returns the words of the text; none if the places of its symbols are not known."""
+        if not self.edges:
+            return []
+        spans = np.array(self.edges).reshape(-1, 2)
+        found = find_words([self.text], np.array(self.symbol_confidences), spans, [self.exponent])
+        columns = (found.confidences.tolist(), found.starts.tolist(), found.ends.tolist())
+        return list(map(Word, found.texts, *columns))
+
+    def scale_edges(self, scale: float) -> Recognition:
+        """Returns the same recognition with places in other pixels, of which so many are one of its own."""
+        return dataclasses.replace(self, edges=[round(edge * scale) for edge in self.edges])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +198,7 @@ class Recogniser:
     ) -> Iterator[Recognition | ImageRejected]:
         outcomes: list[Any] = []
 
-        def make_lines() -> Iterator[tuple[int, np.ndarray]]:
+        def make_lines() -> Iterator[tuple[tuple[int, float], np.ndarray]]:
             for number, image in itertools.islice(numbered, _READ_AHEAD):
                 name = "" if isinstance(image, (str, os.PathLike)) else f"images[{number}]"
                 try:
@@ -177,12 +207,12 @@ class Recogniser:
                     outcomes.append(error)
                 else:
                     outcomes.append(None)
-                    yield len(outcomes) - 1, line.pixels
+                    yield (len(outcomes) - 1, line.scale), line.pixels
 
         while True:
             outcomes.clear()
-            for i, recognition in recognise_in_batches(make_lines(), self.recognise_lines):
-                outcomes[i] = recognition
+            for (i, scale), recognition in recognise_in_batches(make_lines(), self.recognise_lines):
+                outcomes[i] = recognition.scale_edges(scale)
             if not outcomes:
                 return
             for outcome in outcomes:
@@ -196,10 +226,16 @@ class Recogniser:
         Raises:
             DataError: for a line of another height than the model's, or a model that gives no numbers.
         """
-        decoded = self.decode_with(self.decode, *self.compute_logits(batch))
-        return [self._make_recognition(line) for line in decoded]
+        images, widths = self._pad(batch)
+        contrast = Contrast.measure(images, widths)
+        logits, time_steps = self._score(images, widths)
+        del images
+        decoded = self.decode_with(self.decode, logits, time_steps)
+        runs = [line.runs for line in decoded]
+        edges = find_symbol_edges(runs, contrast, widths, time_steps, self.manifest.time_stride)
+        return list(map(self._make_recognition, decoded, edges))
 
-    def _make_recognition(self, line: Decoded) -> Recognition:
+    def _make_recognition(self, line: Decoded, edges: list[int]) -> Recognition:
         text, places = self.charset.decode_with_places(line.ids)
         confidences = line.symbol_confidences.tolist()
         return Recognition(
@@ -208,6 +244,8 @@ class Recogniser:
             [confidences[place] for place in places],
             [(self.charset.decode(ids), log_probability) for ids, log_probability in line.alternatives],
             line.log_probability - line.alternatives[0][1] if line.alternatives else None,
+            [edge for place in places for edge in edges[2 * place : 2 * place + 2]],
+            self.exponent,
         )
 
     def compute_logits(self, batch: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -219,13 +257,19 @@ class Recogniser:
         Raises:
             DataError: for a line of another height than the model's.
         """
+        return self._score(*self._pad(batch))
+
+    def _pad(self, batch: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         for line in batch:
             if line.shape[0] != self.manifest.height:
                 raise DataError(
                     f"a line is {line.shape[0]} pixels high, but model {self.manifest.model_id} "
                     f"reads lines of {self.manifest.height}"
                 )
-        logits, time_steps = self.engine.score(*pad_lines(batch, self.manifest.time_stride))
+        return pad_lines(batch, self.manifest.time_stride)
+
+    def _score(self, images: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        logits, time_steps = self.engine.score(images, widths)
         return logits / np.float32(self.manifest.temperature), time_steps
 
     def decode_with(self, decode: Callable[..., _Decoded], *arguments: np.ndarray) -> _Decoded:

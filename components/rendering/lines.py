@@ -21,7 +21,14 @@ _ON_GIVEN_GROUND = 0.8  # of the lines, if there are pictures of grounds
 
 
 def render_line(text: str, face: Face, ground: np.ndarray | None, chooser: np.random.Generator) -> np.ndarray:
-    """Draws a text, differently each time.
+    """Draws a text, differently each time, as `render_line_with_places` does; returns its pixels alone."""
+    return render_line_with_places(text, face, ground, chooser)[0]
+
+
+def render_line_with_places(
+    text: str, face: Face, ground: np.ndarray | None, chooser: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws a text, differently each time, and says where each symbol lies.
 
     Args:
         text: of symbols that the face can draw, at least one of them visible.
@@ -29,9 +36,10 @@ def render_line(text: str, face: Face, ground: np.ndarray | None, chooser: np.ra
         chooser: decides every choice, so that the same state gives the same pixels.
 
     Returns:
-        uint8 [height, width].
+        Pixels, uint8 [height, width], and the left and right end of each symbol's ink in them, float [symbols, 2]; of
+        white space, the ends of the room that it takes.
     """
-    ink = _draw_ink(text, face, chooser)
+    ink, places = _draw_ink(text, face, chooser)
     height, width = ink.shape
     given = ground if chooser.random() < _ON_GIVEN_GROUND else None
     paper = _draw_even_ground(height, width, chooser) if given is None else _crop(given, height, width, chooser)
@@ -43,7 +51,8 @@ def render_line(text: str, face: Face, ground: np.ndarray | None, chooser: np.ra
         colour = chooser.uniform(0, max(0, paper.mean() - _LEAST_CONTRAST))
     faded = chooser.uniform(0.75, 1.0) * (1 - chooser.uniform(0, 0.3) * _draw_waves(height, width, 8, chooser))
     ink = np.maximum(ink, chooser.uniform(0.4, 1.0) * _draw_clutter(height, width, chooser))
-    return _photograph(paper + (colour - paper) * ink * faded, chooser)
+    pixels = _photograph(paper + (colour - paper) * ink * faded, chooser)
+    return pixels, places * (pixels.shape[1] / width)
 
 
 def cut_ground(pixels: np.ndarray) -> np.ndarray:
@@ -79,35 +88,54 @@ def _draw_even_ground(height: int, width: int, chooser: np.random.Generator) -> 
     return np.clip(level + depth * (clouds - 0.5), 0, 255)
 
 
-def _draw_ink(text: str, face: Face, chooser: np.random.Generator) -> np.ndarray:
-    """Draws the coverage of a text's ink with a margin around it, float [height, width] from 0 to 1."""
+def _draw_ink(text: str, face: Face, chooser: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draws a text with a margin around it: the coverage of its ink, float [height, width] from 0 to 1, and its places.
+
+    The places are those that `render_line_with_places` returns.
+    """
     size = int(chooser.integers(*_SIZES))
     font = load_font(face.path, size)
     stroke = int(chooser.random() < 0.15)
     if chooser.random() < _APART:
-        image = _place_apart(text, font, size, stroke, chooser)
+        image, places = _place_apart(text, font, size, stroke, chooser)
     else:
         left, top, right, bottom = font.getbbox(text, stroke_width=stroke)
         image = Image.new("L", (max(1, math.ceil(right - left)), max(1, math.ceil(bottom - top))))
         ImageDraw.Draw(image).text((-left, -top), text, 255, font, stroke_width=stroke)
+        places = _measure_places(text, font, stroke) - left
+    width = image.width
     if chooser.random() < 0.5:  # condensed or wide
         image = _scale(image, chooser.uniform(0.7, 1.35), 1.0)
     margins = np.round(size * chooser.uniform(0.02, [0.35, 0.6, 0.35, 0.6])).astype(int)
     above, left_of, below, right_of = margins.tolist()
-    return np.pad(np.asarray(image, float) / 255, [(above, below), (left_of, right_of)])
+    ink = np.pad(np.asarray(image, float) / 255, [(above, below), (left_of, right_of)])
+    return ink, places * (image.width / width) + left_of
+
+
+def _measure_places(text: str, font: ImageFont.FreeTypeFont, stroke: int) -> np.ndarray:
+    """Measures where symbols lie that are drawn from 0 on, float [symbols, 2]."""
+    places = []
+    for end, symbol in enumerate(text, 1):
+        advance = font.getlength(symbol)
+        start = font.getlength(text[:end]) - advance  # with the kerning before it
+        left, _, right, _ = font.getbbox(symbol, stroke_width=stroke)
+        places.append((start, start + advance) if symbol.isspace() else (start + left, start + right))
+    return np.array(places, float)
 
 
 def _place_apart(
     text: str, font: ImageFont.FreeTypeFont, size: int, stroke: int, chooser: np.random.Generator
-) -> Image.Image:
-    """Draws symbols one by one, each turned, scaled and moved a little."""
+) -> tuple[Image.Image, np.ndarray]:
+    """Draws symbols one by one, each turned, scaled and moved a little; returns their places, float [symbols, 2]."""
     tilt, gap = chooser.uniform(0, _TILTED), size * chooser.uniform(-0.06, 0.3)
     rise, growth = size * chooser.uniform(0, 0.12), chooser.uniform(0, 0.15)
     canvas = Image.new("L", (math.ceil((size * 2 + max(0, gap)) * (len(text) + 1)), size * 3))
     x = float(size)
+    places = []
     for symbol in text:
         advance = font.getlength(symbol)
         if symbol.isspace():
+            places.append((x, x + advance + gap))
             x += advance + gap
             continue
         box = Image.new("L", (math.ceil(advance) + size, size * 2))
@@ -116,8 +144,11 @@ def _place_apart(
         box = _scale(box, scale, scale).rotate(chooser.uniform(-tilt, tilt), Image.Resampling.BILINEAR)
         place = (round(x - size / 2 * scale), round(size / 2 - size / 2 * (scale - 1) + chooser.uniform(-rise, rise)))
         canvas.paste(255, place, box)
+        left, _, right, _ = box.getbbox() or (0, 0, box.width, 0)
+        places.append((place[0] + left, place[0] + right))
         x += advance * scale + gap
-    return canvas.crop(canvas.getbbox() or (0, 0, size, size))
+    drawn = canvas.getbbox() or (0, 0, size, size)
+    return canvas.crop(drawn), np.array(places, float) - drawn[0]
 
 
 def _scale(image: Image.Image, across: float, down: float) -> Image.Image:

@@ -56,6 +56,7 @@ RUNS = {
     ("docs/archives.md", "tar -cf night.tar scans/"): Run(said="matched=4"),
     ("docs/nightly.md", "python run_pipeline.py --config=nightly.yaml"): Run(statuses=(0, 4), said="steps=infer"),
     ("docs/nightly.md", ".venv/bin/python run_pipeline.py --steps=compact"): Run({"yesterday": "today"}),
+    ("docs/reading.md", "import pyarrow"): Run(said="words"),
     ("docs/workspace.md", ".venv/bin/python run_pipeline.py --plan"): Run(),
 }
 NOT_HERE = {

@@ -51,6 +51,7 @@ def run_block(capsys, sign: str) -> list[str]:
 SIGNS = {
     "two images": '"scans/1.png"]):\n',
     "three forms of an image": "content, pixels]",
+    "places of words": "found.words",
     "alternatives": 'Decoding("beam"',
     "images that cannot be read": "return_rejects=True",
     "Beam": "RunInference(",
@@ -75,6 +76,13 @@ def test_a_file_its_bytes_and_its_pixels_are_said_to_be_equal_and_are(folder, re
     (found,) = recogniser.recognise(["line.png"])
     assert found.text
     assert run_block(capsys, SIGNS["three forms of an image"]) == [found.text] * 3
+
+
+def test_words_have_places(folder, recogniser, capsys):
+    (found,) = recogniser.recognise(["line.png"])
+    printed = run_block(capsys, SIGNS["places of words"])
+    assert printed == [f"{w.text}: pixels {w.start} to {w.end}, {w.confidence:.1%}" for w in found.words]
+    assert [line.partition(":")[0] for line in printed] == found.text.split()
 
 
 def test_alternatives_come_best_first(folder, capsys):

@@ -108,6 +108,15 @@ def test_a_grey_file_of_the_right_height_keeps_every_pixel(file_format):
     assert (line.source_width, line.source_height) == (32, 16)
 
 
+def test_the_scale_of_a_line_is_that_along_its_text():
+    file = io.BytesIO()
+    Image.new("L", (240, 60), 200).save(file, "PNG")
+    across = read_line(file.getvalue(), 20, ImageLimits())
+    assert (across.pixels.shape, across.vertical, across.scale) == ((20, 80), False, 3.0)
+    down = read_line(file.getvalue(), 20, ImageLimits(), vertical=True)
+    assert (down.pixels.shape, down.vertical, down.scale) == ((20, 5), True, 12.0)
+
+
 @pytest.mark.parametrize(("file_format", "options"), [("JPEG", {"quality": 95}), ("WEBP", {"quality": 95})])
 def test_a_lossy_file_is_read_nearly_as_it_was(file_format, options):
     line = read_line(file_of(Image.fromarray(ramp()), file_format, **options), 16, LIMITS)

@@ -131,6 +131,8 @@ def test_confidences_are_those_of_greedy_wherever_the_text_is():
     for line in beam:
         assert line.symbol_confidences.dtype == np.float32
         assert line.symbol_confidences.shape == line.ids.shape
+        assert line.runs.shape == (*line.ids.shape, 2)
+        assert (line.runs[:, 0] < line.runs[:, 1]).all()
         assert ((line.symbol_confidences > 0) & (line.symbol_confidences <= 1)).all()
 
 

@@ -66,19 +66,44 @@ def test_repeats_are_merged_unless_a_blank_lies_between_and_confidence_is_the_pe
     wanted = [softmax(logits[0])[step, best[step]] for step in (1, 3, 4)]
     np.testing.assert_allclose(line.symbol_confidences, wanted, rtol=1e-6)
     assert line.symbol_confidences.dtype == np.float32
+    assert line.runs.tolist() == [[0, 2], [3, 4], [4, 6]]
+    assert line.runs.dtype == np.int32
 
 
 @pytest.mark.parametrize("scale", [0.3, 1, 4])
-def test_confidence_in_any_text_is_the_peak_over_the_time_steps_of_its_most_probable_alignment(scale):
+def test_symbols_of_any_text_have_the_time_steps_of_its_most_probable_alignment_and_the_peaks_over_them(scale):
     logits = np.random.default_rng(12).normal(0, scale, (1, 5, 4))
     steps = np.array([5])
     for text in probability_of_every_text(logits[0]):
-        wanted = np.zeros(len(text))
-        for place, probability in best_alignment(logits[0], text):
-            wanted[place] = max(wanted[place], probability)
+        confidences, runs = np.zeros(len(text)), [[5, 0] for _ in text]
+        for step, place, probability in best_alignment(logits[0], text):
+            confidences[place] = max(confidences[place], probability)
+            runs[place] = [min(runs[place][0], step), step + 1]
         label = np.array([[*text, 0]])
         found = align_symbols(Emissions.from_logits(logits, steps), label, np.array([len(text)]))[0]
-        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+        np.testing.assert_allclose(found[0], confidences, rtol=1e-6)
+        assert found[1].tolist() == runs
+
+
+def test_greedy_symbols_have_the_time_steps_of_the_most_probable_alignment_of_their_text():
+    logits, time_steps = random_rows(13)
+    lines = decode_greedily(logits, time_steps)
+    labels, lengths = np.zeros((len(lines), 15), int), np.array([len(line.ids) for line in lines])
+    for row, line in zip(labels, lines, strict=True):
+        row[: len(line.ids)] = line.ids
+    aligned = align_symbols(Emissions.from_logits(logits, time_steps), labels, lengths)
+    for line, (confidences, runs), steps in zip(lines, aligned, time_steps, strict=True):
+        np.testing.assert_allclose(line.symbol_confidences, confidences, rtol=1e-6)
+        assert line.runs.tolist() == runs.tolist()
+        assert line.runs.max(initial=0) <= steps
+
+
+def test_a_text_without_an_alignment_of_any_probability_has_no_time_steps():
+    logits = np.zeros((2, 4, 3))
+    logits[0, :, 2] = 1e4  # so sure of the blank that everything else has probability 0
+    found = align_symbols(Emissions.from_logits(logits, np.array([4, 4])), np.array([[0, 1], [0, 1]]), np.array([2, 2]))
+    assert [len(runs) for _, runs in found] == [0, 2]
+    assert [len(confidences) for confidences, _ in found] == [2, 2]
 
 
 def test_a_run_never_goes_on_into_the_next_line():

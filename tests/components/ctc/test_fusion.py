@@ -46,6 +46,9 @@ def test_a_wide_search_finds_the_text_of_the_greatest_score_and_the_next_ones(st
         assert tuple(one.ids.tolist()) == found[0]
         assert one.log_probability == pytest.approx(line.log_probability)
         np.testing.assert_allclose(one.symbol_confidences, line.symbol_confidences, rtol=1e-6)
+        np.testing.assert_array_equal(one.runs, line.runs)
+        assert line.runs.shape == (len(line.ids), 2)
+        assert (np.diff(line.runs.ravel()) >= 0).all()
         assert one.alternatives == ()
         differ += one.ids.tolist() != greedy.ids.tolist()
     assert differ or classes == 2

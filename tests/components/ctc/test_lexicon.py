@@ -166,8 +166,9 @@ def test_confidences_are_those_of_the_most_probable_alignment():
     steps = np.full(5, 8)
     for row, line in enumerate(decode_with_lexicon(logits, steps, Lexicon.from_words(["ab", "cab", "bb"], ABC))):
         emissions = Emissions.from_logits(logits[row : row + 1], steps[:1])
-        wanted = align_symbols(emissions, line.ids[None], np.array([len(line.ids)]))[0]
-        np.testing.assert_array_equal(line.symbol_confidences, wanted)
+        confidences, runs = align_symbols(emissions, line.ids[None], np.array([len(line.ids)]))[0]
+        np.testing.assert_array_equal(line.symbol_confidences, confidences)
+        np.testing.assert_array_equal(line.runs, runs)
         assert line.symbol_confidences.dtype == np.float32
 
 

@@ -115,6 +115,7 @@ def test_rows_and_rejects_are_all_images_and_rows_say_what_was_read(collection, 
         assert row["size_bytes"] == source.stat().st_size
         assert row["modified"].timestamp() == pytest.approx(source.stat().st_mtime, abs=1e-5)
         assert row["symbol_confidences"] == [0.25, 0.75]
+        assert row["symbol_spans"] == row["words"] == []
         assert (row["confidence"], row["model_id"], row["run_id"]) == (0.5, "tinymodel000", "rabc123")
         assert row["scored_at"] == AT
     assert first.confidence_sum == pytest.approx(0.5 * len(rows))
@@ -218,11 +219,11 @@ def test_two_nights_are_one_hive_table_for_duckdb_pandas_and_arrow(collection, r
     pattern = tmp_path / "predictions" / "**" / "*.parquet"
     rows = duckdb.sql(
         f"select date::varchar, run, run_id, count(*), count(distinct uri), min(width), "
-        f"typeof(any_value(scored_at)), typeof(any_value(symbol_confidences)) "
+        f"typeof(any_value(scored_at)), typeof(any_value(symbol_confidences)), typeof(any_value(symbol_spans)) "
         f"from read_parquet('{pattern}', hive_partitioning = true) group by 1, 2, 3 order by 1"
     ).fetchall()
     widths = [row["width"] for row in rows_of(*Path(request_of.destination).glob("*.parquet"))]
-    types = ("TIMESTAMP WITH TIME ZONE", "FLOAT[]")
+    types = ("TIMESTAMP WITH TIME ZONE", "FLOAT[]", 'STRUCT("start" INTEGER, "end" INTEGER)[]')
     assert rows == [
         ("2026-03-04", "rabc123", "rabc123", 24, 24, min(widths), *types),
         ("2026-03-05", "rdef456", "rdef456", 24, 24, min(widths), *types),
@@ -343,6 +344,22 @@ def test_a_row_does_not_depend_on_the_other_images_of_its_shard(collection, requ
     assert texts(references[::2]).items() < texts(references).items()
 
 
+def test_rows_have_the_places_of_symbols_and_words_in_pixels_of_the_image(collection, request_of, tmp_path):
+    recogniser = request_of.reader("onnx").load()
+    recognise_shard(0, references_in(collection), request_of, recogniser.recognise_lines)
+    rows = rows_of(tmp_path / "unfinished" / "part-00000-of-00002.parquet")
+    assert any(row["height"] != request_of.height for row in rows)
+    for row, found in zip(rows, recogniser.recognise([row["uri"] for row in rows]), strict=True):
+        assert row["text"] == found.text
+        assert [(span["start"], span["end"]) for span in row["symbol_spans"]] == list(found.symbol_spans)
+        assert [word["text"] for word in row["words"]] == found.text.split()
+        for word, wanted in zip(row["words"], found.words, strict=True):
+            assert (word["start"], word["end"]) == (wanted.start, wanted.end)
+            assert word["confidence"] == pytest.approx(wanted.confidence, rel=1e-3)
+            assert 0 <= word["start"] < word["end"] <= row["width"]
+    assert sum(len(row["words"]) for row in rows) > 15
+
+
 @pytest.fixture
 def small_chunks(monkeypatch) -> Iterator[HelperPool]:
     """A job's helper processes, which are worth calling for 5 images."""
@@ -385,6 +402,7 @@ def test_helper_processes_read_what_this_process_reads(collection, request_of, t
     for one, other in zip(found[0], wanted[0], strict=True):
         assert one["confidence"] == pytest.approx(other["confidence"], rel=1e-4)
         assert one["symbol_confidences"] == pytest.approx(other["symbol_confidences"], rel=1e-4)
+        assert (one["symbol_spans"], len(one["words"])) == (other["symbol_spans"], len(other["words"]))
     assert found[1] == wanted[1]
     assert (summary.matched, summary.rows, summary.rejects) == (alone.matched, alone.rows, alone.rejects)
     assert summary.figures["batches"] >= 6
@@ -403,6 +421,9 @@ def test_helper_processes_read_the_records_of_a_dataset_too(request_of, tmp_path
     summary = recognise_record_shard(*where, dataclasses.replace(request_of, processes=2), nobody, ONNX)
     assert summary.rows == shard.examples == len(wanted)
     assert [(row["uri"], row["text"]) for row in rows_of(part)] == [(row["uri"], row["text"]) for row in wanted]
+    for row in wanted:
+        assert len(row["symbol_spans"]) == len(row["text"])
+        assert all(span["end"] <= row["width"] for span in row["symbol_spans"]), "of the line as it is stored"
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,19 @@ AT = datetime.datetime(2026, 3, 4, 5, 6, 7, 89, tzinfo=datetime.UTC)
 LIMITS = {"height": 32, "max_pixels": 5}
 
 
-def write_run(root: Path, run_id: str, files: list[int], rejects: list[str] = (), hour: int = 1, **changes) -> Path:
+EARLIER_SCHEMA = pyarrow.schema(list(PREDICTIONS_SCHEMA)[:-2])
+"""Of runs that had no places of symbols and words."""
+
+
+def write_run(
+    root: Path,
+    run_id: str,
+    files: list[int],
+    rejects: list[str] = (),
+    hour: int = 1,
+    schema: pyarrow.Schema = PREDICTIONS_SCHEMA,
+    **changes,
+) -> Path:
     """A committed run with some rows in each file, and a file of rejects for each reason."""
     folder = root / "predictions" / f"date={DAY}" / f"run={run_id}"
     folder.mkdir(parents=True)
@@ -62,10 +74,12 @@ def write_run(root: Path, run_id: str, files: list[int], rejects: list[str] = ()
                     "scored_at": scored_at,
                     "needs_review": confidence < 0.25,
                     "margin": None if row % 3 else 0.5,
+                    "symbol_spans": [{"start": 5 * i, "end": 5 * i + 5} for i in range(row % 4)],
+                    "words": [{"text": "t", "confidence": confidence, "start": 0, "end": row}] * (row % 2),
                 }
             )
         name = f"part-{number:05d}-of-{len(files):05d}.parquet"
-        storage.write_parquet(str(folder / name), pyarrow.Table.from_pylist(rows, PREDICTIONS_SCHEMA))
+        storage.write_parquet(str(folder / name), pyarrow.Table.from_pylist(rows, schema))
         described[name] = {
             "rows": count,
             "bytes": (folder / name).stat().st_size,
@@ -184,6 +198,17 @@ def test_a_merged_run_has_the_rows_and_rejects_of_all_unchanged_and_in_their_ord
     (path,) = merged.files
     assert described == PartEntry(55, storage.get_size(path), storage.compute_checksum(path))
     assert not (tmp_path / "unfinished").exists()
+
+
+def test_rows_of_earlier_versions_get_the_columns_that_they_lack_without_values(tmp_path):
+    write_run(tmp_path, "ra", [5], hour=1, schema=EARLIER_SCHEMA)
+    write_run(tmp_path, "rb", [6], hour=2)
+    before = [row for run in runs_of(tmp_path) for row in rows_below(Path(run.folder))]
+    (path,) = merge(tmp_path).files
+    assert pyarrow.parquet.read_schema(path).equals(PREDICTIONS_SCHEMA)
+    rows = rows_below(tmp_path / "predictions")
+    assert rows == [{"symbol_spans": None, "words": None, **row} for row in before]
+    assert [row["symbol_spans"] is None for row in rows] == [True] * 5 + [False] * 6
 
 
 def test_the_manifest_has_sums_where_they_mean_something_and_the_history_has_every_run(tmp_path):

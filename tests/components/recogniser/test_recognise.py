@@ -133,6 +133,35 @@ def test_results_come_in_order_with_text_confidences_and_nothing_else_from_greed
         assert (recognition.alternatives, recognition.margin) == ([], None)
 
 
+@pytest.mark.parametrize("name", ["greedy", "beam", "lexicon"])
+def test_every_symbol_and_word_has_a_place_in_the_pixels_of_the_image_whatever_its_size(
+    tiny_model, recogniser, paths, tmp_path, name
+):
+    words = tmp_path / "words.txt"
+    words.write_text("".join(f"{found.text}\n" for found in recogniser.recognise(paths) if found.text))
+    decoding = Decoding(name, lexicon=str(words) if name == "lexicon" else None)
+    decoder = load_recogniser(tiny_model, engine="onnx", decoding=decoding)
+    found = list(decoder.recognise(paths))
+    images = [Image.open(path) for path in paths]
+    larger = [image.resize((3 * image.width, 3 * image.height), Image.Resampling.NEAREST) for image in images]
+    moved = []
+    for image, one, other in zip(images, found, decoder.recognise(larger), strict=True):
+        edges = [edge for span in one.symbol_spans for edge in span]
+        assert len(edges) == 2 * len(one.text)
+        assert edges == sorted(edges)
+        assert all(0 <= edge <= image.width for edge in edges)
+        if one.text:
+            ((text, confidence, start, end),) = one.words
+            assert (text, start, end) == (one.text, edges[0], edges[-1])
+            assert confidence == pytest.approx(math.prod(one.symbol_confidences))
+        if other.text == one.text:
+            places = [edge for span in other.symbol_spans for edge in span]
+            moved += [abs(place / 3 - edge) for place, edge in zip(places, edges, strict=True)]
+    assert np.median(moved) < 1
+    assert len(moved) > 20
+    assert sum(bool(one.words) for one in found) > 15
+
+
 def grey(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path).convert("L"))
 

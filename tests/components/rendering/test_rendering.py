@@ -18,7 +18,7 @@ from components.rendering.collection import (
     render_collection,
 )
 from components.rendering.faces import find_faces
-from components.rendering.lines import cut_ground, render_line
+from components.rendering.lines import cut_ground, render_line, render_line_with_places
 from tfrecords import DataError, ImageLimits
 
 DEJAVU = ("DejaVuSans.ttf", "DejaVuSerif.ttf", "DejaVuSansMono.ttf")
@@ -130,6 +130,25 @@ def test_a_longer_text_makes_a_wider_line_and_a_given_ground_shows(fonts):
     shown = [render_line("A", face, stripes, np.random.default_rng(i)) for i in range(20)]
     plain = [render_line("A", face, None, np.random.default_rng(i)) for i in range(20)]
     assert np.median([line[0].std() for line in shown]) > 2 * np.median([line[0].std() for line in plain])
+
+
+def test_the_places_of_symbols_hold_their_ink_and_those_of_white_space_hold_none(fonts):
+    (face, *_) = find_faces(str(fonts / "below"), set("AB12 "))
+    inked, empty = [], []
+    for seed in range(60):
+        pixels, places = render_line_with_places("AB 12", face, None, np.random.default_rng(seed))
+        np.testing.assert_array_equal(pixels, render_line("AB 12", face, None, np.random.default_rng(seed)))
+        assert places.shape == (5, 2)
+        assert (places[:, 0] < places[:, 1]).all()
+        assert (np.diff(places.mean(axis=1)) > 0).all()
+        assert places[0, 0] >= 0
+        assert places[-1, 1] <= pixels.shape[1] + 1
+        contrast = np.ptp(pixels, axis=0) / np.ptp(pixels)
+        inked += [contrast[round(left) : round(right)].max() for left, right in places[[0, 1, 3, 4]]]
+        left, right = places[1, 1], places[3, 0]  # from ink to ink
+        empty.append(contrast[round(left + (right - left) / 4) : round(right - (right - left) / 4)].mean())
+    assert np.median(inked) > 0.8
+    assert np.median(empty) < 0.4
 
 
 @pytest.mark.parametrize(("paper", "ink"), [(220, 30), (40, 230)])

@@ -160,6 +160,12 @@ def test_a_model_gives_its_texts_as_they_are_read_with_the_confidence_of_each_sy
     )
     assert read.symbol_confidences != seen.symbol_confidences
     assert read.confidence == seen.confidence
+    assert sorted(read.symbol_spans) == list(seen.symbol_spans)
+    assert sorted(zip(read.text, read.symbol_spans, strict=True)) == sorted(
+        zip(seen.text, seen.symbol_spans, strict=True)
+    )
+    assert read.symbol_spans != seen.symbol_spans
+    assert read.words[0].start == min(read.symbol_spans[: len(read.words[0].text)])[0]
 
 
 def test_a_model_with_a_direction_that_does_not_exist_is_refused(tiny_model, tmp_path):
@@ -233,20 +239,26 @@ def test_a_model_of_vertical_lines_turns_every_image_that_it_reads(tiny_model, t
     for path in paths:
         with Image.open(path) as image:
             image.transpose(Image.Transpose.ROTATE_270).save(upright / path.name)
-    expected = [found.text for found in load_recogniser(folder, engine="onnx").recognise(paths)]
+    across = list(load_recogniser(folder, engine="onnx").recognise(paths))
+    expected = [found.text for found in across]
     dataclasses.replace(ModelManifest.read(str(folder)), vertical=True).write(str(folder))
     turned = sorted(upright.glob("*.png"))
-    assert [found.text for found in load_recogniser(folder, engine="onnx").recognise(turned)] == expected
+    down = list(load_recogniser(folder, engine="onnx").recognise(turned))
+    assert [found.text for found in down] == expected
+    assert [found.symbol_spans for found in down] == [found.symbol_spans for found in across], "along the text"
     workspace = make_workspace(tmp_path / "ws", folder)
     assert run_command(workspace, "--steps=infer", f"--infer_images={upright}", "--alarm_confidence=0") == EXIT_DONE
     rows = duckdb.sql(
-        f"select uri, text, width, height from '{workspace}/predictions/**/*.parquet' order by uri"
+        f"select uri, text, width, height, symbol_spans from '{workspace}/predictions/**/*.parquet' order by uri"
     ).fetchall()
     assert [(row[0], row[1]) for row in rows] == [
         (str(path), text) for path, text in zip(turned, expected, strict=True)
     ]
     with Image.open(turned[0]) as image:
-        assert rows[0][2:] == image.size, "width and height are those of the image as it lies there"
+        assert rows[0][2:4] == image.size, "width and height are those of the image as it lies there"
+    for row, found in zip(rows, down, strict=True):
+        assert [(span["start"], span["end"]) for span in row[4]] == list(found.symbol_spans)
+        assert all(span["end"] <= row[3] for span in row[4])
 
 
 def test_a_page_for_review_shows_columns_upright(columns):
