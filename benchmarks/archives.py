@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout that this file lies in
 
-from benchmarks.common import Original, Run, copy_originals, make_images, name_images, print_header, run_command
+from benchmarks.common import CORES, Original, Run, copy_originals, make_images, name_images, run_command
 from benchmarks.inference import prepare_workspace, run_infer, write_labelled
 from tests.engines.proxy import proxy_of
 from tests.engines.services import emulated_store
@@ -71,7 +71,7 @@ def main() -> None:
         workspace = scratch / "workspace"
         manifest = prepare_workspace(options.workspace, write_labelled(scratch / "labelled", originals), workspace)
         before = os.getloadavg()[0]
-        print_header(originals, f"{options.count:,} images, {options.archives} archives, model {manifest.model}")
+        print(f"{options.count:,} images in {options.archives} archives, {CORES} cores, model {manifest.model}\n")
         print("| collection | images/s | processor s | requests |\n|---|---|---|---|")
         images = make_images(scratch / "images", originals, options.count)
         print_run("files on a disk", run_infer(workspace, str(images), options.count), options.count)
