@@ -40,6 +40,8 @@ REASONS = {
     "no_outline": "the page file gives neither a polygon nor a box for the line, nor baselines to tell its height by",
     "empty_outline": "the line's outline in the page file has no area",
     "outside_page": "the line's outline in the page file lies wholly outside the image",
+    "changed_since": "the image or its page file was changed after it was read, and not read again yet",
+    "not_in_xml": "the text has a symbol that XML files cannot hold",
     "unreadable_folder": "a folder that cannot be listed; its images are unknown, and it counts as one",
     "no_image": "not an image, but a label: the image that it belongs to is not there",
     "damaged_row": "not an image, but a row of a table that cannot be read",

@@ -53,6 +53,7 @@ RUNS = {
         {"# open work/review/ID/review.html": f"{sys.executable} correct.py #"}, said="accepted"
     ),
     ("README.md", "from components.recogniser import load_recogniser"): Run(),
+    ("docs/export.md", ".venv/bin/python run_pipeline.py --steps=export"): Run(said="readings as txt"),
     ("docs/nightly.md", "python run_pipeline.py --config=nightly.yaml"): Run(statuses=(0, 4), said="steps=infer"),
     ("docs/nightly.md", ".venv/bin/python run_pipeline.py --steps=compact"): Run({"yesterday": "today"}),
     ("docs/workspace.md", ".venv/bin/python run_pipeline.py --plan"): Run(),
