@@ -1,3 +1,3 @@
 """The export of readings into the files of other systems."""
 
-FORMATS = ("txt", "csv", "jsonl")
+FORMATS = ("alto", "page", "hocr", "txt", "csv", "jsonl")

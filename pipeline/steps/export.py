@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.export.exporting import Tally, export_files, export_rows, write_rejects
-from components.export.formats import TextFormat
+from components.export.formats import FileFormat, TextFormat
+from components.export.hocr import HocrFormat
 from components.export.manifest import ExportManifest
+from components.export.page_files import PageFileFormat
 from components.export.readings import NewestReadings
 from components.export.rows import format_csv, format_jsonl
 from components.predictions.runs import CommittedRun
@@ -21,7 +23,12 @@ from tfrecords import DataError, storage
 log = logging.getLogger(__name__)
 
 _TABLES = {"csv": format_csv, "jsonl": format_jsonl}
-_FILES = {"txt": TextFormat()}
+_FILES: dict[str, FileFormat] = {
+    "alto": PageFileFormat("ALTO"),
+    "page": PageFileFormat("PAGE"),
+    "hocr": HocrFormat(),
+    "txt": TextFormat(),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,11 +120,11 @@ class ExportStep:
         tally = resolved.export(write=False)
         lines = [
             f"the newest readings of {len(resolved.runs):,} runs, {resolved.readings.count:,}, as {options.format}",
-            f"to {resolved.folder}, where {tally.unchanged:,} files hold the newest readings",
+            f"to {resolved.folder}, where {_count_files(tally.unchanged)} with newest readings are",
         ]
         if not tally.written and not tally.removed:
             return Plan(Outcome.NOTHING, [*lines, "nothing to write"])
-        return Plan(Outcome.MADE, [*lines, f"write up to {tally.written:,} files"])
+        return Plan(Outcome.MADE, [*lines, f"write up to {_count_files(tally.written)}"])
 
     def count_images(self, figures: Mapping[str, Any]) -> int:
         """Returns 0: no image is looked at."""
@@ -142,6 +149,10 @@ def _summarise(resolved: _Resolved, tally: Tally) -> str:
         held += f", {tally.passed_over:,} passed over"
     held += f", {format_rejects(tally.rejected)}"
     if not tally.written and not tally.removed:
-        return f"nothing new to export: {tally.unchanged:,} files hold {held}"
+        return f"nothing new to export: {_count_files(tally.unchanged)} with {held}"
     removed = f", {tally.removed:,} removed" if tally.removed else ""
-    return f"{tally.written:,} files written, {tally.unchanged:,} unchanged{removed}: they hold {held}"
+    return f"{_count_files(tally.written)} written, {tally.unchanged:,} unchanged{removed}: {held}"
+
+
+def _count_files(count: int) -> str:
+    return f"{count:,} file{'' if count == 1 else 's'}"

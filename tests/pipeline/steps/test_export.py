@@ -91,7 +91,7 @@ def workspace(tmp_path, lines) -> Path:
 
 def test_text_files_lie_in_the_folders_of_the_collection(workspace, lines, capsys):
     assert export(workspace, "txt") == EXIT_DONE
-    assert "4 files written, 0 unchanged: they hold 4 readings as txt, none rejected" in capsys.readouterr().out
+    assert "4 files written, 0 unchanged: 4 readings as txt, none rejected" in capsys.readouterr().out
     below = str(lines).lstrip("/")
     assert read_files(workspace, "txt") == {
         f"{below}/0.txt": b"zwei Worte\n",
@@ -136,7 +136,7 @@ def test_a_second_export_writes_nothing_and_one_after_a_night_what_is_new(worksp
     assert list_states(workspace) == before
     write_run(workspace, [{"uri": f"{lines}/b/2.png", "text": "neu"}], night=2)
     assert export(workspace, name) == EXIT_DONE
-    written = "1 files written, 3 unchanged:" if name == "txt" else "2 files written, 1 unchanged:"
+    written = "1 file written, 3 unchanged:" if name == "txt" else "2 files written, 1 unchanged:"
     assert written in capsys.readouterr().out
     after = read_files(workspace, name)
     assert b"neu" in b"".join(after.values())
@@ -185,7 +185,7 @@ def test_files_that_are_gone_are_written_again_and_a_damaged_record_costs_nothin
         path.write_bytes(b"damaged")
     capsys.readouterr()
     assert export(workspace, "txt") == EXIT_DONE
-    assert "1 files written, 3 unchanged" in capsys.readouterr().out
+    assert "1 file written, 3 unchanged" in capsys.readouterr().out
     assert read_files(workspace, "txt") == files
 
 
