@@ -50,7 +50,7 @@ def write_run(
     for part in range(parts):
         path = folder / f"part-{part:05d}-of-{parts:05d}.parquet"
         table = pyarrow.Table.from_pylist(values[part::parts], schema)
-        pyarrow.parquet.write_table(table, path, row_group_size=3)
+        pyarrow.parquet.write_table(table, path, row_group_size=3 if len(rows) < 1000 else 100_000)
         files[path.name] = PartEntry(table.num_rows, path.stat().st_size)
     RunManifest(
         run_id=run_id,

@@ -69,7 +69,9 @@ class ExportStep:
         """Writes what is new, the manifest last."""
         resolved = _resolve(context)
         count = resolved.readings.count
-        log.info(f"exporting the newest readings of {len(resolved.runs):,} runs, {count:,}, as {resolved.format}")
+        log.info(
+            f"exporting the newest readings of {_count(len(resolved.runs), 'run')}, {count:,}, as {resolved.format}"
+        )
         tally = resolved.export(write=True)
         if tally.exported + tally.passed_over + len(tally.rejects) != count:
             raise RuntimeError(
@@ -118,13 +120,14 @@ class ExportStep:
             return Plan(None, [f"the newest readings as {options.format}, tonight's among them"])
         resolved = _resolve(context)
         tally = resolved.export(write=False)
+        runs = _count(len(resolved.runs), "run")
         lines = [
-            f"the newest readings of {len(resolved.runs):,} runs, {resolved.readings.count:,}, as {options.format}",
-            f"to {resolved.folder}, where {_count_files(tally.unchanged)} with newest readings are",
+            f"the newest readings of {runs}, {resolved.readings.count:,}, as {options.format}",
+            f"to {resolved.folder}, which has {_count(tally.unchanged, 'file')} with the newest readings",
         ]
         if not tally.written and not tally.removed:
             return Plan(Outcome.NOTHING, [*lines, "nothing to write"])
-        return Plan(Outcome.MADE, [*lines, f"write up to {_count_files(tally.written)}"])
+        return Plan(Outcome.MADE, [*lines, f"write up to {_count(tally.written, 'file')}"])
 
     def count_images(self, figures: Mapping[str, Any]) -> int:
         """Returns 0: no image is looked at."""
@@ -149,10 +152,11 @@ def _summarise(resolved: _Resolved, tally: Tally) -> str:
         held += f", {tally.passed_over:,} passed over"
     held += f", {format_rejects(tally.rejected)}"
     if not tally.written and not tally.removed:
-        return f"nothing new to export: {_count_files(tally.unchanged)} with {held}"
+        return f"nothing new to export: {_count(tally.unchanged, 'file')} with {held}"
     removed = f", {tally.removed:,} removed" if tally.removed else ""
-    return f"{_count_files(tally.written)} written, {tally.unchanged:,} unchanged{removed}: {held}"
+    return f"{_count(tally.written, 'file')} written, {tally.unchanged:,} unchanged{removed}: {held}"
 
 
-def _count_files(count: int) -> str:
-    return f"{count:,} file{'' if count == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    """Writes a number with its noun, as in "3 runs"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
