@@ -17,7 +17,6 @@ from components.export.formats import FileFormat, MadeFile
 from components.export.manifest import INDEX_FOLDER, REJECTS_NAME, ExportIndex, IndexEntry
 from components.export.places import mirror_path, name_files
 from components.export.readings import NewestReadings, Reading
-from components.listing.references import get_folder
 from components.predictions.runs import map_concurrently
 from components.rejects import Reject, count_by_reason, make_rejects_table
 from tfrecords import storage
@@ -134,7 +133,7 @@ def export_files(readings: NewestReadings, folder: str, file_format: FileFormat,
     def find_source_folder(uri: str) -> str | None:
         source = file_format.find_source(uri)
         tally.passed_over += source is None
-        return None if source is None else get_folder(source)
+        return None if source is None else _find_folder(source)
 
     with readings.divide(find_source_folder) as parts:
         for part, some in parts:
@@ -157,16 +156,20 @@ def _make_units(readings: Sequence[Reading], file_format: FileFormat) -> Iterato
     for reading in readings:
         source = file_format.find_source(reading.uri)
         assert source is not None
-        folders.setdefault(get_folder(source), {}).setdefault(source, []).append(reading)
-    for sources in folders.values():
-        units = []
-        mirrored = {source: mirror_path(source).rpartition("/") for source in sources}
-        names = name_files((name for _, _, name in mirrored.values()), file_format.suffix)
-        for source, some in sources.items():
-            place, slash, name = mirrored[source]
-            plain = name_files([name], file_format.suffix)[name]
-            units.append(_Unit(f"{place}{slash}{names[name]}", f"{place}{slash}{plain}", source, some))
-        yield units
+        folders.setdefault(_find_folder(source), {}).setdefault(source, []).append(reading)
+    for folder, sources in folders.items():
+        own = {source: mirror_path(source).rpartition("/")[2] for source in sources}
+        names = name_files(own, file_format.suffix)
+        plain = {source: name_files({source: own[source]}, file_format.suffix)[source] for source in sources}
+        yield [
+            _Unit(storage.join(folder, names[source]), storage.join(folder, plain[source]), source, some)
+            for source, some in sources.items()
+        ]
+
+
+def _find_folder(source: str) -> str:
+    """Finds the folder of the file that is made from a source, below that of the format; it is not empty."""
+    return mirror_path(source).rpartition("/")[0] or "."
 
 
 def _find_due(units: Sequence[_Unit], folder: str, index: ExportIndex, tally: Tally, write: bool) -> Iterator[_Unit]:

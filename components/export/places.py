@@ -8,9 +8,10 @@ A file keeps its place whatever else is read later, since its whole path stands 
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from components.listing.references import path_to_uri, strip_suffix
 from tfrecords import storage
@@ -44,27 +45,26 @@ def _make_usable(name: str) -> str:
     return f"{encoded[: _LONGEST_NAME - 13].decode(errors='ignore')}-{digest}"
 
 
-def name_files(names: Iterable[str], suffix: str | None) -> dict[str, str]:
-    """Names the exported files of the images of one folder: `0007.jpg` becomes `0007.txt`.
+def name_files(names: Mapping[str, str], suffix: str | None) -> dict[str, str]:
+    """Names the exported files of one folder, no two alike: `0007.jpg` becomes `0007.txt`.
 
     Images whose names differ in the suffix alone keep it: `0007.jpg.txt` and `0007.tif.txt`.
 
     Args:
+        names: of images or other files, by what they are made from, such as two spellings of one path.
         suffix: of the exported files; None if they keep their names.
+
+    Returns:
+        The names of the exported files, by what they are made from.
     """
-    names = sorted(set(names))
-    if suffix is None:
-        return {name: name for name in names}
-    stems: dict[str, int] = {}
-    for name in names:
-        stems[strip_suffix(name)] = stems.get(strip_suffix(name), 0) + 1
-    found = {name: strip_suffix(name) for name in names if stems[strip_suffix(name)] == 1}
+    shorten = strip_suffix if suffix is not None else str
+    stems = collections.Counter(map(shorten, names.values()))
+    found = {source: shorten(name) for source, name in names.items() if stems[shorten(name)] == 1}
     taken = set(found.values())
-    for name in names:
-        if name not in found:
-            free = name
-            while free in taken:
-                free += "_"
-            found[name] = free
-            taken.add(free)
-    return {name: f"{stem}{suffix}" for name, stem in found.items()}
+    for source, name in sorted(names.items()):
+        if source not in found:
+            while name in taken:
+                name += "_"
+            found[source] = name
+            taken.add(name)
+    return {source: f"{found[source]}{suffix or ''}" for source in names}

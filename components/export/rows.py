@@ -50,6 +50,8 @@ def _describe(reading: Reading) -> dict[str, Any]:
     }
 
 
-def round_confidence(confidence: float) -> float | None:
-    """Rounds a confidence to four digits; None for one that is no number."""
-    return round(min(max(confidence, 0.0), 1.0), 4) if math.isfinite(confidence) else None
+def round_confidence(confidence: float | None) -> float | None:
+    """Rounds a confidence to four digits; None for one that is not known, or no number."""
+    if confidence is None or not math.isfinite(confidence):
+        return None
+    return round(min(max(confidence, 0.0), 1.0), 4)

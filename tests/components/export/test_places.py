@@ -30,12 +30,18 @@ def test_long_names_are_cut_and_stay_different():
     assert all(len(name.encode()) <= 240 for name in names)
 
 
+def name(*names: str, suffix: str | None = ".txt") -> list[str]:
+    return list(name_files({f"/scans/{name}": name for name in names}, suffix).values())
+
+
 def test_images_that_differ_in_the_suffix_alone_keep_it():
-    assert name_files(["b.jpg", "a.tif", "b.tif"], ".txt") == {
-        "a.tif": "a.txt",
-        "b.jpg": "b.jpg.txt",
-        "b.tif": "b.tif.txt",
-    }
-    names = ["a", "a.png", "a.jpg", "a.png.png"]
-    assert len(set(name_files(names, ".txt").values())) == 4
-    assert name_files(["p.xml", "p.XML"], None) == {"p.xml": "p.xml", "p.XML": "p.XML"}
+    assert name("b.jpg", "a.tif", "b.tif") == ["b.jpg.txt", "a.txt", "b.tif.txt"]
+    assert len(set(name("a", "a.png", "a.jpg", "a.png.png"))) == 4
+    assert name("p.xml", "p.XML", suffix=None) == ["p.xml", "p.XML"]
+
+
+@pytest.mark.parametrize("suffix", [".txt", None])
+def test_two_spellings_of_a_path_have_a_file_each(suffix):
+    assert mirror_path("/scans/a.png") == mirror_path("/scans/b/../a.png")
+    found = name_files({"/scans/a.png": "a.png", "/scans/b/../a.png": "a.png"}, suffix)
+    assert len(set(found.values())) == 2
