@@ -74,7 +74,7 @@ def _format_page(matched: ReadPage, readings: dict[str, Reading], number: int) -
     for name, reading in readings.items():
         outlines = places.locate_words(name, reading) or ()
         boxes = (find_box(outline) for outline in outlines)
-        words = [(word, box) for word, box in zip(reading.words or (), boxes, strict=False) if box]
+        words = [(word, box) for word, box in zip(reading.placed_words, boxes, strict=False) if box]
         box = matched.lines[name].box
         lines.append((reading, places.scale_box(box) if box else None, words))
     size = places.size or (matched.page and matched.page.width and (matched.page.width, matched.page.height or 0))
@@ -87,9 +87,7 @@ def _format_page(matched: ReadPage, readings: dict[str, Reading], number: int) -
 def _format_image(reading: Reading, number: int) -> Iterator[str]:
     """Formats an image of a line."""
     yield _open_page(reading.uri, (reading.width, reading.height), number)
-    words: list[_PlacedWord] = []
-    if all(0 <= word.start <= word.end <= reading.width for word in reading.words or ()):
-        words = [(word, (word.start, 0, max(word.end, word.start + 1), reading.height)) for word in reading.words or ()]
+    words = [(word, (word.start, 0, max(word.end, word.start + 1), reading.height)) for word in reading.placed_words]
     yield _format_line(reading, (0, 0, reading.width, reading.height), words, f"{number}_1")
     yield "</div>\n"
 
@@ -101,9 +99,9 @@ def _open_page(uri: str, size: tuple[int, int] | None, number: int) -> str:
 
 
 def _format_line(reading: Reading, box: Box | None, words: Sequence[_PlacedWord], number: str) -> str:
-    """Formats a line, with its words if their places are known and make up its text."""
+    """Formats a line, with its words if their places are known."""
     inner = escape(reading.text)
-    if words and " ".join(word.text for word, _ in words) == reading.text:
+    if words:
         inner = " ".join(
             f'<span class="ocrx_word" id="word_{number}_{place}" title="{_describe(box, word.confidence)}">'
             f"{escape(word.text)}</span>"

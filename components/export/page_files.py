@@ -77,7 +77,7 @@ def _make_text(matched: ReadPage, places: PagePlaces, name: str, reading: Readin
     outlines = places.locate_words(name, reading) or ()
     words = tuple(
         WordText(word.text, round_confidence(word.confidence), places.scale_to_file(outline))
-        for word, outline in zip(reading.words or (), outlines, strict=False)
+        for word, outline in zip(reading.placed_words, outlines, strict=False)
     )
     return LineText(reading.text, round_confidence(reading.confidence), matched.lines[name].box, words)
 

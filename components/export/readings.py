@@ -63,6 +63,17 @@ class Reading:
     words: tuple[ReadWord, ...] | None = None
 
     @property
+    def placed_words(self) -> tuple[ReadWord, ...]:
+        """The words, if they make up the text and their places are columns of the line; none otherwise.
+
+        On a line that is higher than wide, text may run from top to bottom, and places count in rows.
+        """
+        words = self.words or ()
+        if self.height > self.width or " ".join(word.text for word in words) != self.text:
+            return ()
+        return words if all(0 <= word.start <= word.end <= self.width for word in words) else ()
+
+    @property
     def identity(self) -> list[Any]:
         """The fields that change whenever another reading takes the place of this one."""
         return [self.uri, self.run_id, self.scored_us, self.size_bytes, self.modified_us]

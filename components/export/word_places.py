@@ -41,11 +41,9 @@ class PagePlaces:
 
     def locate_words(self, name: str, reading: Reading) -> list[tuple[Point, ...]] | None:
         """Locates the words of a line: the outline of each in pixels of the image; None if that cannot be known."""
-        words = reading.words
-        if not words or self.size is None or " ".join(word.text for word in words) != reading.text:
-            return None
-        cut = self._find_fitting_cut(name, reading, self.size)
-        if cut is None or any(not 0 <= word.start <= word.end <= reading.width for word in words):
+        words = reading.placed_words
+        cut = self._find_fitting_cut(name, reading, self.size) if words and self.size else None
+        if cut is None:
             return None
         return [cut.locate_columns(word.start, max(word.end, word.start + 1)) for word in words]
 

@@ -138,6 +138,7 @@ def test_hocr_has_a_file_for_each_page_and_one_for_each_folder_of_lines(workspac
     rows = [
         {"uri": f"{lines}/a.png", "text": "A&B", "words": words, "width": 50},
         {"uri": f"{lines}/b.png", "text": "zwei Worte", "confidence": 0.5},
+        {"uri": f"{lines}/c.png", "text": "A&B", "words": words, "width": 29},  # may run from top to bottom
     ]
     write_run(workspace, rows, night=1)
     assert export(workspace, "hocr") == EXIT_DONE
@@ -161,8 +162,15 @@ def test_hocr_has_a_file_for_each_page_and_one_for_each_folder_of_lines(workspac
         "bbox 1 0 20 30; x_wconf 50",
         f'image "{lines}/b.png"; bbox 0 0 100 30; ppageno 1',
         "bbox 0 0 100 30; x_wconf 50",
+        f'image "{lines}/c.png"; bbox 0 0 29 30; ppageno 2',
+        "bbox 0 0 29 30; x_wconf 88",
     ]
-    assert [e.text for e in folder.iter() if e.get("class") in ("ocrx_word", "ocr_line")] == [None, "A&B", "zwei Worte"]
+    assert [e.text for e in folder.iter() if e.get("class") in ("ocrx_word", "ocr_line")] == [
+        None,
+        "A&B",
+        "zwei Worte",
+        "A&B",
+    ]
 
 
 def test_text_of_a_page_stands_in_the_order_of_its_file(workspace):
