@@ -18,7 +18,8 @@ from tfrecords import ImageLimits, ImageRejected, LineImage, convert_line, read_
 
 _PIXELS_OF_PAGE = 5
 """A page may have so many times the pixels of an image that is one line."""
-_SAME_ASPECT = 0.01  # by which width and height of an image may differ from the page file's, relative to each other
+SAME_ASPECT = 0.01
+"""By how much width and height of an image may differ from the page file's, relative to each other."""
 
 
 class _Page(NamedTuple):
@@ -84,18 +85,18 @@ def _read_page(image: str, page_file: str, limits: ImageLimits) -> _Page:
     lines = name_lines(page)
     if page.width and page.height and (page.width, page.height) != grey.size:
         across, down = grey.width / page.width, grey.height / page.height
-        if abs(across / down - 1) > _SAME_ASPECT:
+        if abs(across / down - 1) > SAME_ASPECT:
             turned = "; perhaps it is about the image before its metadata turn it: store the image turned"
             raise ImageRejected(
                 "other_size",
                 f"the image has {grey.width}x{grey.height} pixels, but {location_to_uri(page_file)} is about one of "
                 f"{page.width}x{page.height}{turned if (page.height, page.width) == grey.size else ''}",
             )
-        lines = {name: _scale(line, across, down) for name, line in lines.items()}
+        lines = {name: scale_line(line, across, down) for name, line in lines.items()}
     return _Page(grey, lines)
 
 
-def _scale(line: PageLine, across: float, down: float) -> PageLine:
+def scale_line(line: PageLine, across: float, down: float) -> PageLine:
     """Scales the coordinates of a line."""
 
     def scale(points: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:

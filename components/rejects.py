@@ -42,6 +42,8 @@ REASONS = {
     "outside_page": "the line's outline in the page file lies wholly outside the image",
     "damaged_archive": "not an image, but an archive that cannot be read to its end; members behind that are unknown",
     "unusable_member": "a member of an archive that is not read: a link, encrypted, or another archive",
+    "changed_since": "the image or its page file was changed after it was read, and not read again yet",
+    "not_in_xml": "the text has a symbol that XML files cannot hold",
     "unreadable_folder": "a folder that cannot be listed; its images are unknown, and it counts as one",
     "no_image": "not an image, but a label: the image that it belongs to is not there",
     "damaged_row": "not an image, but a row of a table that cannot be read",

@@ -7,6 +7,7 @@ import os
 
 from apache_beam.options.pipeline_options import StandardOptions
 
+from components.export import FORMATS
 from components.listing import LABEL_SOURCES, LABEL_TABLE_SUFFIXES, TABLE_SUFFIXES
 from components.listing.files import is_file
 from pipeline.options import LinePipelineOptions, UsageError
@@ -25,6 +26,7 @@ def check_options(options: LinePipelineOptions) -> None:
         hint = f"did you mean {near[0]}?" if near else f"runners are {', '.join(names)}"
         raise UsageError(f"--runner={runner} is none that Beam knows; {hint}")
     _check_date(options)
+    _check_format(options)
     if {"train", "selftrain"} <= set(options.step_names):
         raise UsageError(
             f"--steps={options.steps}: train and selftrain each make a model for evaluate to decide on; run "
@@ -67,6 +69,15 @@ def _check_date(options: LinePipelineOptions) -> None:
         return
     if "compact" not in options.step_names:
         raise UsageError(f"--date={options.date} is for the compact step, which --steps={options.steps} leaves out")
+
+
+def _check_format(options: LinePipelineOptions) -> None:
+    if options.format is None:
+        if "export" in options.step_names:
+            raise UsageError(f"--steps=export writes files of one format: say which, as --format={'|'.join(FORMATS)}")
+        return
+    if "export" not in options.step_names:
+        raise UsageError(f"--format={options.format} is for the export step, which --steps={options.steps} leaves out")
 
 
 def _check_labels(options: LinePipelineOptions) -> None:

@@ -6,6 +6,7 @@ Help texts, docs/flags.md and the parser are made from this table.
 from __future__ import annotations
 
 from components.ctc.decoders import DECODERS
+from components.export import FORMATS
 from components.listing import LINKS_FOLLOWED
 from components.recogniser.engines import ENGINES
 from components.recogniser.manifest import RENAMED_NETWORKS
@@ -520,5 +521,18 @@ FLAG_SECTIONS = (
         "Compaction",
         ("compact",),
         (Flag("date", "day of the runs to merge, as YYYY-MM-DD (UTC)", "DAY", type=read_day),),
+    ),
+    FlagSection(
+        "Export",
+        ("export",),
+        (
+            Flag(
+                "format",
+                "format of the exported files: ALTO or PAGE files with the texts in them, hOCR, text files, or tables",
+                "FORMAT",
+                without="the export step needs it",
+                choices=FORMATS,
+            ),
+        ),
     ),
 )

@@ -16,6 +16,7 @@ STEP_SUMMARIES = {
     "infer": "recognises new images with the accepted model",
     "review": "gives doubtful readings, or doubtful labels, to a person to correct",
     "compact": "merges the runs of predictions of one day",
+    "export": "writes the newest readings into files for other systems",
 }
 """What each step does, in the order in which they run: the one list of steps."""
 STEPS = tuple(STEP_SUMMARIES)

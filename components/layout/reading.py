@@ -7,6 +7,8 @@ before any entity of it is used, nothing outside the file is opened, and depth, 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import TypeVar
 from xml.parsers import expat
 
 from components.layout.alto import AltoReader
@@ -14,6 +16,7 @@ from components.layout.elements import Attributes, PageReader
 from components.layout.page_file import PageFile, PageFileError, shorten
 from components.layout.page_xml import PageXmlReader
 
+_Reader = TypeVar("_Reader", bound=PageReader)
 _READERS: dict[str, type[PageReader]] = {"alto": AltoReader, "PcGts": PageXmlReader}
 _MOST_BYTES = 100_000_000
 _ROOT = re.compile(r"<(?:!DOCTYPE\s+)?(?:[\w.-]+:)?(?:alto|PcGts)(?=[\s/>\[])")
@@ -56,17 +59,36 @@ def parse_page_file(content: bytes) -> PageFile:
         PageFileError: for a file that is neither, that is damaged, that has a document type, that is beyond the
             bounds, or whose coordinates are not in pixels.
     """
-    if len(content) > _MOST_BYTES:
-        raise PageFileError(f"it has {len(content)} bytes; the most that are read are {_MOST_BYTES}")
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-    readers: list[PageReader] = []
 
-    def start_root(name: str, attributes: Attributes) -> None:
+    def choose_reader(name: str, parser: expat.XMLParserType) -> PageReader:
         kind = _READERS.get(name.rpartition(":")[2])
         if kind is None:
             raise PageFileError(f"its root element is {shorten(name)}, neither alto nor PcGts")
-        reader = kind(parser)
+        return kind(parser)
+
+    return read_elements(content, choose_reader).finish()
+
+
+def read_elements(
+    content: bytes, choose_reader: Callable[[str, expat.XMLParserType], _Reader], encoding: str | None = None
+) -> _Reader:
+    """Reads a file's elements within the bounds; returns the reader that met them.
+
+    Args:
+        choose_reader: from the name of the root element, and the parser, to the reader.
+        encoding: of the content, whatever it says itself; None for what it says.
+
+    Raises:
+        PageFileError: like `parse_page_file`, and what the reader raises.
+    """
+    if len(content) > _MOST_BYTES:
+        raise PageFileError(f"it has {len(content)} bytes; the most that are read are {_MOST_BYTES}")
+    parser = expat.ParserCreate(encoding)
+    parser.buffer_text = True
+    readers: list[_Reader] = []
+
+    def start_root(name: str, attributes: Attributes) -> None:
+        reader = choose_reader(name, parser)
         readers.append(reader)
         parser.StartElementHandler, parser.EndElementHandler = reader.start_element, reader.end_element
         reader.start_element(name, attributes)
@@ -88,7 +110,7 @@ def parse_page_file(content: bytes) -> PageFile:
         # Parser and reader hold each other, and all lines, until the next collection of garbage otherwise.
         parser.StartElementHandler = parser.EndElementHandler = parser.CharacterDataHandler = None
         parser.StartDoctypeDeclHandler = None
-    return readers[0].finish()
+    return readers[0]
 
 
 def _refuse_document_type(*declaration: object) -> None:

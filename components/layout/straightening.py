@@ -70,30 +70,66 @@ class Curve:
         return some[nearest] + along[places, nearest], step[:, 0] * gap[:, 1] - step[:, 1] * gap[:, 0]
 
 
-def straighten_line(
-    grey: Image.Image,
-    inside: np.ndarray,
-    baseline: np.ndarray,
-    paper: int,
-    *,
-    is_box: bool,
-) -> Image.Image | None:
-    """Straightens a line by taking its columns perpendicular to its baseline, at equal steps along it.
+@dataclasses.dataclass(frozen=True)
+class Straightening:
+    """A way to straighten a line: columns perpendicular to its baseline, at equal steps along it.
+
+    Attributes:
+        width, height: of the straight line, pixels.
+        columns: int64 [knots], from 0 to the width, between which the baseline is almost straight.
+        upper, lower: float64 [knots, 2], the columns and rows in what was cut out of the page from which the first and
+            the last pixel of these columns come.
+    """
+
+    width: int
+    height: int
+    columns: np.ndarray
+    upper: np.ndarray
+    lower: np.ndarray
+
+    def apply(self, grey: Image.Image, paper: int) -> Image.Image:
+        """Straightens what was cut out of the page, of mode L; pixels from beyond it get the shade of the paper."""
+        columns, upper, lower = self.columns, self.upper, self.lower
+        mesh = [
+            (
+                (int(columns[i]), 0, int(columns[i + 1]), self.height),
+                (*upper[i], *lower[i], *lower[i + 1], *upper[i + 1]),
+            )
+            for i in range(len(columns) - 1)
+        ]
+        size = self.width, self.height
+        return grey.transform(size, Image.Transform.MESH, mesh, Image.Resampling.BILINEAR, fillcolor=paper)
+
+    def locate_columns(self, start: float, end: float) -> np.ndarray:
+        """Locates columns of the straight line in what was cut out of the page, the inverse of `apply`.
+
+        Returns:
+            The outline, float64 [points, 2]: along the upper edge, and back along the lower one.
+        """
+        between = self.columns[(self.columns > start) & (self.columns < end)]
+        places = np.array([start, *between, end])
+        edges = [
+            np.stack([np.interp(places, self.columns, edge[:, axis]) for axis in (0, 1)], axis=1)
+            for edge in (self.upper, self.lower)
+        ]
+        return np.concatenate([edges[0], edges[1][::-1]])
+
+
+def find_straightening(inside: np.ndarray, baseline: np.ndarray, *, is_box: bool) -> Straightening | None:
+    """Finds the way to straighten a line.
 
     A baseline that runs to the left counts as if it ran to the right. The baseline is smoothed over about the line's
     height first, so that a jerk of the hand that drew it does not bend a symbol.
 
     Args:
-        grey: mode L, what was cut out of the page, with paper outside the line's outline.
-        inside: bools [height, width], the pixels in the outline.
-        baseline: float [points, 2], columns and rows in `grey`.
-        paper: the shade of pixels that the result has from beyond `grey`.
+        inside: bools [height, width], the pixels of the line's outline in what was cut out of the page.
+        baseline: float [points, 2], columns and rows there.
         is_box: whether the outline is an upright box around the line, and so higher than a slanted line is.
 
     Returns:
-        The straight line; None if it is not worth it (the baseline is level to 3 pixels or a tenth of the line's
-        height, or the line would not become lower), or if the baseline is not that of a line from left to right (it is
-        steeper than 45 degrees, shorter than the line is high, or goes to and fro).
+        None if it is not worth it (the baseline is level to 3 pixels or a tenth of the line's height, or the line would
+        not become lower), or if the baseline is not that of a line from left to right (it is steeper than 45 degrees,
+        shorter than the line is high, or goes to and fro).
     """
     if baseline[-1, 0] < baseline[0, 0]:
         baseline = baseline[::-1]
@@ -102,7 +138,7 @@ def straighten_line(
     thickness = max(1.0, np.count_nonzero(inside) / max(length, 1.0))
     if down > across or length < thickness or length > _LONGEST_OF_WIDTH * across:
         return None
-    curve = _smooth(baseline, thickness, beyond=float(sum(grey.size)))
+    curve = _smooth(baseline, thickness, beyond=float(sum(inside.shape)))
     lengths, heights = curve.project(_find_border(inside))
     start, stop, top, bottom = lengths.min(), lengths.max(), heights.min(), heights.max()
     rows = curve.find_points(np.linspace(start, stop, 64))[:, 1]
@@ -115,9 +151,11 @@ def straighten_line(
         if top >= 0:  # the baseline is not that of what is in the box
             return None
     width, height = round(stop - start), round(bottom - top)
-    if width < 1 or width > 2 * sum(grey.size) or not 0 < height < grey.height:
+    if width < 1 or width > 2 * sum(inside.shape) or not 0 < height < inside.shape[0]:
         return None
-    return _resample(grey, curve, start, top, (width, height), paper)
+    columns = np.unique(np.round(curve.choose_knots(start, start + width) - start).astype(np.int64))
+    points, normals = curve.find_points(columns + start), curve.find_normals(columns + start)
+    return Straightening(width, height, columns, points + top * normals, points + (top + height) * normals)
 
 
 def _smooth(baseline: np.ndarray, reach: float, *, beyond: float) -> Curve:
@@ -155,20 +193,3 @@ def _find_ends(lines: np.ndarray) -> np.ndarray:
     last = np.maximum.reduceat(lines.shape[1] - lines[:, ::-1].argmax(axis=1), starts)
     middles = filled[np.minimum(starts + group // 2, len(filled) - 1)] + 0.5
     return np.concatenate([np.stack([middles, first], axis=1), np.stack([middles, last], axis=1)])
-
-
-def _resample(
-    grey: Image.Image, curve: Curve, start: float, top: float, size: tuple[int, int], paper: int
-) -> Image.Image:
-    width, height = size
-    columns = np.unique(np.round(curve.choose_knots(start, start + width) - start).astype(np.int64))
-    points, normals = curve.find_points(columns + start), curve.find_normals(columns + start)
-    upper, lower = points + top * normals, points + (top + height) * normals
-    mesh = [
-        (
-            (int(columns[i]), 0, int(columns[i + 1]), height),
-            (*upper[i], *lower[i], *lower[i + 1], *upper[i + 1]),
-        )
-        for i in range(len(columns) - 1)
-    ]
-    return grey.transform(size, Image.Transform.MESH, mesh, Image.Resampling.BILINEAR, fillcolor=paper)

@@ -141,7 +141,7 @@ def _read_parquet(path: str) -> Content | None:
     """Reads the texts in the first rows of a Parquet file, one row a line."""
     with storage.open_to_read(path) as file, pyarrow.parquet.ParquetFile(file) as table:
         metadata = table.metadata
-        if not metadata.num_row_groups:
+        if not metadata.num_row_groups or not metadata.row_group(0).num_rows:
             return None
         columns = [metadata.row_group(0).column(index) for index in range(metadata.num_columns)]
         texts = [

@@ -76,13 +76,24 @@ def read_page_file(path: str, index_folder: str | None = None) -> PageFile:
         PageFileError: if it is damaged or too large.
         OSError: if it cannot be read.
     """
-    return _parse(read_regular_file(path, MAX_PAGE_FILE_BYTES + 1, index_folder))
+    return parse_page_file(read_page_file_content(path, index_folder))
 
 
-def _parse(content: bytes) -> PageFile:
+def read_page_file_content(path: str, index_folder: str | None = None) -> bytes:
+    """Reads the bytes of a page file.
+
+    Raises:
+        PageFileError: if it is too large.
+        OSError: if it cannot be read.
+    """
+    content = read_regular_file(path, MAX_PAGE_FILE_BYTES + 1, index_folder)
+    _check_bytes(content)
+    return content
+
+
+def _check_bytes(content: bytes) -> None:
     if len(content) > MAX_PAGE_FILE_BYTES:
         raise PageFileError(f"it has more than {MAX_PAGE_FILE_BYTES:,} bytes")
-    return parse_page_file(content)
 
 
 def explain_problem(error: OSError | PageFileError) -> str:
@@ -132,7 +143,8 @@ def _read(path: str, size: int, modified_us: int, places: Places) -> FoundPageFi
         content = read_regular_file(path, MAX_PAGE_FILE_BYTES + 1, places.index_folder)
         if not looks_like_page_file(content):
             return None
-        return FoundPageFile(path, size, modified_us, _parse(content).image_name or "")
+        _check_bytes(content)
+        return FoundPageFile(path, size, modified_us, parse_page_file(content).image_name or "")
     except (OSError, PageFileError) as error:
         return FoundPageFile(path, size, modified_us, problem=explain_problem(error))
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, TypeVar
 
+import pyarrow
 import pyarrow.parquet
 
 from components.predictions.manifest import RUN_MANIFEST_NAME, NewerRunError, PartEntry, RunManifest
@@ -253,3 +255,18 @@ def read_predictions(folder: str, columns: list[str], rows: int | None = None) -
                 if rows is not None and len(found) >= rows:
                     return found[:rows]
     return found
+
+
+@contextlib.contextmanager
+def open_predictions(path: str) -> Iterator[pyarrow.parquet.ParquetFile]:
+    """Opens a Parquet file; raises `DataError` if it turns out to be damaged in the block."""
+    try:
+        with storage.open_to_read(path) as file, pyarrow.parquet.ParquetFile(file) as parquet:
+            yield parquet
+    except (pyarrow.ArrowException, OSError) as error:
+        if getattr(error, "errno", None) is not None:  # not pyarrow's own, but the disk's or the store's
+            raise
+        raise DataError(
+            f"{path} is damaged ({' '.join(str(error).split())}): run the infer step, which sets it aside and reads "
+            "its images again"
+        ) from None

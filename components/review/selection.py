@@ -6,7 +6,6 @@ confident are kept, as Arrow.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 import itertools
@@ -18,7 +17,8 @@ import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
 
-from tfrecords import DataError, read_uris, storage
+from components.predictions.runs import open_predictions
+from tfrecords import read_uris
 
 ROWS_AT_A_TIME = 20_000
 """The number of rows that are selected together and kept in memory."""
@@ -110,7 +110,7 @@ def read_details(readings: Sequence[DoubtfulText]) -> list[dict[str, Any]]:
         sorted(reading.place for reading in readings), lambda place: (place[0], place[1])
     ):
         rows = [row for _, _, row in places]
-        with _open_predictions(path) as parquet:
+        with open_predictions(path) as parquet:
             details = parquet.read_row_group(group, columns=_DETAILS).take(rows).to_pylist()
         detail_of.update({(path, group, row): detail for row, detail in zip(rows, details, strict=True)})
     return [detail_of[reading.place] for reading in readings]
@@ -163,24 +163,9 @@ def _find_members(values: Any, wanted: pyarrow.Array) -> Any:
     return pyarrow.compute.is_in(values, value_set=wanted)
 
 
-@contextlib.contextmanager
-def _open_predictions(path: str) -> Iterator[pyarrow.parquet.ParquetFile]:
-    """Opens a Parquet file; raises DataError if it turns out to be damaged in the block."""
-    try:
-        with storage.open_to_read(path) as file, pyarrow.parquet.ParquetFile(file) as parquet:
-            yield parquet
-    except (pyarrow.ArrowException, OSError) as error:
-        if getattr(error, "errno", None) is not None:  # not pyarrow's own, but the disk's or the store's
-            raise
-        raise DataError(
-            f"{path} is damaged ({' '.join(str(error).split())}): run the infer step, which sets it aside and reads "
-            "its images again"
-        ) from None
-
-
 def _read_row_groups(files: Sequence[str], columns: list[str]) -> Iterator[tuple[int, int, pyarrow.Table]]:
     """Yields some columns of every row group, after the number of its file and its own."""
     for number, path in enumerate(files):
-        with _open_predictions(path) as parquet:
+        with open_predictions(path) as parquet:
             for group in range(parquet.num_row_groups):
                 yield number, group, parquet.read_row_group(group, columns=columns)

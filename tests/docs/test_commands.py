@@ -54,6 +54,7 @@ RUNS = {
     ),
     ("README.md", "from components.recogniser import load_recogniser"): Run(),
     ("docs/archives.md", "tar -cf night.tar scans/"): Run(said="matched=4"),
+    ("docs/export.md", ".venv/bin/python run_pipeline.py --steps=export"): Run(said="readings as txt"),
     ("docs/nightly.md", "python run_pipeline.py --config=nightly.yaml"): Run(statuses=(0, 4), said="steps=infer"),
     ("docs/nightly.md", ".venv/bin/python run_pipeline.py --steps=compact"): Run({"yesterday": "today"}),
     ("docs/reading.md", "import pyarrow"): Run(said="words"),

@@ -218,3 +218,9 @@ def test_files_in_an_object_store_are_found(bucket):
     assert find(f"{bucket}/set/images") is None
     put_remote(bucket, "set/labels.txt", content=join_lines("{name} {text}"))
     assert find(f"{bucket}/set/images").path == f"{bucket}/set/labels.txt"
+
+
+def test_a_table_without_rows_is_no_label_file(images):
+    content = pandas.DataFrame({"name": ["x"], "text": ["y"]})[:0].astype("string").to_parquet()
+    (images.parent / "empty.parquet").write_bytes(content)
+    assert find(images) is None
