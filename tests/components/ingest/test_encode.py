@@ -43,7 +43,7 @@ GIVEN_BY_PAGES = (
     "outside_page",
 )
 GIVEN_BY_ARCHIVES = ("damaged_archive", "unusable_member")
-NOT_OF_IMAGES = ("no_image", "damaged_row")
+NOT_OF_IMAGES = ("no_image", "damaged_row", "changed_since", "not_in_xml")
 
 
 def grain(width: int = 100, height: int = 20) -> Image.Image:
