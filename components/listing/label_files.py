@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-from components.archives.paths import ARCHIVE_SUFFIXES
+from components.archives.paths import is_archive
 from components.listing.contents import Content, fold_name, read_content
 from components.listing.line_places import PAGE_FILE_SUFFIX
 from components.listing.page_files import is_page_file
@@ -263,8 +263,8 @@ def _list_files(folder: str) -> list[str]:
         raise
     except OSError:  # the one above may belong to another person
         return []
-    listed = (*IMAGE_SUFFIXES, *ARCHIVE_SUFFIXES)
-    return [name for name in names if not name.startswith(".") and not name.lower().endswith(listed)]
+    visible = (name for name in names if not name.startswith("."))
+    return [name for name in visible if not name.lower().endswith(IMAGE_SUFFIXES) and not is_archive(name)]
 
 
 def find_size(path: str) -> int:

@@ -1,0 +1,27 @@
+"""Tables of images of every format, by the names of their files."""
+
+from __future__ import annotations
+
+from components.archives.parquet import ParquetImages
+from components.archives.rows import ImageTable, RowFile
+
+
+def open_table(path: str, size: int, text_column: str | None = None) -> ImageTable:
+    """Opens a table of images.
+
+    Args:
+        path: path or URL, whose name says the format.
+        size: bytes.
+        text_column: name of the column with the texts; None for one of the usual names.
+
+    Raises:
+        NoImagesError: if it is a Parquet file that holds no images.
+        ArchiveError: if it is damaged, or holds no images in another format.
+        OSError: if it cannot be read.
+    """
+    return ParquetImages(path, size, text_column)
+
+
+def open_rows(path: str, size: int) -> RowFile:
+    """Opens the images of a table to be read forwards; raises as `open_table` does."""
+    return RowFile(open_table(path, size))
