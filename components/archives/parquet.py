@@ -33,6 +33,8 @@ class ParquetImages:
         OSError: if it cannot be read.
     """
 
+    skips = True
+
     def __init__(self, path: str, size: int, text_column: str | None = None):
         if read_range(path, 0, len(_MAGIC)) != _MAGIC:
             raise NoImagesError("it is no Parquet file")

@@ -17,7 +17,7 @@ from typing import NamedTuple
 _ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".zip")
 MARK = "!"
 """What stands behind an archive's path where it is named as a folder."""
-_TABLE = r"\.parquet"
+_TABLE = r"\.(?:parquet|tfrecords?(?:-\d+-of-\d+)?(?:\.gz)?)"
 _IS_TABLE = re.compile(rf".*{_TABLE}", re.I | re.S)
 _PATH = re.compile(
     rf"(?P<archive>.*?(?:\.tar|\.tar\.gz|\.tgz|\.tar\.zst|\.tzst|\.zip|{_TABLE}))!/(?P<name>.+)", re.I | re.S
@@ -46,9 +46,13 @@ def may_be_table(path: str) -> bool:
     return _IS_TABLE.fullmatch(path) is not None
 
 
-def is_packed(path: str) -> bool:
-    """Tells whether a file is an archive, or may be a table whose rows hold images, by its name."""
-    return is_archive(path) or may_be_table(path)
+def is_packed(path: str, *, sure: bool = False) -> bool:
+    """Tells whether a file is an archive, or may be a table whose rows hold images, by its name.
+
+    Args:
+        sure: whether a Parquet file, which may also be a table of labels, does not count.
+    """
+    return is_archive(path) or (may_be_table(path) and not (sure and path.lower().endswith(".parquet")))
 
 
 def find_member_path(path: str) -> MemberPath | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import pyarrow
@@ -15,6 +16,7 @@ from components.archives.members import MOST_MEMBERS, Extent, Member
 LONGEST_TEXT = 64 << 10
 """Bytes of a text that are kept: far more than any label has, so that a longer one is refused as too long."""
 _MOST_TEXTS = 256 << 20  # bytes of all texts of a table
+_TOO_MANY_ROWS = f"it has more than {MOST_MEMBERS:,} rows: write them to several files"
 _GAP = 1_000  # rows that are passed over by reading them, sooner than by looking for the next one anew
 
 
@@ -28,18 +30,26 @@ class RowBatch(NamedTuple):
     Attributes:
         first: number of the first one, from 0.
         images: binary [rows].
-        texts: string or integer [rows]; None if there are none.
+        texts: string, binary or integer [rows]; None if there are none.
+        problems: why rows without an image have none, by their numbers, where it is known.
     """
 
     first: int
     images: pyarrow.Array
     texts: pyarrow.Array | None
+    problems: Mapping[int, str] = MappingProxyType({})
 
 
 class ImageTable(Protocol):
-    """A table of images of any format."""
+    """A table of images of any format.
+
+    Attributes:
+        columns: that are read.
+        skips: whether it passes over rows without reading them.
+    """
 
     columns: ImageColumns
+    skips: bool
 
     def count_rows(self) -> int | None:
         """Counts the rows, if the table says how many there are."""
@@ -61,7 +71,7 @@ def list_rows(table: ImageTable) -> Iterator[Member]:
         OSError: if it cannot be read.
     """
     if (table.count_rows() or 0) > MOST_MEMBERS:
-        raise ArchiveError(f"it has more than {MOST_MEMBERS:,} rows: write them to several files")
+        raise ArchiveError(_TOO_MANY_ROWS)
     texts_size = 0
     for batch in table.read_batches(0):
         for index, size in enumerate(pyarrow.compute.binary_length(batch.images).to_pylist()):
@@ -69,21 +79,14 @@ def list_rows(table: ImageTable) -> Iterator[Member]:
             texts_size += len(text or b"")
             if texts_size > _MOST_TEXTS:
                 raise ArchiveError(f"its texts have more than {_MOST_TEXTS:,} bytes: they are no labels of lines")
-            yield make_row_member(batch.first + index, size, text)
-
-
-def make_row_member(row: int, size: int | None, text: bytes | None) -> Member:
-    """Makes the member of a row.
-
-    Args:
-        row: from 0.
-        size: bytes of the image; None if there is none.
-        text: its label, or None.
-    """
-    name = f"{row:08d}"
-    if size is None:
-        return Member(name, 0, None, "its row holds no bytes of an image", text)
-    return Member(name, size, Extent(row, None), None, text)
+            row = batch.first + index
+            if row >= MOST_MEMBERS:
+                raise ArchiveError(_TOO_MANY_ROWS)
+            if size is None:
+                problem = batch.problems.get(row, "its row holds no bytes of an image")
+                yield Member(f"{row:08d}", 0, None, problem, text)
+            else:
+                yield Member(f"{row:08d}", size, Extent(row, None), None, text)
 
 
 class RowFile:
@@ -106,7 +109,7 @@ class RowFile:
 
     def seek(self, row: int) -> int:
         """Goes on to a row, and returns it, or the number of rows if there are not so many."""
-        if self._batches is None or row - self._position > _GAP:
+        if self._batches is None or (self._table.skips and row - self._position > _GAP):
             self._batches = self._table.read_batches(row)
             self._batch = None
         while self._batch is None or self._batch.first + len(self._batch.images) <= row:
@@ -141,6 +144,6 @@ def _read_text(texts: pyarrow.Array, index: int) -> bytes | None:
     value = texts[index]
     if not value.is_valid:
         return None
-    if isinstance(value, pyarrow.StringScalar | pyarrow.LargeStringScalar):
+    if isinstance(value, pyarrow.BinaryScalar):
         return bytes(value.as_buffer()[:LONGEST_TEXT])
     return str(value.as_py()).encode()

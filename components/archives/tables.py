@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from components.archives.parquet import ParquetImages
 from components.archives.rows import ImageTable, RowFile
+from components.archives.tfrecord import TFRecordImages
 
 
 def open_table(path: str, size: int, text_column: str | None = None) -> ImageTable:
@@ -19,7 +20,9 @@ def open_table(path: str, size: int, text_column: str | None = None) -> ImageTab
         ArchiveError: if it is damaged, or holds no images in another format.
         OSError: if it cannot be read.
     """
-    return ParquetImages(path, size, text_column)
+    if path.lower().endswith(".parquet"):
+        return ParquetImages(path, size, text_column)
+    return TFRecordImages(path, size, text_column)
 
 
 def open_rows(path: str, size: int) -> RowFile:

@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-from components.archives.paths import is_archive
+from components.archives.paths import is_packed
 from components.listing.contents import Content, fold_name, read_content
 from components.listing.line_places import PAGE_FILE_SUFFIX
 from components.listing.page_files import is_page_file
@@ -264,7 +264,7 @@ def _list_files(folder: str) -> list[str]:
     except OSError:  # the one above may belong to another person
         return []
     visible = (name for name in names if not name.startswith("."))
-    return [name for name in visible if not name.lower().endswith(IMAGE_SUFFIXES) and not is_archive(name)]
+    return [name for name in visible if not name.lower().endswith(IMAGE_SUFFIXES) and not is_packed(name, sure=True)]
 
 
 def find_size(path: str) -> int:

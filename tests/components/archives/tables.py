@@ -1,13 +1,17 @@
 """Tables of images for the tests, of every format."""
 
+import gzip
 import io
 import pathlib
+import struct
 from collections.abc import Sequence
 
 import pyarrow
 import pyarrow.parquet
 
-TABLE_KINDS = ("a.parquet", "bytes.parquet")
+from tfrecords.shards import compute_masked_crc
+
+TABLE_KINDS = ("a.parquet", "bytes.parquet", "a.tfrecord", "a.tfrecords.gz", "b.tfrecord-00000-of-00001")
 Row = tuple[bytes | None, str | None]
 """The bytes of an image, and its text."""
 HUGGING_FACE = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
@@ -15,7 +19,44 @@ HUGGING_FACE = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.str
 
 def make_table(name: str, rows: Sequence[Row]) -> bytes:
     """Packs images and texts into the kind of table that a name of `TABLE_KINDS` says."""
-    return make_parquet(rows, nested=name != "bytes.parquet")
+    if name.endswith(".parquet"):
+        return make_parquet(rows, nested=name != "bytes.parquet")
+    records = [make_example(row) for row in rows]
+    packed = frame(records)
+    return gzip.compress(packed) if name.endswith(".gz") else packed
+
+
+def make_example(row: Row) -> bytes:
+    """Makes an example with TensorFlow's names of features, written as its protobuf library writes it."""
+    image, text = row
+    values = {"image/encoded": image, "image/text": None if text is None else text.encode()}
+    features = {"image/format": pack_bytes(b"png"), "image/width": b"\x1a\x03\x0a\x01\x20"}
+    features |= {name: pack_bytes(value) for name, value in values.items() if value is not None}
+    entries = (pack_field(1, name.encode()) + pack_field(2, feature) for name, feature in features.items())
+    return pack_field(1, b"".join(pack_field(1, entry) for entry in entries))
+
+
+def pack_bytes(value: bytes) -> bytes:
+    """Writes a feature of bytes."""
+    return pack_field(1, pack_field(1, value))
+
+
+def pack_field(number: int, content: bytes) -> bytes:
+    """Writes a field of a message with its length."""
+    length, size = len(content), bytearray()
+    while length > 0x7F:
+        size.append(length & 0x7F | 0x80)
+        length >>= 7
+    return bytes([number << 3 | 2, *size, length]) + content
+
+
+def frame(records: Sequence[bytes]) -> bytes:
+    """Writes records one after the other, each with its length and both checksums."""
+    lengths = [struct.pack("<Q", len(record)) for record in records]
+    return b"".join(
+        length + compute_masked_crc(length) + record + compute_masked_crc(record)
+        for length, record in zip(lengths, records, strict=True)
+    )
 
 
 def make_arrow_table(rows: Sequence[Row], *, nested: bool = True) -> pyarrow.Table:

@@ -1,7 +1,9 @@
 """Tables of images: their rows as members, and those that were made to break a night."""
 
+import gzip
 import os
 import random
+import struct
 
 import numpy as np
 import pyarrow
@@ -14,7 +16,19 @@ from components.archives.lookup import read_member
 from components.archives.members import Extent, Member
 from components.archives.paths import MemberPath, find_member_path, is_archive, may_be_table
 from components.archives.reading import WantedMember, read_members
-from tests.components.archives.tables import HUGGING_FACE, TABLE_KINDS, make_table, put_table, write_parquet
+from tests.components.archives.tables import (
+    HUGGING_FACE,
+    TABLE_KINDS,
+    frame,
+    make_example,
+    make_table,
+    pack_bytes,
+    pack_field,
+    put_table,
+    write_parquet,
+)
+from tfrecords.example import LineExample, encode_example
+from tfrecords.shards import compute_masked_crc, write_records
 
 NOISE = random.Random(7).randbytes(100_000)
 ROWS = [(NOISE[number * 900 :][: 400 + number], f"line {number}") for number in range(95)]
@@ -89,6 +103,67 @@ def test_a_row_far_away_is_read_without_the_row_groups_before_it(tmp_path):
     assert read_all(path, [members[1], members[2_500]]) == [b"\1", rows[2_500][0]]
 
 
+def test_a_record_with_a_wrong_checksum_is_one_problem(tmp_path):
+    path = put_table(tmp_path, "a.tfrecord", ROWS)
+    content = (tmp_path / "a.tfrecord").read_bytes()
+    (tmp_path / "a.tfrecord").write_bytes(content.replace(ROWS[3][0][10:300], bytes(290)))
+    members = look(path).members
+    assert members[3].problem == "its record is damaged: its checksum is wrong"
+    assert read_all(path, members) == [image for image, _ in ROWS[:3] + ROWS[4:]]
+
+
+def test_a_record_with_a_wrong_length_ends_the_file(tmp_path):
+    path = put_table(tmp_path, "a.tfrecord", ROWS)
+    content = bytearray((tmp_path / "a.tfrecord").read_bytes())
+    content[0] ^= 1
+    (tmp_path / "a.tfrecord").write_bytes(content)
+    assert "the checksum of the length of record 0 is wrong" in (look(path).problem or "")
+
+
+@pytest.mark.parametrize("kind", ["a.tfrecord", "a.tfrecord.gz"])
+def test_a_record_that_claims_gigabytes_is_not_read(tmp_path, kind):
+    length = struct.pack("<Q", 10 << 30)
+    content = frame([make_example(ROWS[0])]) + length + compute_masked_crc(length) + b"x" * 1_000
+    (tmp_path / kind).write_bytes(gzip.compress(content) if kind.endswith(".gz") else content)
+    found = look(f"{tmp_path}/{kind}")
+    assert found.problem == "it ends within record 1, which has 10,737,418,240 bytes"
+    assert len(found.members) == 1
+
+
+def test_a_record_that_is_no_example_is_one_problem(tmp_path):
+    (tmp_path / "a.tfrecord").write_bytes(frame([make_example(ROWS[0]), b"\x0a\xff\x01x", b"\x0b", b""]))
+    found = look(f"{tmp_path}/a.tfrecord")
+    assert [member.problem for member in found.members] == [
+        None,
+        "its record is no tf.train.Example: a field of 255 bytes ends behind its end",
+        "its record is no tf.train.Example: a field has the wire type 3",
+        "its row holds no bytes of an image",
+    ]
+
+
+def test_the_features_of_a_dataset_of_this_project_are_known(tmp_path):
+    line = LineExample(image=b"png", width=3, label=(1, 2), text="ab", uri="x/1.png")
+    write_records(f"{tmp_path}/train-00000-of-00001.tfrecord.gz", [encode_example(line)])
+    found = look(f"{tmp_path}/train-00000-of-00001.tfrecord.gz")
+    assert found.columns == ImageColumns("image", False, "text")
+    assert [(member.size, member.text) for member in found.members] == [(3, b"ab")]
+
+
+def test_the_feature_of_texts_may_be_named(tmp_path):
+    def make(**features: bytes) -> bytes:
+        entries = (pack_field(1, name.encode()) + pack_field(2, pack_bytes(v)) for name, v in features.items())
+        return pack_field(1, b"".join(pack_field(1, entry) for entry in entries))
+
+    features = {"image/encoded": b"1", "image/text": b"a", "image/label": b"b", "note": b"c"}
+    (tmp_path / "a.tfrecord").write_bytes(frame([make(**features)]))
+    path = f"{tmp_path}/a.tfrecord"
+    assert "say which with --text_column=text" in (look(path).columns.unclear or "")
+    for column, text in (("image/label", b"b"), ("text", b"a"), ("note", b"c")):
+        assert look(path, None, column).members[0].text == text
+    (tmp_path / "a.tfrecord").write_bytes(frame([make(audio=b"1")]))
+    assert look(path).problem == "its examples have no feature image/encoded or image, but 'audio'"
+
+
 @pytest.mark.parametrize("kind", TABLE_KINDS)
 def test_a_row_without_an_image_has_a_problem_and_one_without_a_text_has_none(tmp_path, kind):
     path = put_table(tmp_path, kind, [(None, "a"), (b"", "b"), (b"1", None), (b"2", "")])
@@ -107,7 +182,7 @@ def test_the_row_of_a_file_that_is_only_named_has_no_bytes(tmp_path):
     assert second.problem is None
 
 
-@pytest.mark.parametrize("kind", TABLE_KINDS)
+@pytest.mark.parametrize("kind", ["a.parquet", "bytes.parquet", "a.tfrecords.gz"])
 def test_a_table_without_rows_has_no_members(tmp_path, kind):
     content = look(put_table(tmp_path, kind, []))
     assert (content.members, content.problem) == ([], None)
