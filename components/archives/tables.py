@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from components.archives.arrow import ArrowImages
 from components.archives.parquet import ParquetImages
 from components.archives.rows import ImageTable, RowFile
 from components.archives.tfrecord import TFRecordImages
@@ -22,6 +23,8 @@ def open_table(path: str, size: int, text_column: str | None = None) -> ImageTab
     """
     if path.lower().endswith(".parquet"):
         return ParquetImages(path, size, text_column)
+    if path.lower().endswith(".arrow"):
+        return ArrowImages(path, size, text_column)
     return TFRecordImages(path, size, text_column)
 
 

@@ -7,11 +7,15 @@ import struct
 from collections.abc import Sequence
 
 import pyarrow
+import pyarrow.ipc
 import pyarrow.parquet
 
 from tfrecords.shards import compute_masked_crc
 
-TABLE_KINDS = ("a.parquet", "bytes.parquet", "a.tfrecord", "a.tfrecords.gz", "b.tfrecord-00000-of-00001")
+TABLE_KINDS = (
+    *("a.parquet", "bytes.parquet", "a.tfrecord", "a.tfrecords.gz", "b.tfrecord-00000-of-00001"),
+    *("a.arrow", "stream.arrow"),
+)
 Row = tuple[bytes | None, str | None]
 """The bytes of an image, and its text."""
 HUGGING_FACE = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
@@ -21,9 +25,20 @@ def make_table(name: str, rows: Sequence[Row]) -> bytes:
     """Packs images and texts into the kind of table that a name of `TABLE_KINDS` says."""
     if name.endswith(".parquet"):
         return make_parquet(rows, nested=name != "bytes.parquet")
+    if name.endswith(".arrow"):
+        return write_arrow(make_arrow_table(rows), in_stream=name == "stream.arrow")
     records = [make_example(row) for row in rows]
     packed = frame(records)
     return gzip.compress(packed) if name.endswith(".gz") else packed
+
+
+def write_arrow(table: pyarrow.Table, *, in_stream: bool = False, **options: object) -> bytes:
+    """Writes a table in Arrow's format of files or of streams, in batches of ten rows."""
+    packed = io.BytesIO()
+    new = pyarrow.ipc.new_stream if in_stream else pyarrow.ipc.new_file
+    with new(packed, table.schema, options=pyarrow.ipc.IpcWriteOptions(**options)) as writer:
+        writer.write_table(table, max_chunksize=10)
+    return packed.getvalue()
 
 
 def make_example(row: Row) -> bytes:

@@ -7,6 +7,7 @@ import struct
 
 import numpy as np
 import pyarrow
+import pyarrow.ipc
 import pytest
 
 from components.archives.columns import ImageColumns, choose_columns
@@ -20,11 +21,13 @@ from tests.components.archives.tables import (
     HUGGING_FACE,
     TABLE_KINDS,
     frame,
+    make_arrow_table,
     make_example,
     make_table,
     pack_bytes,
     pack_field,
     put_table,
+    write_arrow,
     write_parquet,
 )
 from tfrecords.example import LineExample, encode_example
@@ -101,6 +104,42 @@ def test_a_row_far_away_is_read_without_the_row_groups_before_it(tmp_path):
     content[2_000:4_000] = bytes(2_000)  # pages of some of the first groups
     (tmp_path / "a.parquet").write_bytes(content)
     assert read_all(path, [members[1], members[2_500]]) == [b"\1", rows[2_500][0]]
+
+
+@pytest.mark.parametrize("in_stream", [False, True])
+def test_an_arrow_file_of_other_columns_too_is_read(tmp_path, in_stream):
+    table = make_arrow_table(ROWS).append_column("size", pyarrow.array(range(len(ROWS))))
+    table = table.append_column("tags", pyarrow.array([["a", "b"]] * len(ROWS))).select([3, 2, 1, 0])
+    (tmp_path / "a.arrow").write_bytes(write_arrow(table, in_stream=in_stream))
+    members = look(f"{tmp_path}/a.arrow").members
+    assert read_all(f"{tmp_path}/a.arrow", members) == [image for image, _ in ROWS]
+    assert [member.text for member in members] == [text.encode() for _, text in ROWS]
+
+
+def test_compressed_arrow_files_and_dictionaries_are_refused(tmp_path):
+    table = make_arrow_table(ROWS)
+    (tmp_path / "a.arrow").write_bytes(write_arrow(table, compression="zstd"))
+    assert look(f"{tmp_path}/a.arrow").problem == "its batches are compressed, which is not read: write it without"
+    table = table.append_column("class", pyarrow.array(["a"] * len(ROWS)).dictionary_encode())
+    (tmp_path / "a.arrow").write_bytes(write_arrow(table))
+    assert "it has columns of dictionaries" in (look(f"{tmp_path}/a.arrow").problem or "")
+
+
+def test_an_arrow_file_without_images_or_of_another_kind_has_a_problem(tmp_path):
+    (tmp_path / "a.arrow").write_bytes(write_arrow(pyarrow.table({"text": ["a"]})))
+    assert look(f"{tmp_path}/a.arrow").problem == "no column of it holds the bytes of images"
+    (tmp_path / "a.arrow").write_bytes(b"something else")
+    assert "no message begins" in (look(f"{tmp_path}/a.arrow").problem or "")
+
+
+@pytest.mark.parametrize("body", [10 << 30, -8, 1 << 62])
+def test_a_batch_that_claims_another_length_is_not_read(tmp_path, body):
+    content = write_arrow(make_arrow_table(ROWS[:10]), in_stream=True)
+    messages = pyarrow.ipc.MessageReader.open_stream(content)
+    messages.read_next_message()
+    place = content.index(struct.pack("<q", messages.read_next_message().body.size))
+    (tmp_path / "a.arrow").write_bytes(content[:place] + struct.pack("<q", body) + content[place + 8 :])
+    assert f"it ends within a message of {body:,} bytes" in (look(f"{tmp_path}/a.arrow").problem or "")
 
 
 def test_a_record_with_a_wrong_checksum_is_one_problem(tmp_path):
@@ -182,7 +221,7 @@ def test_the_row_of_a_file_that_is_only_named_has_no_bytes(tmp_path):
     assert second.problem is None
 
 
-@pytest.mark.parametrize("kind", ["a.parquet", "bytes.parquet", "a.tfrecords.gz"])
+@pytest.mark.parametrize("kind", ["a.parquet", "bytes.parquet", "a.tfrecords.gz", "a.arrow", "stream.arrow"])
 def test_a_table_without_rows_has_no_members(tmp_path, kind):
     content = look(put_table(tmp_path, kind, []))
     assert (content.members, content.problem) == ([], None)
