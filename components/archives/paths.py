@@ -17,7 +17,7 @@ from typing import NamedTuple
 _ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".zip")
 MARK = "!"
 """What stands behind an archive's path where it is named as a folder."""
-_TABLE = r"\.(?:parquet|arrow|tfrecords?(?:-\d+-of-\d+)?(?:\.gz)?)"
+_TABLE = r"(?:\.(?:parquet|arrow|tfrecords?(?:-\d+-of-\d+)?(?:\.gz)?)|(?<![^/])data\.mdb)"
 _IS_TABLE = re.compile(rf".*{_TABLE}", re.I | re.S)
 _PATH = re.compile(
     rf"(?P<archive>.*?(?:\.tar|\.tar\.gz|\.tgz|\.tar\.zst|\.tzst|\.zip|{_TABLE}))!/(?P<name>.+)", re.I | re.S

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from components.archives.arrow import ArrowImages
+from components.archives.lmdb import LmdbImages
 from components.archives.parquet import ParquetImages
 from components.archives.rows import ImageTable, RowFile
 from components.archives.tfrecord import TFRecordImages
@@ -25,6 +26,8 @@ def open_table(path: str, size: int, text_column: str | None = None) -> ImageTab
         return ParquetImages(path, size, text_column)
     if path.lower().endswith(".arrow"):
         return ArrowImages(path, size, text_column)
+    if path.lower().endswith(".mdb"):
+        return LmdbImages(path, size)
     return TFRecordImages(path, size, text_column)
 
 

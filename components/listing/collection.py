@@ -39,6 +39,7 @@ COMPANION_SUFFIXES = (
     *(".txt", ".csv", ".tsv", ".jsonl", ".json", ".xml", ".md", ".html", ".yaml", ".yml", ".log", ".ini", ".db"),
     *(".xlsx", ".xls", ".ods", ".parquet"),
     *(".box", ".lstmf"),  # which the training of Tesseract writes beside its lines
+    "lock.mdb",  # beside an LMDB database
 )
 _THREADS, _AHEAD = 32, 256  # for an object store, which is asked about each file by itself
 

@@ -11,6 +11,7 @@ from components.lines import read_example_lines
 from components.recogniser import load_recogniser
 from pipeline.exits import EXIT_DONE, EXIT_REFUSED
 from tests.commands import make_workspace, run_command
+from tests.components.archives.lmdb_pages import put_lmdb
 from tests.components.archives.tables import TABLE_KINDS, Row, put_table
 from tfrecords.shards import read_records
 
@@ -103,6 +104,16 @@ def test_an_ingested_table_gives_the_examples_of_its_files(tmp_path, rows, kind,
     assert "labels come from the rows that hold the images" in capsys.readouterr().out
     assert run_command(plain, *flags, "--label_source=sidecar", f"--images={tiny_images}") == EXIT_DONE
     assert examples(packed) == examples(plain)
+
+
+def test_a_database_of_lines_is_ingested_and_read(tmp_path, workspace, rows, capsys):
+    path = put_lmdb(tmp_path / "in" / "lines", rows)
+    assert run_command(tmp_path / "new", "--steps=ingest", f"--images={tmp_path}/in") == EXIT_DONE
+    assert "labels come from the rows that hold the images" in capsys.readouterr().out
+    assert infer(workspace, path) == EXIT_DONE
+    assert [uri for uri, _ in read(workspace)] == [f"{path}!/{row:08d}" for row in range(1, len(rows) + 1)]
+    assert infer(workspace, tmp_path / "in") == EXIT_DONE
+    assert "nothing new" in capsys.readouterr().out
 
 
 def test_the_column_of_texts_may_be_named_with_the_source_of_labels(tmp_path, rows):
