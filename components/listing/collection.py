@@ -91,7 +91,9 @@ def list_images(
     root_folder = find_root_folder(root, not single)
     parent = places.get_key_parent(root_folder)
     text_column = None if labels is None else labels.columns.text
-    for folder in walk_root(root, places, tally.passed_over, single=single, text_column=text_column):
+    for folder in walk_root(
+        root, places, tally.passed_over, single=single, with_texts=labels is not None, text_column=text_column
+    ):
         group = None
         if labels and labels.split_by == "folder":
             below = folder.path.removeprefix(root_folder).strip("/").partition("/")[0]

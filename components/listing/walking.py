@@ -74,6 +74,7 @@ def walk_root(
     passed_over: collections.Counter[str],
     *,
     single: bool,
+    with_texts: bool = False,
     text_column: str | None = None,
 ) -> Iterator[Folder]:
     """Yields the folders at or below a root, in sorted order; a folder to which several links lead comes once.
@@ -87,7 +88,8 @@ def walk_root(
         single: whether it is one file.
         passed_over: counts links that are not followed as `link`, and the empty objects with which tools of an object
             store mark folders as `folder`.
-        text_column: of tables that hold images, the column with the texts; None for one of the usual names.
+        with_texts: whether texts are wanted, so that it matters where a table that holds images has them.
+        text_column: of such tables, the column with the texts; None for one of the usual names.
     """
     remote = storage.is_remote(root)
     folders = _walk_remote(root, single, passed_over) if remote else _walk_local(root, places, passed_over)
@@ -101,7 +103,7 @@ def walk_root(
         contents = map_in_threads(look, archives, _ARCHIVES_AT_A_TIME, ahead=_ARCHIVES_AT_A_TIME)
         for file, content in zip(archives, contents, strict=True):
             if isinstance(content, ArchiveContent) and content.columns is not None:
-                _say_columns(join_path(folder.path, file.name), content.columns, places.index_folder)
+                _say_columns(join_path(folder.path, file.name), content.columns, places.index_folder, with_texts)
             yield from _walk_archive(folder.path, file, content, passed_over, named=single)
 
 
@@ -197,19 +199,21 @@ def _look(folder: str, index_folder: str | None, text_column: str | None, file: 
         return error
 
 
-_said: set[tuple[str, ImageColumns]] = set()
-"""The columns of which this process has spoken, by the folder of indexes: a collection may have many tables."""
+_said: set[tuple[str, ImageColumns, bool]] = set()
+"""Of what this process has spoken, by the folder of indexes: a collection may have many tables alike."""
 
 
-def _say_columns(path: str, columns: ImageColumns, index_folder: str | None) -> None:
+def _say_columns(path: str, columns: ImageColumns, index_folder: str | None, with_texts: bool) -> None:
     """Says which columns of a table are read, once for all tables of a workspace with these."""
     if index_folder is not None:
-        if (index_folder, columns) in _said:
+        if (index_folder, columns, with_texts) in _said:
             return
-        _said.add((index_folder, columns))
-    texts = "no column of texts" if columns.text is None else f"the texts in {columns.text!r}"
-    log.info(f"{location_to_uri(path)} holds images: they are in the column {columns.image!r}, with {texts}")
-    if columns.unclear is not None:
+        _said.add((index_folder, columns, with_texts))
+    texts = ""
+    if with_texts:
+        texts = ", with no column of texts" if columns.text is None else f", with the texts in {columns.text!r}"
+    log.info(f"{location_to_uri(path)} holds images: they are in the column {columns.image!r}{texts}")
+    if with_texts and columns.unclear is not None:
         log.warning(f"{location_to_uri(path)}: {columns.unclear}")
 
 

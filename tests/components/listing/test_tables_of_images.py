@@ -104,6 +104,17 @@ def test_auto_takes_the_texts_of_the_rows(tmp_path, kind):
     assert why == "labels come from the rows that hold the images: all of the first 2 have one"
 
 
+def test_two_columns_of_texts_are_warned_of_where_labels_are_wanted(tmp_path, caplog):
+    table = pyarrow.table({"image": [b"1"], "text": ["a"], "label": ["b"]})
+    (tmp_path / "a.parquet").write_bytes(write_parquet(table))
+    with caplog.at_level(logging.WARNING):
+        listed(tmp_path)
+        assert caplog.text == ""
+        assert [image.problem for image in listed(tmp_path, LabelRules("sidecar"))] == ["no_label"]
+    assert "its columns 'text' and 'label' could all hold the texts" in caplog.text
+    assert "--text_column=text" in caplog.text
+
+
 def test_auto_takes_the_column_that_is_named(tmp_path):
     table = pyarrow.table({"image": [b"1"], "text": ["a"], "label": ["b"]})
     (tmp_path / "a.parquet").write_bytes(write_parquet(table))
