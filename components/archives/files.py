@@ -163,7 +163,8 @@ class ArchiveFile:
             start = self._position
             content = read_range(self._path, start, min(BLOCK_BYTES, self._size - start))
             self._block = start, content
-        return content[self._position - start :][:length]
+        begin = self._position - start
+        return content[begin : begin + length]
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Sets the position, and returns it; raises an `OSError` for one before the beginning."""
