@@ -109,7 +109,8 @@ def _check_labels(options: LinePipelineOptions) -> None:
             raise UsageError(f"--label_source={source}: there is no file {table}")
     if source in ("filename", "sidecar"):
         path_column = None if named_in_tables else options.path_column
-        for flag, value in (("path_column", path_column), ("text_column", options.text_column)):
+        text_column = None if source == "sidecar" else options.text_column  # of tables that hold the images too
+        for flag, value in (("path_column", path_column), ("text_column", text_column)):
             if value is not None:
                 raise UsageError(f"--{flag}={value} is for label tables, but --label_source={source}")
         if rules.columns.group is not None:

@@ -43,6 +43,7 @@ SECONDS = {
     "pipeline/steps/test_training_start.py": 40,
     "pipeline/steps/test_steps.py": 60,
     "pipeline/steps/test_train.py": 90,
+    "pipeline/steps/test_tables_of_images.py": 60,
     "pipeline/steps/test_nights.py": 40,
     "pipeline/report/test_report_in_browser.py": 35,
     "components/evaluation/test_evaluate.py": 30,

@@ -88,7 +88,7 @@ def write_records(path: str, records: Iterable[bytes]) -> tuple[int, int, str]:
         with gzip.GzipFile(filename="", mode="wb", compresslevel=0, fileobj=hashing, mtime=0) as compressed:
             for record in records:
                 length = _LENGTH.pack(len(record))
-                compressed.write(length + _masked_crc(length) + record + _masked_crc(record))
+                compressed.write(length + compute_masked_crc(length) + record + compute_masked_crc(record))
                 count += 1
     return count, hashing.size, hashing.digest.hexdigest()
 
@@ -106,11 +106,11 @@ def read_records(path: str) -> Iterator[bytes]:
         with storage.open_to_read(path) as file, gzip.GzipFile(fileobj=file, mode="rb") as compressed:
             while header := compressed.read(_LENGTH.size + _CHECKSUM.size):
                 length = header[: _LENGTH.size]
-                if header[_LENGTH.size :] != _masked_crc(length):
+                if header[_LENGTH.size :] != compute_masked_crc(length):
                     raise EOFError("the checksum of its length is wrong")
                 (size,) = _LENGTH.unpack(length)
                 body = compressed.read(size + _CHECKSUM.size)
-                if len(body) != size + _CHECKSUM.size or body[size:] != _masked_crc(body[:size]):
+                if len(body) != size + _CHECKSUM.size or body[size:] != compute_masked_crc(body[:size]):
                     raise EOFError("the checksum of its data is wrong")
                 yield body[:size]
                 number += 1
@@ -139,7 +139,7 @@ def _hash(salt: str, key: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{salt}\0{key}".encode()).digest()[:8], "big")
 
 
-def _masked_crc(data: bytes) -> bytes:
+def compute_masked_crc(data: bytes) -> bytes:
     """Computes a CRC-32C, rotated and offset as TensorFlow's `crc32c.h` defines the mask."""
     crc = google_crc32c.value(data)
     return _CHECKSUM.pack((crc >> 15 | crc << 17) + 0xA282EAD8 & 0xFFFFFFFF)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import gzip
+import io
 import os
 import stat
+import struct
+import tarfile
+import zlib
+from collections.abc import Iterator
 from typing import IO
 
-from tfrecords import storage
+import pyarrow
+
+from tfrecords import StoreError, storage
 
 BLOCK_BYTES = 4 << 20
 """Bytes of an archive from which members are read together; members of one block belong to one shard."""
@@ -16,8 +25,61 @@ LONGEST_READ = 1 << 20
 """Most bytes that a library may ask for at once: the length of a header is what an archive says."""
 
 
+MOST_GROWTH = 200
+"""Most bytes to which one of an archive may unpack, as those of images do; zeros grow a thousandfold."""
+_ALWAYS_ALLOWED = 100 << 20  # bytes, for small archives
+_SHOWN = 200  # symbols of what a library says
+_DAMAGES = (
+    tarfile.TarError,
+    EOFError,
+    gzip.BadGzipFile,
+    zlib.error,
+    struct.error,
+    ValueError,
+    LookupError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    pyarrow.ArrowException,
+)
+
+
 class ArchiveError(Exception):
     """An archive that cannot be read, or a member of one; says why in words."""
+
+
+@contextlib.contextmanager
+def explain_damage() -> Iterator[None]:
+    """Turns what libraries raise about a damaged archive inside the block into an `ArchiveError`.
+
+    Raises:
+        OSError: as it is, if it says that a file cannot be read.
+    """
+    try:
+        yield
+    except (ArchiveError, StoreError):
+        raise
+    except _DAMAGES as error:
+        raise _make_error(error) from None
+    except OSError as error:
+        if error.errno is not None or isinstance(error, IrregularFileError):
+            raise
+        raise _make_error(error) from None  # of pyarrow
+
+
+def _make_error(error: Exception) -> ArchiveError:
+    said = str(error).partition("\n")[0][:_SHOWN] or type(error).__name__
+    return ArchiveError(f"it is damaged: {said}")
+
+
+def check_growth(packed: int, unpacked: int) -> None:
+    """Checks that bytes do not unpack to far more than those of images do.
+
+    Raises:
+        ArchiveError: if they do.
+    """
+    if unpacked > _ALWAYS_ALLOWED + MOST_GROWTH * packed:
+        raise ArchiveError(f"it unpacks to more than {MOST_GROWTH} times its size")
 
 
 def open_regular_file(path: str, *, buffered: bool = False) -> IO[bytes]:
@@ -120,3 +182,30 @@ class ArchiveFile:
     def seekable(self) -> bool:
         """Tells that any position can be set."""
         return True
+
+
+class ArrowFile(io.RawIOBase):
+    """An archive as pyarrow reads a Python file."""
+
+    def __init__(self, file: ArchiveFile):
+        self._inner = file
+
+    def readable(self) -> bool:
+        """Tells that it can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Tells that any position can be set."""
+        return True
+
+    def read(self, length: int = -1) -> bytes:
+        """Reads bytes from the present position."""
+        return self._inner.read(length)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Sets the position, and returns it."""
+        return self._inner.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Returns the position."""
+        return self._inner.tell()

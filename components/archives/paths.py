@@ -2,6 +2,10 @@
 
     /scans/a.tar!/0007/line1.png        gs://bucket/scans/b.zip!/line2.png
 
+A row of a table that holds images is a member too, named by its number from 0:
+
+    /lines/train-00000.parquet!/00000017
+
 So a member has a path and a URI like a file, and whoever has it finds the member again.
 """
 
@@ -10,10 +14,14 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".zip")
+_ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".zip")
 MARK = "!"
 """What stands behind an archive's path where it is named as a folder."""
-_PATH = re.compile(r"(?P<archive>.*?(?:\.tar|\.tar\.gz|\.tgz|\.tar\.zst|\.tzst|\.zip))!/(?P<name>.+)", re.I | re.S)
+_TABLE = r"(?:\.(?:parquet|arrow|tfrecords?(?:-\d+-of-\d+)?(?:\.gz)?)|(?<![^/])data\.mdb)"
+_IS_TABLE = re.compile(rf".*{_TABLE}", re.I | re.S)
+_PATH = re.compile(
+    rf"(?P<archive>.*?(?:\.tar|\.tar\.gz|\.tgz|\.tar\.zst|\.tzst|\.zip|{_TABLE}))!/(?P<name>.+)", re.I | re.S
+)
 
 
 class MemberPath(NamedTuple):
@@ -29,8 +37,22 @@ class MemberPath(NamedTuple):
 
 
 def is_archive(path: str) -> bool:
-    """Tells whether a file is an archive by its name."""
-    return path.lower().endswith(ARCHIVE_SUFFIXES)
+    """Tells whether a file is an archive of files by its name."""
+    return path.lower().endswith(_ARCHIVE_SUFFIXES)
+
+
+def may_be_table(path: str) -> bool:
+    """Tells whether a file may be a table whose rows hold images, by its name."""
+    return _IS_TABLE.fullmatch(path) is not None
+
+
+def is_packed(path: str, *, sure: bool = False) -> bool:
+    """Tells whether a file is an archive, or may be a table whose rows hold images, by its name.
+
+    Args:
+        sure: whether a Parquet file, which may also be a table of labels, does not count.
+    """
+    return is_archive(path) or (may_be_table(path) and not (sure and path.lower().endswith(".parquet")))
 
 
 def find_member_path(path: str) -> MemberPath | None:
@@ -42,7 +64,7 @@ def find_member_path(path: str) -> MemberPath | None:
 
 def split_folder(path: str) -> MemberPath | None:
     """Splits the path of a folder in an archive; None for another folder. The name of the archive's own is empty."""
-    if path.endswith(MARK) and is_archive(path[:-1]) and f"{MARK}/" not in path:
+    if path.endswith(MARK) and is_packed(path[:-1]) and f"{MARK}/" not in path:
         return MemberPath(path[:-1], "")
     return find_member_path(path)
 
@@ -54,5 +76,5 @@ def make_folder(archive: str) -> str:
 
 def strip_archive_suffix(name: str) -> str:
     """Strips the suffix off an archive's name."""
-    longest = max((suffix for suffix in ARCHIVE_SUFFIXES if name.lower().endswith(suffix)), key=len)
+    longest = max((suffix for suffix in _ARCHIVE_SUFFIXES if name.lower().endswith(suffix)), key=len)
     return name[: -len(longest)]

@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 from components.archives.files import BLOCK_BYTES, ArchiveChangedError, ArchiveError, read_range
 from components.archives.members import Extent
+from components.archives.paths import may_be_table
+from components.archives.rows import RowFile
+from components.archives.tables import open_rows
 from components.archives.tar import UnpackedFile, read_tar_member
 from components.archives.zip import MAGICS, read_zip_member
 from tfrecords import storage
@@ -82,14 +85,14 @@ def _open_member(content: bytes, size: int) -> bytes | ArchiveError:
 
 
 class _Stream(NamedTuple):
-    """A compressed archive that is read forwards.
+    """A compressed archive, or a table of images, that is read forwards.
 
     Attributes:
         identity: path, size and last change of the archive.
     """
 
     identity: tuple[str, int, int]
-    file: UnpackedFile
+    file: UnpackedFile | RowFile
 
 
 _kept: list[_Stream] = []
@@ -100,8 +103,11 @@ def _unpack_members(archive: str, members: Sequence[WantedMember]) -> Iterator[b
     remote = storage.is_remote(archive)
     size = storage.get_size(archive)
     identity = (archive, size, 0 if remote else os.stat(archive).st_mtime_ns)
-    stream = _take_stream(identity, members[0].extent.offset)
     failure: ArchiveError | None = None
+    try:
+        stream = _take_stream(identity, members[0].extent.offset)
+    except ArchiveError as error:
+        failure = error
     for extent, length in members:
         if failure is None:
             try:
@@ -124,4 +130,6 @@ def _take_stream(identity: tuple[str, int, int], offset: int) -> _Stream:
         if stream.identity == identity and stream.file.tell() <= offset:
             return stream
     path, size, _ = identity
+    if may_be_table(path):
+        return _Stream(identity, open_rows(path, size))
     return _Stream(identity, UnpackedFile(path, size, read_range(path, 0, min(size, MAGIC_BYTES))))

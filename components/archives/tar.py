@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import gzip
-import io
 import tarfile
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import pyarrow
 
-from components.archives.files import LONGEST_READ, ArchiveChangedError, ArchiveError, ArchiveFile
+from components.archives.files import (
+    LONGEST_READ,
+    ArchiveChangedError,
+    ArchiveError,
+    ArchiveFile,
+    ArrowFile,
+    check_growth,
+    explain_damage,
+)
 from components.archives.members import Extent, Member, make_member
 
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
-_MOST_GROWTH = 200  # of what images are; zeros grow a thousandfold
-_ALWAYS_ALLOWED = 100 << 20  # bytes, for small archives
 _SKIPPED_AT_A_TIME = 256 << 10
-_DAMAGES = (
-    tarfile.TarError,
-    EOFError,
-    gzip.BadGzipFile,
-    zlib.error,
-    ValueError,
-    RecursionError,
-    pyarrow.ArrowException,
-)
 
 
 class UnpackedFile:
@@ -47,8 +42,8 @@ class UnpackedFile:
         if magic.startswith(GZIP):
             self._file: Any = gzip.GzipFile(fileobj=file, mode="rb")
         else:
-            self._file = pyarrow.CompressedInputStream(_ArrowFile(file), "zstd")
-        self._most = _ALWAYS_ALLOWED + _MOST_GROWTH * size
+            self._file = pyarrow.CompressedInputStream(ArrowFile(file), "zstd")
+        self._size = size
         self._position = 0
 
     def read(self, length: int) -> bytes:
@@ -61,21 +56,14 @@ class UnpackedFile:
         """Reads the next bytes, however many."""
         parts = []
         while length > 0:
-            try:
+            with explain_damage():
                 part = self._file.read(min(length, _SKIPPED_AT_A_TIME))
-            except _DAMAGES as error:
-                raise ArchiveError(f"it is damaged: {error}") from None
-            except OSError as error:
-                if error.errno is not None:
-                    raise
-                raise ArchiveError(f"it is damaged: {error}") from None  # of pyarrow
             if not part:
                 break
             parts.append(part)
             length -= len(part)
             self._position += len(part)
-            if self._position > self._most:
-                raise ArchiveError(f"it unpacks to more than {_MOST_GROWTH} times its size")
+            check_growth(self._size, self._position)
         return b"".join(parts)
 
     def seek(self, offset: int) -> int:
@@ -95,19 +83,6 @@ class UnpackedFile:
         return self._position
 
 
-class _ArrowFile(io.RawIOBase):
-    """An archive as pyarrow reads a Python file."""
-
-    def __init__(self, file: ArchiveFile):
-        self._inner = file
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, length: int = -1) -> bytes:
-        return self._inner.read(length)
-
-
 def list_tar(path: str, size: int, magic: bytes) -> Iterator[Member]:
     """Lists the members of a tar file, in its order, without folders.
 
@@ -123,17 +98,14 @@ def list_tar(path: str, size: int, magic: bytes) -> Iterator[Member]:
     compressed = magic.startswith((GZIP, ZSTD))
     file: Any = UnpackedFile(path, size, magic) if compressed else ArchiveFile(path, size)
     before = -1
-    try:
-        with tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as tar:
-            while (entry := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]  # would keep all of them
-                if entry.offset_data <= before or entry.size < 0:
-                    raise ArchiveError(f"it is damaged: a member has {entry.size:,} bytes")
-                before = entry.offset_data
-                if not entry.isdir():
-                    yield _make_member(entry, compressed)
-    except _DAMAGES as error:
-        raise ArchiveError(f"it is damaged: {error}") from None
+    with explain_damage(), tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as tar:
+        while (entry := tar.next()) is not None:
+            tar.members = []  # type: ignore[attr-defined]  # would keep all of them
+            if entry.offset_data <= before or entry.size < 0:
+                raise ArchiveError(f"it is damaged: a member has {entry.size:,} bytes")
+            before = entry.offset_data
+            if not entry.isdir():
+                yield _make_member(entry, compressed)
 
 
 def _make_member(entry: tarfile.TarInfo, compressed: bool) -> Member:

@@ -1,7 +1,7 @@
 """The listing of a collection: its images and their labels; the first job of ingest and of inference."""
 
 from components.listing.boundaries import LINKS_FOLLOWED, SYSTEM_FOLDERS, Boundaries
-from components.listing.choice import LABEL_SOURCES, check_choice, choose_labels, find_folders
+from components.listing.choice import LABEL_SOURCES, check_choice, choose_labels
 from components.listing.collection import list_images
 from components.listing.labels import LabelRules
 from components.listing.listing import (
@@ -17,7 +17,7 @@ from components.listing.own_splits import choose_splits, hold_out, refuse_images
 from components.listing.page_lines import PageRules
 from components.listing.path_tables import PathTables, list_table
 from components.listing.references import ImageReference, location_to_uri, path_to_uri, read_image, uri_to_path
-from components.listing.roots import Places, find_roots, find_roots_and_tables, find_tables, group_roots
+from components.listing.roots import Places, find_folders, find_roots, find_roots_and_tables, find_tables, group_roots
 from components.listing.table_formats import LABEL_TABLE_SUFFIXES, TABLE_SUFFIXES
 from components.listing.table_paths import NameRule, find_path_rule
 from components.listing.tables import TableColumns, describe_label_table

@@ -9,7 +9,8 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 
-from components.archives.paths import is_archive, make_folder
+from components.archives.parquet import holds_images
+from components.archives.paths import find_member_path, may_be_table
 from components.listing.boundaries import Boundaries
 from components.listing.collection import COMPANION_SUFFIXES, Tally, list_images
 from components.listing.equal_tables import choose_among_tables
@@ -27,7 +28,7 @@ from components.listing.references import (
     strip_variant,
     uri_to_path,
 )
-from components.listing.roots import Places
+from components.listing.roots import Places, find_folders
 from components.listing.table_formats import LABEL_TABLE_SUFFIXES, READ_WHOLE, TABLE_SUFFIXES
 from components.listing.table_paths import ROWS_LOOKED_AT, find_path_rule, has_file
 from components.listing.tables import TableColumns, read_label_table
@@ -71,12 +72,12 @@ def choose_labels(rules: LabelRules, roots: Iterable[str], places: Places | None
     if rules.pattern != LabelRules.pattern:
         return from_names, f"labels come from {from_names}, as --label_pattern says"
     places = Places.from_roots(roots) if places is None else places
-    images, with_sidecar = _count_first_images(roots, from_names, places)
+    images, with_sidecar, in_tables = _count_first_images(roots, from_names, places)
     if not images:
         return from_names, ""
     search = _search_all_tables(roots, rules, below=not with_sidecar)
     from_tables = dataclasses.replace(rules, source="table", tables=search.tables)
-    _refuse_unclear_tables(from_tables, search, images, with_sidecar)
+    _refuse_unclear_tables(from_tables, search, images, with_sidecar, in_tables)
     ignored = "".join(f"; {reason}" for reason in search.reasons)
     if search.tables:
         rows = "its rows" if len(search.tables) == 1 else "their rows"
@@ -84,9 +85,15 @@ def choose_labels(rules: LabelRules, roots: Iterable[str], places: Places | None
     if with_sidecar == images:
         from_sidecars = dataclasses.replace(rules, source="sidecar")
         _refuse_boxes(roots, from_sidecars, places)
-        return from_sidecars, f"labels come from {from_sidecars}: all of the first {images} have one{ignored}"
+        whence = from_sidecars if in_tables < images else "the rows that hold the images"
+        return from_sidecars, f"labels come from {whence}: all of the first {images} have one{ignored}"
     if with_sidecar:
         raise _explain_several_places(with_sidecar, images, f"the first {images}")
+    if in_tables == images:
+        raise DataError(
+            "the images lie in tables, no column of which is known to hold their texts: name it with --text_column, or "
+            "name a table of their labels with --label_source"
+        )
     if search.unusable:
         raise DataError(
             f"a table lies among the images, but cannot be used: {'; '.join(search.reasons)}; name it with "
@@ -111,8 +118,8 @@ def _refuse_boxes(roots: Sequence[str], from_sidecars: LabelRules, places: Place
         )
 
 
-def _count_first_images(roots: Sequence[str], from_names: LabelRules, places: Places) -> tuple[int, int]:
-    """Counts the first images, up to a limit, and those of them that have a text file beside them.
+def _count_first_images(roots: Sequence[str], from_names: LabelRules, places: Places) -> tuple[int, int, int]:
+    """Counts the first images, up to a limit, those that have a text file beside them, and those in tables.
 
     Args:
         from_names: rules that take labels from names, with which text files are counted without being read.
@@ -120,14 +127,19 @@ def _count_first_images(roots: Sequence[str], from_names: LabelRules, places: Pl
     tally = Tally()
     listed = itertools.chain.from_iterable(list_images(root, from_names, tally, places) for root in roots)
     readable = (reference for reference in listed if reference.problem != "unreadable_folder")
-    images = sum(1 for _ in itertools.islice(readable, _IMAGES_LOOKED_AT))
-    return images, tally.with_sidecar
+    first = list(itertools.islice(readable, _IMAGES_LOOKED_AT))
+    members = (find_member_path(uri_to_path(reference.uri)) for reference in first)
+    in_tables = sum(member is not None and may_be_table(member.archive) for member in members)
+    return len(first), tally.with_sidecar, in_tables
 
 
-def _refuse_unclear_tables(from_tables: LabelRules, search: _TableSearch, images: int, with_sidecar: int) -> None:
+def _refuse_unclear_tables(
+    from_tables: LabelRules, search: _TableSearch, images: int, with_sidecar: int, in_tables: int
+) -> None:
     """Raises an error if columns are named but no table has them, or if labels could come from two places."""
     columns = from_tables.columns
-    flags = {"path_column": columns.path, "text_column": columns.text, "split_by": columns.group}
+    text = None if in_tables else columns.text  # a column of these tables
+    flags = {"path_column": columns.path, "text_column": text, "split_by": columns.group}
     asked = " ".join(f"--{flag}={name}" for flag, name in flags.items() if name is not None)
     if asked and not search.tables:
         raise DataError(
@@ -228,18 +240,6 @@ def _explain_several_places(with_sidecar: int, images: int, which: str) -> DataE
     )
 
 
-def find_folders(roots: Sequence[str]) -> list[str]:
-    """Finds the folders in which the images of some roots lie, or below which they do; an archive is one."""
-    places = Places.from_roots(roots)
-    return list(dict.fromkeys(_find_folder(root, places) for root in roots))
-
-
-def _find_folder(root: str, places: Places) -> str:
-    if places.is_folder(root):
-        return root
-    return make_folder(root) if is_archive(root) else root.rpartition("/")[0]
-
-
 @dataclasses.dataclass(frozen=True)
 class _TableSearch:
     """The tables that were found beside images.
@@ -333,11 +333,13 @@ def _list_tables(folder: str) -> list[str]:
     tables = [name for name in names if name.lower().endswith(TABLE_SUFFIXES)]
     images = {strip_variant(name): name for name in names if not name.lower().endswith(COMPANION_SUFFIXES)}
     others = [name for name in names if name.lower().endswith(LABEL_TABLE_SUFFIXES) and name not in tables]
+    others.sort(key=may_be_table)  # of which there may be many, all with images
     beside = ((name, images.get(strip_suffix(name).split(".")[0])) for name in others)
     of_no_image = (name for name, of in beside if of is None or _is_plain_folder(folder, of))
     tables += [
         name
         for name in itertools.islice(of_no_image, _OTHERS_LOOKED_AT)
+        if not may_be_table(name) or not holds_images(storage.join(folder, name))
         if not name.lower().endswith(READ_WHOLE) or find_size(storage.join(folder, name)) <= _MOST_BYTES_READ_WHOLE
     ]
     return [

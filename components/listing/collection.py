@@ -15,7 +15,7 @@ import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from components.archives.lookup import find_member
-from components.archives.paths import find_member_path
+from components.archives.paths import find_member_path, is_packed
 from components.listing.boundaries import Boundaries
 from components.listing.copies import find_original, find_original_name, may_be_copy
 from components.listing.labels import (
@@ -39,6 +39,7 @@ COMPANION_SUFFIXES = (
     *(".txt", ".csv", ".tsv", ".jsonl", ".json", ".xml", ".md", ".html", ".yaml", ".yml", ".log", ".ini", ".db"),
     *(".xlsx", ".xls", ".ods", ".parquet"),
     *(".box", ".lstmf"),  # which the training of Tesseract writes beside its lines
+    "lock.mdb",  # beside an LMDB database
 )
 _THREADS, _AHEAD = 32, 256  # for an object store, which is asked about each file by itself
 
@@ -89,7 +90,10 @@ def list_images(
     root = storage.canonicalise(root) if remote else root
     root_folder = find_root_folder(root, not single)
     parent = places.get_key_parent(root_folder)
-    for folder in walk_root(root, places, tally.passed_over, single=single):
+    text_column = None if labels is None else labels.columns.text
+    for folder in walk_root(
+        root, places, tally.passed_over, single=single, with_texts=labels is not None, text_column=text_column
+    ):
         group = None
         if labels and labels.split_by == "folder":
             below = folder.path.removeprefix(root_folder).strip("/").partition("/")[0]
@@ -136,7 +140,8 @@ def _list_folder(
     """Yields the images of a folder, each with its name and the text file beside it."""
     for file in folder.files:
         name = file.name
-        if name.lower().endswith(COMPANION_SUFFIXES):
+        lost = file.problem is not None and is_packed(name)  # which may have held images
+        if name.lower().endswith(COMPANION_SUFFIXES) and not lost:
             tally.passed_over[os.path.splitext(name)[1].lower()] += 1
             continue
         path = join_path(folder.path, name) if folder.path else name

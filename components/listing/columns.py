@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from components.archives.columns import normalise_name
 from components.listing.references import IMAGE_SUFFIXES
 from tfrecords import DataError
 
@@ -49,16 +50,16 @@ def _find_column(names: list[str], column: WantedColumn, wanted: Sequence[Wanted
     role, flag, given, usual, rare = column
     if given is not None and names.count(given) == 1:
         return names.index(given)
-    plain_names = [_normalise_name(name) for name in names]
+    plain_names = [normalise_name(name) for name in names]
     if usual and not set(usual) & set(plain_names) and set(rare) & set(plain_names):
         usual = rare
     several = [name for name, plain_name in zip(names, plain_names, strict=True) if plain_name in usual]
-    if role == "text" and given is None and len({*map(_normalise_name, several)}) > 1:
+    if role == "text" and given is None and len({*map(normalise_name, several)}) > 1:
         raise UnclearColumnsError(
             f"{table} has several columns that could hold the text, {' and '.join(map(repr, several))}: say which "
             f"with {flag}={several[0]} or {flag}={several[1]}"
         )
-    for plain_name in usual if given is None else [_normalise_name(given)]:
+    for plain_name in usual if given is None else [normalise_name(given)]:
         count = plain_names.count(plain_name)
         if count > 1:
             raise UnclearColumnsError(
@@ -83,13 +84,9 @@ def looks_like_header(cells: Sequence[str], wanted: Sequence[WantedColumn]) -> b
     if any(cell.strip().lower().endswith(IMAGE_SUFFIXES) for cell in cells):
         return False
     usual = {name for column in wanted[:2] for name in (*column.usual, *column.rare)}
-    return not usual.isdisjoint(map(_normalise_name, cells))
+    return not usual.isdisjoint(map(normalise_name, cells))
 
 
 def suggest_header(wanted: Sequence[WantedColumn]) -> str:
     """Suggests the header line that a table lacks."""
     return f"begin the table with a header line such as {','.join(column.role for column in wanted[:2])}"
-
-
-def _normalise_name(name: str) -> str:
-    return re.sub("[ -]", "_", name.strip().lower())

@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-from components.archives.paths import ARCHIVE_SUFFIXES
+from components.archives.paths import is_packed
 from components.listing import files
 from components.listing.contents import Content, fold_name, read_content
 from components.listing.line_places import PAGE_FILE_SUFFIX
@@ -264,8 +264,8 @@ def _list_files(folder: str) -> list[str]:
         raise
     except OSError:  # the one above may belong to another person
         return []
-    listed = (*IMAGE_SUFFIXES, *ARCHIVE_SUFFIXES)
-    return [name for name in names if not name.startswith(".") and not name.lower().endswith(listed)]
+    visible = (name for name in names if not name.startswith("."))
+    return [name for name in visible if not name.lower().endswith(IMAGE_SUFFIXES) and not is_packed(name, sure=True)]
 
 
 def find_size(path: str) -> int:

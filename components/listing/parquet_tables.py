@@ -27,8 +27,8 @@ def read_parquet_rows(file: IO[bytes], table: str, wanted: Sequence[WantedColumn
             images = [field.name for field in fields if _holds_bytes(field.type)]
             if images and wanted[0].given is None:
                 raise DataError(
-                    f"{table} holds the images themselves, in the column {images[0]!r}, and such files are not read: "
-                    "write the images as files, and a table with the name and the text of each"
+                    f"{table} holds the images themselves, in the column {images[0]!r}: give it as --images or "
+                    "--infer_images; it is no table of labels for other images"
                 )
             names = [field.name for field in fields if field.name not in images]
             keys = [names[index] for index in find_columns(names, wanted, table, "schema")]

@@ -7,7 +7,7 @@ import glob
 import os
 from collections.abc import Iterator, Sequence
 
-from components.archives.paths import is_archive
+from components.archives.paths import is_packed, make_folder
 from components.listing.boundaries import Boundaries
 from components.listing.references import location_to_uri
 from components.listing.split_names import find_folder_splits
@@ -142,9 +142,21 @@ def group_roots(roots: Sequence[str], places: Places) -> list[list[str]]:
     """Groups roots that are listed together: each folder alone, a few archives, single files by the ten thousand."""
     folders = [[root] for root in roots if places.is_folder(root)]
     single = [root for root in roots if not places.is_folder(root)]
-    archives = split_into_groups(_ARCHIVES_AT_A_TIME, filter(is_archive, single))
-    files = split_into_groups(_FILES_AT_A_TIME, (root for root in single if not is_archive(root)))
+    archives = split_into_groups(_ARCHIVES_AT_A_TIME, filter(is_packed, single))
+    files = split_into_groups(_FILES_AT_A_TIME, (root for root in single if not is_packed(root)))
     return [*folders, *archives, *files]
+
+
+def find_folders(roots: Sequence[str]) -> list[str]:
+    """Finds the folders in which the images of some roots lie, or below which they do; an archive is one."""
+    places = Places.from_roots(roots)
+    return list(dict.fromkeys(_find_folder(root, places) for root in roots))
+
+
+def _find_folder(root: str, places: Places) -> str:
+    if places.is_folder(root):
+        return root
+    return make_folder(root) if is_packed(root) else root.rpartition("/")[0]
 
 
 def _match_patterns(patterns: str, flag: str) -> Iterator[tuple[str, str]]:

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import IO
 
+from components.archives.columns import RARE_TEXT_COLUMNS, TEXT_COLUMNS
 from components.listing.columns import WantedColumn
 from components.listing.files import open_to_read
 from components.listing.json_tables import read_json_document, read_json_rows
@@ -28,15 +29,9 @@ from components.listing.table_rows import IDENTIFIERS, TableLines, TableRow
 from tfrecords import DataError, StoreError
 
 PATH_COLUMNS = ("path", "file_name", "filename", "file", "image", "image_path", "img_path", "img", "uri", "name")
-TEXT_COLUMNS = ("text", "label", "transcription", "transcript", "ground_truth", "gt", "words", "sentence", "value")
 RARE_PATH_COLUMNS = (
     *("image_name", "image_file", "image_filename", "img_name", "img_file", "file_path", "filepath", "fname"),
     *("imagename", "imagefile", "imagepath", "photo"),
-)
-RARE_TEXT_COLUMNS = (
-    *("identity", "answer", "plate", "plate_number", "license_plate", "plate_text", "word", "target", "solution"),
-    *("caption", "utf8_string", "line_text", "ocr_text", "gt_text", "groundtruth", "annotation", "content", "string"),
-    *("captcha", "code"),
 )
 """The names that count where none of the others is there."""
 REVIEW_COLUMNS = ("dataset", "model_id", "run_id")

@@ -7,6 +7,7 @@ UTF-8.
 from __future__ import annotations
 
 import collections
+import functools
 import itertools
 import logging
 import os
@@ -14,9 +15,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
-from components.archives.contents import ArchiveContent, list_archive
+from components.archives.columns import ImageColumns
+from components.archives.contents import TEXT_SUFFIX, ArchiveContent, list_archive
 from components.archives.members import Extent, Member
-from components.archives.paths import is_archive, make_folder, strip_archive_suffix
+from components.archives.paths import MARK, is_archive, is_packed, make_folder, may_be_table, strip_archive_suffix
 from components.listing.boundaries import Boundaries
 from components.listing.references import join_path, location_to_uri
 from components.listing.roots import Places
@@ -66,10 +68,19 @@ class Folder(NamedTuple):
     packed: bool = False
 
 
-def walk_root(root: str, places: Places, passed_over: collections.Counter[str], *, single: bool) -> Iterator[Folder]:
+def walk_root(
+    root: str,
+    places: Places,
+    passed_over: collections.Counter[str],
+    *,
+    single: bool,
+    with_texts: bool = False,
+    text_column: str | None = None,
+) -> Iterator[Folder]:
     """Yields the folders at or below a root, in sorted order; a folder to which several links lead comes once.
 
-    An archive comes as the folders in it, behind the folder in which it lies.
+    An archive comes as the folders in it, behind the folder in which it lies. A table that holds images comes as one
+    folder: its rows are the files, and their texts are text files beside them.
 
     Args:
         root: absolute path or canonical URL of a folder or one file.
@@ -77,6 +88,8 @@ def walk_root(root: str, places: Places, passed_over: collections.Counter[str], 
         single: whether it is one file.
         passed_over: counts links that are not followed as `link`, and the empty objects with which tools of an object
             store mark folders as `folder`.
+        with_texts: whether texts are wanted, so that it matters where a table that holds images has them.
+        text_column: of such tables, the column with the texts; None for one of the usual names.
     """
     remote = storage.is_remote(root)
     folders = _walk_remote(root, single, passed_over) if remote else _walk_local(root, places, passed_over)
@@ -84,9 +97,14 @@ def walk_root(root: str, places: Places, passed_over: collections.Counter[str], 
         packed: list[File] = []
         files: list[File] = []
         for file in folder.files:
-            (packed if is_archive(file.name) and file.problem is None else files).append(file)
+            (packed if is_packed(file.name) and file.problem is None else files).append(file)
         yield folder._replace(files=files) if packed else folder
-        yield from _walk_archives(folder.path, packed, places.index_folder, passed_over, named=single)
+        look = functools.partial(_look, folder.path, places.index_folder, text_column)
+        contents = map_in_threads(look, packed, _ARCHIVES_AT_A_TIME, ahead=_ARCHIVES_AT_A_TIME)
+        for file, content in zip(packed, contents, strict=True):
+            if isinstance(content, ArchiveContent) and content.columns is not None:
+                _say_columns(join_path(folder.path, file.name), content.columns, places.index_folder, with_texts)
+            yield from _walk_archive(folder.path, file, content, passed_over, named=single)
 
 
 def _walk_local(root: str, places: Places, passed_over: collections.Counter[str]) -> Iterator[Folder]:
@@ -173,40 +191,59 @@ def _describe_remote_file(url: str) -> storage.StoredFile:
         return storage.StoredFile(url, 0, 0)  # gone by now: it is listed, and rejected when it is read
 
 
-def _walk_archives(
-    folder: str, archives: list[File], index_folder: str | None, passed_over: collections.Counter[str], *, named: bool
+def _look(folder: str, index_folder: str | None, text_column: str | None, file: File) -> ArchiveContent | OSError:
+    try:
+        path = join_path(folder, file.name)
+        return list_archive(path, file.size_bytes, file.modified_us, index_folder, text_column)
+    except OSError as error:
+        return error
+
+
+_said: set[tuple[str, ImageColumns, bool]] = set()
+"""Of what this process has spoken, by the folder of indexes: a collection may have many tables alike."""
+
+
+def _say_columns(path: str, columns: ImageColumns, index_folder: str | None, with_texts: bool) -> None:
+    """Says which columns of a table are read, once for all tables of a workspace with these."""
+    if index_folder is not None:
+        if (index_folder, columns, with_texts) in _said:
+            return
+        _said.add((index_folder, columns, with_texts))
+    texts = ""
+    if with_texts:
+        texts = ", with no column of texts" if columns.text is None else f", with the texts in {columns.text!r}"
+    log.info(f"{location_to_uri(path)} holds images: they are in the column {columns.image!r}{texts}")
+    if with_texts and columns.unclear is not None:
+        log.warning(f"{location_to_uri(path)}: {columns.unclear}")
+
+
+def _walk_archive(
+    folder: str, file: File, content: ArchiveContent | OSError, passed_over: collections.Counter[str], *, named: bool
 ) -> Iterator[Folder]:
-    """Yields the folders in the archives of a folder; what cannot be read of an archive comes as a file of its name.
+    """Yields the folders in an archive of a folder; what cannot be read of it comes as a file of its name.
 
     Args:
-        named: whether the archives were named, and not found in a folder: then they are read though they lie beside
-            what was unpacked from them.
+        named: whether the archive was named, and not found in a folder: then it is read though it lies beside what was
+            unpacked from it.
     """
-
-    def look(file: File) -> ArchiveContent | OSError:
-        try:
-            path = join_path(folder, file.name)
-            return list_archive(path, file.size_bytes, file.modified_us, index_folder)
-        except OSError as error:
-            return error
-
-    contents = map_in_threads(look, archives, _ARCHIVES_AT_A_TIME, ahead=_ARCHIVES_AT_A_TIME)
-    for file, content in zip(archives, contents, strict=True):
-        path = join_path(folder, file.name)
-        if isinstance(content, OSError):
-            yield Folder(folder, [file._replace(problem=f"it cannot be read: {content.strerror or content}")])
-            continue
-        if not named and _is_unpacked_beside(folder, file.name, content.members):
-            log.warning(
-                f"{location_to_uri(path)} is passed over: its files lie unpacked beside it. Name the archive itself to "
-                "read it"
-            )
-            passed_over[os.path.splitext(file.name)[1].lower()] += 1
-            continue
-        if content.problem is not None:
-            problem = f"{content.problem}; {len(content.members):,} members of it are known"
-            yield Folder(folder, [file._replace(problem=problem, reason="damaged_archive")])
-        yield from _make_folders(make_folder(path), content.members, file.modified_us)
+    path = join_path(folder, file.name)
+    if isinstance(content, OSError):
+        yield Folder(folder, [file._replace(problem=f"it cannot be read: {content.strerror or content}")])
+        return
+    if not content.holds_images:
+        yield Folder(folder, [file])
+        return
+    if not named and is_archive(path) and _is_unpacked_beside(folder, file.name, content.members):
+        log.warning(
+            f"{location_to_uri(path)} is passed over: its files lie unpacked beside it. Name the archive itself to "
+            "read it"
+        )
+        passed_over[os.path.splitext(file.name)[1].lower()] += 1
+        return
+    if content.problem is not None:
+        problem = f"{content.problem}; {len(content.members):,} members of it are known"
+        yield Folder(folder, [file._replace(problem=problem, reason="damaged_archive")])
+    yield from _make_folders(make_folder(path), content.members, file.modified_us)
 
 
 def _is_unpacked_beside(folder: str, name: str, members: Sequence[Member]) -> bool:
@@ -236,10 +273,13 @@ def _make_folders(archive: str, members: Sequence[Member], modified_us: int) -> 
             folders[inside].append(member._replace(name=name))
     for inside in sorted(folders.keys() | hidden.keys()):
         found = folders.get(inside, [])
-        texts = {member.name: member.text for member in found if member.text is not None}
         files = [
             File(member.name, member.size, modified_us, member.problem, "unusable_member", member.extent)
             for member in found
         ]
+        texts = {member.name: member.text for member in found if member.text is not None}
+        if may_be_table(archive.removesuffix(MARK)):
+            texts = {f"{name}{TEXT_SUFFIX}": text for name, text in texts.items()}
+            files += (File(name, len(text), modified_us) for name, text in texts.items())
         path = f"{archive}/{inside}" if inside else archive
         yield Folder(path, files, hidden[inside], texts=texts, packed=True)

@@ -19,6 +19,7 @@ from components.recogniser.manifest import ModelManifest
 from pipeline.exits import EXIT_DONE, EXIT_REFUSED
 from pipeline.main import main
 from tests.components.archives.packing import pack
+from tests.components.archives.tables import make_table
 from tests.conftest import LABELS
 from tests.engines.places import errors, examples, predictions, run
 from tfrecords import DataError, DatasetManifest, StoreError, storage
@@ -185,6 +186,24 @@ def test_the_images_of_an_archive_cost_few_requests(store, object_store, proxy, 
     assert run(store, "infer") == EXIT_DONE
     assert [each.kind for each in proxy.requests if each.name == f"lines/{kind}"] == []
     assert len(predictions(store)) == 720 + len(list(tiny_images.glob("*.png")))
+
+
+@pytest.mark.parametrize("kind", ["a.parquet", "a.arrow", "a.tfrecord", "a.tfrecord.gz"])
+def test_the_rows_of_a_table_cost_few_requests(store, object_store, proxy, tiny_images, kind):
+    rows = [(path.read_bytes(), path.stem) for _ in range(30) for path in sorted(tiny_images.glob("*.png"))]
+    table = f"{store}/tables/{kind}"
+    object_store.put(table, make_table(kind, rows))
+    proxy.requests.clear()
+    assert run(store, "ingest", f"--images={table}") == EXIT_DONE
+    assert len([each for each in proxy.requests if each.name == f"tables/{kind}"]) <= 40
+    proxy.requests.clear()
+    assert run(store, "infer", f"--infer_images={table}") == EXIT_DONE
+    shown = 50  # by the run report; each is looked for in the table that is there then
+    assert len([each for each in proxy.requests if each.name == f"tables/{kind}"]) <= 20 + 8 * shown
+    proxy.requests.clear()
+    assert run(store, "infer", f"--infer_images={table}") == EXIT_DONE
+    assert {each.kind for each in proxy.requests if each.name == f"tables/{kind}"} == {"information"}
+    assert len(predictions(store)) == len(rows)
 
 
 @pytest.mark.parametrize(("suffix", "number"), [(".txt", 8), (".png", 3)])  # there are few images in a shard

@@ -288,9 +288,13 @@ def test_columns_are_passed_on_where_labels_may_come_from_a_table(here, source):
     assert (found.split_by, found.max_label_length) == ("page", 7)
 
 
+def test_the_text_column_may_be_that_of_tables_that_hold_the_images():
+    assert parse_options(["--label_source=sidecar", "--text_column=line"]).text_column == "line"
+
+
 @pytest.mark.parametrize("source", ["filename", "sidecar"])
 def test_columns_are_refused_where_labels_come_from_no_table(source):
-    for flag in ("--path_column=scan", "--text_column=line"):
+    for flag in ("--path_column=scan", *(["--text_column=line"] if source == "filename" else [])):
         assert refusal(f"--label_source={source}", flag) == f"{flag} is for label tables, but --label_source={source}"
     assert refusal(f"--label_source={source}", "--split_by=page") == (
         f"--split_by=page is a column of a label table, but --label_source={source}: use image, folder or given, "
@@ -303,8 +307,6 @@ def test_columns_are_refused_where_labels_come_from_no_table(source):
 def test_the_path_column_may_be_that_of_a_table_to_read_alone(source, images):
     options = parse_options([f"--label_source={source}", "--path_column=scan", f"--infer_images={images}"])
     assert options.path_column == "scan"
-    said = refusal(f"--label_source={source}", "--text_column=line", f"--infer_images={images}")
-    assert said == f"--text_column=line is for label tables, but --label_source={source}"
     assert "--path_column" in refusal(f"--label_source={source}", "--path_column=scan", "--infer_images=lines")
 
 

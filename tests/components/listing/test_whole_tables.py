@@ -174,7 +174,7 @@ def test_values_that_are_no_texts_are_damaged_rows(tmp_path):
 )
 def test_a_parquet_file_with_the_images_inside_is_refused(tmp_path, images):
     table = write_parquet(f"{tmp_path}/train-00000-of-00001.parquet", image=images, text=["x"])
-    assert "holds the images themselves, in the column 'image', and such files are not read" in refusal(table)
+    assert "holds the images themselves, in the column 'image': give it as --images" in refusal(table)
 
 
 def test_a_parquet_file_without_such_columns_or_rows_is_refused(tmp_path):
