@@ -131,7 +131,8 @@ FLAG_SECTIONS = (
         (
             Flag(
                 "images",
-                "labelled images: folders, files, tar or ZIP archives, or globs, comma separated",
+                "labelled images: folders, files, archives or tables that hold images (.tar, .zip, .parquet, …), "
+                "or globs, comma separated",
                 "PATHS",
                 without="the folder of the label table, or a sample collection rendered into the workspace",
             ),
@@ -436,8 +437,9 @@ FLAG_SECTIONS = (
         (
             Flag(
                 "infer_images",
-                "images to recognise: folders, files, tar or ZIP archives, globs, or tables of paths (.csv, .tsv or "
-                ".jsonl), comma separated; or a split of a dataset in the workspace, as dataset:ID:test",
+                "images to recognise: folders, files, archives or tables that hold images (.tar, .zip, .parquet, …), "
+                "globs, or tables of paths (.csv, .tsv or .jsonl), comma separated; or a split of a dataset in the "
+                "workspace, as dataset:ID:test",
                 "PATHS",
                 without="the unlabelled part of the sample",
             ),

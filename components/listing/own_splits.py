@@ -7,7 +7,8 @@ import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
-from components.archives.paths import is_archive, make_folder
+from components.archives.parquet import holds_images
+from components.archives.paths import is_packed, make_folder
 from components.listing.boundaries import Boundaries
 from components.listing.labels import LabelRules, quote_text
 from components.listing.listing import ListingSummary, read_listing
@@ -180,7 +181,7 @@ def _find_folders(roots: Sequence[str], boundaries: Boundaries | None) -> Iterat
         is_folder = places.is_folder(root)
         folder = find_root_folder(root, is_folder)
         parent = places.get_key_parent(folder)
-        below = _list_two_levels(folder) if is_folder else [make_folder(root)] if is_archive(root) else []
+        below = _list_two_levels(folder) if is_folder else [make_folder(root)] if is_packed(root) else []
         for path in (folder, *below):
             name = path.removeprefix(parent)
             told_here = path == folder or name_split(name.rpartition("/")[2]) is not None
@@ -206,6 +207,13 @@ def _list_folders(folder: str) -> list[str]:
         with os.scandir(folder) as entries:
             visible = [entry for entry in entries if not entry.name.startswith(".")]
             folders = [entry.path for entry in visible if entry.is_dir()]
-            return sorted([*folders, *(make_folder(entry.path) for entry in visible if is_archive(entry.name))])
+            return sorted([*folders, *(make_folder(entry.path) for entry in visible if _is_collection(entry))])
     except OSError:  # which the listing tells
         return []
+
+
+def _is_collection(entry: os.DirEntry[str]) -> bool:
+    """Tells whether a file is an archive, or a table that holds images; a Parquet file may be one of labels."""
+    if is_packed(entry.name, sure=True):
+        return True
+    return is_packed(entry.name) and name_split(entry.name) is not None and holds_images(entry.path)

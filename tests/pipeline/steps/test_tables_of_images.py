@@ -148,3 +148,12 @@ def test_the_report_shows_rows_that_were_rejected(tmp_path, workspace, rows):
     assert "the file is gone" not in page
     assert page.count("data:image/") >= 2
     shutil.rmtree(workspace)
+
+
+@pytest.mark.parametrize("images", ["in", "in/*.parquet"])
+def test_tables_that_are_named_like_splits_give_them(tmp_path, rows, images, capsys):
+    put_table(tmp_path / "in", "train-00000-of-00001.parquet", rows[:14])
+    put_table(tmp_path / "in", "validation-00000-of-00001.parquet", rows[14:18])
+    put_table(tmp_path / "in", "test-00000-of-00001.parquet", rows[18:])
+    assert run_command(tmp_path / "ws", "--steps=ingest", f"--images={tmp_path}/{images}") == EXIT_DONE
+    assert "24 written (14 train, 4 validation, 6 test)" in capsys.readouterr().out
