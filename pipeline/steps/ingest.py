@@ -199,7 +199,8 @@ def _resolve(context: Context) -> Iterator[_Resolved]:
     old = find_old_dataset(options, workspace)
     tables = find_image_tables(options)
     roots = [] if tables.paths else find_roots(choose_images(context), flag="--images")
-    rules, why = choose_labels(options.label_rules, roots, find_places(context, roots))
+    auto = options.label_rules.source == "auto"  # else no image is looked at, nor a bucket asked
+    rules, why = choose_labels(options.label_rules, roots, find_places(context, roots) if auto else None)
     if why:
         log.info(why)
     rules, why = choose_splits(rules, roots, draw_boundaries(context))
