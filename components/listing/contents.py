@@ -24,6 +24,7 @@ MAX_BYTES = 4_000_000
 _MAX_ZIP_BYTES = 16_000_000  # the list of what is inside stands at the end
 _MAX_MEMBERS = 1_000
 _PARQUET_ROWS = 20_000
+_PARQUET_BYTES = 16 * MAX_BYTES  # of the first row group, unpacked; what has more holds more than labels
 _LOOKED_AT_FIRST = 8_192
 _ENCODINGS = ("cp1252", "gb18030", "cp1251", "shift_jis")  # of files that are not UTF-8: any may be the right one
 _IMAGE_SIGNATURES = (
@@ -143,15 +144,12 @@ def _read_parquet(path: str) -> Content | None:
         metadata = table.metadata
         if not metadata.num_row_groups or not metadata.row_group(0).num_rows:
             return None
-        columns = [metadata.row_group(0).column(index) for index in range(metadata.num_columns)]
-        texts = [
-            column.path_in_schema
-            for column, field in zip(columns, table.schema, strict=True)
-            if str(field.logical_type) == "String" and column.total_uncompressed_size <= 4 * MAX_BYTES
-        ]
-        if not texts:
+        # Asked for the metadata of a column, the library ends the process if they are damaged.
+        texts = [field.path for field in table.schema if str(field.logical_type) == "String"]
+        if not texts or not 0 <= metadata.row_group(0).total_byte_size <= _PARQUET_BYTES:
             return None
-        rows = next(table.iter_batches(_PARQUET_ROWS, [0], columns=texts)).to_pylist()
+        batch = next(table.iter_batches(_PARQUET_ROWS, [0], columns=texts), None)
+        rows = [] if batch is None else batch.to_pylist()  # none in a damaged file
         lines = ["\t".join(map(str, _list_values(row))) for row in rows]
         return Content(_compose("\n".join(lines)), len(rows) / max(metadata.num_rows, 1))
 
