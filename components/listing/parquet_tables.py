@@ -39,7 +39,7 @@ def read_parquet_rows(file: IO[bytes], table: str, wanted: Sequence[WantedColumn
                     place = f"row {number} of {table}"
                     texts, problem = pick_texts(value, keys)
                     yield make_row(place, *texts) if problem is None else TableRow(place, None, None, None, problem)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
         if isinstance(error, StoreError) or getattr(error, "errno", None) is not None:
             raise
         raise DataError(f"{table} is no Parquet file that can be read ({error}): write it again") from None
