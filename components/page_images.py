@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from components.archives.paths import find_member_path
+from components.archives.paths import get_file
 from components.layout import PageFileError, PageLine, cut_line
 from components.listing.line_places import LinePlace, name_lines
 from components.listing.page_files import read_page_file
@@ -57,9 +57,7 @@ def read_line_of_page(place: LinePlace, height: int, limits: ImageLimits, vertic
 
 def _read_last_change(path: str) -> int | None:
     """Reads the last change of a local file, or of the archive that it lies in; None for a URL."""
-    member = find_member_path(path)
-    path = path if member is None else member.archive
-    return None if storage.is_remote(path) else os.stat(path).st_mtime_ns
+    return None if storage.is_remote(path) else os.stat(get_file(path)).st_mtime_ns
 
 
 @functools.lru_cache(maxsize=1)

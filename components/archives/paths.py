@@ -18,9 +18,9 @@ _ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".zip")
 MARK = "!"
 """What stands behind an archive's path where it is named as a folder."""
 _TABLE = r"(?:\.(?:parquet|arrow|tfrecords?(?:-\d+-of-\d+)?(?:\.gz)?)|(?<![^/])data\.mdb)"
-_IS_TABLE = re.compile(rf".*{_TABLE}", re.I | re.S)
+_IS_TABLE = re.compile(rf"{_TABLE}\Z", re.I)
 _PATH = re.compile(
-    rf"(?P<archive>.*?(?:\.tar|\.tar\.gz|\.tgz|\.tar\.zst|\.tzst|\.zip|{_TABLE}))!/(?P<name>.+)", re.I | re.S
+    rf"(?P<archive>.*?(?:{'|'.join(map(re.escape, _ARCHIVE_SUFFIXES))}|{_TABLE})){MARK}/(?P<name>.+)", re.I | re.S
 )
 
 
@@ -43,7 +43,7 @@ def is_archive(path: str) -> bool:
 
 def may_be_table(path: str) -> bool:
     """Tells whether a file may be a table whose rows hold images, by its name."""
-    return _IS_TABLE.fullmatch(path) is not None
+    return _IS_TABLE.search(path) is not None
 
 
 def is_packed(path: str, *, sure: bool = False) -> bool:
@@ -60,6 +60,12 @@ def find_member_path(path: str) -> MemberPath | None:
     if f"{MARK}/" not in path or (match := _PATH.fullmatch(path)) is None:
         return None
     return MemberPath(match["archive"], match["name"])
+
+
+def get_file(path: str) -> str:
+    """Returns the path or URL of the file that is opened for a path: of a member, its archive."""
+    member = find_member_path(path)
+    return path if member is None else member.archive
 
 
 def split_folder(path: str) -> MemberPath | None:

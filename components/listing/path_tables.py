@@ -9,7 +9,7 @@ import os
 import unicodedata
 from collections.abc import Iterator
 
-from components.archives.paths import find_member_path
+from components.archives.paths import get_file
 from components.listing.boundaries import Boundaries
 from components.listing.collection import read_size_and_time
 from components.listing.labels import quote_text
@@ -131,9 +131,7 @@ def _look_up(
     try:
         path, size, modified_us = _find_file(path, folder, row.path)
         place = find_line_place(path)
-        for named in (path,) if place is None else (place.image, place.page_file):
-            member = find_member_path(named)
-            opened = named if member is None else member.archive
+        for opened in map(get_file, (path,) if place is None else (place.image, place.page_file)):
             if not storage.is_remote(opened) and (closed := boundaries.find_closed_folder(opened, of_row=True)):
                 raise OSError(f"it leads into {closed}, where no image is read")
         group = make_key(place.image) if place is not None else None

@@ -98,7 +98,10 @@ def walk_root(
         files: list[File] = []
         for file in folder.files:
             (packed if is_packed(file.name) and file.problem is None else files).append(file)
-        yield folder._replace(files=files) if packed else folder
+        if not packed:
+            yield folder
+            continue
+        yield folder._replace(files=files)
         look = functools.partial(_look, folder.path, places.index_folder, text_column)
         contents = map_in_threads(look, packed, _ARCHIVES_AT_A_TIME, ahead=_ARCHIVES_AT_A_TIME)
         for file, content in zip(packed, contents, strict=True):

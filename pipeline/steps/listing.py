@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import apache_beam as beam
 
-from components.archives.paths import find_member_path
+from components.archives.paths import get_file
 from components.ingest.sample import render_sample
 from components.listing import (
     SYSTEM_FOLDERS,
@@ -56,8 +56,8 @@ def choose_images(context: Context) -> str:
 
 def _find_folder(table: str) -> str:
     """Finds the folder of a table, or the archive that it lies in."""
-    member = find_member_path(table)
-    return table.rpartition("/")[0] if member is None else member.archive
+    opened = get_file(table)
+    return table.rpartition("/")[0] if opened == table else opened
 
 
 @contextlib.contextmanager
