@@ -21,7 +21,7 @@ from components.recogniser.manifest import ModelManifest
 from pipeline.exits import EXIT_DONE
 from pipeline.main import main
 from tests.docs.pages import find_blocks
-from tfrecords import DatasetManifest, SplitFractions, read_records, read_uris
+from tfrecords import DatasetManifest, read_records, read_uris
 
 STORED = Path(__file__).parent / "stored" / "workspace_2026_11"
 DATASET, MODEL, DAY = "b05d32ff9e98", "efd9c7cc074c", "2026-11-29"
@@ -204,13 +204,13 @@ def references_as_stored() -> list[ImageReference]:
 def unread(tmp_path: Path, references: list[ImageReference], decoder: str) -> list[str]:
     """The URIs that are left of some images, when a decoder is to read them; rejects count for every decoder."""
     listing, left = str(tmp_path / "listing.parquet"), str(tmp_path / "unread.parquet")
-    write_references(references, listing, SplitFractions())
+    write_references(references, listing, None)
     sources = [Source("listing", listing)]
     for path in STORED.glob("predictions/*/*/_manifest.json"):
         if json.loads(path.read_text())["decoding"][0] == decoder:
             sources += [Source("predictions", str(part)) for part in path.parent.glob("*.parquet")]
     sources += [Source("rejects", str(path)) for path in STORED.glob("rejects/*/*/*.parquet")]
     blocks = [block for source in sources for _, block in list_identities(source, 1, SkipRule(MODEL, 0.0))]
-    summary = keep_unread(blocks, left, SplitFractions())
+    summary = keep_unread(blocks, left)
     assert summary.listing.images + summary.skipped == len(references)
     return [reference.uri for reference in read_listing(left)] if summary.listing.images else []

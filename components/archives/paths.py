@@ -19,6 +19,7 @@ MARK = "!"
 """What stands behind an archive's path where it is named as a folder."""
 _TABLE = r"(?:\.(?:parquet|arrow|tfrecords?(?:-\d+-of-\d+)?(?:\.gz)?)|(?<![^/])data\.mdb)"
 _IS_TABLE = re.compile(rf"{_TABLE}\Z", re.I)
+_SUFFIXES_OF_TABLES = (".parquet", ".arrow", ".tfrecord", ".gz", ".mdb")  # or their beginnings, in lower case
 _PATH = re.compile(
     rf"(?P<archive>.*?(?:{'|'.join(map(re.escape, _ARCHIVE_SUFFIXES))}|{_TABLE})){MARK}/(?P<name>.+)", re.I | re.S
 )
@@ -43,7 +44,8 @@ def is_archive(path: str) -> bool:
 
 def may_be_table(path: str) -> bool:
     """Tells whether a file may be a table whose rows hold images, by its name."""
-    return _IS_TABLE.search(path) is not None
+    suffix = path[path.rfind(".") :].lower()  # which most names do not share: every listed file is asked
+    return suffix.startswith(_SUFFIXES_OF_TABLES) and _IS_TABLE.search(path) is not None
 
 
 def is_packed(path: str, *, sure: bool = False) -> bool:

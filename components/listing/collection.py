@@ -26,7 +26,14 @@ from components.listing.labels import (
     read_label_from_sidecar,
 )
 from components.listing.line_places import find_line_place
-from components.listing.references import ImageReference, join_path, location_to_uri, strip_suffix, strip_variant
+from components.listing.references import (
+    ImageReference,
+    join_path,
+    location_to_uri,
+    path_to_uri,
+    strip_suffix,
+    strip_variant,
+)
 from components.listing.roots import Places, find_root_folder
 from components.listing.walking import Folder, leads_to_folder, walk_root
 from components.processes import map_in_threads
@@ -138,14 +145,19 @@ def _list_folder(
     folder: Folder, parent: str, group: str | None, sidecars: SidecarFolder | None, tally: Tally
 ) -> Iterator[tuple[ImageReference, str, str | None]]:
     """Yields the images of a folder, each with its name and the text file beside it."""
+    above = join_path(folder.path, "") if folder.path else ""
+    above_key = above.removeprefix(parent)
+    folder_uri, folder_key = location_to_uri(above), location_to_uri(above_key)
+    make_uri = str if storage.is_remote(above) else path_to_uri
+    make_key = str if storage.is_remote(above_key) else path_to_uri
     for file in folder.files:
         name = file.name
-        lost = file.problem is not None and is_packed(name)  # which may have held images
-        if name.lower().endswith(COMPANION_SUFFIXES) and not lost:
+        if name.lower().endswith(COMPANION_SUFFIXES) and not (
+            file.problem is not None and is_packed(name)  # which may have held images
+        ):
             tally.passed_over[os.path.splitext(name)[1].lower()] += 1
             continue
-        path = join_path(folder.path, name) if folder.path else name
-        uri, key = location_to_uri(path), location_to_uri(path.removeprefix(parent))
+        uri, key = f"{folder_uri}{make_uri(name)}", f"{folder_key}{make_key(name)}"
         reference = ImageReference(uri, key, file.size_bytes, file.modified_us, group=group)
         if file.extent is not None:
             reference = reference._replace(offset=file.extent.offset, length=file.extent.length)

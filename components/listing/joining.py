@@ -85,7 +85,10 @@ def identify_image(reference: ImageReference) -> str:
 
 
 def list_once(
-    listed: Iterable[ImageReference], named: Iterable[ImageReference], destination: str, fractions: SplitFractions
+    listed: Iterable[ImageReference],
+    named: Iterable[ImageReference],
+    destination: str,
+    fractions: SplitFractions | None,
 ) -> ListingSummary:
     """Writes a listing file in which each image of folders and tables is once.
 
@@ -129,7 +132,7 @@ def join_labels(
     rows: Iterable[LabelRow],
     destination: str,
     rules: LabelRules,
-    fractions: SplitFractions,
+    fractions: SplitFractions | None,
 ) -> ListingSummary:
     """Joins images and the rows of tables with the same keys, and writes a listing file with labels.
 

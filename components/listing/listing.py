@@ -46,7 +46,7 @@ class ListingSummary:
     Attributes:
         path: of the listing file; its unused labels are in `unused_path`, if there are any.
         images: number of images listed.
-        splits: images by split.
+        splits: images by split; none of images that are listed to be recognised.
         symbols: occurrences of each symbol in the labels.
         with_sidecar: images that have a text file beside them.
         passed_over: files that do not count as images, by suffix.
@@ -85,7 +85,7 @@ def write_listing(
     roots: Sequence[str],
     destination: str,
     labels: LabelRules | None,
-    fractions: SplitFractions,
+    fractions: SplitFractions | None,
     places: Places | None = None,
     tables: PathTables | None = None,
     pages: PageRules | None = None,
@@ -96,6 +96,7 @@ def write_listing(
 
     Args:
         roots: URIs, because an engine carries no names that are not UTF-8.
+        fractions: of the splits; None if the images are listed to be recognised.
         places: of all roots of the collection; without it these are all.
         tables: the roots that are tables of paths; all their rows are listed, repeats too.
         pages: if the images are pages, which of their lines are listed in their places.
@@ -184,16 +185,17 @@ def explain_unused_labels(listings: Iterable[str]) -> str:
 
 
 def write_references(
-    references: Iterable[ImageReference], destination: str, fractions: SplitFractions
+    references: Iterable[ImageReference], destination: str, fractions: SplitFractions | None
 ) -> ListingSummary:
     """Writes references that were listed before to a listing file of their own, in the order given."""
     return write_listing_file(references, Tally(), destination, fractions)
 
 
 def write_listing_file(
-    references: Iterable[ImageReference], tally: Tally, destination: str, fractions: SplitFractions
+    references: Iterable[ImageReference], tally: Tally, destination: str, fractions: SplitFractions | None
 ) -> ListingSummary:
     """Writes references to a listing file, and the unused labels of a tally to the file beside it."""
+    images = 0
     digest = hashlib.sha256()
     splits: collections.Counter[str] = collections.Counter()
     symbols: collections.Counter[str] = collections.Counter()
@@ -203,8 +205,11 @@ def write_listing_file(
         rows: list[ImageReference] = []
 
         def flush() -> None:
+            nonlocal images
             digest.update(repr([row.inputs for row in rows]).encode())
-            splits.update(row.choose_split(fractions) for row in rows)
+            images += len(rows)
+            if fractions is not None:
+                splits.update(row.choose_split(fractions) for row in rows)
             symbols.update("".join(row.text for row in rows if row.text))
             problems.update(row.problem for row in rows if row.problem)
             if not examples:
@@ -234,7 +239,7 @@ def write_listing_file(
         storage.remove_file(_name_unused_labels(destination))  # left by an earlier attempt
     return ListingSummary(
         path=destination,
-        images=splits.total(),
+        images=images,
         splits=_sort_counts(splits),
         symbols=_sort_counts(symbols),
         with_sidecar=tally.with_sidecar,

@@ -68,7 +68,7 @@ class ImageReference(NamedTuple):
     @property
     def inputs(self) -> tuple:
         """The fields that a digest covers: without a split that is not given, and without the place in an archive."""
-        return tuple(self)[:9] if self.split is not None else tuple(self)[:8]
+        return self[:9] if self.split is not None else self[:8]
 
     def choose_split(self, fractions: SplitFractions) -> str:
         """Chooses the image's split: the given one, but of those given for training some may be held out."""

@@ -42,7 +42,7 @@ class ListCollection(beam.PTransform):
         self,
         summary_path: str,
         labels: LabelRules | None,
-        fractions: SplitFractions,
+        fractions: SplitFractions | None,
         places: Places | None = None,
         tables: PathTables | None = None,
         pages: PageRules | None = None,
@@ -70,7 +70,7 @@ class ListOnce(beam.PTransform):
     Output: the merged `ListingSummary`, once; it is also written as JSON to `summary_path`.
     """
 
-    def __init__(self, summary_path: str, destinations: list[str], fractions: SplitFractions):
+    def __init__(self, summary_path: str, destinations: list[str], fractions: SplitFractions | None):
         super().__init__()
         self._summary_path = summary_path
         self._destinations = destinations
@@ -115,7 +115,7 @@ class JoinTables(beam.PTransform):
         summary_path: str,
         destinations: list[str],
         rules: LabelRules,
-        fractions: SplitFractions,
+        fractions: SplitFractions | None,
         path_rules: Sequence[PathRule | NameRule | None] = (),
     ):
         super().__init__()

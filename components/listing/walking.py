@@ -112,7 +112,8 @@ def walk_root(
 
 def _walk_local(root: str, places: Places, passed_over: collections.Counter[str]) -> Iterator[Folder]:
     if not os.path.isdir(root):
-        yield Folder(os.path.dirname(root), [_describe_local_file(root, os.path.islink(root), places.boundaries)])
+        folder, name = os.path.split(root)
+        yield Folder(folder, [_describe_local_file(root, name, places.boundaries if os.path.islink(root) else None)])
         return
     seen: set[tuple[int, int]] = set()
     waiting = [root]
@@ -131,11 +132,11 @@ def _walk_local(root: str, places: Places, passed_over: collections.Counter[str]
         visible = [entry for entry in entries if not entry.name.startswith(".")]
         files, folders = [], []
         for entry in visible:
-            is_folder = leads_to_folder(entry)
-            if entry.is_symlink() and places.boundaries.links in ("none", "files" if is_folder else "none"):
+            is_link, is_folder = entry.is_symlink(), leads_to_folder(entry)
+            if is_link and places.boundaries.links in ("none", "files" if is_folder else "none"):
                 passed_over["link"] += 1
             elif not is_folder:
-                files.append(_describe_local_file(entry.path, entry.is_symlink(), places.boundaries))
+                files.append(_describe_local_file(entry.path, entry.name, places.boundaries if is_link else None))
             elif _is_entered(entry, places, passed_over):
                 folders.append(entry.path)
         waiting += reversed(folders)
@@ -159,17 +160,22 @@ def leads_to_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _describe_local_file(path: str, is_link: bool, boundaries: Boundaries) -> File:
-    if is_link and (closed := boundaries.find_closed_folder(path)):
-        return File(os.path.basename(path), 0, 0, f"it is a link that leads into {closed}, where no image is read")
+def _describe_local_file(path: str, name: str, boundaries: Boundaries | None) -> File:
+    """Describes a file of a name, or the one that a link leads to.
+
+    Args:
+        boundaries: of a link; None for another file.
+    """
+    if boundaries is not None and (closed := boundaries.find_closed_folder(path)):
+        return File(name, 0, 0, f"it is a link that leads into {closed}, where no image is read")
     try:
         status = os.stat(path)
     except OSError:
         try:
             status = os.lstat(path)  # a broken link is listed, and rejected when it is read
         except OSError:
-            return File(os.path.basename(path), 0, 0)  # so is a file that is gone, or has too long a path
-    return File(os.path.basename(path), status.st_size, status.st_mtime_ns // 1000)
+            return File(name, 0, 0)  # so is a file that is gone, or has too long a path
+    return File(name, status.st_size, status.st_mtime_ns // 1000)
 
 
 def _walk_remote(root: str, single: bool, passed_over: collections.Counter[str]) -> Iterator[Folder]:

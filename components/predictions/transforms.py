@@ -11,7 +11,7 @@ import apache_beam as beam
 from components.predictions.merging import MergedFile, MergedSummary, MergeRequest, commit_merge, write_merged_file
 from components.predictions.unread import SkipRule, UnreadSummary, keep_unread, list_identities, merge_unread
 from components.transforms import GatherOnce
-from tfrecords import SplitFractions, storage
+from tfrecords import storage
 
 
 class FindUnread(beam.PTransform):
@@ -23,12 +23,11 @@ class FindUnread(beam.PTransform):
     Output: the merged `UnreadSummary`, once; it is also written as JSON to `summary_path`.
     """
 
-    def __init__(self, summary_path: str, destinations: list[str], read: SkipRule, fractions: SplitFractions):
+    def __init__(self, summary_path: str, destinations: list[str], read: SkipRule):
         super().__init__()
         self._summary_path = summary_path
         self._destinations = destinations
         self._read = read
-        self._fractions = fractions
 
     def expand(self, sources):
         return (
@@ -40,7 +39,7 @@ class FindUnread(beam.PTransform):
         )
 
     def _keep(self, place: int, blocks: Iterable[tuple[str, bytes, bytes]]) -> UnreadSummary:
-        return keep_unread(blocks, self._destinations[place], self._fractions)
+        return keep_unread(blocks, self._destinations[place])
 
 
 def _commit_unread(summaries: Iterable[UnreadSummary], summary_path: str) -> UnreadSummary:

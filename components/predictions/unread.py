@@ -18,7 +18,7 @@ import pyarrow.parquet
 
 from components.listing import ImageReference, ListingSummary, merge_listings, write_references
 from components.listing.listing import LISTING_SCHEMA
-from tfrecords import DataError, SplitFractions, storage
+from tfrecords import DataError, storage
 
 _DIGEST_BYTES = 16
 _ROWS_AT_A_TIME = 30_000  # memory, against the price of small blocks
@@ -125,9 +125,7 @@ def _read_identities(source: Source, places: int, read: SkipRule) -> Iterator[tu
                     yield int(number), (kind, digests[some].tobytes(), rows)
 
 
-def keep_unread(
-    blocks: Iterable[tuple[str, bytes, bytes]], destination: str, fractions: SplitFractions
-) -> UnreadSummary:
+def keep_unread(blocks: Iterable[tuple[str, bytes, bytes]], destination: str) -> UnreadSummary:
     """Writes the listed images that met in one place, less those that are done, to a listing file."""
     met: dict[str, list[bytes]] = collections.defaultdict(list)
     listed: list[tuple[bytes, bytes]] = []
@@ -157,7 +155,7 @@ def keep_unread(
                 table = stream.read_all().filter(pyarrow.array(left))
             unread += map(ImageReference, *(column.to_pylist() for column in table.columns))
     unread.sort(key=lambda reference: (reference.key, reference.uri))
-    listing = write_references(unread, destination, fractions)
+    listing = write_references(unread, destination, None)
     return UnreadSummary(listing, counts["skipped"], counts["reread"], counts["retried"], sorted(damaged))
 
 

@@ -26,7 +26,7 @@ from pipeline.steps.runs import set_aside_unreadable
 from pipeline.steps.step import Context
 from pipeline.steps.unread import find_unread
 from pipeline.workspace import LATEST, Workspace, make_id, read_latest_dataset
-from tfrecords import SPLITS, DataError, DatasetManifest, SplitFractions
+from tfrecords import SPLITS, DataError, DatasetManifest
 from tfrecords.directions import describe_lines
 from tfrecords.shards import choose_shard_count
 
@@ -78,7 +78,7 @@ def select_collection(
     roots, paths = find_roots_and_tables(images, flag="--infer_images")
     tables = PathTables(tuple(paths), context.options.path_column)
     began = time.monotonic()
-    listed_collection = list_collection(context, roots, None, SplitFractions(), flag="--infer_images", tables=tables)
+    listed_collection = list_collection(context, roots, None, None, flag="--infer_images", tables=tables)
     with listed_collection as (listing, files):
         listed = time.monotonic()
         first = itertools.islice(read_paths(files), _IMAGES_LOOKED_AT)

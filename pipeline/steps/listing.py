@@ -65,7 +65,7 @@ def list_collection(
     context: Context,
     roots: list[str],
     labels: LabelRules | None,
-    fractions: SplitFractions,
+    fractions: SplitFractions | None,
     *,
     flag: str,
     tables: PathTables | None = None,
@@ -143,7 +143,7 @@ def draw_boundaries(context: Context) -> Boundaries:
 def _join_tables(
     context: Context,
     rules: LabelRules,
-    fractions: SplitFractions,
+    fractions: SplitFractions | None,
     roots: list[str],
     listed: ListingSummary,
     files: list[str],
@@ -187,7 +187,7 @@ def _join_tables(
 
 def _list_once(
     context: Context,
-    fractions: SplitFractions,
+    fractions: SplitFractions | None,
     listed: ListingSummary,
     files: list[str],
     tables: int,

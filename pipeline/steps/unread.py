@@ -14,7 +14,7 @@ from components.predictions.transforms import FindUnread
 from components.predictions.unread import SkipRule, Source, UnreadSummary
 from pipeline.engines.jobs import run_job
 from pipeline.options import LinePipelineOptions
-from tfrecords import SplitFractions, storage
+from tfrecords import storage
 from tfrecords.shards import choose_shard_count
 
 _LARGER_PLACES = 64  # times as many images as in a shard: only digests and names meet
@@ -50,9 +50,7 @@ def find_unread(
     run_job(
         options,
         lambda pipeline: (
-            pipeline
-            | "Sources" >> beam.Create(sources)
-            | "FindUnread" >> FindUnread(summary_path, unread, read, SplitFractions())
+            pipeline | "Sources" >> beam.Create(sources) | "FindUnread" >> FindUnread(summary_path, unread, read)
         ),
         before_template=True,
     )

@@ -74,7 +74,7 @@ def unread(tmp_path, *sources: Source, read: SkipRule = OURS, places: int = PLAC
         for place, block in list_identities(source, places, read):
             met[place].append(block)
     paths = {place: str(tmp_path / f"unread-{place}.parquet") for place in met}
-    summaries = [keep_unread(blocks, paths[place], SplitFractions()) for place, blocks in met.items()]
+    summaries = [keep_unread(blocks, paths[place]) for place, blocks in met.items()]
     left = [reference for path in paths.values() for reference in read_listing(path)]
     return merge_unread(summaries), sorted(left)
 
