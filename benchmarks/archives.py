@@ -52,7 +52,7 @@ def write_archives(folder: Path, originals: Sequence[Original], count: int, arch
 
 def print_run(name: str, run: Run, count: int) -> None:
     """Prints one run as a row of the table."""
-    print(f"| {name} | {count / run.step:,.0f} | {run.processor:.1f} | ", end="", flush=True)
+    print(f"| {name} | {count / run.step:,.0f} | {run.processor:.1f} | {run.others:.0%} | ", end="", flush=True)
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def main() -> None:
         manifest = prepare_workspace(options.workspace, write_labelled(scratch / "labelled", originals), workspace)
         before = os.getloadavg()[0]
         print(f"{options.count:,} images in {options.archives} archives, {CORES} cores, model {manifest.model}\n")
-        print("| collection | images/s | processor s | requests |\n|---|---|---|---|")
+        print("| collection | images/s | processor s | others | requests |\n|---|---|---|---|---|")
         images = make_images(scratch / "images", originals, options.count)
         print_run("files on a disk", run_infer(workspace, str(images), options.count), options.count)
         print("|")

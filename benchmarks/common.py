@@ -7,7 +7,6 @@ import csv
 import json
 import multiprocessing
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -19,8 +18,9 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from benchmarks.machine import CORES, MOST_OTHERS, Rate, measure_usage, read_busy_seconds, share_of_others
+
 ROOT = Path(__file__).resolve().parents[1]
-CORES = len(os.sched_getaffinity(0))
 ROUNDS = 2
 GOAL_MEMORY = 1.1
 MEASURE = "PSS" if os.access("/proc/self/smaps_rollup", os.R_OK) else "RSS"  # RSS counts shared memory for each process
@@ -44,6 +44,7 @@ class Run(NamedTuple):
         processor: seconds of processor time that it took, with the processes that it started.
         peak: bytes of memory at most; 0 if they were not watched.
         figures: the figures of its last step.
+        others: share of the cores that other processes took meanwhile.
     """
 
     step: float
@@ -51,6 +52,7 @@ class Run(NamedTuple):
     processor: float
     peak: int
     figures: dict[str, Any]
+    others: float
 
 
 def copy_originals(images: str, folder: Path) -> list[Original]:
@@ -113,24 +115,27 @@ def read_and_decode(path: str) -> None:
 
 def measure_rate(
     function: Callable[[Any], object], items: Sequence[Any], *, processes: int = CORES, items_a_turn: int = 50
-) -> float:
-    """Measures the speed of a bare loop, in images a second, shared among as many processes as there are cores.
+) -> Rate:
+    """Measures the speed of a bare loop over items, shared among as many processes as there are cores.
 
     Each process calls the function once before it is timed, so that everything is imported and loaded.
     """
     spawn = multiprocessing.get_context("spawn")
-    barrier, claimed, finished = spawn.Barrier(processes + 1), spawn.Value("q", 0), spawn.Array("d", processes)
-    shared = (function, items, items_a_turn, barrier, claimed, finished)
+    barrier, claimed = spawn.Barrier(processes + 1), spawn.Value("q", 0)
+    finished, took = spawn.Array("d", processes), spawn.Array("d", processes)
+    shared = (function, items, items_a_turn, barrier, claimed, finished, took)
     workers = [spawn.Process(target=_take_turns, args=(number, *shared)) for number in range(processes)]
     for worker in workers:
         worker.start()
     barrier.wait(timeout=120)
-    started = time.monotonic()
+    started, busy = time.monotonic(), read_busy_seconds()
     for worker in workers:
         worker.join()
+    over, busy = time.monotonic(), read_busy_seconds() - busy
     if any(worker.exitcode for worker in workers):
         sys.exit("error: a process of a loop failed")
-    return len(items) / (max(finished[:]) - started)
+    rate, processor = len(items) / (max(finished[:]) - started), sum(took[:])
+    return Rate(rate, processor / len(items) * 1e6, share_of_others(over - started, busy, processor))
 
 
 def _take_turns(
@@ -141,41 +146,35 @@ def _take_turns(
     barrier: Any,
     claimed: Any,
     finished: Any,
+    took: Any,
 ) -> None:
     """Runs one process of a loop: takes turns of items until none is left."""
     function(items[0])  # imports and loads what the first call needs
     barrier.wait(timeout=120)
-    start = 0
+    start, used = 0, time.process_time()
     while start < len(items):
         with claimed:
             start = claimed.value
             claimed.value += items_a_turn
         for item in items[start : start + items_a_turn]:
             function(item)
-    finished[number] = time.monotonic()
+    finished[number], took[number] = time.monotonic(), time.process_time() - used
 
 
 def run_command(workspace: Path, *flags: str, watched: bool = False) -> Run:
     """Runs the project's own command; watching its memory costs it some time."""
     command = [sys.executable, str(ROOT / "run_pipeline.py"), "--runner=DirectRunner", f"--workspace={workspace}"]
     with tempfile.TemporaryFile() as log:
-        used, started = _get_processor_seconds(), time.monotonic()
-        process = subprocess.Popen([*command, *flags], stdout=log, stderr=subprocess.STDOUT)
-        peak = _watch(process) if watched else 0
-        status = process.wait()
-        seconds, used = time.monotonic() - started, _get_processor_seconds() - used
+        with measure_usage() as usage:
+            process = subprocess.Popen([*command, *flags], stdout=log, stderr=subprocess.STDOUT)
+            peak = _watch(process) if watched else 0
+            status = process.wait()
         log.seek(0)
         if status:
             sys.exit(f"error: the product ended with status {status}:\n{log.read().decode(errors='replace')}")
     newest = max((workspace / "runs").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
     step = json.loads(newest.read_bytes())["steps"][-1]
-    return Run(step["seconds"], seconds, used, peak, step["figures"])
-
-
-def _get_processor_seconds() -> float:
-    """Returns the processor seconds of all processes that this one started and waited for."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+    return Run(step["seconds"], usage.seconds, usage.processor, peak, step["figures"], usage.others)
 
 
 def _watch(process: subprocess.Popen[bytes]) -> int:
@@ -221,13 +220,38 @@ def parse_counts(text: str) -> list[int]:
 def print_header(originals: Sequence[Original], setting: str) -> None:
     """Prints the head of the table."""
     print(f"{len(originals):,} images under other names, {CORES} cores, {setting}\n")
-    print(f"{'':<54}{'figure':>9}{'share':>9}   goal")
+    print(f"{'':<54}{'figure':>9}{'share':>9}{'cpu':>9}{'others':>8}   goal")
 
 
-def print_row(name: str, figure: str = "", share: str = "", goal: str = "", *, is_met: bool = False) -> None:
-    """Prints a row of the table; one without a figure is a heading."""
+def print_row(
+    name: str,
+    figure: str = "",
+    share: str = "",
+    goal: str = "",
+    *,
+    is_met: bool = False,
+    processor: str = "",
+    others: float | None = None,
+) -> None:
+    """Prints a row of the table; one without a figure is a heading.
+
+    Args:
+        processor: what it took of processor time.
+        others: share of the cores that other processes took meanwhile. If it is great, there is no verdict on the goal.
+    """
     verdict = f"{goal}: {'met' if is_met else 'missed'}" if goal else ""
-    print(f"{'  ' * bool(figure) + name:<54}{figure:>9}{share:>9}   {verdict}".rstrip(), flush=True)
+    if verdict and others is not None and others > MOST_OTHERS:
+        verdict = f"{goal}: no verdict, since other processes took {others:.0%} of the cores"
+    busy = "" if others is None else f"{others:.0%}"
+    line = f"{'  ' * bool(figure) + name:<54}{figure:>9}{share:>9}{processor:>9}{busy:>8}   {verdict}"
+    print(line.rstrip(), flush=True)
+
+
+def print_rate(name: str, rate: Rate, product: float = 0.0, goal: str = "", *, is_met: bool = False) -> None:
+    """Prints a speed as a row of the table, and the product's share of it."""
+    share = f"{product / rate.rate:.1%}" if product else ""
+    figure, processor = f"{rate.rate:,.0f}", f"{rate.processor:,.0f}"
+    print_row(name, figure, share, goal, is_met=is_met, processor=processor, others=rate.others)
 
 
 def print_profile(stages: Mapping[str, float], step: float, step_name: str, count: int) -> None:

@@ -2,7 +2,7 @@
 
     PYTHON benchmarks/contenders.py CONTENDER --images=FILE [--processes=2] [--threads=1] [--batch=1]
 
-FILE names the images, one a line. Prints one JSON object, `{"rate": …}` or `{"not_installed": …}`. All read
+FILE names the images, one a line. Prints one JSON object: the fields of a `Rate`, or `{"not_installed": …}`. All read
 the same files, from the page cache; docTR's network alone gets ready noise of the size that it takes.
 """
 
@@ -15,7 +15,6 @@ import importlib.metadata
 import json
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout that this file lies in
 
 from benchmarks.common import measure_rate, read_only
+from benchmarks.machine import Rate, measure_usage
 
 TESSDATA = ("/usr/share/tesseract-ocr/5/tessdata", "/usr/share/tessdata")  # Debian's and others' package of English
 _IMAGES_A_TURN = 4
@@ -34,7 +34,7 @@ class NotInstalledError(Exception):
     """The reason why a contender cannot be run here."""
 
 
-def measure_ddddocr(paths: list[str], processes: int, threads: int, batch: int) -> float:
+def measure_ddddocr(paths: list[str], processes: int, threads: int, batch: int) -> Rate:
     """Measures ddddocr's own `classification` of a file's bytes; its network takes one image at a time."""
     del batch
     _require_package("ddddocr")
@@ -59,7 +59,7 @@ def _load_ddddocr(threads: int) -> Any:
     return reader
 
 
-def measure_tesserocr(paths: list[str], processes: int, threads: int, batch: int) -> float:
+def measure_tesserocr(paths: list[str], processes: int, threads: int, batch: int) -> Rate:
     """Measures Tesseract, English, each image as a single word; its own library reads the file."""
     del batch
     _require_package("tesserocr")
@@ -88,14 +88,15 @@ def _find_tessdata() -> str:
     raise NotInstalledError("no eng.traineddata (Debian: tesseract-ocr-eng)")
 
 
-def measure_doctr(paths: list[str], processes: int, threads: int, batch: int) -> float:
+def measure_doctr(paths: list[str], processes: int, threads: int, batch: int) -> Rate:
     """Measures the forward pass of docTR's `crnn_mobilenet_v3_small` on ready batches: no image is decoded, no text.
 
     Its weights are random."""
     _require_package("python-doctr")
     batches = [batch] * max(1, len(paths) // batch)
     score = functools.partial(_score_with_doctr, threads=threads)
-    return batch * measure_rate(score, batches, processes=processes, items_a_turn=1)
+    found = measure_rate(score, batches, processes=processes, items_a_turn=1)
+    return Rate(found.rate * batch, found.processor / batch, found.others)
 
 
 def _score_with_doctr(batch: int, threads: int) -> None:
@@ -125,7 +126,7 @@ def _load_doctr(batch: int, threads: int) -> tuple[Any, Any]:
     return network, images
 
 
-def measure_ocr_model_v1(paths: list[str], processes: int, threads: int, batch: int) -> float:
+def measure_ocr_model_v1(paths: list[str], processes: int, threads: int, batch: int) -> Rate:
     """Measures the reference network as tutorials use it: `tf.data`, `predict`, Keras's CTC, a join; random weights."""
     import keras
     import numpy as np
@@ -155,12 +156,12 @@ def measure_ocr_model_v1(paths: list[str], processes: int, threads: int, batch: 
         return ["".join(symbols[i] for i in row if i >= 0) for row in keras.ops.convert_to_numpy(ids)]
 
     recognise(paths[: 4 * batch])
-    started = time.monotonic()
-    recognise(paths)
-    return len(paths) / (time.monotonic() - started)
+    with measure_usage() as usage:
+        recognise(paths)
+    return Rate(len(paths) / usage.seconds, usage.processor / len(paths) * 1e6, usage.others)
 
 
-CONTENDERS: dict[str, Callable[[list[str], int, int, int], float]] = {
+CONTENDERS: dict[str, Callable[[list[str], int, int, int], Rate]] = {
     "ddddocr": measure_ddddocr,
     "tesserocr": measure_tesserocr,
     "doctr": measure_doctr,
@@ -191,7 +192,7 @@ def main() -> None:
     except NotInstalledError as problem:
         print(json.dumps({"not_installed": str(problem)}))
     else:
-        print(json.dumps({"rate": rate}))
+        print(json.dumps(rate._asdict()))
 
 
 if __name__ == "__main__":

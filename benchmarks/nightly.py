@@ -6,7 +6,8 @@
 Prints one table; all of it is measured now. One image in a hundred is new on the second night. The command runs as a
 user runs it, its process watched from outside; seconds of a step are its own, without the start of the process. Listing
 is what the step itself measures for finding all files, new or not: every night pays it, however little is new, so it is
-subtracted before a night is compared with the goal. Images and the model are those of `benchmarks/inference.py`.
+subtracted before a night is compared with the goal. Where other processes took more than 5 % of the cores meanwhile,
+there is no verdict. Images and the model are those of `benchmarks/inference.py`.
 """
 
 from __future__ import annotations
@@ -60,17 +61,16 @@ def measure_nights(originals: Sequence[Original], count: int, workspace: Path, s
     """Measures seconds and processor time of the nights."""
     first, second, third = run_three_nights(originals, count, count // NEW, workspace, scratch)
     print_row(f"seconds of the infer step, {count:,} images listed (share: of the night on which all were new)")
-    print_row("all new", f"{first.step:.1f}", "100.0%")
+    print_row("all new", f"{first.step:.1f}", "100.0%", others=first.others)
     for name, run in ((f"{count // NEW:,} new", second), ("none new", third)):
-        print_row(name, f"{run.step:.2f}", f"{run.step / first.step:.1%}")
+        print_row(name, f"{run.step:.2f}", f"{run.step / first.step:.1%}", others=run.others)
         for part, seconds in (("listing", run.figures["listing_s"]), ("what was read before", run.figures["unread_s"])):
             print_row(f"  of these, {part}", f"{seconds:.2f}", f"{seconds / first.step:.1%}")
     rest = second.step - second.figures["listing_s"]
     share = rest / first.step
-    goal = f"at most {GOAL_NIGHT:.0%}"
-    print_row(
-        f"{count // NEW:,} new, listing taken off", f"{rest:.2f}", f"{share:.1%}", goal, is_met=share <= GOAL_NIGHT
-    )
+    name, goal = f"{count // NEW:,} new, listing taken off", f"at most {GOAL_NIGHT:.0%}"
+    others = max(first.others, second.others)
+    print_row(name, f"{rest:.2f}", f"{share:.1%}", goal, is_met=share <= GOAL_NIGHT, others=others)
     print_row("processor seconds of the command, its start with it (share: as above)")
     for name, run in (("all new", first), (f"{count // NEW:,} new", second), ("none new", third)):
         print_row(name, f"{run.processor:.1f}", f"{run.processor / first.processor:.1%}")

@@ -51,8 +51,9 @@ from benchmarks.common import (
     print_header,
     print_row,
 )
-from benchmarks.inference import prepare_workspace, run_in_own_process, run_infer, write_labelled
+from benchmarks.inference import prepare_workspace, run_infer, write_labelled
 from benchmarks.ingest import LABEL_FLAGS, run_product
+from benchmarks.recognition import run_in_own_process
 from components.counts import Counts
 from components.inference.commit import commit_run
 from components.inference.request import InferenceRequest, RecognisedShard
@@ -71,7 +72,7 @@ from tests.engines.services import (
     token_server,
     write_credentials,
 )
-from tfrecords import ImageLimits, SplitFractions, choose_shard, name_shard, storage
+from tfrecords import ImageLimits, choose_shard, name_shard, storage
 from tfrecords.shards import choose_shard_count
 
 FEW = 24  # images, of which a step takes as long as its engine costs whatever their number
@@ -235,7 +236,7 @@ def _get_peak() -> int:
 def list_paths(root: str, listing: str) -> None:
     """Runs the first job of the infer step."""
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
-        work = ListCollection(f"{listing}.json", None, SplitFractions())
+        work = ListCollection(f"{listing}.json", None, None)
         pipeline | beam.Create([([root], listing)]) | work
 
 

@@ -7,24 +7,28 @@
 training that has both, all measured now; and the share of the pixels that is padding.
 `race`: each network trained and evaluated by the command itself, one after the other on the same dataset: seconds of
 training until 95 % of the validation lines were recognised exactly, and what the others had reached in the seconds that
-the first one took. Seconds count validation, not the start of the process.
+the first one took. Seconds count validation, not the start of the process. Beside each speed stand the microseconds of
+processor time an image, and the share of the cores that other processes took meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
 import os
 import sys
 import tempfile
-import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout that this file lies in
 
-from benchmarks.common import CORES, run_command
+from benchmarks.common import run_command
+from benchmarks.machine import CORES, Rate, Usage, measure_usage
 
 RECOGNISED_WELL = 0.95
 GOAL_FASTER, GOAL_PADDING = 5, 0.15
@@ -61,12 +65,8 @@ def measure_speed(workspace: Path) -> None:
         replica_batch_size=recipe.batch_size,
         augment=recipe.augment,
     )
-    ready, clock = [], [0.0]
-    for batch in batches:
-        ready.append(batch)
-        if len(ready) == WARM_UP_STEPS:
-            clock.append(time.perf_counter())
-    input_alone = TIMED_STEPS * recipe.batch_size / (time.perf_counter() - clock[-1])
+    ready: list[Any] = []
+    input_alone = measure_steps(batches, ready.append, recipe.batch_size)
 
     keras.utils.set_random_seed(0)
     model = NETWORKS[DEFAULT_MODEL](manifest.read_charset(folder).classes, manifest.height, False)
@@ -81,32 +81,41 @@ def measure_speed(workspace: Path) -> None:
         gradients = tape.gradient(loss, model.trainable_variables)
         optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
 
-    def run(source) -> float:
-        for number, batch in enumerate(source, 1):
-            step(*(batch[name] for name in ("images", "widths", "labels", "label_lengths")))
-            if number == WARM_UP_STEPS:
-                clock.append(time.perf_counter())
-        return TIMED_STEPS * recipe.batch_size / (time.perf_counter() - clock[-1])
+    def run(source: Iterable[Any]) -> Rate:
+        fields = ("images", "widths", "labels", "label_lengths")
+        return measure_steps(source, lambda batch: step(*(batch[name] for name in fields)), recipe.batch_size)
 
     run(ready)  # traces every shape that is met
     network_alone, both = run(ready), run(batches)
-    print(f"{'images/s, ' + DEFAULT_MODEL + ', lines of ' + f'{np.mean(examples.widths):.0f} px':<54}{'figure':>9}")
+    heading = f"images/s, {DEFAULT_MODEL}, lines of {np.mean(examples.widths):.0f} px; cpu: us an image"
+    print(f"{heading:<54}{'figure':>9}{'cpu':>9}{'others':>8}")
     for name, rate in (("input alone", input_alone), ("network alone", network_alone), ("training", both)):
-        print(f"{'  ' + name:<54}{rate:>9,.0f}")
+        print(f"{'  ' + name:<54}{rate.rate:>9,.0f}{rate.processor:>9,.0f}{rate.others:>8.0%}")
     met = "met" if padding < GOAL_PADDING else "MISSED"
     print(f"{'padding, of all pixels':<54}{padding:>9.1%}   below {GOAL_PADDING:.0%}: {met}\n")
+
+
+def measure_steps(batches: Iterable[Any], step: Callable[[Any], object], images: int) -> Rate:
+    """Measures the speed of steps over batches of so many images, without the first steps."""
+    usage = Usage()
+    with contextlib.ExitStack() as measured:
+        for number, batch in enumerate(batches, 1):
+            step(batch)
+            if number == WARM_UP_STEPS:
+                usage = measured.enter_context(measure_usage())
+    return Rate(TIMED_STEPS * images / usage.seconds, usage.processor / (TIMED_STEPS * images) * 1e6, usage.others)
 
 
 def measure_race(workspace: Path, models: list[str], seeds: list[int]) -> None:
     """Measures the seconds until each network recognises well."""
     print(
         f"{'network':<16}{'seed':>5}{'seconds':>9}{'to 95 %':>9}{'exact then':>12}{'test exact':>12}{'test CER':>10}"
-        f"{'slower':>8}"
+        f"{'slower':>8}{'others':>8}"
     )
     for seed in seeds:
         first: float | None = None
         for number, model in enumerate(models):
-            run_command(workspace, "--steps=train,evaluate", f"--model={model}", f"--seed={seed}", *ACCEPT_ALL)
+            run = run_command(workspace, "--steps=train,evaluate", f"--model={model}", f"--seed={seed}", *ACCEPT_ALL)
             folder = workspace / "models" / (workspace / "models" / "LATEST").read_text().strip()
             with open(folder / "history.csv", newline="", encoding="utf-8") as file:
                 history = [(float(row["seconds"]), float(row["exact_match"])) for row in csv.DictReader(file)]
@@ -118,7 +127,7 @@ def measure_race(workspace: Path, models: list[str], seeds: list[int]) -> None:
             slower = f"{reached / first:.1f}x" if reached and first else "never"
             print(
                 f"{model:<16}{seed:>5}{history[-1][0]:>9.0f}{reached or float('nan'):>9.0f}{then:>12.1%}"
-                f"{evaluation['exact_match']:>12.1%}{evaluation['cer']:>10.2%}{slower:>8}",
+                f"{evaluation['exact_match']:>12.1%}{evaluation['cer']:>10.2%}{slower:>8}{run.others:>8.0%}",
                 flush=True,
             )
     print(f"\n'exact then': of the validation lines, when {models[0]} had recognised 95 % of them.")
