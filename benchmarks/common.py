@@ -149,7 +149,11 @@ def _take_turns(
     took: Any,
 ) -> None:
     """Runs one process of a loop: takes turns of items until none is left."""
-    function(items[0])  # imports and loads what the first call needs
+    try:
+        function(items[0])  # imports and loads what the first call needs
+    except BaseException:
+        barrier.abort()  # nobody waits for this process
+        raise
     barrier.wait(timeout=120)
     start, used = 0, time.process_time()
     while start < len(items):
@@ -247,9 +251,8 @@ def print_row(
     print(line.rstrip(), flush=True)
 
 
-def print_rate(name: str, rate: Rate, product: float = 0.0, goal: str = "", *, is_met: bool = False) -> None:
-    """Prints a speed as a row of the table, and the product's share of it."""
-    share = f"{product / rate.rate:.1%}" if product else ""
+def print_rate(name: str, rate: Rate, share: str = "", goal: str = "", *, is_met: bool = False) -> None:
+    """Prints a speed as a row of the table, with its processor time and what others took."""
     figure, processor = f"{rate.rate:,.0f}", f"{rate.processor:,.0f}"
     print_row(name, figure, share, goal, is_met=is_met, processor=processor, others=rate.others)
 

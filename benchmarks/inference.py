@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -152,7 +152,7 @@ def measure_speed(originals: Sequence[Original], count: int, workspace: Path, sc
     paths = [str(path) for path in sorted(images.glob("*/*"))]
     model = str(find_model_folder(workspace))
     height = ModelManifest.read(model).height
-    loops = {
+    loops: dict[str, Callable[[str], object]] = {
         "read only": read_only,
         "read and decode (Pillow)": read_and_decode,
         "decode: file to grey line": functools.partial(read_grey_line, height=height),
@@ -168,8 +168,9 @@ def measure_speed(originals: Sequence[Original], count: int, workspace: Path, sc
         for name, function in loops.items():
             rates[name] = max(rates[name], measure_rate(function, paths))
         rates[WHOLE_LOOP] = max(rates[WHOLE_LOOP], measure_whole_loop(paths, model, scratch))
-        for name, engine in engines.items():
-            rates[name] = max(rates[name], run_in_own_process(measure_engine_rate, engine, model, original_paths))
+        for name, engine_name in engines.items():
+            found = run_in_own_process(measure_engine_rate, engine_name, model, original_paths)
+            rates[name] = max(rates[name], found)
         runs.append(run_infer(workspace, str(images), count))
         with tempfile.TemporaryDirectory(prefix="stages-", dir=scratch) as folder:
             rounds.append(time_stages(images, count, model, Path(folder)))
@@ -177,14 +178,16 @@ def measure_speed(originals: Sequence[Original], count: int, workspace: Path, sc
     rate, decode, engine = count / best.step, rates["decode: file to grey line"], rates["ONNX Runtime"]
     print_row(f"images per second, {count:,} images (share: the infer step's speed, of this one's; cpu: us an image)")
     for name in (*loops, WHOLE_LOOP):
-        print_rate(f"{name}, {CORES} processes", rates[name], rate)
-    goal = f"{GOAL_ENGINE:,}"
-    print_rate("engine: ONNX Runtime, ready batches", engine, rate, goal, is_met=engine.rate >= GOAL_ENGINE)
-    print_rate("engine: TensorFlow, ready batches", rates["TensorFlow"], rate)
+        print_rate(f"{name}, {CORES} processes", rates[name], f"{rate / rates[name].rate:.1%}")
+    share, goal = f"{rate / engine.rate:.1%}", f"{GOAL_ENGINE:,}"
+    print_rate("engine: ONNX Runtime, ready batches", engine, share, goal, is_met=engine.rate >= GOAL_ENGINE)
+    share = f"{rate / rates['TensorFlow'].rate:.1%}"
+    print_rate("engine: TensorFlow, ready batches", rates["TensorFlow"], share)
     others = max(decode.others, engine.others, best.others)
     roofline = Rate(1 / (1 / decode.rate + 1 / engine.rate), decode.processor + engine.processor, others)
-    goal, is_met = f"{GOAL_SHARE:.0%} of it", rate / roofline.rate >= GOAL_SHARE
-    print_rate("roofline: decode, then ONNX Runtime", roofline, rate, goal, is_met=is_met)
+    of_roofline = rate / roofline.rate
+    share, goal = f"{of_roofline:.1%}", f"{GOAL_SHARE:.0%} of it"
+    print_rate("roofline: decode, then ONNX Runtime", roofline, share, goal, is_met=of_roofline >= GOAL_SHARE)
     product = Rate(rate, best.processor / count * 1e6, best.others)
     print_rate(f"product, infer step, {', '.join(best.figures['figures']['engines'])}", product)
     print_row("product, whole process", f"{count / best.process:,.0f}", others=best.others)
@@ -222,10 +225,8 @@ def measure_slope(originals: Sequence[Original], counts: Sequence[int], workspac
     slope = Rate(further / (last.step - first.step), processor, max(first.others, last.others, loop.others))
     print_row(f"images per second from {few:,} to {many:,} images (share: of the whole loop; cpu: us an image)")
     print_rate(f"{WHOLE_LOOP}, {CORES} processes", loop)
-    share, goal = slope.rate / loop.rate, f"{GOAL_SLOPE:.0%}"
-    figures = (f"{slope.rate:,.0f}", f"{share:.1%}", goal)
-    busy = {"processor": f"{slope.processor:,.0f}", "others": slope.others}
-    print_row("product, further images", *figures, is_met=share >= GOAL_SLOPE, **busy)
+    share = slope.rate / loop.rate
+    print_rate("product, further images", slope, f"{share:.1%}", f"{GOAL_SLOPE:.0%}", is_met=share >= GOAL_SLOPE)
     print_row("seconds of the step, whatever the count", f"{first.step - few / slope.rate:.2f}", others=slope.others)
 
 
@@ -235,12 +236,11 @@ def measure_contenders(
     """Measures the product beside other recognisers."""
     images = make_images(scratch / f"images-{count}", originals, count)
     paths = [str(path) for path in sorted(images.glob("*/*"))]
-    product: Run | None = None
+    runs: list[Run] = []
     best: dict[str, tuple[Rate, str]] = {}
     missing: dict[str, str] = {}
     for _ in range(ROUNDS):
-        run = run_infer(workspace, str(images), count)
-        product = run if product is None or run.step < product.step else product
+        runs.append(run_infer(workspace, str(images), count))
         for contender in CONTENDERS:
             interpreter = sys.executable if contender.ours else python
             for setting in contender.settings if interpreter is not None else ():
@@ -250,6 +250,7 @@ def measure_contenders(
                     best[contender.key] = max(best.get(contender.key, found), found)
                 else:
                     missing[contender.key] = outcome["not_installed"]
+    product = min(runs, key=lambda run: run.step)
     rate = count / product.step
     print_row(f"images per second (share: how many times as fast the infer step read {count:,}, {rate:,.0f} a second)")
     for contender in CONTENDERS:
@@ -258,9 +259,9 @@ def measure_contenders(
             continue
         other, setting = best[contender.key]
         times, read = rate / other.rate, f"{min(contender.images, count):,} images, {setting.replace('--', '')}"
-        figures = (f"{other.rate:,.0f}", f"{times:.1f}", f"{read}; {contender.goal}")
-        busy = {"processor": f"{other.processor:,.0f}", "others": max(other.others, product.others)}
-        print_row(contender.name, *figures, is_met=times >= contender.goal, **busy)
+        other = other._replace(others=max(other.others, product.others))
+        goal = f"{read}; {contender.goal}"
+        print_rate(contender.name, other, f"{times:.1f}", goal, is_met=times >= contender.goal)
 
 
 def _run_contender(

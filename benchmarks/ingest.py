@@ -54,6 +54,7 @@ from components.listing.labels import LabelRules
 from components.listing.listing import read_listing, write_listing
 from components.listing.references import ImageReference, uri_to_path
 from components.processes import HelperPool
+from components.rejects import Reject
 from components.training.recipes import TIME_STRIDE
 from components.transforms import pack_blocks, unpack_blocks
 from tfrecords import SPLITS, Charset, ImageLimits, SplitFractions, choose_shard, choose_split, read_line
@@ -69,6 +70,11 @@ GOAL_LEVEL = 1.1  # of the figure at the count before: as much as two equal runs
 def read_grey_line(path: str) -> None:
     """Reads a file as a grey line, as the product does."""
     read_line(read_only(path), HEIGHT, LIMITS)
+
+
+def encode_example(reference: ImageReference, rules: EncodingRules) -> bytes | Reject:
+    """Reads a file and encodes it as an example, as the product does."""
+    return encode_reference(reference, None, rules)
 
 
 def run_product(
@@ -126,9 +132,7 @@ def time_stages(images: Path, folder: Path) -> dict[str, float]:
     shards = time_stage("grouping by shard", group)
     few = [reference for references in shards.values() for reference in references][: 64 * CORES]
     with HelperPool.open_for_job() as helpers:
-        list(
-            helpers.map(functools.partial(encode_reference, content=None, rules=request.encoding), few, CORES)
-        )  # starts helpers
+        list(helpers.map(functools.partial(encode_example, rules=request.encoding), few, CORES))  # starts helpers
         summaries = time_stage(
             "encoding by helper processes, writing the shards",
             lambda: [write_training_shard(shard, references, request) for shard, references in shards.items()],
@@ -146,14 +150,12 @@ def measure_speed(originals: Sequence[Original], count: int, scratch: Path) -> N
     references = list(list_images(str(images), LABELS))
     paths = [uri_to_path(reference.uri) for reference in references]
     charset = Charset.from_texts(original.label for original in originals)
-    encode = functools.partial(
-        encode_reference, content=None, rules=EncodingRules(charset, HEIGHT, TIME_STRIDE, LIMITS)
-    )
+    rules = EncodingRules(charset, HEIGHT, TIME_STRIDE, LIMITS)
     loops: dict[str, tuple[Callable[[Any], object], Sequence[Any]]] = {
         "read only": (read_only, paths),
         "read and decode": (read_and_decode, paths),
         "grey line": (read_grey_line, paths),
-        "encoded example": (encode, references),
+        "encoded example": (functools.partial(encode_example, rules=rules), references),
     }
     for path in paths:
         read_only(path)
@@ -171,7 +173,7 @@ def measure_speed(originals: Sequence[Original], count: int, scratch: Path) -> N
     is_met = rate >= GOAL_RATE or rate >= GOAL_SHARE * rates["read and decode"].rate
     print_row(f"images per second, {count:,} images (share: the ingest step's speed, of the loop's; cpu: us an image)")
     for name, loop in rates.items():
-        print_rate(f"{name}, {CORES} processes", loop, rate)
+        print_rate(f"{name}, {CORES} processes", loop, f"{rate / loop.rate:.1%}")
     goal = f'{GOAL_RATE:,} or {GOAL_SHARE:.0%} of "read and decode"'
     product = Rate(rate, best.processor / count * 1e6, best.others)
     print_rate("product, ingest step", product, goal=goal, is_met=is_met)
@@ -206,12 +208,12 @@ def measure_levels(originals: Sequence[Original], counts: Sequence[int], scratch
         for count, run in zip(counts, of_source, strict=True):
             micros = run.step / count * 1e6
             share, goal = (f"{micros / before:.1%}", f"at most {GOAL_LEVEL:.0%}") if before else ("", "")
-            busy = {"processor": f"{run.processor / count * 1e6:,.0f}", "others": run.others}
-            print_row(f"{count:,} images", f"{micros:,.0f}", share, goal, is_met=micros <= GOAL_LEVEL * before, **busy)
+            is_met, processor = micros <= GOAL_LEVEL * before, f"{run.processor / count * 1e6:,.0f}"
+            figures = (f"{micros:,.0f}", share, goal)
+            print_row(f"{count:,} images", *figures, is_met=is_met, processor=processor, others=run.others)
             before = micros
     print_row(f"seconds, again with nothing changed, {counts[-1]:,} images (share: of the first time)")
-    busy = {"processor": f"{again.processor:.2f}", "others": again.others}
-    print_row("ingest step", f"{again.step:.2f}", f"{again.step / first.step:.1%}", **busy)
+    print_row("ingest step", f"{again.step:.2f}", f"{again.step / first.step:.1%}", others=again.others)
     print_row("whole process", f"{again.process:.2f}", f"{again.process / first.process:.1%}")
 
 

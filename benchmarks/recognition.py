@@ -28,9 +28,9 @@ from components.predictions.schema import ROW_GROUP_ROWS
 from components.recogniser.batches import recognise_in_batches
 from components.recogniser.engines import load_engine
 from components.recogniser.manifest import ModelManifest
-from components.recogniser.model import Recogniser, RecogniserSpec
+from components.recogniser.model import Recogniser, RecogniserSpec, Recognition
 from components.transforms import pack_blocks, unpack_blocks
-from tfrecords import ImageLimits, choose_shard, pad_lines, read_line, storage
+from tfrecords import ImageLimits, LineImage, choose_shard, pad_lines, read_line, storage
 from tfrecords.shards import choose_shard_count
 
 LIMITS = ImageLimits()  # the command's default
@@ -49,7 +49,7 @@ def recognise_to_parquet(numbered: tuple[int, Sequence[str]], model: str, folder
     number, paths = numbered
     request = make_request(model, Path(folder), len(paths))
     references = [ImageReference(path, path, os.stat(path).st_size, 0) for path in paths]
-    lines = [read_referenced_line(image, None, request.height, request.limits) for image in references]
+    lines = read_lines(references, request)
     readings: list[Any] = [None] * len(lines)
     recogniser = load_recogniser(model)
     for index, reading in recognise_in_batches(
@@ -57,6 +57,12 @@ def recognise_to_parquet(numbered: tuple[int, Sequence[str]], model: str, folder
     ):
         readings[index] = reading
     write_rows(Path(folder) / f"loop-{number}.parquet", references, lines, readings, request)
+
+
+def read_lines(references: Sequence[ImageReference], request: InferenceRequest) -> list[LineImage]:
+    """Reads the grey lines of images, which are all good."""
+    lines = (read_referenced_line(image, None, request.height, request.limits) for image in references)
+    return [line for line in lines if isinstance(line, LineImage)]
 
 
 @functools.lru_cache(maxsize=1)
@@ -68,8 +74,8 @@ def load_recogniser(model: str) -> Recogniser:
 def write_rows(
     path: Path,
     references: Sequence[ImageReference],
-    lines: Sequence[Any],
-    readings: Sequence[Any],
+    lines: Sequence[LineImage],
+    readings: Sequence[Recognition],
     request: InferenceRequest,
 ) -> None:
     """Writes rows of predictions as the product does."""
@@ -181,7 +187,7 @@ def time_stages(images: Path, count: int, model: str, folder: Path) -> dict[str,
     )
     for number, references in enumerate(groups):
         with time_stage("reading files, and decoding to lines"):
-            lines = [read_referenced_line(image, None, request.height, request.limits) for image in references]
+            lines = read_lines(references, request)
         with time_stage("collecting batches"):
             batches = _collect_batches([line.pixels for line in lines])
         with time_stage("padding"):

@@ -1,17 +1,24 @@
-"""Tests of the rules by which the benchmarks judge: the measurements themselves are no tests."""
+"""Tests of the rules by which the benchmarks judge, and of what their loops do; no speed is tested."""
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from benchmarks.common import measure_rate, print_row
+from benchmarks.ingest import HEIGHT, LIMITS, encode_example, read_grey_line
 from benchmarks.machine import CORES, measure_usage, share_of_others
+from benchmarks.recognition import recognise_to_parquet
+from components.ingest.encode import EncodingRules
+from components.listing import ImageReference
+from components.training.recipes import TIME_STRIDE
+from tests.rendered import render_codes
+from tfrecords import Charset
+
+MODEL = str(Path(__file__).parent / "stored/workspace_2026_11/models/efd9c7cc074c")
 
 
 def compute(number: int) -> int:
@@ -49,3 +56,15 @@ def test_a_loop_tells_the_processor_time_of_an_item():
 def test_there_is_no_verdict_on_a_busy_machine(capsys, others, verdict):
     print_row("the step", "100", "90.0%", "85%", is_met=True, others=others)
     assert capsys.readouterr().out.rstrip().endswith(verdict)
+
+
+def test_the_loops_do_with_an_image_what_the_product_does(tmp_path):
+    codes = render_codes(tmp_path / "codes", "abc", 2)
+    paths = sorted(str(path) for path in (tmp_path / "codes").glob("*.png"))
+    rules = EncodingRules(Charset.from_texts(codes), HEIGHT, TIME_STRIDE, LIMITS)
+    for path, code in zip(paths, codes, strict=True):
+        example = encode_example(ImageReference(path, path, Path(path).stat().st_size, 0, code), rules)
+        assert isinstance(example, bytes)
+        read_grey_line(path)
+    recognise_to_parquet((7, paths), MODEL, str(tmp_path))
+    assert pyarrow.parquet.read_table(tmp_path / "loop-7.parquet").column("uri").to_pylist() == paths
