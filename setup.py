@@ -13,12 +13,12 @@ setup(
     packages=find_packages(
         include=["pipeline", "pipeline.*", "components", "components.*", "tfrecords", "tfrecords.*"]
     ),
-    # What it does is done in Python, more slowly, where no compiler is found.
+    # Where no compiler is found, Pillow does the same in more time.
     ext_modules=[
         Extension(
             "tfrecords.scanlines",
             ["tfrecords/scanlines.c"],
-            extra_compile_args=["-O3", "-ffp-contract=off"],  # and no fused multiplications: each sum is rounded alike
+            extra_compile_args=["-O3", "-ffp-contract=off"],  # without fused multiplications, as Pillow
             py_limited_api=True,
             optional=True,
         )

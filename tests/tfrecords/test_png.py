@@ -158,6 +158,9 @@ DAMAGED = {
     "a byte more": change_rows(save(draw()), lambda rows: rows + b"\0"),
     "a million bytes more": change_rows(save(draw()), lambda rows: rows + bytes(1_000_000)),
     "an unknown filter": change_rows(save(draw()), lambda rows: rows[:181] + b"\5" + rows[182:]),
+    "a window too large": join(
+        [b"IDAT\x88\x1c" + part[6:] if part[:4] == b"IDAT" else part for part in split(save(draw()))]
+    ),
     "no end": join(split(save(draw()))[:-1]),
     "half of the data": join([part[: len(part) // 2] if part[:4] == b"IDAT" else part for part in split(save(draw()))]),
     "no data": join([part for part in split(save(draw())) if part[:4] != b"IDAT"]),
@@ -286,6 +289,17 @@ def test_what_was_encoded_is_decoded_alike_both_ways(monkeypatch):
         np.testing.assert_array_equal(decoded, pixels)
         assert decoded.dtype == np.uint8
         assert not decoded.flags.writeable
+
+
+@extension
+def test_an_image_for_which_the_short_way_lacks_memory_is_left_to_pillow(monkeypatch):
+    class Exhausted:
+        def make_grey_line(self, *_):
+            raise MemoryError
+
+    line = read_line(PLAIN["RGB"], 16, ImageLimits()).pixels
+    monkeypatch.setattr(png, "scanlines", Exhausted())
+    np.testing.assert_array_equal(read_line(PLAIN["RGB"], 16, ImageLimits()).pixels, line)
 
 
 @extension
