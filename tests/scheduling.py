@@ -15,6 +15,7 @@ SECONDS = {
     "components/training/test_faults.py": 300,
     "pipeline/test_crashes.py": 260,
     "test_fuzz.py": 60,
+    "tfrecords/test_png.py": 50,
     "pipeline/test_hostile_night.py": 60,
     "components/test_bounds.py": 40,
     "engines/test_dask.py": 180,

@@ -12,14 +12,13 @@ from tfrecords.image import (
     ImageRejected,
     LineImage,
     convert_line,
-    decode_png,
-    encode_png,
     pad_lines,
     read_grey,
     read_line,
 )
 from tfrecords.manifest import DatasetManifest, ShardEntry
 from tfrecords.orientation import turn_upright
+from tfrecords.png import decode_png, encode_png
 from tfrecords.shards import SPLITS, SplitFractions, choose_shard, choose_split, name_shard, read_records, write_records
 from tfrecords.text import normalise_text
 

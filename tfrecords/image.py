@@ -24,12 +24,12 @@ from PIL import Image, UnidentifiedImageError
 
 from tfrecords.grey import has_black_and_white, load_colours, make_grey
 from tfrecords.orientation import turn_upright
+from tfrecords.png import SIGNATURE, parse_plain_png
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
 _TIFF_SUBFILE_TYPE, _REDUCED_RESOLUTION = 254, 1
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SIGNATURES = {
-    _PNG_SIGNATURE: "PNG",
+    SIGNATURE: "PNG",
     b"\xff\xd8\xff": "JPEG",
     b"II*\0": "TIFF",
     b"MM\0*": "TIFF",
@@ -37,7 +37,6 @@ _SIGNATURES = {
     b"\x89PNG": "PNG",
 }
 _MOST_PAGES = 100  # of a TIFF that are looked at, for thumbnails
-_PNG_FILTER_UP = 2
 _JPEG_SCAN = b"\xff\xda"  # begins a scan
 _MOST_SCANS = 200
 _NO_MEMORY = "decoder error -9"  # Pillow's IMAGING_CODEC_MEMORY
@@ -145,7 +144,9 @@ def read_line(data: bytes, height: int, limits: ImageLimits, vertical: bool = Fa
     Raises:
         ImageRejected: with the reason and the numbers behind it.
     """
-    return _scale_to_height(read_grey(data, limits), height, limits, vertical)
+    return _read_plain_png(data, height, limits, vertical) or _scale_to_height(
+        read_grey(data, limits), height, limits, vertical
+    )
 
 
 def read_grey(data: bytes, limits: ImageLimits) -> Image.Image:
@@ -220,11 +221,29 @@ def convert_line(
     return _scale_to_height(grey, height, limits, vertical)
 
 
+def _read_plain_png(data: bytes, height: int, limits: ImageLimits, vertical: bool) -> LineImage | None:
+    """Reads a plain PNG by the short way (`tfrecords.png`). Returns None for all others, and for what is refused."""
+    if len(data) > limits.max_bytes or (png := parse_plain_png(data)) is None:
+        return None
+    if png.width * png.height > limits.max_pixels or min(png.width, png.height) < limits.min_side:
+        return None
+    along, across = (png.height, png.width) if vertical else (png.width, png.height)
+    width = _scale_width(along, across, height)
+    if width > limits.max_line_width:
+        return None
+    pixels = png.make_grey_line(width, height, vertical)
+    return None if pixels is None else LineImage(pixels, png.width, png.height, vertical)
+
+
+def _scale_width(width: int, height: int, line_height: int) -> int:
+    return max(1, round(width * line_height / height))
+
+
 def _scale_to_height(grey: Image.Image, height: int, limits: ImageLimits, vertical: bool) -> LineImage:
     source_width, source_height = grey.size
     if vertical:
         grey = grey.transpose(Image.Transpose.ROTATE_90)
-    width = max(1, round(grey.width * height / grey.height))
+    width = _scale_width(grey.width, grey.height, height)
     if width > limits.max_line_width:
         raise ImageRejected(
             "too_large",
@@ -234,32 +253,6 @@ def _scale_to_height(grey: Image.Image, height: int, limits: ImageLimits, vertic
     if grey.size != (width, height):
         grey = grey.resize((width, height), Image.Resampling.BILINEAR)
     return LineImage(np.asarray(grey), source_width, source_height, vertical)
-
-
-def encode_png(pixels: np.ndarray) -> bytes:
-    """Encodes a grey line, uint8 [height, width], as PNG bytes: lossless, equal pixels give equal bytes.
-
-    Every row is filtered by `Up` (PNG specification, section 9.2) and deflated with run lengths alone.
-    The result is no larger than that of an encoder that tries every filter for every row, and takes a
-    third of the time.
-    """
-    height, width = pixels.shape
-    rows = np.empty((height, 1 + width), np.uint8)
-    rows[:, 0] = _PNG_FILTER_UP
-    rows[0, 1:] = pixels[0]
-    np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
-    deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    data = deflate.compress(rows.data) + deflate.flush()
-    return b"".join(
-        [_PNG_SIGNATURE, *_png_chunk(b"IHDR", header), *_png_chunk(b"IDAT", data), *_png_chunk(b"IEND", b"")]
-    )
-
-
-def decode_png(data: bytes) -> np.ndarray:
-    """Decodes the bytes that `encode_png` wrote to uint8 [height, width]."""
-    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-        return np.asarray(image)
 
 
 def pad_lines(lines: Sequence[np.ndarray], multiple: int) -> tuple[np.ndarray, np.ndarray]:
@@ -320,7 +313,7 @@ def _pages(image: Image.Image) -> list[tuple[int, bool]]:
 
 def _check_png(data: bytes) -> None:
     """Raises `ImageRejected` for a PNG that is not whole: Pillow accepts a wrong checksum or a missing end."""
-    start, end = len(_PNG_SIGNATURE), len(data)
+    start, end = len(SIGNATURE), len(data)
     while start + 12 <= end:
         (length,) = struct.unpack_from(">I", data, start)
         kind, stop = data[start + 4 : start + 8], start + 8 + length
@@ -342,10 +335,6 @@ def _check_scans(data: bytes) -> None:
     """
     if (scans := data.count(_JPEG_SCAN)) > _MOST_SCANS:
         raise ImageRejected("too_slow", f"the JPEG has {scans} scans, more than {_MOST_SCANS}: it would take long")
-
-
-def _png_chunk(kind: bytes, content: bytes) -> tuple[bytes, bytes, bytes, bytes]:
-    return struct.pack(">I", len(content)), kind, content, struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))
 
 
 def _to_grey(image: Image.Image) -> Image.Image:

@@ -24,7 +24,8 @@ OTHER_PROGRAMS = {
     "the job service and its workers": {"--port", "--service_port"},
     "pytest and ruff": {"--airflow-python", "--check", "--require-tools", "--slow"},
     "tensorboard": {"--logdir"},
-    "benchmarks and tests.crashes": {"--changed", "--contenders", "--kills", "--only", "--scratch"},
+    "benchmarks, tests.crashes and tests.fuzz_scanlines": {"--changed", "--contenders", "--inputs", "--kills", "--only"}
+    | {"--scratch"},
 }
 """Flags that the pages mention and that are not this command's."""
 DASK = {"--dask_client_address", "--dask_connection_timeout", "--dask_npartitions", "--dask_partition_size"} | {

@@ -88,17 +88,17 @@ def _make_pngs() -> dict[str, bytes]:
     rows = np.asarray(_draw("L"))
     for bits in (2, 4):
         samples = rows >> (8 - bits)
-        seeds[f"png-grey-{bits}"] = _make_png(bits, _GREY, [_pack(samples, bits)])
+        seeds[f"png-grey-{bits}"] = make_png(bits, _GREY, [_pack(samples, bits)])
     interlaced = [rows[y::dy, x::dx] for x, y, dx, dy in _ADAM7]
-    seeds["png-interlaced"] = _make_png(8, _GREY, [_filter(part) for part in interlaced], interlaced=True)
+    seeds["png-interlaced"] = make_png(8, _GREY, [_filter(part) for part in interlaced], interlaced=True)
     colours = np.asarray(_draw())
     interlaced = [colours[y::dy, x::dx] for x, y, dx, dy in _ADAM7]
-    seeds["png-rgb-interlaced"] = _make_png(8, _RGB, [_filter(part) for part in interlaced], interlaced=True)
+    seeds["png-rgb-interlaced"] = make_png(8, _RGB, [_filter(part) for part in interlaced], interlaced=True)
     for name, mode, kind in (("rgb", "RGB", _RGB), ("grey-alpha", "LA", _GREY_ALPHA), ("rgba", "RGBA", _RGBA)):
         values = np.asarray(_draw(mode)).astype(np.uint16)
         for bits in (16, 12):
             samples = (values << (bits - 8)) + 3
-            seeds[f"png-{bits}-in-16-{name}"] = _make_png(16, kind, [_filter(samples.astype(">u2").view(np.uint8))])
+            seeds[f"png-{bits}-in-16-{name}"] = make_png(16, kind, [_filter(samples.astype(">u2").view(np.uint8))])
     return seeds
 
 
@@ -113,9 +113,19 @@ def _filter(rows: np.ndarray) -> bytes:
     return b"".join(b"\0" + row.tobytes() for row in rows)
 
 
-def _make_png(bits: int, kind: int, passes: Iterable[bytes], *, interlaced: bool = False) -> bytes:
-    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, bits, kind, 0, 0, interlaced)
-    chunks = (b"IHDR", header), (b"IDAT", zlib.compress(b"".join(passes))), (b"IEND", b"")
+def make_png(
+    bits: int,
+    kind: int,
+    passes: Iterable[bytes],
+    *,
+    interlaced: bool = False,
+    size: tuple[int, int] = SIZE,
+    palette: bytes = b"",
+) -> bytes:
+    """Makes a PNG of filtered rows, pass by pass."""
+    header = struct.pack(">IIBBBBB", *size, bits, kind, 0, 0, interlaced)
+    colours = [(b"PLTE", palette)] if palette else []
+    chunks = (b"IHDR", header), *colours, (b"IDAT", zlib.compress(b"".join(passes))), (b"IEND", b"")
     return PNG_SIGNATURE + b"".join(make_png_chunk(name, content) for name, content in chunks)
 
 
