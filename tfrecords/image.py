@@ -312,7 +312,10 @@ def _pages(image: Image.Image) -> list[tuple[int, bool]]:
 
 
 def _check_png(data: bytes) -> None:
-    """Raises `ImageRejected` for a PNG that is not whole: Pillow accepts a wrong checksum or a missing end."""
+    """Raises `ImageRejected` for a PNG that is not whole: Pillow accepts a wrong checksum or a missing end.
+
+    It also accepts a second header, by which the pixels then are not what they were opened as.
+    """
     start, end = len(SIGNATURE), len(data)
     while start + 12 <= end:
         (length,) = struct.unpack_from(">I", data, start)
@@ -321,6 +324,8 @@ def _check_png(data: bytes) -> None:
             break
         if zlib.crc32(memoryview(data)[start + 4 : stop]) != struct.unpack_from(">I", data, stop)[0]:
             raise ImageRejected("truncated", f"the checksum of the {kind!r} chunk at byte {start} of the PNG is wrong")
+        if kind == b"IHDR" and start > len(SIGNATURE):
+            raise ImageRejected("truncated", f"the PNG has a second header (IHDR) at byte {start}")
         if kind == b"IEND":
             return
         start = stop + 4

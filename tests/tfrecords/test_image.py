@@ -400,6 +400,16 @@ def test_a_png_whose_checksum_alone_is_wrong_is_rejected_as_truncated():
     assert "the checksum of the b'IDAT' chunk" in rejected.detail
 
 
+@pytest.mark.parametrize(("first", "second"), [((1, 3), (8, 0)), ((8, 0), (8, 0)), ((8, 2), (8, 6))])
+def test_a_png_with_a_second_header_is_rejected_as_truncated(first, second):
+    headers = [png_chunk(b"IHDR", struct.pack(">IIBBBBB", 48, 16, *kind, 0, 0, 0)) for kind in (first, second)]
+    palette = png_chunk(b"PLTE", bytes(6)) if first[1] == 3 else b""
+    pixels = png_chunk(b"IDAT", zlib.compress(bytes(16 * (1 + 48 * 4))))
+    reject = reject_of(SIGNATURE + headers[0] + palette + headers[1] + pixels + png_chunk(b"IEND", b""))
+    assert reject.reason == "truncated"
+    assert f"second header (IHDR) at byte {33 + len(palette)}" in reject.detail
+
+
 @pytest.mark.parametrize("missing", [12, 8, 4, 1])
 def test_a_png_without_its_end_is_rejected_as_truncated(missing):
     data = file_of(Image.fromarray(ramp()))
