@@ -46,6 +46,7 @@ SECONDS = {
     "pipeline/steps/test_train.py": 90,
     "pipeline/steps/test_tables_of_images.py": 60,
     "pipeline/steps/test_nights.py": 40,
+    "components/training/test_onnx_layers.py": 35,
     "pipeline/report/test_report_in_browser.py": 35,
     "components/evaluation/test_evaluate.py": 30,
     "pipeline/steps/test_add_to.py": 30,

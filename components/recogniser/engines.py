@@ -22,6 +22,7 @@ from tfrecords import DataError, storage
 ENGINES = ("auto", "tensorflow", "onnx")
 # The layers' results for so many pixels fit a core's second-level cache. Larger batches are a quarter slower.
 _CACHED_PIXELS = 150_000
+_MANY_LINES = 4  # for fewer, the start of another computation costs what computing them together saves
 _IMPORT_LOCK = threading.Lock()
 
 
@@ -33,7 +34,7 @@ class Engine:
         name: `tensorflow` or `onnx`.
         why: the reason for this engine, for a person.
         score: images uint8 [batch, height, width, 1] and widths int32 [batch] to logits float32
-            [batch, time, classes] and time steps int32 [batch].
+            [batch, time, classes] and time steps int32 [batch]. Logits behind a line's time steps mean nothing.
     """
 
     name: str
@@ -56,7 +57,8 @@ def load_engine(name: str, folder: str, manifest: ModelManifest, threads: int) -
     name, why = choose_engine(name, manifest)
     path = manifest.fetch(folder, ONNX_NAME if name == "onnx" else SAVED_MODEL_NAME)
     try:
-        return Engine(name, why, _load_onnx(path, threads) if name == "onnx" else _load_tensorflow(path))
+        onnx = name == "onnx"
+        return Engine(name, why, _load_onnx(path, manifest.time_stride, threads) if onnx else _load_tensorflow(path))
     finally:
         if storage.is_remote(folder):  # the copy is in memory now
             storage.remove_folder(os.path.dirname(path))
@@ -83,7 +85,9 @@ def choose_engine(name: str, manifest: ModelManifest) -> tuple[str, str]:
     return "onnx", "faster on a CPU"
 
 
-def _load_onnx(path: str, threads: int) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+def _load_onnx(
+    path: str, time_stride: int, threads: int
+) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -94,15 +98,43 @@ def _load_onnx(path: str, threads: int) -> Callable[[np.ndarray, np.ndarray], tu
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def score(images: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        lines = max(1, _CACHED_PIXELS // images[0].size)
-        parts = [
-            session.run(["logits", "time_steps"], {"images": images[i : i + lines], "widths": widths[i : i + lines]})
-            for i in range(0, len(images), lines)
+        parts = _list_parts(widths, time_stride, images.shape[1])
+        outputs = [
+            session.run(["logits", "time_steps"], {"images": images[lines, :, :columns], "widths": widths[lines]})
+            for lines, columns in parts
         ]
-        logits, time_steps = (np.concatenate(part) for part in zip(*parts, strict=True))
+        longest = max(logits.shape[1] for logits, _ in outputs)
+        logits = np.zeros((len(images), longest, outputs[0][0].shape[2]), np.float32)
+        time_steps = np.empty(len(images), np.int32)
+        for (lines, _), (part, steps) in zip(parts, outputs, strict=True):
+            logits[lines, : part.shape[1]] = part
+            time_steps[lines] = steps
         return logits, time_steps
 
     return score
+
+
+def _list_parts(widths: np.ndarray, time_stride: int, height: int) -> list[tuple[np.ndarray, int]]:
+    """Lists the parts of a batch that are scored at once: as many lines of like width as the cache holds.
+
+    A graph that `components.training.onnx_layers` wrote computes lines of equal time steps together, and others one by
+    one. So many lines of equal time steps make parts of their own.
+
+    Returns:
+        For each part the numbers of its lines, and the columns of the widest; those behind need not be computed.
+    """
+    columns = -(-widths // time_stride) * time_stride
+    by_width = np.argsort(-columns, kind="stable")  # the widest first, which tells how many fit
+    groups = np.split(by_width, np.flatnonzero(np.diff(columns[by_width])) + 1)
+    others = [line for group in groups if len(group) < _MANY_LINES for line in group]
+    parts: list[tuple[np.ndarray, int]] = []
+    for group in [*(group for group in groups if len(group) >= _MANY_LINES), np.array(others, np.intp)]:
+        while len(group):
+            widest = int(columns[group[0]])
+            lines = max(1, _CACHED_PIXELS // (height * widest))
+            parts.append((group[:lines], widest))
+            group = group[lines:]
+    return parts
 
 
 def _load_tensorflow(folder: str) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:

@@ -60,7 +60,8 @@ def export_model(
     - `score`. Input: `images` and `widths`, as `make_input_signature` says. Output: `logits` float32 [batch, time,
       classes], unnormalised, and `time_steps` int32 [batch].
 
-    The ONNX model takes and gives what `score` does.
+    The ONNX model takes and gives what `score` does. It is written layer by layer where the network can be written so
+    (`components.training.onnx_layers.can_write`), and converted from TensorFlow's graph elsewhere.
 
     The charset and the preprocessing are the members `charset.txt` and `preprocessing.json` of the archive
     `model.keras`, the same files in the SavedModel's `assets.extra`, and the ONNX model's metadata.
@@ -86,7 +87,7 @@ def export_model(
     _write_keras(reader, files, os.path.join(folder, KERAS_NAME))
     saved_model = os.path.join(folder, SAVED_MODEL_NAME)
     _write_saved_model(reader, score, charset, height, temperature, vertical, files, saved_model)
-    _write_onnx(score, make_input_signature(height), charset, preprocessing, os.path.join(folder, ONNX_NAME))
+    _write_onnx(reader, score, make_input_signature(height), charset, preprocessing, os.path.join(folder, ONNX_NAME))
 
 
 def _preprocessing(
@@ -144,21 +145,43 @@ def _write_saved_model(
 
 
 def _write_onnx(
-    score: Any, signature: list[tf.TensorSpec], charset: Charset, preprocessing: dict[str, Any], path: str
+    reader: keras.Model,
+    score: Any,
+    signature: list[tf.TensorSpec],
+    charset: Charset,
+    preprocessing: dict[str, Any],
+    path: str,
 ) -> None:
-    import onnx  # both only here: what does not export does not pay for them
+    import onnx  # only here, like what uses it: what does not export does not pay for it
+
+    from components.training.onnx_layers import can_write, write_network
+
+    written = can_write(reader)
+    model = write_network(reader, ONNX_OPSET) if written else convert_to_onnx(score, signature, reader.name)
+    metadata = {name: str(value) for name, value in preprocessing.items()}
+    metadata["charset"] = json.dumps(charset.symbols, ensure_ascii=False)
+    onnx.helper.set_model_props(model, metadata)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def convert_to_onnx(score: Any, signature: list[tf.TensorSpec], name: str) -> Any:
+    """Converts TensorFlow's graph of a network to an ONNX model, with hundreds of nodes for what TensorFlow has in one.
+
+    Args:
+        score: images and widths to logits and time steps, a `tf.function`.
+        signature: of its arguments, see `make_input_signature`.
+        name: of the network.
+    """
     import tf2onnx
 
     with set_log_level("tf2onnx", logging.ERROR):  # it warns of the seeds of dropout, which nothing reads here
         model, _ = tf2onnx.convert.from_function(score, signature, opset=ONNX_OPSET)
-    model.graph.name = preprocessing["model"]
+    model.graph.name = name
     model.graph.ClearField("doc_string")
     axes = {"images": ("batch", "height", "width", "channel"), "logits": ("batch", "time", "class")}
     for value in [*model.graph.input, *model.graph.output]:
         for axis, dimension in zip(axes.get(value.name, ("batch",)), value.type.tensor_type.shape.dim, strict=True):
             if not dimension.dim_value:
                 dimension.dim_param = axis
-    metadata = {name: str(value) for name, value in preprocessing.items()}
-    metadata["charset"] = json.dumps(charset.symbols, ensure_ascii=False)
-    onnx.helper.set_model_props(model, metadata)
-    onnx.save(model, path)
+    return model

@@ -8,7 +8,7 @@ from keras import layers, ops
 
 _PACKAGE = "line_networks"
 _JUST_INSIDE = 1 - 1e-6
-_LEAST_VARIANCE = 8.0**2
+LEAST_VARIANCE = 8.0**2
 """Of grey levels from 0 to 255: the grain of an empty line is no ink."""
 
 
@@ -58,7 +58,7 @@ class NormalisedInk(layers.Layer):
             (grey_sum - darker_sum) / ops.maximum(lighter_pixels, 1.0),
             darker_sum / ops.maximum(darker_pixels, 1.0),
         )
-        return ops.expand_dims((paper - grey) * (inside * ops.rsqrt(variance + _LEAST_VARIANCE)), -1)
+        return ops.expand_dims((paper - grey) * (inside * ops.rsqrt(variance + LEAST_VARIANCE)), -1)
 
     def compute_output_shape(self, input_shape):
         return input_shape[0]
