@@ -227,7 +227,8 @@ FLAG_SECTIONS = (
         (
             Flag(
                 "pages",
-                "the images are pages, whose lines and texts ALTO and PAGE files give: each line is cut from its page",
+                "the images are pages, whose lines and texts ALTO or PAGE files give, or text files with boxes: each "
+                "line is cut from its page",
             ),
             Flag(
                 "line_types",

@@ -1,15 +1,16 @@
-"""The lines of page images, as the ALTO and PAGE files of a collection give them."""
+"""The lines of page images, as the page files of a collection give them."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+import os
 from collections.abc import Iterator, Sequence
 
 from components.layout import PageFile, PageFileError
 from components.listing.collection import Tally, list_images
 from components.listing.labels import LabelRules, add_label
-from components.listing.line_places import PAGE_FILE_SUFFIX, LinePlace, name_lines
+from components.listing.line_places import LinePlace, name_lines
 from components.listing.page_files import (
     AHEAD,
     THREADS,
@@ -68,7 +69,7 @@ def list_page_lines(
     finder = ImageFinder(images)
     for file in find_page_files(root, places, images):
         if holds_files(root, places):
-            tally.passed_over[PAGE_FILE_SUFFIX] -= 1
+            tally.passed_over[os.path.splitext(file.path)[1].lower()] -= 1
         if (found := finder.find(file)) is not None:
             files_of[found[0]].append((found[1], file))
         else:
@@ -111,7 +112,11 @@ def _read_page(
     if image.problem is not None:
         return image, None, None
     if not files:
-        return image.reject("no_page_file", "no ALTO or PAGE file near it names it, or is named like it"), None, None
+        return (
+            image.reject("no_page_file", "no ALTO, PAGE or box file near it names it, or is named like it"),
+            None,
+            None,
+        )
     file = files[0]
     uri = location_to_uri(file.path)
     if len(files) > 1:
@@ -155,9 +160,11 @@ def _list_lines(
             modified_us=max(image.modified_us, file.modified_us),
             group=image.key if image.group is None and not by_line else image.group,
         )
-        if labels is None:
+        if line.problem:
+            yield reference.reject("damaged_page_file", f"{location_to_uri(file.path)}: {line.problem}")
+        elif labels is None:
             yield reference
         elif line.text is None:
-            yield reference.reject("no_label", f"{location_to_uri(file.path)} gives no text for it")
+            yield reference.reject("no_label", f"{location_to_uri(file.path)} {line.no_text or 'gives no text for it'}")
         else:
             yield add_label(reference, line.text, labels.max_label_length, keep_empty=labels.keep_empty)
