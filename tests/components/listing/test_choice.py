@@ -16,7 +16,7 @@ from components.listing import (
     find_roots,
     write_listing,
 )
-from tests.components.listing.files import put, put_remote
+from tests.components.listing.files import put, put_remote, write_old_spreadsheet, write_open_document
 from tfrecords import DataError, SplitFractions
 
 
@@ -113,6 +113,15 @@ def test_text_files_with_the_places_of_boxes_are_refused(images, box, said):
     assert choose_labels(LabelRules("sidecar"), [str(images)])[0] == LabelRules("sidecar")
     put(images, "b.txt", content=b"12 34.5 6")
     assert chosen(images) == ("sidecar", ())
+
+
+@pytest.mark.parametrize("name", ["labels.xls", "labels.ods"])
+@pytest.mark.parametrize("header", [[], [["path", "text"]]])
+def test_an_old_or_open_spreadsheet_beside_the_images_is_found(images, name, header):
+    put(images, "a.png", "b.png")
+    writer = write_old_spreadsheet if name.endswith(".xls") else write_open_document
+    table = writer(str(images / name), Lines=[*header, ["a.png", "one"], ["b.png", 12345.0]])
+    assert chosen(images) == ("table", (table,))
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"two\nlines", b"x" * 501])
