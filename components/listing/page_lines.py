@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from components.layout import PageFile, PageFileError
 from components.listing.collection import Tally, list_images
 from components.listing.labels import LabelRules, add_label
-from components.listing.line_places import LinePlace, name_lines
+from components.listing.line_places import LinePlace, is_box_file, name_lines
 from components.listing.page_files import (
     AHEAD,
     THREADS,
@@ -78,6 +78,11 @@ def list_page_lines(
         nearest, other = min((distance, file.path) for distance, file in found_files)
         tally.unused_labels += (_explain_unused(file, other) for distance, file in found_files if distance > nearest)
         found_files[:] = [entry for entry in found_files if entry[0] == nearest]
+        if len(found_files) > 1:  # a text file that cannot be read may be anything
+            doubtful = [entry for entry in found_files if entry[1].problem and is_box_file(entry[1].path)]
+            if 0 < len(doubtful) < len(found_files):
+                tally.unused_labels += (_explain_unused(file, None) for _, file in doubtful)
+                found_files[:] = [entry for entry in found_files if entry not in doubtful]
 
     def read(path: str) -> tuple[ImageReference, FoundPageFile | None, PageFile | None]:
         return _read_page(images[path], [file for _, file in files_of.get(path, ())], places.index_folder)

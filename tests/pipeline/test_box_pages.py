@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 from pathlib import Path
 
@@ -102,6 +103,26 @@ def test_a_night_reads_boxes_with_texts_and_without_and_exports_what_has_a_place
         error = capsys.readouterr().err
         assert f"none of the 24 readings is of a line of {kind} file" in error
         assert "take --format=hocr, txt, csv or jsonl" in error
+
+
+def test_a_line_of_a_box_is_reviewed_and_its_correction_added(pages, tiny_dataset, tiny_model, tmp_path):
+    workspace = make_workspace(tmp_path / "w", tiny_model, dataset=tiny_dataset)
+    flags = (f"--infer_images={pages}", "--pages", "--steps=infer,review", "--review_count=20")
+    assert run_command(workspace, *flags) == EXIT_DONE
+    (table,) = workspace.glob("review/*/review.csv")
+    assert table.with_name("review.html").read_text().count("<img src=") == 20
+    with open(table, encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["path"].strip() for row in rows} <= {name_line(pages, number) for number in range(24)}
+    with open(tmp_path / "corrected.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({**row, "text": "1a"} for row in rows)
+    corrections = (f"--label_source={tmp_path / 'corrected.csv'}", "--height=32", "--steps=ingest")
+    assert run_command(workspace, *corrections) == EXIT_DONE
+    folder = workspace / "datasets" / (workspace / "datasets" / "LATEST").read_text().strip()
+    manifest = DatasetManifest.read(str(folder))
+    assert (sum(manifest.counts.values()), manifest.rejects) == (44, {})
 
 
 def test_boxes_are_rejects_with_the_reason_where_they_cannot_be_cut(pages, tiny_model, tmp_path):

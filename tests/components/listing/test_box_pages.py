@@ -125,6 +125,23 @@ def test_what_is_wrong_with_a_page_or_a_line_is_said_and_others_are_listed(tmp_p
     assert [line.problem for line in without[:4]] == [None, None, None, "damaged_page_file"]
 
 
+def test_a_text_file_that_cannot_be_read_does_not_stand_in_the_way_of_a_page_file(tmp_path):
+    (tmp_path / "elsewhere.txt").write_text("a text")
+    folder = tmp_path / "pages"
+    make_page(folder, "1.png", "gone.txt", "x")
+    lines = [LineOnPage(Image.new("L", (90, 20), 90), "text", "l1")]
+    write_alto(folder / "1.xml", folder / "1.png", lines, [(0, 0, 9, 9)])
+    (folder / "1.txt").symlink_to(tmp_path / "elsewhere.txt")
+    (folder / "gone.txt").unlink()
+    listed, tally = list_all(folder)
+    assert shorten(listed, folder) == [("1.png#line=l1", "text", None)]
+    assert [(label.reason, Path(label.uri).name) for label in tally.unused_labels] == [("damaged_page_file", "1.txt")]
+    (folder / "1.xml").unlink()
+    ((page,), _) = list_all(folder)
+    assert page.problem == "damaged_page_file"
+    assert "a link that leads out of the folder" in page.detail
+
+
 def test_lines_of_some_scripts_are_chosen_as_types_of_lines_are(tmp_path):
     make_page(tmp_path, "1.png", "1.txt", "Latin,one", "Arabic,two")
     listed, tally = list_all(tmp_path, PageRules(("Latin",)))
