@@ -12,34 +12,45 @@ import pickle
 import resource
 import signal
 import sys
-from typing import IO
+from typing import IO, Any
 
-_ROWS_AT_A_TIME = 500
+LENGTH_BYTES = 8
+"""Of the number of bytes of the spreadsheet, big-endian, which stands before it in the input."""
+MORE_ROWS, NEXT_SHEET = b"r", b"n"
+"""What may be asked for then."""
+_ROWS_AT_A_TIME = 1_000
 
 
-def write_sheets(content: bytes, output: IO[bytes]) -> None:
-    """Writes what a spreadsheet has, pickled: for each sheet that is not empty its name and then lists of its rows.
+def serve_sheets(questions: IO[bytes], answers: IO[bytes]) -> None:
+    """Answers questions about a spreadsheet, pickled.
 
-    Each row is its number, from 1, and its cells; rows without a cell are left out. The end is None, or the error as
-    an `Exception`.
+    The first answer, and that to each `NEXT_SHEET`, is the name of a sheet that is not empty, or None at the end. That
+    to each `MORE_ROWS` is a list of rows, empty at the end: each is its number, from 1, and its cells; rows without a
+    cell are left out. If the spreadsheet cannot be read, the answer is an `Exception`.
     """
     import python_calamine
 
+    def answer(value: Any) -> None:
+        pickle.dump(value, answers)
+        answers.flush()
+
+    content = questions.read(int.from_bytes(questions.read(LENGTH_BYTES), "big"))
     try:
         with python_calamine.load_workbook(io.BytesIO(content)) as workbook:
             for name in workbook.sheet_names:
                 sheet = workbook.get_sheet_by_name(name)
                 if sheet.start is None:
                     continue
-                pickle.dump(name, output)
-                rows = (
-                    (number, cells) for number, cells in enumerate(sheet.iter_rows(), 1) if any(c != "" for c in cells)
-                )
-                while some := list(itertools.islice(rows, _ROWS_AT_A_TIME)):
-                    pickle.dump(some, output)
-        pickle.dump(None, output)
+                answer(name)
+                numbered = enumerate(sheet.iter_rows(), 1)
+                rows = (row for row in numbered if any(cell != "" for cell in row[1]))
+                while question := questions.read(1):
+                    if question == NEXT_SHEET:
+                        break
+                    answer(list(itertools.islice(rows, _ROWS_AT_A_TIME)))
+        answer(None)
     except python_calamine.CalamineError as error:
-        pickle.dump(Exception(str(error)), output)
+        answer(Exception(str(error)))
 
 
 if __name__ == "__main__":
@@ -49,4 +60,4 @@ if __name__ == "__main__":
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(limit, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    write_sheets(sys.stdin.buffer.read(), sys.stdout.buffer)
+    serve_sheets(sys.stdin.buffer, sys.stdout.buffer)

@@ -112,26 +112,30 @@ def _find_sheets(file: IO[bytes], table: str, wanted: Sequence[WantedColumn]) ->
             return
     if not failures:
         raise DataError(f"the table {table} is empty: write a row for each image")
-    for name, rows in _read_sheets(content, table):
-        sheet = f"sheet {name!r} of {table}"
-        first = list(itertools.islice(rows, _ROWS_LOOKED_AT))
-        if (unnamed := _find_unnamed_columns(first, wanted, sheet)) is not None:
-            yield _Sheet(sheet, itertools.chain(first, rows), None, unnamed)
-            return
+    numbers = read_numbers(wanted) if len(wanted) > 1 else None
+    if numbers is not None:
+        for name, rows in _read_sheets(content, table):
+            sheet = f"sheet {name!r} of {table}"
+            first = list(itertools.islice(rows, _ROWS_LOOKED_AT))
+            if (unnamed := _find_unnamed_columns(first, wanted, numbers, sheet)) is not None:
+                yield _Sheet(sheet, itertools.chain(first, rows), None, unnamed)
+                return
     raise max(failures, key=operator.itemgetter(0, 1))[2]
 
 
-def _find_unnamed_columns(rows: Sequence[_Row], wanted: Sequence[WantedColumn], sheet: str) -> Sequence[int] | None:
+def _find_unnamed_columns(
+    rows: Sequence[_Row], wanted: Sequence[WantedColumn], numbers: Sequence[int | None], sheet: str
+) -> Sequence[int] | None:
     """Finds the columns wanted in a sheet without a header; None if it is no list of images.
+
+    Args:
+        numbers: of the columns wanted, as `read_numbers` reads them.
 
     Raises:
         DataError: if several columns could hold the text.
     """
     texts = [[str(_plain(cell)) for cell in cells] for _, cells in rows]
-    numbers = read_numbers(wanted)
-    if len(wanted) < 2 or numbers is None or not texts or looks_like_header(texts[0], wanted):
-        return None
-    return find_columns_of_cells(texts, numbers, sheet)
+    return None if looks_like_header(texts[0], wanted) else find_columns_of_cells(texts, numbers, sheet)
 
 
 def _is_bounded(content: bytes, table: str) -> bool:
@@ -168,42 +172,33 @@ def _read_sheets(content: bytes, table: str) -> Iterator[tuple[str, Iterator[_Ro
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdin is not None
         assert process.stdout is not None
+        ask = functools.partial(_ask, process.stdin, process.stdout, table)
         try:
-            with contextlib.suppress(BrokenPipeError), process.stdin:
-                process.stdin.write(content)
-            messages = _read_messages(process.stdout, table)
-            name = next(messages)
+            name = ask(len(content).to_bytes(spreadsheet_process.LENGTH_BYTES, "big") + content)
             while name is not None:
-                rows: list[str | None] = []
-                yield name, _take_rows(messages, rows)
-                for _ in _take_rows(messages, rows):
-                    pass
-                name = rows[0]
+                yield (
+                    name,
+                    itertools.chain.from_iterable(iter(functools.partial(ask, spreadsheet_process.MORE_ROWS), [])),
+                )
+                name = ask(spreadsheet_process.NEXT_SHEET)
         finally:
             process.kill()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
 
 
-def _take_rows(messages: Iterator[Any], following: list[str | None]) -> Iterator[_Row]:
-    """Yields the rows up to the next sheet, whose name, or None at the end, is added to `following` once."""
-    while not following:
-        message = next(messages)
-        if isinstance(message, list):
-            yield from message
-        else:
-            following.append(message)
-
-
-def _read_messages(output: IO[bytes], table: str) -> Iterator[Any]:
-    """Yields what the process writes; raises a `DataError` if it could not read the spreadsheet, or ended before."""
-    while True:
-        try:
-            message = pickle.load(output)
-        except (EOFError, pickle.UnpicklingError):
-            problem = f"takes more than {MAX_MEMORY:,} bytes of memory or {_MAX_SECONDS} seconds"
-            raise _explain_damage(table, f"{problem}, or is damaged") from None
-        if isinstance(message, Exception):
-            raise _explain_damage(table, f"cannot be read ({message})")
-        yield message
+def _ask(questions: IO[bytes], answers: IO[bytes], table: str, question: bytes) -> Any:
+    """Asks the process; raises a `DataError` if it could not read the spreadsheet, or ended before."""
+    try:
+        questions.write(question)
+        questions.flush()
+        answer = pickle.load(answers)
+    except (BrokenPipeError, EOFError, pickle.UnpicklingError):
+        problem = f"takes more than {MAX_MEMORY:,} bytes of memory or {_MAX_SECONDS} seconds"
+        raise _explain_damage(table, f"{problem}, or is damaged") from None
+    if isinstance(answer, Exception):
+        raise _explain_damage(table, f"cannot be read ({answer})")
+    return answer
 
 
 def _explain_damage(table: str, problem: str) -> DataError:
