@@ -88,7 +88,7 @@ def _check_labels(options: LinePipelineOptions) -> None:
     except DataError as error:
         raise UsageError(str(error)) from None
     if options.pages and source != "auto":
-        raise UsageError(f"--pages takes labels from ALTO and PAGE files: leave out --label_source={source}")
+        raise UsageError(f"--pages takes labels from the page files: leave out --label_source={source}")
     named_in_tables = any(
         pattern.strip().lower().endswith(TABLE_SUFFIXES) for pattern in (options.infer_images or "").split(",")
     )

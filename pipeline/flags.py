@@ -140,7 +140,7 @@ FLAG_SECTIONS = (
                 "label_source",
                 "where labels are: in the file name (filename), in a .gt.txt or .txt file beside each image "
                 "(sidecar), or in tables or lists, given by their paths or a glob (.csv, .tsv, .txt, .json, .jsonl, "
-                ".xlsx, .parquet; comma separated); "
+                ".xlsx, .xls, .ods, .parquet; comma separated); "
                 "auto looks, and says what it found",
                 "SOURCE",
                 default="auto",
@@ -227,7 +227,8 @@ FLAG_SECTIONS = (
         (
             Flag(
                 "pages",
-                "the images are pages, whose lines and texts ALTO and PAGE files give: each line is cut from its page",
+                "the images are pages, whose lines and texts ALTO or PAGE files give, or text files with boxes: each "
+                "line is cut from its page",
             ),
             Flag(
                 "line_types",

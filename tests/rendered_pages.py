@@ -89,3 +89,25 @@ def write_page_xml(
         f'<Coords points="0,0 {width},0 {width},{height} 0,{height}"/>{"".join(parts)}</TextRegion></Page></PcGts>',
         encoding="utf-8",
     )
+
+
+def write_corners(path: Path, lines: Sequence[LineOnPage], boxes: Sequence[tuple[int, int, int, int]]) -> None:
+    """Writes a file of boxes of a page, as SROIE and ICDAR have them; a line without a text is an illegible one."""
+    rows = (
+        f"{left},{top},{right},{top},{right},{bottom},{left},{bottom},{'###' if line.text is None else line.text}\r\n"
+        for line, (left, top, right, bottom) in zip(lines, boxes, strict=True)
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(rows), encoding="utf-8-sig", newline="")
+
+
+def write_plates(
+    path: Path, image: Path, lines: Sequence[LineOnPage], boxes: Sequence[tuple[int, int, int, int]]
+) -> None:
+    """Writes a file of boxes of a page, as the benchmark of OpenALPR has them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = (
+        f"{image.name}\t{left}\t{top}\t{right - left}\t{bottom - top}\t{line.text}\n"
+        for line, (left, top, right, bottom) in zip(lines, boxes, strict=True)
+    )
+    path.write_text("".join(rows), encoding="utf-8")

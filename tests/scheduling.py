@@ -30,6 +30,7 @@ SECONDS = {
     "engines/test_export_store.py": 60,
     "pipeline/steps/test_export_pages.py": 40,
     "pipeline/steps/test_export.py": 40,
+    "pipeline/test_box_pages.py": 40,
     "components/training/test_launcher.py": 125,
     "engines/test_object_faults.py": 120,
     "pipeline/steps/test_fine_tuning.py": 200,

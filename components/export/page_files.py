@@ -19,12 +19,13 @@ from components.layout import (
     find_format,
     write_texts,
 )
+from components.listing.line_places import is_box_file
 from components.listing.references import location_to_uri
 from components.rejects import Reject
 
 
 class PageFileFormat:
-    """Copies of page files of one format; pages of the other one are passed over.
+    """Copies of page files of one format; pages of the other one, and those with a file of boxes, are passed over.
 
     Args:
         name: `ALTO` or `PAGE`.
@@ -36,9 +37,9 @@ class PageFileFormat:
         self._name = name
 
     def find_source(self, uri: str) -> str | None:
-        """Finds the page file of a line; None for an image."""
+        """Finds the ALTO or PAGE file of a line; None for an image, and for a line of a file of boxes."""
         place = find_place(uri)
-        return None if place is None else place.page_file
+        return None if place is None or is_box_file(place.page_file) else place.page_file
 
     def make(self, source: str, readings: Sequence[Reading]) -> MadeFile:
         """Makes the copy of a page file with the texts that were recognised on its lines."""

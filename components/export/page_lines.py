@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 
 from components.export.readings import Reading
-from components.layout import PageFile, PageFileError, PageLine, parse_page_file
+from components.layout import PageFile, PageFileError, PageLine
 from components.listing.collection import read_size_and_time
 from components.listing.line_places import LinePlace, find_line_place, name_lines
-from components.listing.page_files import read_page_file_content
+from components.listing.page_files import parse_content, read_page_file_content
 from components.listing.references import location_to_uri, uri_to_path
 from components.rejects import Reject
 
@@ -68,7 +68,7 @@ def match_page(page_file: str, readings: Sequence[Reading]) -> ReadPage:
         return ReadPage(rejects=rejects)
     try:
         content = read_page_file_content(page_file)
-        page = parse_page_file(content)
+        page = parse_content(page_file, content)
     except (OSError, PageFileError) as error:
         reason = "damaged_page_file" if isinstance(error, PageFileError) else "unreadable"
         detail = f"{location_to_uri(page_file)}: {error}"

@@ -21,7 +21,7 @@ _MARKS = (
     (b"\0<", "utf-16-be"),
 )
 _REGIONS = ("TextRegion", "TableCell")
-_PARENTS = ("TextLine", *_REGIONS)
+_PARENTS = ("TextLine", *_REGIONS, "Relations", "Relation")
 _WIDEST_SPACE = 200  # bytes that are taken for an indentation
 _KEPT_DEPTH = 3  # the root, its children, and theirs
 
@@ -34,7 +34,8 @@ class Element:
         name: with its prefix.
         start, end: the first byte of its first tag, and the byte after its last one.
         content, content_end: the first byte after its first tag, and that of its last one; equal if one tag is both.
-        children: those that are kept: of lines and of regions of text all, and those of the root and of its children.
+        children: those that are kept: of lines, regions of text and relations all, and those of the root and of its
+            children.
     """
 
     name: str

@@ -14,7 +14,7 @@ _LARGEST = 1e7  # pixels: far more than any image has
 
 
 class PageFileError(ValueError):
-    """An ALTO or PAGE file that cannot be read, with what is wrong in one sentence."""
+    """A page file (ALTO, PAGE, or a file of boxes) that cannot be read, with what is wrong in one sentence."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +30,8 @@ class PageLine:
         baseline: at least 2 points in the order of the file, or none.
         box: left, top, right, bottom; that of the polygon if the file gives none.
         types: names of the types of the line and of the regions that it lies in.
+        no_text: why there is no text, if the file says that; otherwise empty.
+        problem: why the line cannot be used, whatever is wanted of it; otherwise empty.
     """
 
     line_id: str
@@ -38,15 +40,17 @@ class PageLine:
     baseline: tuple[Point, ...]
     box: Box | None
     types: frozenset[str]
+    no_text: str = ""
+    problem: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class PageFile:
-    """The content of an ALTO or PAGE file.
+    """The content of an ALTO or PAGE file, or of a file of boxes.
 
     Attributes:
         image_name: as written in the file.
-        width, height: pixels of the page, as the file says.
+        width, height: pixels of the page, as the file says; None if it does not, as no file of boxes does.
         lines: in the order of the file.
     """
 

@@ -55,6 +55,25 @@ def edit_page_regions(marked: MarkedFile, texts: Sequence[str | None], changed: 
     return edits
 
 
+def edit_page_relations(marked: MarkedFile, changed: Collection[int]) -> list[Edit]:
+    """Removes relations of words that are gone, since a reference without its element makes a file invalid.
+
+    Args:
+        changed: numbers of the lines with new texts.
+    """
+    page = marked.root.find_child("Page")
+    relations = None if page is None else page.find_child("Relations")
+    if relations is None:
+        return []
+    words = (child for number in changed for child in marked.lines[number].children if child.local_name == "Word")
+    gone = {word.attributes["id"] for word in words if "id" in word.attributes}
+    all_of_them = [child for child in relations.children if child.local_name == "Relation"]
+    cut = [each for each in all_of_them if any(part.attributes.get("regionRef") in gone for part in each.children)]
+    if len(cut) == len(all_of_them):  # without any the element may not be there
+        cut = [relations] if cut else []
+    return [Edit(element.start, element.end, "") for element in cut]
+
+
 def describe_page_steps(marked: MarkedFile, steps: Sequence[ProcessingStep]) -> list[Edit]:
     """Adds a `MetadataItem` for each step to files of the versions that have it."""
     metadata = marked.root.find_child("Metadata")

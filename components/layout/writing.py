@@ -9,7 +9,12 @@ from components.layout.alto_writing import describe_alto_steps, edit_alto_line
 from components.layout.element_places import apply_edits, mark_elements
 from components.layout.line_texts import LineText, ProcessingStep
 from components.layout.page_file import PageFile, PageFileError
-from components.layout.page_xml_writing import describe_page_steps, edit_page_lines, edit_page_regions
+from components.layout.page_xml_writing import (
+    describe_page_steps,
+    edit_page_lines,
+    edit_page_regions,
+    edit_page_relations,
+)
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -31,8 +36,8 @@ def write_texts(
     """Writes texts into the lines of a page file; returns the new file.
 
     Old words and texts of these lines are replaced. So is the text of a region of a PAGE file, which is that of its
-    lines. All other bytes stay. A processing step is added for each model, where the version of the format has a place
-    for it.
+    lines. Relations of words that are gone are removed. All other bytes stay. A processing step is added for each
+    model, where the version of the format has a place for it.
 
     Args:
         content: the page file.
@@ -54,5 +59,6 @@ def write_texts(
         edits += edit_page_lines(marked, texts)
         after = [texts[number].text if number in texts else line.text for number, line in enumerate(page.lines)]
         edits += edit_page_regions(marked, after, texts.keys())
+        edits += edit_page_relations(marked, texts.keys())
         edits += describe_page_steps(marked, steps)
     return apply_edits(marked, edits)

@@ -6,12 +6,12 @@ import dataclasses
 import itertools
 import math
 import os
-import re
 from collections.abc import Iterable, Sequence
 
 from components.archives.parquet import holds_images
 from components.archives.paths import find_member_path, may_be_table
 from components.listing.boundaries import Boundaries
+from components.listing.boxes_beside import refuse_boxes
 from components.listing.collection import COMPANION_SUFFIXES, Tally, list_images
 from components.listing.equal_tables import choose_among_tables
 from components.listing.file_names import explain_names
@@ -20,6 +20,7 @@ from components.listing.image_sizes import find_image_size
 from components.listing.joining import read_label_rows
 from components.listing.label_files import LabelFile, find_label_file, find_size
 from components.listing.labels import LabelRules, quote_text
+from components.listing.line_places import name_kind
 from components.listing.listing import ListingSummary, read_paths
 from components.listing.references import (
     get_folder,
@@ -41,10 +42,6 @@ _NAMES_LOOKED_AT = 200_000
 _OTHERS_LOOKED_AT = 20
 _FOLDERS_LOOKED_AT = 100
 _MOST_BYTES_READ_WHOLE = 20_000_000  # of a file that may be anything; with --label_source it may be larger
-_BOXES_LOOKED_AT = 50
-_BOX = re.compile(
-    r"\d+( -?[0-9]*\.?[0-9]+){4,}|(-?\d+, ?){4,}.*", re.DOTALL
-)  # class, centre and size; corners and text
 _WAY_TO_TABLE = (
     "put them in a .gt.txt file beside each image, or in a .csv, .tsv or .jsonl table with the columns path and text, "
     "and name the table with --label_source"
@@ -82,9 +79,10 @@ def choose_labels(rules: LabelRules, roots: Iterable[str], places: Places | None
     if search.tables:
         rows = "its rows" if len(search.tables) == 1 else "their rows"
         return from_tables, f"labels come from {from_tables}: {rows} name images that are there{ignored}"
+    from_sidecars = dataclasses.replace(rules, source="sidecar")
+    if with_sidecar:
+        refuse_boxes(roots, from_sidecars, places)
     if with_sidecar == images:
-        from_sidecars = dataclasses.replace(rules, source="sidecar")
-        _refuse_boxes(roots, from_sidecars, places)
         whence = from_sidecars if in_tables < images else "the rows that hold the images"
         return from_sidecars, f"labels come from {whence}: all of the first {images} have one{ignored}"
     if with_sidecar:
@@ -104,18 +102,6 @@ def choose_labels(rules: LabelRules, roots: Iterable[str], places: Places | None
         f"labels come from {from_names}: none of the first {images} images has a text file beside it, "
         f"and no table names them{ignored}"
     )
-
-
-def _refuse_boxes(roots: Sequence[str], from_sidecars: LabelRules, places: Places) -> None:
-    """Raises an error if the first text files beside images hold places of boxes in them, as for detection."""
-    listed = itertools.chain.from_iterable(list_images(root, from_sidecars, Tally(), places) for root in roots)
-    texts = [image.text for image in itertools.islice(listed, _BOXES_LOOKED_AT) if image.text is not None]
-    if texts and all(map(_BOX.fullmatch, texts)):
-        raise DataError(
-            f"the text files beside the images hold numbers of boxes, such as {quote_text(texts[0])}, and no texts: "
-            "cut the boxes out as images of lines, with a text each; if these numbers are the labels, say "
-            "--label_source=sidecar"
-        )
 
 
 def _count_first_images(roots: Sequence[str], from_names: LabelRules, places: Places) -> tuple[int, int, int]:
@@ -192,7 +178,7 @@ def _explain_label_file(found: LabelFile) -> DataError:
     path = location_to_uri(found.path)
     if found.of_page:
         return DataError(
-            f"{path} is an ALTO or PAGE file: if the images are pages, whose lines and texts such files give, say "
+            f"{path} is {name_kind(found.path)}: if the images are pages, whose lines and texts such files give, say "
             "--pages; if they are lines and their names the labels, say --label_source=filename"
         )
     if found.files:

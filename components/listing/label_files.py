@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from components.archives.paths import is_packed
 from components.listing import files
 from components.listing.contents import Content, fold_name, read_content
-from components.listing.line_places import PAGE_FILE_SUFFIX
+from components.listing.line_places import PAGE_FILE_SUFFIX, is_box_file
 from components.listing.page_files import is_page_file
 from components.listing.references import IMAGE_SUFFIXES, get_folder, strip_suffix
 from tfrecords import StoreError, storage
@@ -39,7 +39,7 @@ class LabelFile:
         path: of the file, or of the first of several.
         mentioned: images that it mentions, of those `looked_for`.
         files: number of files, each named like an image; 0 for one file that mentions images.
-        of_page: whether it is an ALTO or PAGE file.
+        of_page: whether it is a page file: ALTO, PAGE or boxes.
     """
 
     path: str
@@ -103,7 +103,7 @@ class _Search:
         for name in _list_files(self._place):
             by_suffix[os.path.splitext(name)[1].lower()].append(name)
         for names in by_suffix.values():
-            alike = [name for name in names if not self._stems.isdisjoint(_list_stems(fold_name(name)))]
+            alike = list(filter(self._is_named_like_image, names))
             if len(alike) >= self._count_needed(1):
                 stems = {stem for name in alike for stem in _list_stems(fold_name(name))} & self._stems
                 if len(stems) >= self._count_needed(1) and self._is_text(alike[0]):
@@ -117,12 +117,18 @@ class _Search:
                     yield LabelFile(path, mentioned, len(self._names))
 
     def _find_page_file(self) -> str | None:
-        """Finds an ALTO or PAGE file among the first files with their suffix."""
-        names = (name for name in _list_files(self._place) if name.lower().endswith(PAGE_FILE_SUFFIX))
-        for name in itertools.islice(names, _FILES_OF_A_SUFFIX):
-            if is_page_file(path := storage.join(self._place, name)):
-                return path
+        """Finds an ALTO or PAGE file, or a file of boxes named like an image, among the first with their suffixes."""
+        listed = _list_files(self._place)
+        names = (name for name in listed if name.lower().endswith(PAGE_FILE_SUFFIX))
+        texts = (name for name in listed if is_box_file(name) and self._is_named_like_image(name))
+        for some in (names, texts):
+            for name in itertools.islice(some, _FILES_OF_A_SUFFIX):
+                if is_page_file(path := storage.join(self._place, name)):
+                    return path
         return None
+
+    def _is_named_like_image(self, name: str) -> bool:
+        return not self._stems.isdisjoint(_list_stems(fold_name(name)))
 
     def _is_text(self, name: str) -> bool:
         content = read_content(storage.join(self._place, name))

@@ -62,7 +62,7 @@ class LabelRules:
         return {
             "filename": "the names of folders and files" if "/" in self.pattern else "the file names",
             "sidecar": "the text file beside each image",
-            "pages": "the ALTO and PAGE files",
+            "pages": "the ALTO, PAGE and box files",
         }[self.source]
 
 

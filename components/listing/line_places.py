@@ -2,6 +2,7 @@
 
     /scans/0007.jpg#line=l12                        the page file is /scans/0007.xml
     /scans/img/0007.tif#xml=../xml/nzz7.xml&line=l12
+    /scans/0007.jpg#txt=0007.txt&line=12            line 12 of a file of boxes
 
 So a line has a path and a URI like an image, and whoever has it finds the line again.
 """
@@ -18,7 +19,10 @@ from components.listing.references import IMAGE_SUFFIXES, get_folder, join_path,
 from tfrecords import storage
 
 PAGE_FILE_SUFFIX = ".xml"
-_PATH = re.compile(r"(?P<image>.+?)#(?:xml=(?P<xml>.+)&)?line=(?P<line>[\w.:-]+)", re.DOTALL)
+"""Suffix of ALTO and PAGE files."""
+BOX_FILE_SUFFIX = ".txt"
+"""Suffix of files of boxes."""
+_PATH = re.compile(r"(?P<image>.+?)#(?:xml=(?P<xml>.+)&|txt=(?P<txt>.+\.(?i:txt))&)?line=(?P<line>[\w.:-]+)", re.DOTALL)
 _NAME = re.compile(r"[\w.:-]+")  # of XML (section 2.3 of its specification), and hardly anything else
 
 
@@ -27,7 +31,7 @@ class LinePlace(NamedTuple):
 
     Attributes:
         image: path or URL of the page's image.
-        page_file: path or URL of its ALTO or PAGE file.
+        page_file: path or URL of its ALTO or PAGE file, or of its file of boxes.
         line: its name, as `name_lines` gives it.
     """
 
@@ -40,7 +44,18 @@ class LinePlace(NamedTuple):
         """The path or URL of the line."""
         if self.page_file == _name_usual_page_file(self.image):
             return f"{self.image}#line={self.line}"
-        return f"{self.image}#xml={_make_relative(self.page_file, get_folder(self.image))}&line={self.line}"
+        kind = "txt" if is_box_file(self.page_file) else "xml"
+        return f"{self.image}#{kind}={_make_relative(self.page_file, get_folder(self.image))}&line={self.line}"
+
+
+def is_box_file(path: str) -> bool:
+    """Tells whether a page file is named as a file of boxes is."""
+    return path.lower().endswith(BOX_FILE_SUFFIX)
+
+
+def name_kind(page_file: str) -> str:
+    """Names the kind of a page file, by its path."""
+    return "a file of boxes" if is_box_file(page_file) else "an ALTO or PAGE file"
 
 
 def find_line_place(path: str) -> LinePlace | None:
@@ -48,8 +63,8 @@ def find_line_place(path: str) -> LinePlace | None:
     if "line=" not in path or (match := _PATH.fullmatch(path)) is None or path.lower().endswith(IMAGE_SUFFIXES):
         return None
     image, page_file = match["image"], _name_usual_page_file(match["image"])
-    if match["xml"] is not None:
-        page_file = _resolve(match["xml"], get_folder(image))
+    if (named := match["xml"] or match["txt"]) is not None:
+        page_file = _resolve(named, get_folder(image))
     return LinePlace(image, page_file, match["line"])
 
 

@@ -9,10 +9,17 @@ from typing import NamedTuple
 from rapidfuzz.distance import Levenshtein
 
 from components.archives.paths import is_archive
-from components.layout import PageFile, PageFileError, looks_like_page_file, parse_page_file
+from components.layout import (
+    PageFile,
+    PageFileError,
+    looks_like_box_file,
+    looks_like_page_file,
+    parse_box_file,
+    parse_page_file,
+)
 from components.listing.collection import read_size_and_time
 from components.listing.contents import fold_name
-from components.listing.line_places import PAGE_FILE_SUFFIX
+from components.listing.line_places import BOX_FILE_SUFFIX, PAGE_FILE_SUFFIX, is_box_file
 from components.listing.references import get_folder, join_path, read_regular_file, strip_suffix
 from components.listing.roots import Places
 from components.listing.walking import walk_root
@@ -22,6 +29,7 @@ from tfrecords import storage
 MAX_PAGE_FILE_BYTES = 20_000_000
 """A larger page file is refused; usual ones have some hundred kilobytes."""
 _BEGINNING = 4096  # bytes
+_MARK = "gt_"  # before the name of the image, in the name of its file of boxes
 THREADS, AHEAD = 16, 64
 """At a time, of files in an object store: how many are read, and how many are held."""
 
@@ -76,7 +84,16 @@ def read_page_file(path: str, index_folder: str | None = None) -> PageFile:
         PageFileError: if it is damaged or too large.
         OSError: if it cannot be read.
     """
-    return parse_page_file(read_page_file_content(path, index_folder))
+    return parse_content(path, read_page_file_content(path, index_folder))
+
+
+def parse_content(path: str, content: bytes) -> PageFile:
+    """Parses the content of a page file, which its suffix tells from a file of boxes.
+
+    Raises:
+        PageFileError: if it is damaged.
+    """
+    return parse_box_file(content) if is_box_file(path) else parse_page_file(content)
 
 
 def read_page_file_content(path: str, index_folder: str | None = None) -> bytes:
@@ -106,9 +123,13 @@ def explain_problem(error: OSError | PageFileError) -> str:
 def is_page_file(path: str) -> bool:
     """Checks whether a file begins as a page file; no file that cannot be read is one."""
     try:
-        return looks_like_page_file(read_regular_file(path, _BEGINNING))
+        return _looks_like_one(path, read_regular_file(path, _BEGINNING))
     except OSError:
         return False
+
+
+def _looks_like_one(path: str, content: bytes) -> bool:
+    return looks_like_box_file(content) if is_box_file(path) else looks_like_page_file(content)
 
 
 def find_page_file_beside(images: Iterable[str]) -> str | None:
@@ -117,21 +138,29 @@ def find_page_file_beside(images: Iterable[str]) -> str | None:
     return next((path for path, _, _ in beside if is_page_file(path)), None)
 
 
+def find_box_file_beside(image: str) -> str | None:
+    """Finds the file of boxes beside an image that is named like it; None if there is none."""
+    path = join_path(get_folder(image), f"{strip_suffix(image.rpartition('/')[2])}{BOX_FILE_SUFFIX}")
+    return path if is_page_file(path) else None
+
+
 def _list_folder(root: str, places: Places) -> Iterator[tuple[str, int, int]]:
     root = storage.canonicalise(root) if storage.is_remote(root) else root
     for folder in walk_root(root, places, collections.Counter(), single=not places.is_folder(root)):
         for file in folder.files:
-            if file.problem is None and file.name.lower().endswith(PAGE_FILE_SUFFIX):
+            if file.problem is None and file.name.lower().endswith((PAGE_FILE_SUFFIX, BOX_FILE_SUFFIX)):
                 yield join_path(folder.path, file.name), file.size_bytes, file.modified_us
 
 
 def _list_beside(images: Mapping[str, object]) -> Iterator[tuple[str, int, int]]:
     for image in images:
-        path = join_path(get_folder(image), f"{strip_suffix(image.rpartition('/')[2])}{PAGE_FILE_SUFFIX}")
-        try:
-            yield path, *read_size_and_time(path)
-        except OSError:
-            continue
+        stem = strip_suffix(image.rpartition("/")[2])
+        for name in (f"{stem}{PAGE_FILE_SUFFIX}", f"{stem}{BOX_FILE_SUFFIX}", f"{_MARK}{stem}{BOX_FILE_SUFFIX}"):
+            path = join_path(get_folder(image), name)
+            try:
+                yield path, *read_size_and_time(path)
+            except OSError:
+                continue
 
 
 def _read(path: str, size: int, modified_us: int, places: Places) -> FoundPageFile | None:
@@ -141,10 +170,10 @@ def _read(path: str, size: int, modified_us: int, places: Places) -> FoundPageFi
         return FoundPageFile(path, size, modified_us, problem=problem)
     try:
         content = read_regular_file(path, MAX_PAGE_FILE_BYTES + 1, places.index_folder)
-        if not looks_like_page_file(content):
+        if not _looks_like_one(path, content):
             return None
         _check_bytes(content)
-        return FoundPageFile(path, size, modified_us, parse_page_file(content).image_name or "")
+        return FoundPageFile(path, size, modified_us, parse_content(path, content).image_name or "")
     except (OSError, PageFileError) as error:
         return FoundPageFile(path, size, modified_us, problem=explain_problem(error))
 
@@ -168,9 +197,9 @@ class ImageFinder:
         """Finds the image to which a page file belongs, and how far away it is; None if there is none, or no telling.
 
         That is the image that the file names, with its folders if these tell several apart, or else the one that is
-        named like the file. It lies in the folder of the file, or, if there is no image in that, at most one folder's
-        name is another. An image that the file contradicts is taken from its own folder alone, since programs write
-        names of other machines.
+        named like the file; before that name, a file of boxes may have `gt_`. It lies in the folder of the file, or, if
+        there is no image in that, at most one folder's name is another. An image that the file contradicts is taken
+        from its own folder alone, since programs write names of other machines.
 
         Returns:
             Path of the image, and the distance: 0 in the folder of the file.
@@ -182,7 +211,10 @@ class ImageFinder:
         for wanted in dict.fromkeys((name, strip_suffix(name))):
             if wanted and (found := self._choose(wanted, folders, file.path, farthest)):
                 return found
-        return self._choose(own, "", file.path, 0 if name else farthest)
+        for wanted in dict.fromkeys((own, own.removeprefix(_MARK) if is_box_file(file.path) else own)):
+            if found := self._choose(wanted, "", file.path, 0 if name else farthest):
+                return found
+        return None
 
     def _choose(self, name: str, folders: str, page_file: str, farthest: int) -> tuple[str, int] | None:
         ranked = []

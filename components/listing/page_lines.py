@@ -1,15 +1,16 @@
-"""The lines of page images, as the ALTO and PAGE files of a collection give them."""
+"""The lines of page images, as the page files of a collection give them."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+import os
 from collections.abc import Iterator, Sequence
 
 from components.layout import PageFile, PageFileError
 from components.listing.collection import Tally, list_images
 from components.listing.labels import LabelRules, add_label
-from components.listing.line_places import PAGE_FILE_SUFFIX, LinePlace, name_lines
+from components.listing.line_places import LinePlace, is_box_file, name_lines
 from components.listing.page_files import (
     AHEAD,
     THREADS,
@@ -68,7 +69,7 @@ def list_page_lines(
     finder = ImageFinder(images)
     for file in find_page_files(root, places, images):
         if holds_files(root, places):
-            tally.passed_over[PAGE_FILE_SUFFIX] -= 1
+            tally.passed_over[os.path.splitext(file.path)[1].lower()] -= 1
         if (found := finder.find(file)) is not None:
             files_of[found[0]].append((found[1], file))
         else:
@@ -77,6 +78,11 @@ def list_page_lines(
         nearest, other = min((distance, file.path) for distance, file in found_files)
         tally.unused_labels += (_explain_unused(file, other) for distance, file in found_files if distance > nearest)
         found_files[:] = [entry for entry in found_files if entry[0] == nearest]
+        if len(found_files) > 1:  # a text file that cannot be read may be anything
+            doubtful = [entry for entry in found_files if entry[1].problem and is_box_file(entry[1].path)]
+            if 0 < len(doubtful) < len(found_files):
+                tally.unused_labels += (_explain_unused(file, None) for _, file in doubtful)
+                found_files[:] = [entry for entry in found_files if entry not in doubtful]
 
     def read(path: str) -> tuple[ImageReference, FoundPageFile | None, PageFile | None]:
         return _read_page(images[path], [file for _, file in files_of.get(path, ())], places.index_folder)
@@ -111,7 +117,11 @@ def _read_page(
     if image.problem is not None:
         return image, None, None
     if not files:
-        return image.reject("no_page_file", "no ALTO or PAGE file near it names it, or is named like it"), None, None
+        return (
+            image.reject("no_page_file", "no ALTO, PAGE or box file near it names it, or is named like it"),
+            None,
+            None,
+        )
     file = files[0]
     uri = location_to_uri(file.path)
     if len(files) > 1:
@@ -155,9 +165,11 @@ def _list_lines(
             modified_us=max(image.modified_us, file.modified_us),
             group=image.key if image.group is None and not by_line else image.group,
         )
-        if labels is None:
+        if line.problem:
+            yield reference.reject("damaged_page_file", f"{location_to_uri(file.path)}: {line.problem}")
+        elif labels is None:
             yield reference
         elif line.text is None:
-            yield reference.reject("no_label", f"{location_to_uri(file.path)} gives no text for it")
+            yield reference.reject("no_label", f"{location_to_uri(file.path)} {line.no_text or 'gives no text for it'}")
         else:
             yield add_label(reference, line.text, labels.max_label_length, keep_empty=labels.keep_empty)

@@ -44,9 +44,9 @@ from components.listing.text_lists import (
 from tfrecords import DataError, storage
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
-LABEL_TABLE_SUFFIXES = (*TABLE_SUFFIXES, ".txt", ".json", ".xlsx", ".parquet")
+LABEL_TABLE_SUFFIXES = (*TABLE_SUFFIXES, ".txt", ".json", ".xlsx", ".xls", ".ods", ".parquet")
 """Suffixes of label tables."""
-READ_WHOLE = (".json", ".xlsx")
+READ_WHOLE = (".json", ".xlsx", ".xls", ".ods")
 """Suffixes of those that are read as a whole."""
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
 _FOLDERS_NEAR = 100
@@ -180,7 +180,7 @@ def find_header(table: str, lines: TableLines, wanted: Sequence[WantedColumn]) -
                 return _Header(itertools.islice(records, 1, None), " ", names, 2, [0, 1])
     if any(looks_like_header(cells, wanted) for cells in first_cells.values()):
         raise max(failures, key=operator.itemgetter(0))[1]
-    if mark is None and len(wanted) > 1 and (numbers := _read_numbers(wanted)) is not None:
+    if mark is None and len(wanted) > 1 and (numbers := read_numbers(wanted)) is not None:
         separators = [*delimiters, *(" " if suffix == ".txt" else "")]
         form = find_list_form(lines, "".join(separators), numbers)
         if form is not None and form.columns is not None:
@@ -200,11 +200,11 @@ def find_header(table: str, lines: TableLines, wanted: Sequence[WantedColumn]) -
     raise max(failures, key=operator.itemgetter(0))[1]
 
 
-def _read_numbers(wanted: Sequence[WantedColumn]) -> list[int | None] | None:
+def read_numbers(wanted: Sequence[WantedColumn]) -> list[int | None] | None:
     """Reads the numbers of columns without names, from 0; None if a flag gives a name, but for that of splits."""
     given = [column.given for column in wanted]
     if given[2:] == [SPLIT_COLUMNS[0]]:
-        numbers = _read_numbers(wanted[:2])
+        numbers = read_numbers(wanted[:2])
         return None if numbers is None else [*numbers, SPLITS]
     if any(name is not None and not (name.isdecimal() and int(name)) for name in given):
         return None

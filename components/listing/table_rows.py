@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import io
 import re
@@ -12,6 +13,17 @@ from tfrecords import DataError
 
 _MAX_LINE_BYTES = 1_000_000
 _BYTE_ORDER_MARK = "\ufeff"
+_BYTES_AT_A_TIME = 1 << 16
+_MARK_DAMAGE = "mark-damaged-utf-16"
+
+
+def _mark_damage(error: UnicodeError) -> tuple[str, int]:
+    """Puts what `surrogateescape` encodes as the byte 0xFF in the place of damaged bytes."""
+    assert isinstance(error, UnicodeDecodeError)
+    return "\udcff", error.end
+
+
+codecs.register_error(_MARK_DAMAGE, _mark_damage)
 CARRIAGE_RETURN = "a carriage return stands inside the line: lines must end with a line feed"
 """The problem of such a line."""
 IDENTIFIERS = ("image_id", "imageid", "img_id", "file_id", "id")
@@ -51,8 +63,46 @@ class LineTooLongError(Exception):
     """An error about a line with more than `_MAX_LINE_BYTES` bytes, which was skipped."""
 
 
+class _AsUtf8(io.RawIOBase):
+    """A file in UTF-16 with a byte order mark, as UTF-8; what is damaged in it becomes bytes that are not UTF-8."""
+
+    def __init__(self, file: Any) -> None:
+        super().__init__()
+        self._file = file
+        self._start()
+
+    def _start(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-16")(_MARK_DAMAGE)
+        self._left = b""
+        self._ended = False
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if (offset, whence) != (0, io.SEEK_SET):
+            raise io.UnsupportedOperation("only the first byte can be sought")
+        self._start()
+        return self._file.seek(0)
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._left and not self._ended:
+            content = self._file.read(_BYTES_AT_A_TIME)
+            self._ended = not content
+            self._left = self._decoder.decode(content, self._ended).encode("utf-8", "surrogateescape")
+        some = self._left[: len(buffer)]
+        buffer[: len(some)] = some
+        self._left = self._left[len(some) :]
+        return len(some)
+
+
 class TableLines:
     """The lines of a file as text, with their ends; reading continues after a line that is too long.
+
+    The file is UTF-8, or UTF-16 with a byte order mark, which Excel calls Unicode text.
 
     Attributes:
         number: of the line read last, from 1.
@@ -61,7 +111,9 @@ class TableLines:
     """
 
     def __init__(self, file: Any, table: str) -> None:
-        self._file = io.BufferedReader(file, 1 << 20)
+        self._is_wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        file.seek(0)
+        self._file = io.BufferedReader(_AsUtf8(file) if self._is_wide else file, 1 << 20)
         self.table = table
         self.number = 0
         self.last = ""
@@ -86,6 +138,8 @@ class TableLines:
 
     def explain_encoding(self, problem: str) -> DataError:
         """Makes the error for a table that is not UTF-8."""
+        if self._is_wide:
+            return DataError(f"line {self.number} of {self.table} is damaged UTF-16: save the table as UTF-8")
         return DataError(
             f"line {self.number} of {self.table} is not UTF-8 ({problem}): save the table as UTF-8, "
             "which Excel calls 'CSV UTF-8'"

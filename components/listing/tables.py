@@ -18,7 +18,7 @@ from components.listing.columns import WantedColumn
 from components.listing.files import open_to_read
 from components.listing.json_tables import read_json_document, read_json_rows
 from components.listing.parquet_tables import read_parquet_rows
-from components.listing.spreadsheets import read_spreadsheet_rows
+from components.listing.spreadsheets import SPREADSHEET_SUFFIXES, describe_sheet, read_spreadsheet_rows
 from components.listing.table_formats import (
     LABEL_TABLE_SUFFIXES,
     describe_form,
@@ -95,10 +95,13 @@ def _is_json_object(text: str) -> bool:
 
 def describe_label_table(table: str, columns: TableColumns) -> str | None:
     """Describes how a label table is read, if it has no header to tell that; None if it has, or cannot be read."""
-    if os.path.splitext(table)[1].lower() not in (".csv", ".tsv", ".txt"):
+    suffix = os.path.splitext(table)[1].lower()
+    if suffix not in (".csv", ".tsv", ".txt", *SPREADSHEET_SUFFIXES):
         return None
     try:
         with open_to_read(table) as file:
+            if suffix in SPREADSHEET_SUFFIXES:
+                return describe_sheet(file, table, _want_columns(columns))
             return describe_form(table, TableLines(file, table), _want_columns(columns))
     except StoreError:
         raise
@@ -145,12 +148,12 @@ def is_review_table(table: str) -> bool:
     A person may have saved one as a spreadsheet.
     """
     suffix = os.path.splitext(table)[1].lower()
-    if suffix not in (".csv", ".tsv", ".xlsx"):
+    if suffix not in (".csv", ".tsv", *SPREADSHEET_SUFFIXES):
         return False
     wanted = [WantedColumn(name, "", name, ()) for name in REVIEW_COLUMNS]
     try:
         with open_to_read(table) as file:
-            if suffix == ".xlsx":
+            if suffix in SPREADSHEET_SUFFIXES:
                 next(read_spreadsheet_rows(file, table, wanted), None)
             else:
                 find_header(table, TableLines(file, table), wanted)
@@ -214,7 +217,8 @@ def read_table(table: str, wanted: Sequence[WantedColumn]) -> Iterator[TableRow]
 def _read_rows(file: IO[bytes], table: str, name: str, wanted: Sequence[WantedColumn]) -> Iterator[TableRow]:
     """Reads the rows of a table by the format that its suffix tells."""
     suffix = os.path.splitext(table)[1].lower()
-    whole = {".json": read_json_document, ".xlsx": read_spreadsheet_rows, ".parquet": read_parquet_rows}
+    whole = {".json": read_json_document, ".parquet": read_parquet_rows}
+    whole |= dict.fromkeys(SPREADSHEET_SUFFIXES, read_spreadsheet_rows)
     if suffix in whole:
         return whole[suffix](file, name, wanted)
     lines = TableLines(file, name)

@@ -255,6 +255,25 @@ def find_unnamed_columns(rows: Sequence[Sequence[str]], given: Sequence[int | No
     )
 
 
+def find_columns_of_cells(
+    rows: Sequence[Sequence[str]], columns: Sequence[int | None], table: str
+) -> tuple[int, ...] | None:
+    """Finds the columns of a table without a header; None if no column, or more than one, has names of images.
+
+    Args:
+        rows: the first ones, with as many cells each.
+        columns: as of `find_list_form`.
+
+    Raises:
+        DataError: as `find_list_form` does.
+    """
+    path = _find_paths(_list_columns(rows))
+    if path is None or not rows[0][path].strip().lower().endswith(IMAGE_SUFFIXES):
+        return None
+    form = _make_form("", rows, columns, table)
+    return None if form is None else form.columns
+
+
 def _make_form(
     separator: str, rows: Sequence[Sequence[str]], columns: Sequence[int | None], table: str
 ) -> ListForm | None:

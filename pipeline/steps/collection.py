@@ -18,6 +18,7 @@ from components.counts import Counts
 from components.inference.request import InferenceRequest
 from components.inference.transforms import RecogniseCollection, RecogniseDataset
 from components.listing import PathTables, find_roots_and_tables, location_to_uri
+from components.listing.line_places import name_kind
 from components.listing.listing import read_paths
 from components.listing.page_files import find_page_file_beside
 from components.predictions.runs import CommittedRun
@@ -84,7 +85,7 @@ def select_collection(
         first = itertools.islice(read_paths(files), _IMAGES_LOOKED_AT)
         if not context.options.pages and (page_file := find_page_file_beside(first)) is not None:
             log.warning(
-                f"{location_to_uri(page_file)} is an ALTO or PAGE file: if the images are pages, whose lines such "
+                f"{location_to_uri(page_file)} is {name_kind(page_file)}: if the images are pages, whose lines such "
                 "files give, say --pages; each image is read as one line now"
             )
         folder = os.path.dirname(files[0])

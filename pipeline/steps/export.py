@@ -22,6 +22,7 @@ from tfrecords import DataError, storage
 
 log = logging.getLogger(__name__)
 
+_PAGE_FILES = {"alto": "an ALTO", "page": "a PAGE"}
 _TABLES = {"csv": format_csv, "jsonl": format_jsonl}
 _FILES: dict[str, FileFormat] = {
     "alto": PageFileFormat("ALTO"),
@@ -73,6 +74,7 @@ class ExportStep:
             f"exporting the newest readings of {_count(len(resolved.runs), 'run')}, {count:,}, as {resolved.format}"
         )
         tally = resolved.export(write=True)
+        _check_page_files(resolved, tally)
         if tally.exported + tally.passed_over + len(tally.rejects) != count:
             raise RuntimeError(
                 f"of {count} readings, {tally.exported} were exported, {len(tally.rejects)} rejected and "
@@ -120,6 +122,7 @@ class ExportStep:
             return Plan(None, [f"the newest readings as {options.format}, tonight's among them"])
         resolved = _resolve(context)
         tally = resolved.export(write=False)
+        _check_page_files(resolved, tally)
         runs = _count(len(resolved.runs), "run")
         lines = [
             f"the newest readings of {runs}, {resolved.readings.count:,}, as {options.format}",
@@ -143,6 +146,15 @@ def _resolve(context: Context) -> _Resolved:
         raise DataError(f"nothing was read yet in {workspace.root}: run the infer step first (--steps=infer)")
     readings = NewestReadings.find([path for run in runs for path in run.files])
     return _Resolved(name, storage.join(workspace.root, "export", name), runs, readings)
+
+
+def _check_page_files(resolved: _Resolved, tally: Tally) -> None:
+    """Raises a `DataError` if copies of page files are asked for, and no reading belongs to such a file."""
+    if resolved.format in _PAGE_FILES and resolved.readings.count and tally.passed_over == resolved.readings.count:
+        raise DataError(
+            f"none of the {resolved.readings.count:,} readings is of a line of {_PAGE_FILES[resolved.format]} file, so "
+            f"there is nothing to copy for --format={resolved.format}: take --format=hocr, txt, csv or jsonl"
+        )
 
 
 def _summarise(resolved: _Resolved, tally: Tally) -> str:

@@ -214,13 +214,13 @@ def test_a_url_of_a_table_is_passed_on_as_it_is_and_looked_for_later(here):
     ("source", "hint"),
     [
         *(("sidecars", "sidecar"), ("side_car", "sidecar"), ("file_name", "filename"), ("Auto", "auto")),
-        *(("labels.ods", None), ("folder", None), ("gs://bucket/labels.xml", None), ("", None)),
+        *(("labels.doc", None), ("folder", None), ("gs://bucket/labels.xml", None), ("", None)),
     ],
 )
 def test_a_label_source_that_is_nothing_known_is_refused_with_the_nearest_one(here, source, hint):
     assert refusal(f"--label_source={source}") == (
         f"--label_source={source} is none of auto, filename, sidecar, and no .csv, .tsv, .jsonl, .txt, .json, .xlsx, "
-        ".parquet file" + (f": did you mean {hint}?" if hint else "")
+        ".xls, .ods, .parquet file" + (f": did you mean {hint}?" if hint else "")
     )
 
 

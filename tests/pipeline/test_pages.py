@@ -58,7 +58,7 @@ def name_line(pages: Path, number: int) -> str:
 
 def test_lines_of_pages_are_ingested_as_they_would_be_as_images_of_their_own(pages, tiny_images, tmp_path, capsys):
     assert run_command(tmp_path, f"--images={pages}", "--pages", "--steps=ingest", "--test_fraction=0") == EXIT_DONE
-    assert "labels come from the ALTO and PAGE files, as --pages says" in capsys.readouterr().out
+    assert "labels come from the ALTO, PAGE and box files, as --pages says" in capsys.readouterr().out
     assert (
         run_command(tmp_path / "b", f"--images={tiny_images}", "--label_source=sidecar", "--steps=ingest") == EXIT_DONE
     )

@@ -203,6 +203,34 @@ def test_words_and_text_of_a_page_line_are_replaced(version):
         }
 
 
+def relate(version: str, *pairs: tuple[str, str]) -> str:
+    """A PAGE file with relations, as of words that are divided at the end of a line."""
+    names = ("RegionRef", "RegionRef") if version < "2016" else ("SourceRegionRef", "TargetRegionRef")
+    relations = "".join(
+        f'<Relation id="rel{number}" type="join">'
+        f'<{names[0]} regionRef="{pair[0]}"/><{names[1]} regionRef="{pair[1]}"/></Relation>'
+        for number, pair in enumerate(pairs)
+    )
+    page = PAGE.format(version=version, coords=POINTS)
+    page = page.replace('<TextRegion id="r1">', f'<Relations>{relations}</Relations><TextRegion id="r1">')
+    return page.replace(f'<TextLine id="l4">{POINTS}', f"<TextLine id='l4'>{POINTS}<Word id='w4'>{POINTS}</Word>")
+
+
+@pytest.mark.parametrize("version", ["2013-07-15", "2019-07-15"])
+def test_a_relation_of_words_that_are_gone_is_removed_since_its_references_would_lead_nowhere(version):
+    """The schemas have references of the type IDREF, and `Relations` has one `Relation` at least."""
+    before = relate(version, ("word_1", "w2"), ("r1", "r2"), ("w2", "w4"))
+    assert [write(before, {number: TEXT}).count(b"<Relation ") for number in (0, 1, 3)] == [1, 3, 2]
+    assert b'regionRef="r1"' in write(before, {0: TEXT, 3: TEXT})
+    for changed in ({0: TEXT}, {3: WHOLE}):
+        after = write(relate(version, ("w2", "w4")), changed)
+        assert b"Relation" not in after
+        root = ElementTree.fromstring(after)
+        known = {element.get("id") for element in root.iter()}
+        assert {element.get("regionRef") for element in root.iter()} - {None} <= known
+    assert b"<Relations><Relation " in write(relate(version, ("w2", "w4")), {1: TEXT})
+
+
 def test_places_below_zero_are_written_as_zero():
     outside = LineText("a", 1.0, (-5, -3, 4, 6), (WordText("a", 1.0, ((-5, -3), (4, -3), (4, 6), (-5, 6))),))
     assert b'points="0,0 4,0 4,6 0,6"' in write(PAGE.format(version="2019-07-15", coords=POINTS), {0: outside})

@@ -16,7 +16,7 @@ from components.listing import (
     find_roots,
     write_listing,
 )
-from tests.components.listing.files import put, put_remote
+from tests.components.listing.files import put, put_remote, write_old_spreadsheet, write_open_document
 from tfrecords import DataError, SplitFractions
 
 
@@ -96,15 +96,32 @@ def test_auto_takes_the_file_names_if_no_image_has_a_text_file(images):
 
 
 @pytest.mark.parametrize(
-    "box", [b"0 0.5 0.25 0.1 0.05", b"12 1 .5 0.123456 1\n", b"377,117,463,117,465,130,378,130,Genaxis"]
+    ("box", "said"),
+    [
+        (b"0 0.5 0.25 0.1 0.05", "the text files beside the images hold numbers of boxes, such as '"),
+        (b"12 1 .5 0.123456 1\n", "the text files beside the images hold numbers of boxes, such as '"),
+        (b"377,117,463,117,465,130,378,130,Genaxis", "a.txt is a file of boxes: if the images are pages"),
+        (b"377,117,463,130\n1,2,3,4,###\n", "say --pages; if all that stands in such a file is the label"),
+        (b"a.png\t195\t251\t115\t47\tAYO9034\n", "a.txt is a file of boxes: if the images are pages"),
+        (b'38 43 920 215 "Tiredness"\r\n', "a.txt is a file of boxes: if the images are pages"),
+    ],
 )
-def test_text_files_with_the_places_of_boxes_are_refused(images, box):
+def test_text_files_with_the_places_of_boxes_are_refused(images, box, said):
     put(images, "a.png", "b.png")
     put(images, "a.txt", "b.txt", content=box)
-    assert refusal(images).startswith("the text files beside the images hold numbers of boxes, such as '")
+    assert said in refusal(images)
     assert choose_labels(LabelRules("sidecar"), [str(images)])[0] == LabelRules("sidecar")
     put(images, "b.txt", content=b"12 34.5 6")
     assert chosen(images) == ("sidecar", ())
+
+
+@pytest.mark.parametrize("name", ["labels.xls", "labels.ods"])
+@pytest.mark.parametrize("header", [[], [["path", "text"]]])
+def test_an_old_or_open_spreadsheet_beside_the_images_is_found(images, name, header):
+    put(images, "a.png", "b.png")
+    writer = write_old_spreadsheet if name.endswith(".xls") else write_open_document
+    table = writer(str(images / name), Lines=[*header, ["a.png", "one"], ["b.png", 12345.0]])
+    assert chosen(images) == ("table", (table,))
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"two\nlines", b"x" * 501])

@@ -220,14 +220,62 @@ def test_a_table_in_another_encoding_is_refused_with_the_line(write, name, conte
     )
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize(("name", "delimiter"), [("labels.csv", ","), ("labels.tsv", "\t")])
-def test_a_table_in_utf_16_is_refused(write, name, delimiter, encoding):
+def test_a_table_in_utf_16_without_a_byte_order_mark_is_refused(write, name, delimiter, encoding):
     content = f"path{delimiter}text\r\na.png{delimiter}x\r\n".encode(encoding)
     message = refusal(write(content, name))
     assert message.startswith("line 1 of ")
     assert "is not UTF-8" in message
     assert "save the table as UTF-8" in message
+
+
+WIDE = ("utf-16-le", "utf-16-be")
+
+
+@pytest.mark.parametrize("encoding", WIDE)
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("labels.csv", 'path,text\r\na.png,"x, ""y"""\r\nü.png,Größe 😀\r\n'),
+        ("labels.csv", 'path\ttext\r\na.png\t"x, ""y"""\r\nü.png\tGröße 😀\r\n'),  # Unicode text, renamed
+        ("labels.txt", 'path\ttext\r\na.png\t"x, ""y"""\r\nü.png\tGröße 😀'),
+        ("labels.tsv", 'path\ttext\na.png\tx, "y"\nü.png\tGröße 😀\n'),
+        ("gt.txt", 'a.png\tx, "y"\nü.png\tGröße 😀\n'),
+        ("labels.jsonl", '{"path": "a.png", "text": "x, \\"y\\""}\n{"path": "ü.png", "text": "Größe 😀"}\n'),
+    ],
+)
+def test_a_table_in_utf_16_with_a_byte_order_mark_is_read(write, name, content, encoding):
+    """Excel writes one as Unicode text."""
+    table = write(f"\ufeff{content}".encode(encoding), name)
+    assert pairs(table) == [("a.png", 'x, "y"'), ("ü.png", "Größe 😀")]
+
+
+@pytest.mark.parametrize("encoding", WIDE)
+def test_a_large_table_in_utf_16_is_read_with_its_lines_numbered(write, encoding):
+    lines = [f"{number}.png\tGröße {number} 😀" for number in range(40_000)]
+    table = write("\r\n".join(["\ufeffpath\ttext", *lines]).encode(encoding), "labels.tsv")
+    read = rows(table)
+    assert (len(read), read[-1].text) == (40_000, "Größe 39999 😀")
+    assert read[-1].place == f"row 40001 of {table}"
+
+
+@pytest.mark.parametrize("encoding", WIDE)
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (lambda content: content[:-1], 3),
+        (lambda content: content + b"\0", 4),
+        (lambda content: content[:40] + content[41:], 2),
+    ],
+    ids=["cut", "longer", "a byte missing"],
+)
+def test_a_damaged_table_in_utf_16_is_refused_with_the_line(write, encoding, damage, line):
+    content = damage(
+        "\ufeffpath,text\r\na.png,\U0001f600\U0001f600\U0001f600\U0001f600\r\nb.png,z\r\n".encode(encoding)
+    )
+    table = write(content, "labels.csv")
+    assert refusal(table) == f"line {line} of {table} is damaged UTF-16: save the table as UTF-8"
 
 
 # Files
@@ -252,7 +300,7 @@ def test_a_table_that_cannot_be_read_is_refused(tmp_path, write, monkeypatch):
 
 
 def test_a_table_of_another_kind_is_refused(write):
-    assert "must end with one of .csv, .tsv, .jsonl" in refusal(write("path,text\na.png,x\n", "labels.ods"))
+    assert "must end with one of .csv, .tsv, .jsonl" in refusal(write("path,text\na.png,x\n", "labels.doc"))
 
 
 @pytest.mark.parametrize("name", ["labels.csv", "labels.tsv", "labels.jsonl"])
