@@ -84,7 +84,7 @@ class PlainPng(NamedTuple):
             if len(rows) != size or not inflate.eof:
                 return None
             line = scanlines.make_grey_line(rows, picture, self.palette, (width, height), vertical)
-        except (isal_zlib.error, MemoryError):
+        except (isal_zlib.error, MemoryError):  # type: ignore[misc]  # its stub has an instance for the class
             return None
         return None if line is None else np.frombuffer(line, np.uint8).reshape(height, width)
 
