@@ -54,6 +54,15 @@ class SplitFractions:
             )
 
 
+def is_split_by_groups(split_by: str) -> bool:
+    """Tells whether groups of images stay together in a split; otherwise only copies do, with their originals.
+
+    Args:
+        split_by: as a dataset's manifest has it.
+    """
+    return split_by not in ("image", "given")
+
+
 def choose_split(key: str, fractions: SplitFractions) -> str:
     """Chooses the split of an image's key: `train`, `validation` or `test`."""
     position = _hash(_SPLIT_SALT, key) / 2**64

@@ -33,6 +33,7 @@ from components.metrics import (
 from components.recogniser.batches import recognise_in_batches
 from components.recogniser.model import Recognition
 from tfrecords import ShardEntry, decode_png, read_record_batches, storage
+from tfrecords.shards import is_split_by_groups
 
 EVALUATION_NAME = "evaluation.json"
 EVALUATION_FOLDER = "evaluation"
@@ -253,7 +254,7 @@ def _choose_resampling(
     """
     groups, note = None, ""
     sizes = {count["values"]: count["counts"] for count in names.value_counts().to_pylist()}
-    if request.split_by in ("image", "given"):
+    if not is_split_by_groups(request.split_by):
         pass
     elif sizes != request.groups:
         note = (

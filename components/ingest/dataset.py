@@ -50,6 +50,7 @@ from tfrecords import (
     write_records,
 )
 from tfrecords.manifest import CHARSET_NAME, MANIFEST_NAME, STATISTICS_NAME
+from tfrecords.shards import is_split_by_groups
 
 DATASET_VERSION = 5
 """Goes into the IDs of datasets: raised when the same images and options would give other examples."""
@@ -247,7 +248,7 @@ def describe_written_shard(summary: ShardSummary, request: IngestRequest) -> Ite
     number = request.shard_number(summary.split, summary.index)
     path = request.shard_path(summary.split, summary.index)
     description, identities = describe_shard(path, number, request.charset, request.height, request.time_stride)
-    if request.split_by not in ("image", "given"):  # otherwise only copies are grouped with their originals
+    if is_split_by_groups(request.split_by):
         description = dataclasses.replace(description, groups=summary.groups)
     place = f"shards {summary.split} {summary.index // _SHARDS_A_PLACE}"
     yield place, ([dataclasses.replace(summary, groups={})], description)

@@ -29,6 +29,7 @@ from components.ingest.describe import (
 )
 from tfrecords import SPLITS, Charset
 from tfrecords.directions import VISUAL, mirror_symbols
+from tfrecords.shards import is_split_by_groups
 
 RARE = 10
 """A symbol that occurs less often in the training split is called rare."""
@@ -94,9 +95,8 @@ def collect_statistics(
 def find_warnings(statistics: dict[str, Any]) -> Iterator[str]:
     """Yields sentences for the person who is about to train on the dataset."""
     splits = statistics["splits"]
-    by_group = (
-        "" if statistics["split_by"] in ("image", "given") else f" or groups of --split_by={statistics['split_by']}"
-    )
+    split_by = statistics["split_by"]
+    by_group = f" or groups of --split_by={split_by}" if is_split_by_groups(split_by) else ""
     for split in SPLITS:
         if not splits[split]["examples"]:
             yield f"the {split} split is empty: there are too few images{by_group} for it"

@@ -238,7 +238,8 @@ def _read_annotations(images: Any, annotations: Any, table: str, wanted: Sequenc
         raise DataError(
             f"{table} has the texts of boxes in images ({name}: {problem}; {len(problems):,} of {len(of_image):,} "
             "images are like it), and a label is the text of a whole image: cut the boxes out as images of lines, and "
-            "name each with its text in a table"
+            "name each with its text in a table; or write the boxes and texts of each image into a text file of its "
+            "name, a line x1,y1,x2,y2,x3,y3,x4,y4,TEXT for each box, and say --pages"
         )
     for number, (key, value) in enumerate(((key, value) for key, values in of_image.items() for value in values), 1):
         place = f"annotation {number} of {table}"
