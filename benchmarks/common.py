@@ -129,9 +129,10 @@ def measure_rate(
         worker.start()
     barrier.wait(timeout=120)
     started, busy = time.monotonic(), read_busy_seconds()
+    barrier.wait()
+    over, busy = time.monotonic(), read_busy_seconds() - busy
     for worker in workers:
         worker.join()
-    over, busy = time.monotonic(), read_busy_seconds() - busy
     if any(worker.exitcode for worker in workers):
         sys.exit("error: a process of a loop failed")
     rate, processor = len(items) / (max(finished[:]) - started), sum(took[:])
@@ -151,18 +152,19 @@ def _take_turns(
     """Runs one process of a loop: takes turns of items until none is left."""
     try:
         function(items[0])  # imports and loads what the first call needs
+        barrier.wait(timeout=120)
+        start, used = 0, time.process_time()
+        while start < len(items):
+            with claimed:
+                start = claimed.value
+                claimed.value += items_a_turn
+            for item in items[start : start + items_a_turn]:
+                function(item)
+        finished[number], took[number] = time.monotonic(), time.process_time() - used
+        barrier.wait()  # the end of a process is none of the loop's time
     except BaseException:
         barrier.abort()  # nobody waits for this process
         raise
-    barrier.wait(timeout=120)
-    start, used = 0, time.process_time()
-    while start < len(items):
-        with claimed:
-            start = claimed.value
-            claimed.value += items_a_turn
-        for item in items[start : start + items_a_turn]:
-            function(item)
-    finished[number], took[number] = time.monotonic(), time.process_time() - used
 
 
 def run_command(workspace: Path, *flags: str, watched: bool = False) -> Run:
