@@ -132,7 +132,9 @@ def time_stages(images: Path, folder: Path) -> dict[str, float]:
     shards = time_stage("grouping by shard", group)
     few = [reference for references in shards.values() for reference in references][: 64 * CORES]
     with HelperPool.open_for_job() as helpers:
-        list(helpers.map(functools.partial(encode_example, rules=request.encoding), few, CORES))  # starts helpers
+        list(
+            helpers.map(functools.partial(encode_reference, content=None, rules=request.encoding), few, CORES)
+        )  # starts helpers
         summaries = time_stage(
             "encoding by helper processes, writing the shards",
             lambda: [write_training_shard(shard, references, request) for shard, references in shards.items()],
