@@ -62,7 +62,7 @@ class PagePlaces:
         """Lists sizes that the image may have, the likeliest first."""
         assert self._page.page is not None
         width, height = self._page.page.width, self._page.page.height
-        if width and height:
+        if width and height and self._page.page.in_pixels:
             yield width, height
         found = find_image_size(self._page.image)
         for size in (found, found[::-1]) if found else ():  # its metadata may turn it

@@ -5,8 +5,19 @@ from __future__ import annotations
 from xml.parsers import expat
 
 from components.layout.elements import Attributes, PageReader
-from components.layout.page_file import Box, PageFileError, find_box, parse_number, parse_points, parse_size, shorten
+from components.layout.page_file import (
+    Box,
+    PageFile,
+    PageFileError,
+    find_box,
+    parse_number,
+    parse_points,
+    parse_size,
+    shorten,
+)
 
+_PIXELS = ("", "pixel", "pixels", "px")
+_PHYSICAL = ("mm10", "inch1200")
 _TAGS = ("LayoutTag", "StructureTag", "RoleTag", "NamedEntityTag", "OtherTag")
 
 
@@ -43,14 +54,29 @@ class AltoReader(PageReader):
         }
         self._strings: list[str] = []
         self._baseline_row: float | None = None
+        self._unit = ""
+
+    def finish(self) -> PageFile:
+        """Returns the content of the file.
+
+        Raises:
+            PageFileError: if nothing tells how many units of its coordinates are a pixel.
+        """
+        if not self.in_pixels and not all(self.size):
+            raise PageFileError(
+                f"its coordinates are in {shorten(self._unit)}, and its Page has no WIDTH and HEIGHT, which would tell "
+                "how many of these are a pixel; write it with the MeasurementUnit pixel"
+            )
+        return super().finish()
 
     def resolve_types(self, names: frozenset[str]) -> frozenset[str]:
         """Resolves the IDs of tags to their labels."""
         return frozenset(self._labels[name] for name in names if name in self._labels)
 
     def _check_unit(self) -> None:
-        unit = self.take_text().strip()
-        if unit.lower() not in ("", "pixel", "pixels", "px"):
+        self._unit = unit = self.take_text().strip()
+        self.in_pixels = unit.lower() in _PIXELS
+        if not self.in_pixels and unit.lower() not in _PHYSICAL:
             raise PageFileError(
                 f"its coordinates are in {shorten(unit)}, and it does not say how many of these are a pixel; "
                 "write it with the MeasurementUnit pixel"

@@ -62,6 +62,7 @@ class PageReader:
         self.line: LineElement | None = None
         self.image_name: str | None = None
         self.size: tuple[int | None, int | None] = (None, None)
+        self.in_pixels = True
         self._parser = parser
         self._elements = 0
         self._pages = 0
@@ -155,7 +156,7 @@ class PageReader:
             lines.append(PageLine(line_id, line.text, polygon, baseline, box, resolved[written]))
         self._lines = []
         self.starts, self.ends = {}, {}  # which hold the reader itself
-        return PageFile(self.image_name, *self.size, add_bands(lines))
+        return PageFile(self.image_name, *self.size, add_bands(lines), self.in_pixels)
 
 
 def _limit_types(types: frozenset[str]) -> frozenset[str]:

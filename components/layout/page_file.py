@@ -50,14 +50,17 @@ class PageFile:
 
     Attributes:
         image_name: as written in the file.
-        width, height: pixels of the page, as the file says; None if it does not, as no file of boxes does.
+        width, height: of the page, as the file says; None if it does not, as no file of boxes does.
         lines: in the order of the file.
+        in_pixels: whether all lengths are in pixels, and not in parts of millimetres or inches. How many of these are a
+            pixel, width and height tell.
     """
 
     image_name: str | None
     width: int | None
     height: int | None
     lines: tuple[PageLine, ...]
+    in_pixels: bool = True
 
 
 def parse_points(text: str, *, owner: str) -> tuple[Point, ...]:

@@ -57,7 +57,7 @@ def parse_page_file(content: bytes) -> PageFile:
 
     Raises:
         PageFileError: for a file that is neither, that is damaged, that has a document type, that is beyond the
-            bounds, or whose coordinates are not in pixels.
+            bounds, or whose coordinates are in units that nobody can turn into pixels.
     """
 
     def choose_reader(name: str, parser: expat.XMLParserType) -> PageReader:

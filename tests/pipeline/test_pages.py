@@ -94,6 +94,17 @@ def test_a_page_that_its_metadata_turn_is_turned_once(pages, tmp_path, orientati
         assert (lines[0] == lines[1]).all()
 
 
+def test_places_in_millimetres_lead_to_the_same_pixels(pages, tmp_path):
+    """The size of the page in the same unit tells how many of these are a pixel: here two."""
+    content = (pages / "img" / "0.xml").read_text(encoding="utf-8")
+    (tmp_path / "0.xml").write_text(content.replace("pixel<", "mm10<"), encoding="utf-8")
+    for number in range(LINES_OF_A_PAGE):
+        files = [str(folder / "0.xml") for folder in (tmp_path, pages / "img")]
+        places = [LinePlace(str(pages / "img" / "0.png"), file, f"l{number}") for file in files]
+        lines = [read_line_of_page(place, 32, ImageLimits()).pixels for place in places]
+        assert (lines[0] == lines[1]).all()
+
+
 def test_every_night_reads_the_lines_that_are_new(pages, tiny_images, tiny_dataset, tiny_model, tmp_path, capsys):
     workspace = make_workspace(tmp_path / "w", tiny_model, dataset=tiny_dataset)
     other = make_workspace(tmp_path / "other", tiny_model)

@@ -152,10 +152,18 @@ def test_lines_of_one_or_no_id_are_named_by_their_place():
     assert [line.line_id for line in parsed.lines] == ["line-0001", "x", "line-0003-", "line-0004-", "line-0003"]
 
 
+def test_units_that_nobody_knows_are_refused():
+    with pytest.raises(PageFileError, match="its coordinates are in 'furlong', and it does not say how many"):
+        parse(alto("<TextLine/>", unit="furlong"))
+
+
 @pytest.mark.parametrize("unit", ["mm10", "inch1200"])
-def test_other_units_than_pixels_are_refused(unit):
-    with pytest.raises(PageFileError, match=f"its coordinates are in '{unit}'"):
-        parse(alto("<TextLine/>", unit=unit))
+def test_millimetres_and_inches_are_read_if_the_page_has_a_size_in_them(unit):
+    text = alto("<TextLine/>", unit=unit)
+    assert not parse(text).in_pixels
+    assert parse(alto("<TextLine/>")).in_pixels
+    with pytest.raises(PageFileError, match=f"its coordinates are in '{unit}', and its Page has no WIDTH and HEIGHT"):
+        parse(text.replace('HEIGHT="3380.0"', ""))
 
 
 @pytest.mark.parametrize("version", PAGE_SPACES)

@@ -131,6 +131,19 @@ def test_places_that_are_not_known_are_not_guessed(pages, tmp_path):
     assert b'class="ocrx_word"' not in find_file(tmp_path / "old", "1.hocr").read_bytes()
 
 
+@pytest.mark.parametrize(("width", "is_known"), [(100, True), (99, False)])
+def test_hocr_of_a_page_in_millimetres_is_in_pixels_or_without_places(pages, tmp_path, width, is_known):
+    """The size of the image is known where a line cut from it has the size that was read."""
+    page_file = pages / "img" / "0.xml"
+    page_file.write_text(page_file.read_text(encoding="utf-8").replace("pixel<", "mm10<"), encoding="utf-8")
+    write_run(tmp_path / "work", [{**row, "width": width} for row in make_rows(pages)])
+    assert export(tmp_path / "work", "hocr") == EXIT_DONE
+    content = find_file(tmp_path / "work", "0.hocr").read_text(encoding="utf-8")
+    left, top, right, bottom = (2 * side for side in parse_page_file(page_file.read_bytes()).lines[0].box)
+    assert content.count(f"bbox {left:g} {top:g} {right:g} {bottom:g};") == is_known
+    assert ("bbox" in content) == is_known
+
+
 def test_hocr_has_a_file_for_each_page_and_one_for_each_folder_of_lines(workspace, pages, tmp_path):
     lines = tmp_path / "lines"
     lines.mkdir()
