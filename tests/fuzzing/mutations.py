@@ -236,7 +236,7 @@ def _change_parts(chooser: random.Random, parts: Parts, others: Parts) -> tuple[
     return kind, parts
 
 
-def _split_png(content: bytes) -> Parts:
+def split_png(content: bytes) -> Parts:
     """Splits a PNG into its chunks, each its kind and what it holds."""
     parts, place = [], len(PNG_SIGNATURE)
     while place + 12 <= len(content):
@@ -246,13 +246,14 @@ def _split_png(content: bytes) -> Parts:
     return parts
 
 
-def _join_png(parts: Sequence[bytes]) -> bytes:
+def join_png(parts: Sequence[bytes]) -> bytes:
+    """Joins chunks to a PNG, each with its length and its checksum."""
     return PNG_SIGNATURE + b"".join(make_png_chunk(part[:4], part[4:]) for part in parts)
 
 
 def _change_png(chooser: random.Random, content: bytes) -> bytes:
     """Changes a field of the header, what is compressed, or which chunks there are; all checksums are right."""
-    parts = _split_png(content)
+    parts = split_png(content)
     way = chooser.randrange(5)
     if way == 0:
         place = chooser.choice((0, 4))
@@ -269,7 +270,7 @@ def _change_png(chooser: random.Random, content: bytes) -> bytes:
     else:
         size = chooser.choice((0, 1, 2, 6, 12, 26, 768))
         parts.insert(chooser.randrange(len(parts)), chooser.choice(_PNG_HEADERS) + chooser.randbytes(size))
-    return _join_png(parts)
+    return join_png(parts)
 
 
 def _split_jpeg(content: bytes) -> Parts:
@@ -386,7 +387,7 @@ _Format: TypeAlias = tuple[
     Callable[[random.Random, bytes], bytes] | None,
 ]
 _FORMATS: dict[str, _Format] = {
-    "png": (_split_png, _join_png, _change_png),
+    "png": (split_png, join_png, _change_png),
     "jpeg": (_split_jpeg, b"".join, _change_jpeg),
     "tiff": (None, b"".join, _change_tiff),
     "bmp": (None, b"".join, _change_bmp),

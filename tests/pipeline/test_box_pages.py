@@ -10,12 +10,12 @@ import duckdb
 import pytest
 from PIL import Image
 
-from components.lines import read_example_lines
 from components.recogniser import load_recogniser
 from pipeline.exits import EXIT_DONE, EXIT_REFUSED
 from tests.commands import make_workspace, run_command
 from tests.rendered_pages import LineOnPage, draw_page, write_corners, write_plates
-from tfrecords import DatasetManifest, read_records
+from tests.results import read_dataset, read_texts
+from tfrecords import DatasetManifest
 
 LINES_OF_A_PAGE = 8
 BOX_FILES = ("img/0.txt", "img/gt_1.txt", "box/2.txt")
@@ -45,11 +45,6 @@ def name_line(pages: Path, number: int) -> str:
     return f"{pages}/img/{page}.png#txt={named}&line={line + 1}"
 
 
-def read_texts(workspace: Path) -> dict[str, str]:
-    files = f"{workspace}/predictions/*/*/*.parquet"
-    return dict(duckdb.sql(f"select uri, text from read_parquet('{files}')").fetchall())
-
-
 def test_lines_of_boxes_are_ingested_as_they_would_be_as_images_of_their_own(pages, tiny_images, tmp_path, capsys):
     assert run_command(tmp_path, f"--images={pages}", "--pages", "--steps=ingest", "--test_fraction=0") == EXIT_DONE
     assert "labels come from the ALTO, PAGE and box files, as --pages says" in capsys.readouterr().out
@@ -57,10 +52,7 @@ def test_lines_of_boxes_are_ingested_as_they_would_be_as_images_of_their_own(pag
     assert run_command(tmp_path / "b", *flags) == EXIT_DONE
     found = {}
     for workspace in (tmp_path, tmp_path / "b"):
-        (folder,) = (path.parent for path in workspace.glob("datasets/*/manifest.json"))
-        manifest = DatasetManifest.read(str(folder))
-        records = [r for shard in manifest.shards for r in read_records(f"{folder}/{shard.name}")]
-        found[workspace] = {uri: (text, pixels) for (text, uri), pixels in read_example_lines(records)}
+        manifest, found[workspace] = read_dataset(workspace)
         assert len(found[workspace]) == 24
         assert manifest.rejects == {}
     for number, image in enumerate(sorted(tiny_images.glob("*.png"))):

@@ -12,14 +12,14 @@ import duckdb
 import pytest
 from PIL import Image
 
-from components.lines import read_example_lines
 from components.listing.line_places import LinePlace
 from components.page_images import read_line_of_page
 from components.recogniser import load_recogniser
 from pipeline.exits import EXIT_DONE, EXIT_REFUSED, EXIT_USAGE
 from tests.commands import make_workspace, run_command
 from tests.rendered_pages import LineOnPage, draw_page, write_alto, write_page_xml
-from tfrecords import DatasetManifest, ImageLimits, ImageRejected, read_records
+from tests.results import read_dataset, read_texts
+from tfrecords import DatasetManifest, ImageLimits, ImageRejected
 
 LINES_OF_A_PAGE = 8
 
@@ -44,11 +44,6 @@ def pages(tiny_images, tmp_path_factory) -> Path:
     return folder
 
 
-def read_texts(workspace: Path) -> dict[str, str]:
-    files = f"{workspace}/predictions/*/*/*.parquet"
-    return dict(duckdb.sql(f"select uri, text from read_parquet('{files}')").fetchall())
-
-
 def name_line(pages: Path, number: int) -> str:
     """The URI of a line by its number in all three pages."""
     page, line = divmod(number, LINES_OF_A_PAGE)
@@ -64,10 +59,7 @@ def test_lines_of_pages_are_ingested_as_they_would_be_as_images_of_their_own(pag
     )
     found = {}
     for workspace in (tmp_path, tmp_path / "b"):
-        (folder,) = (path.parent for path in workspace.glob("datasets/*/manifest.json"))
-        manifest = DatasetManifest.read(str(folder))
-        records = [r for shard in manifest.shards for r in read_records(f"{folder}/{shard.name}")]
-        found[workspace] = {uri: (text, pixels) for (text, uri), pixels in read_example_lines(records)}
+        manifest, found[workspace] = read_dataset(workspace)
         assert len(found[workspace]) == 24
         assert manifest.rejects == {}
     for number, image in enumerate(sorted(tiny_images.glob("*.png"))):

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import os
-import struct
 import subprocess
 import sys
 import sysconfig
@@ -17,9 +16,9 @@ from PIL import Image, PngImagePlugin
 
 from tests.conftest import find_missing_tool
 from tests.fuzz_scanlines import describe_reading, fuzz
-from tests.fuzzing.mutations import Mutator
+from tests.fuzzing.mutations import Mutator, join_png, split_png
 from tests.fuzzing.scanlines import choose_scanlines
-from tests.fuzzing.seeds import PNG_SIGNATURE, make_png_chunk, make_seeds
+from tests.fuzzing.seeds import PNG_SIGNATURE, make_seeds
 from tfrecords import ImageLimits, ImageRejected, decode_png, encode_png, png, read_line
 
 ROOT = Path(__file__).parents[2]
@@ -61,30 +60,17 @@ def save(image: Image.Image, **options) -> bytes:
     return file.getvalue()
 
 
-def split(content: bytes) -> list[bytes]:
-    parts, place = [], len(PNG_SIGNATURE)
-    while place < len(content):
-        (length,) = struct.unpack_from(">I", content, place)
-        parts.append(content[place + 4 : place + 8 + length])
-        place += 12 + length
-    return parts
-
-
-def join(parts: list[bytes]) -> bytes:
-    return PNG_SIGNATURE + b"".join(make_png_chunk(part[:4], part[4:]) for part in parts)
-
-
 def insert(content: bytes, chunk: bytes, place: int = 1) -> bytes:
-    parts = split(content)
+    parts = split_png(content)
     parts.insert(place, chunk)
-    return join(parts)
+    return join_png(parts)
 
 
 def change_rows(content: bytes, change) -> bytes:
     """Changes what is compressed; all checksums are right afterwards."""
-    parts = [part for part in split(content) if part[:4] != b"IDAT"]
-    rows = zlib.decompress(b"".join(part[4:] for part in split(content) if part[:4] == b"IDAT"))
-    return join([*parts[:-1], b"IDAT" + zlib.compress(change(rows)), parts[-1]])
+    parts = [part for part in split_png(content) if part[:4] != b"IDAT"]
+    rows = zlib.decompress(b"".join(part[4:] for part in split_png(content) if part[:4] == b"IDAT"))
+    return join_png([*parts[:-1], b"IDAT" + zlib.compress(change(rows)), parts[-1]])
 
 
 def add_text(name: str, value: str, **options) -> bytes:
@@ -94,10 +80,10 @@ def add_text(name: str, value: str, **options) -> bytes:
 
 
 def split_data(content: bytes, size: int) -> bytes:
-    return join(
+    return join_png(
         [
             piece
-            for part in split(content)
+            for part in split_png(content)
             for piece in (
                 [b"IDAT" + part[start : start + size] for start in range(4, len(part), size)]
                 if part[:4] == b"IDAT"
@@ -135,11 +121,11 @@ NOT_PLAIN = {
     "animation": save(draw(), save_all=True, append_images=[draw().rotate(180)]),
     "gamma of three bytes": insert(save(draw()), b"gAMA" + bytes(3)),
     "a chunk that is not known": insert(save(draw()), b"abCd"),
-    "two headers": insert(save(draw()), split(save(draw()))[0]),
+    "two headers": insert(save(draw()), split_png(save(draw()))[0]),
     "a palette after the data": insert(save(draw("P")), b"PLTE" + bytes(6), -1),
-    "no palette": join([part for part in split(save(draw("P"))) if part[:4] != b"PLTE"]),
-    "an index beyond the palette": join(
-        [part[:34] if part[:4] == b"PLTE" else part for part in split(save(draw("P")))]
+    "no palette": join_png([part for part in split_png(save(draw("P"))) if part[:4] != b"PLTE"]),
+    "an index beyond the palette": join_png(
+        [part[:34] if part[:4] == b"PLTE" else part for part in split_png(save(draw("P")))]
     ),
     "data apart": insert(split_data(save(draw()), 2000), b"tIME" + bytes(7), 2),
     "one byte more after the end": save(draw()) + b"\0",
@@ -150,20 +136,22 @@ NOT_PLAIN = {
 }
 DAMAGED = {
     "a wrong checksum": save(draw())[:-20] + b"\0" + save(draw())[-19:],
-    "a wrong sum of the data": join(
-        [part[:-1] + bytes([part[-1] ^ 1]) if part[:4] == b"IDAT" else part for part in split(save(draw()))]
+    "a wrong sum of the data": join_png(
+        [part[:-1] + bytes([part[-1] ^ 1]) if part[:4] == b"IDAT" else part for part in split_png(save(draw()))]
     ),
     "a row less": change_rows(save(draw()), lambda rows: rows[:-181]),
     "a byte less": change_rows(save(draw()), lambda rows: rows[:-1]),
     "a byte more": change_rows(save(draw()), lambda rows: rows + b"\0"),
     "a million bytes more": change_rows(save(draw()), lambda rows: rows + bytes(1_000_000)),
     "an unknown filter": change_rows(save(draw()), lambda rows: rows[:181] + b"\5" + rows[182:]),
-    "a window too large": join(
-        [b"IDAT\x88\x1c" + part[6:] if part[:4] == b"IDAT" else part for part in split(save(draw()))]
+    "a window too large": join_png(
+        [b"IDAT\x88\x1c" + part[6:] if part[:4] == b"IDAT" else part for part in split_png(save(draw()))]
     ),
-    "no end": join(split(save(draw()))[:-1]),
-    "half of the data": join([part[: len(part) // 2] if part[:4] == b"IDAT" else part for part in split(save(draw()))]),
-    "no data": join([part for part in split(save(draw())) if part[:4] != b"IDAT"]),
+    "no end": join_png(split_png(save(draw()))[:-1]),
+    "half of the data": join_png(
+        [part[: len(part) // 2] if part[:4] == b"IDAT" else part for part in split_png(save(draw()))]
+    ),
+    "no data": join_png([part for part in split_png(save(draw())) if part[:4] != b"IDAT"]),
 }
 
 

@@ -8,12 +8,11 @@ import shutil
 import duckdb
 import pytest
 
-from components.lines import read_example_lines
 from components.recogniser import load_recogniser
 from pipeline.exits import EXIT_DONE, EXIT_REFUSED, EXIT_USAGE
 from tests.commands import make_workspace, run_command
 from tests.components.archives.packing import KINDS, put_archive
-from tfrecords.shards import read_records
+from tests.results import read_dataset
 
 
 @pytest.fixture
@@ -107,9 +106,8 @@ def test_every_member_is_read_or_rejected_once(tmp_path, workspace, files):
 @pytest.mark.parametrize("kind", ["a.tar", "a.tar.gz", "a.zip"])
 def test_an_ingested_archive_gives_the_examples_of_its_files(tmp_path, files, kind, tiny_images):
     def examples(workspace: pathlib.Path) -> list[tuple[str, str, bytes]]:
-        shards = sorted(workspace.glob("datasets/*/train-*"))
-        lines = read_example_lines(record for shard in shards for record in read_records(str(shard)))
-        return sorted((text, uri.rpartition("/")[2], pixels.tobytes()) for (text, uri), pixels in lines)
+        _, lines = read_dataset(workspace)
+        return sorted((text, uri.rpartition("/")[2], pixels.tobytes()) for uri, (text, pixels) in lines.items())
 
     put_archive(tmp_path / "in", kind, files)
     packed, plain = tmp_path / "packed", tmp_path / "plain"

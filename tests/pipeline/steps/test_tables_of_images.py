@@ -7,13 +7,12 @@ import shutil
 import duckdb
 import pytest
 
-from components.lines import read_example_lines
 from components.recogniser import load_recogniser
 from pipeline.exits import EXIT_DONE, EXIT_REFUSED
 from tests.commands import make_workspace, run_command
 from tests.components.archives.lmdb_pages import put_lmdb
 from tests.components.archives.tables import TABLE_KINDS, Row, put_table
-from tfrecords.shards import read_records
+from tests.results import read_dataset
 
 
 @pytest.fixture
@@ -93,9 +92,8 @@ def test_every_row_is_read_or_rejected_once(tmp_path, workspace, rows, kind):
 @pytest.mark.parametrize("kind", TABLE_KINDS)
 def test_an_ingested_table_gives_the_examples_of_its_files(tmp_path, rows, kind, tiny_images, capsys):
     def examples(workspace: pathlib.Path) -> list[tuple[str, bytes]]:
-        shards = sorted(workspace.glob("datasets/*/train-*"))
-        lines = read_example_lines(record for shard in shards for record in read_records(str(shard)))
-        return sorted((text, pixels.tobytes()) for (text, _), pixels in lines)
+        _, lines = read_dataset(workspace)
+        return sorted((text, pixels.tobytes()) for text, pixels in lines.values())
 
     put_table(tmp_path / "in", kind, rows)
     packed, plain = tmp_path / "packed", tmp_path / "plain"
