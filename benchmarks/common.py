@@ -54,6 +54,10 @@ class Run(NamedTuple):
     figures: dict[str, Any]
     others: float
 
+    def make_rate(self, images: int) -> Rate:
+        """Makes the speed of the step on so many images, with the processor time of the whole command."""
+        return Rate(images / self.step, self.processor / images * 1e6, self.others)
+
 
 def copy_originals(images: str, folder: Path) -> list[Original]:
     """Copies the images of `--images`, whose names are their labels."""

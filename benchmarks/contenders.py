@@ -96,7 +96,7 @@ def measure_doctr(paths: list[str], processes: int, threads: int, batch: int) ->
     batches = [batch] * max(1, len(paths) // batch)
     score = functools.partial(_score_with_doctr, threads=threads)
     found = measure_rate(score, batches, processes=processes, items_a_turn=1)
-    return Rate(found.rate * batch, found.processor / batch, found.others)
+    return found.count_parts(batch)
 
 
 def _score_with_doctr(batch: int, threads: int) -> None:
@@ -158,7 +158,7 @@ def measure_ocr_model_v1(paths: list[str], processes: int, threads: int, batch: 
     recognise(paths[: 4 * batch])
     with measure_usage() as usage:
         recognise(paths)
-    return Rate(len(paths) / usage.seconds, usage.processor / len(paths) * 1e6, usage.others)
+    return usage.make_rate(len(paths))
 
 
 CONTENDERS: dict[str, Callable[[list[str], int, int, int], Rate]] = {

@@ -188,8 +188,7 @@ def measure_speed(originals: Sequence[Original], count: int, workspace: Path, sc
     of_roofline = rate / roofline.rate
     share, goal = f"{of_roofline:.1%}", f"{GOAL_SHARE:.0%} of it"
     print_rate("roofline: decode, then ONNX Runtime", roofline, share, goal, is_met=of_roofline >= GOAL_SHARE)
-    product = Rate(rate, best.processor / count * 1e6, best.others)
-    print_rate(f"product, infer step, {', '.join(best.figures['figures']['engines'])}", product)
+    print_rate(f"product, infer step, {', '.join(best.figures['figures']['engines'])}", best.make_rate(count))
     print_row("product, whole process", f"{count / best.process:,.0f}", others=best.others)
     alone = {name: min(seconds[name] for seconds in rounds) for name in rounds[0]}
     reading, by_all = CORES * count / rates["read only"].rate, "reading files, and decoding to lines"

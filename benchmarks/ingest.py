@@ -177,8 +177,7 @@ def measure_speed(originals: Sequence[Original], count: int, scratch: Path) -> N
     for name, loop in rates.items():
         print_rate(f"{name}, {CORES} processes", loop, f"{rate / loop.rate:.1%}")
     goal = f'{GOAL_RATE:,} or {GOAL_SHARE:.0%} of "read and decode"'
-    product = Rate(rate, best.processor / count * 1e6, best.others)
-    print_rate("product, ingest step", product, goal=goal, is_met=is_met)
+    print_rate("product, ingest step", best.make_rate(count), goal=goal, is_met=is_met)
     print_row("product, whole process", f"{count / best.process:,.0f}", others=best.others)
     stages = {name: min(seconds[name] for seconds in rounds) for name in rounds[0]}
     print_profile(stages, best.step, "ingest step", count)

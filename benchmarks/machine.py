@@ -18,6 +18,24 @@ _IDLE = (3, 4)  # fields of a line `cpu` of /proc/stat: idle, and idle while a d
 _GUEST = 8  # this field and the next are counted in others, too: see proc(5)
 
 
+class Rate(NamedTuple):
+    """Speed of a loop.
+
+    Attributes:
+        rate: items a second.
+        processor: microseconds of processor time an item.
+        others: as in a `Usage`.
+    """
+
+    rate: float = 0.0
+    processor: float = 0.0
+    others: float = 0.0
+
+    def count_parts(self, parts: float) -> Rate:
+        """Returns the speed in parts, of which each item has so many."""
+        return Rate(self.rate * parts, self.processor / parts, self.others)
+
+
 class Usage:
     """Time that a measurement took.
 
@@ -30,6 +48,10 @@ class Usage:
     seconds = 0.0
     processor = 0.0
     others = 0.0
+
+    def make_rate(self, items: int) -> Rate:
+        """Makes the speed of so many items."""
+        return Rate(items / self.seconds, self.processor / items * 1e6, self.others)
 
 
 @contextlib.contextmanager
@@ -69,17 +91,3 @@ def read_busy_seconds() -> float:
 def share_of_others(seconds: float, busy: float, own: float) -> float:
     """Returns the share of the cores that others took in some seconds, of which the cores were busy and own so many."""
     return min(1.0, max(0.0, busy - own) / (seconds * CORES)) if seconds > 0 else 0.0
-
-
-class Rate(NamedTuple):
-    """Speed of a loop.
-
-    Attributes:
-        rate: items a second.
-        processor: microseconds of processor time an item.
-        others: as in a `Usage`.
-    """
-
-    rate: float = 0.0
-    processor: float = 0.0
-    others: float = 0.0

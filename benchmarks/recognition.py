@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import measure_rate, read_only
-from benchmarks.machine import CORES, Rate, get_processor_seconds, read_busy_seconds, share_of_others
+from benchmarks.machine import CORES, Rate, measure_usage
 from components.counts import Counts
 from components.inference.request import InferenceRequest
 from components.inference.rows import ImageFile, RecognisedLine, make_predictions_table
@@ -108,11 +108,11 @@ def measure_engine_rate(engine_name: str, folder: str, paths: Sequence[str]) -> 
                 scored += len(widths)
         return scored
 
-    started, used, busy = time.monotonic(), get_processor_seconds(), read_busy_seconds()
-    with concurrent.futures.ThreadPoolExecutor(CORES) as pool:  # several batches at a time, as the product does
-        scored = sum(pool.map(score_for_a_while, [started + _SCORED_SECONDS] * CORES))
-    seconds, used = time.monotonic() - started, get_processor_seconds() - used
-    return Rate(scored / seconds, used / scored * 1e6, share_of_others(seconds, read_busy_seconds() - busy, used))
+    with measure_usage() as usage:
+        until = time.monotonic() + _SCORED_SECONDS
+        with concurrent.futures.ThreadPoolExecutor(CORES) as pool:  # several batches at a time, as the product does
+            scored = sum(pool.map(score_for_a_while, [until] * CORES))
+    return usage.make_rate(scored)
 
 
 def _collect_full_batches(paths: Sequence[str], height: int) -> list[list[np.ndarray]]:
@@ -211,5 +211,4 @@ def measure_whole_loop(paths: Sequence[str], model: str, scratch: Path) -> Rate:
     with tempfile.TemporaryDirectory(prefix="loop-", dir=scratch) as folder:
         turn = functools.partial(recognise_to_parquet, model=model, folder=folder)
         found = measure_rate(turn, turns, items_a_turn=1)
-    images = len(paths) / len(turns)
-    return Rate(found.rate * images, found.processor / images, found.others)
+    return found.count_parts(len(paths) / len(turns))

@@ -103,7 +103,7 @@ def measure_steps(batches: Iterable[Any], step: Callable[[Any], object], images:
             step(batch)
             if number == WARM_UP_STEPS:
                 usage = measured.enter_context(measure_usage())
-    return Rate(TIMED_STEPS * images / usage.seconds, usage.processor / (TIMED_STEPS * images) * 1e6, usage.others)
+    return usage.make_rate(TIMED_STEPS * images)
 
 
 def measure_race(workspace: Path, models: list[str], seeds: list[int]) -> None:
