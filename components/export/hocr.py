@@ -70,19 +70,13 @@ class HocrFormat:
 def _format_page(matched: ReadPage, readings: dict[str, Reading], number: int) -> Iterator[str]:
     """Formats a page, in pixels of its image."""
     places = PagePlaces(matched)
-    assert matched.page is not None
-    in_pixels = places.size is not None or matched.page.in_pixels  # or else places would be millimetres or the like
     lines = []
     for name, reading in readings.items():
         outlines = places.locate_words(name, reading) or ()
         boxes = (find_box(outline) for outline in outlines)
         words = [(word, box) for word, box in zip(reading.placed_words, boxes, strict=False) if box]
-        box = matched.lines[name].box if in_pixels else None
-        lines.append((reading, places.scale_box(box) if box else None, words))
-    size = places.size
-    if size is None and in_pixels and matched.page.width:
-        size = matched.page.width, matched.page.height or 0
-    yield _open_page(location_to_uri(matched.image), size, number)
+        lines.append((reading, places.scale_box(matched.lines[name].box), words))
+    yield _open_page(location_to_uri(matched.image), places.page_size, number)
     for place, (reading, box, words) in enumerate(lines, 1):
         yield _format_line(reading, box, words, f"{number}_{place}")
     yield "</div>\n"

@@ -47,8 +47,19 @@ class PagePlaces:
             return None
         return [cut.locate_columns(word.start, max(word.end, word.start + 1)) for word in words]
 
-    def scale_box(self, box: Box) -> Box:
-        """Scales a box of the page file to pixels of the image."""
+    @property
+    def page_size(self) -> tuple[int, int] | None:
+        """Width and height in pixels: of the image, or as the page file says; None if neither is known."""
+        page = self._page.page
+        assert page is not None
+        return self.size or ((page.width, page.height or 0) if page.in_pixels and page.width else None)
+
+    def scale_box(self, box: Box | None) -> Box | None:
+        """Scales a box of the page file to pixels of the image; returns None if there is none, or no telling."""
+        page = self._page.page
+        assert page is not None
+        if box is None or (self.size is None and not page.in_pixels):
+            return None
         across, down = self.scale
         left, top, right, bottom = box
         return left * across, top * down, right * across, bottom * down
