@@ -395,8 +395,8 @@ FLAG_SECTIONS = (
         (
             Flag(
                 "engine",
-                "library that runs the model; auto chooses the faster one on each machine, which is tensorflow where "
-                "it sees a GPU",
+                "library that runs the model, onnx-int8 with a network in 8 bits; auto chooses the fastest one on each "
+                "machine, which is tensorflow where it sees a GPU",
                 "NAME",
                 default="auto",
                 choices=ENGINES,

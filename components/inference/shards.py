@@ -20,7 +20,7 @@ from components.listing import ImageReference
 from components.predictions.schema import CONFIDENCE_BINS, LEAST_CONFIDENT, ROW_GROUP_ROWS
 from components.processes import HelperPool, split_into_groups
 from components.recogniser.batches import recognise_in_batches
-from components.recogniser.engines import choose_engine
+from components.recogniser.engines import choose_engine, is_onnx
 from components.recogniser.manifest import ModelManifest
 from components.recogniser.model import Recogniser, RecogniserSpec, Recognition
 from components.rejects import Reject, count_by_reason, make_rejects_table
@@ -49,8 +49,9 @@ def recognise_shard(
     Args:
         references: in the order in which they are read.
         recognise: recognises one batch of lines, in order.
-        about_model: describes the model for the figures. Where its `engine` is `onnx`, helper processes score too, if
-            the worker may occupy several: threads of this process would share one interpreter, and a core's cache.
+        about_model: describes the model for the figures. Where its `engine` is ONNX Runtime, helper processes score
+            too, if the worker may occupy several: threads of this process would share one interpreter, and a core's
+            cache.
     """
     files = [ImageFile(reference.uri, reference.size_bytes, reference.modified_us) for reference in references]
     lines = functools.partial(
@@ -101,7 +102,7 @@ def prepare_recognition(request: InferenceRequest, helpers: HelperPool) -> None:
     """Starts the helper processes of a job while the job starts, with the model if they will recognise with it."""
     processes = _choose_helpers(request.images // request.shards, request.processes)
     engine, _ = choose_engine(request.engine, ModelManifest.read(request.model_folder))
-    if processes == 1 or engine != "onnx":
+    if processes == 1 or not is_onnx(engine):
         prepare_decoding(helpers, processes)
     else:
         read_chunk = functools.partial(_recognise_chunk, lines=_read_recorded_lines, reader=request.reader(engine))
@@ -200,8 +201,9 @@ def _recognise(
 
     started = time.monotonic()
     processes = _choose_helpers(matched, request.processes)
-    if about_model.get("engine") == "onnx" and processes > 1:
-        read_chunk = functools.partial(_recognise_chunk, lines=lines, reader=request.reader("onnx"))
+    engine = about_model.get("engine", "")
+    if is_onnx(engine) and processes > 1:
+        read_chunk = functools.partial(_recognise_chunk, lines=lines, reader=request.reader(engine))
         # As many chunks for each helper: none waits for another's last one.
         calls = processes * math.ceil(matched / (processes * _CHUNK))
         chunks = split_into_groups(math.ceil(matched / calls), images)

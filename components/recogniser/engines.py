@@ -12,18 +12,24 @@ import tempfile
 import threading
 from collections.abc import Callable
 from types import ModuleType
+from typing import TypeAlias
 
 import numpy as np
 
 from components.devices import find_gpus
-from components.recogniser.manifest import ONNX_NAME, SAVED_MODEL_NAME, ModelManifest
+from components.recogniser.manifest import INT8_NAME, ONNX_NAME, SAVED_MODEL_NAME, ModelManifest
 from tfrecords import DataError, storage
 
-ENGINES = ("auto", "tensorflow", "onnx")
+TENSORFLOW, ONNX, ONNX_INT8 = "tensorflow", "onnx", "onnx-int8"
+ENGINES = ("auto", TENSORFLOW, ONNX, ONNX_INT8)
+_FILES = {TENSORFLOW: SAVED_MODEL_NAME, ONNX: ONNX_NAME, ONNX_INT8: INT8_NAME}
 # The layers' results for so many pixels fit a core's second-level cache. Larger batches are a quarter slower.
 _CACHED_PIXELS = 150_000
 _MANY_LINES = 4  # for fewer, the start of another computation costs what computing them together saves
 _IMPORT_LOCK = threading.Lock()
+
+
+Score: TypeAlias = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,23 +37,25 @@ class Engine:
     """A model that is loaded and ready to score.
 
     Attributes:
-        name: `tensorflow` or `onnx`.
+        name: one of `ENGINES`, but not `auto`.
         why: the reason for this engine, for a person.
         score: images uint8 [batch, height, width, 1] and widths int32 [batch] to logits float32
             [batch, time, classes] and time steps int32 [batch]. Logits behind a line's time steps mean nothing.
+        temperature: its logits are divided by this, so that confidences are calibrated.
     """
 
     name: str
     why: str
-    score: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+    score: Score
+    temperature: float
 
 
 def load_engine(name: str, folder: str, manifest: ModelManifest, threads: int) -> Engine:
     """Loads a committed model, its files checked against the manifest.
 
     Args:
-        name: one of `ENGINES`. `auto` takes the faster one on this machine: TensorFlow where it sees a GPU, ONNX
-            Runtime elsewhere.
+        name: one of `ENGINES`. `auto` takes the fastest one on this machine: TensorFlow where it sees a GPU, ONNX
+            Runtime elsewhere, in 8 bits if the model has a network for that.
         folder: of the model, local or remote.
         threads: processor cores that ONNX Runtime may use at once.
 
@@ -55,10 +63,12 @@ def load_engine(name: str, folder: str, manifest: ModelManifest, threads: int) -
         DataError: if the model has no file for this engine, or the file was damaged.
     """
     name, why = choose_engine(name, manifest)
-    path = manifest.fetch(folder, ONNX_NAME if name == "onnx" else SAVED_MODEL_NAME)
+    temperature = manifest.int8_temperature if name == ONNX_INT8 else manifest.temperature
+    assert temperature is not None  # a model without it was not given this engine
+    path = manifest.fetch(folder, _FILES[name])
     try:
-        onnx = name == "onnx"
-        return Engine(name, why, _load_onnx(path, manifest.time_stride, threads) if onnx else _load_tensorflow(path))
+        score = load_onnx(path, manifest.time_stride, threads) if is_onnx(name) else _load_tensorflow(path)
+        return Engine(name, why, score, temperature)
     finally:
         if storage.is_remote(folder):  # the copy is in memory now
             storage.remove_folder(os.path.dirname(path))
@@ -71,23 +81,37 @@ def choose_engine(name: str, manifest: ModelManifest) -> tuple[str, str]:
         DataError: if the model has no file for the engine that was asked for.
     """
     exported = ONNX_NAME in manifest.files
-    if name == "onnx" and not exported:
+    if name == ONNX and not exported:
         raise DataError(
             f"model {manifest.model_id} has no {ONNX_NAME}, because an older version wrote it: "
             "read with --engine=tensorflow, or train it again"
         )
+    if name == ONNX_INT8 and manifest.int8_temperature is None:
+        why = "an older version wrote it" if manifest.int8 is None else manifest.int8.why
+        raise DataError(f"model {manifest.model_id} has no {INT8_NAME} ({why}): recognise with --engine=auto")
     if name != "auto":
         return name, "as asked for"
     if not exported:
-        return "tensorflow", f"the model has no {ONNX_NAME}"
+        return TENSORFLOW, f"the model has no {ONNX_NAME}"
     if find_gpus() and (gpus := _import_tensorflow().config.list_physical_devices("GPU")):
-        return "tensorflow", f"it sees {len(gpus)} GPU{'s' * (len(gpus) > 1)}"
-    return "onnx", "faster on a CPU"
+        return TENSORFLOW, f"it sees {len(gpus)} GPU{'s' * (len(gpus) > 1)}"
+    if manifest.int8_temperature is not None:
+        return ONNX_INT8, "fastest on a CPU, and as good on validation lines"
+    return ONNX, "faster on a CPU"
 
 
-def _load_onnx(
-    path: str, time_stride: int, threads: int
-) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+def is_onnx(name: str) -> bool:
+    """Checks whether an engine, by the name that `choose_engine` returns, is ONNX Runtime."""
+    return name in (ONNX, ONNX_INT8)
+
+
+def load_onnx(path: str, time_stride: int, threads: int) -> Score:
+    """Loads a local file of a network for ONNX Runtime.
+
+    Args:
+        time_stride: the width of a batch is a multiple of this many pixels.
+        threads: processor cores that it may use at once.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -137,7 +161,7 @@ def _list_parts(widths: np.ndarray, time_stride: int, height: int) -> list[tuple
     return parts
 
 
-def _load_tensorflow(folder: str) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+def _load_tensorflow(folder: str) -> Score:
     tf = _import_tensorflow()
     loaded = tf.saved_model.load(folder)
 

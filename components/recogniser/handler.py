@@ -22,7 +22,7 @@ class LineModelHandler(ModelHandler[np.ndarray, Recognition, Recogniser]):
 
     Args:
         model_folder: of a committed model, local or remote.
-        engine: what computes logits: `tensorflow`, `onnx`, or `auto` for the faster one on each machine.
+        engine: what computes logits: one of `components.recogniser.engines.ENGINES`.
         threads: processor cores that ONNX Runtime may use at once; TensorFlow takes what there is.
         decoding: how logits become text.
     """

@@ -20,8 +20,8 @@ def load_recogniser(
 
     Args:
         place: a workspace, whose accepted model is loaded, or the folder of a model; local or a `gs://` URL.
-        engine: what computes logits: `tensorflow`, `onnx`, or `auto` for the faster one on this machine, which is
-            TensorFlow where it sees a GPU and ONNX Runtime elsewhere.
+        engine: what computes logits: `tensorflow`, `onnx`, `onnx-int8`, or `auto` for the fastest one on this machine,
+            which is TensorFlow where it sees a GPU, and ONNX Runtime elsewhere.
         threads: processor cores that ONNX Runtime uses at once; TensorFlow takes what there is.
         decoding: how logits become text; by default with the model's language model if it has one, or else the best
             symbol at each time step.

@@ -17,10 +17,11 @@ MODEL_VERSION = 5
 
 Until then they are found again, also where this version would train a better one.
 """
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 CALIBRATION_NAME = "calibration.json"
 KERAS_NAME = "model.keras"
 ONNX_NAME = "model.onnx"
+INT8_NAME = "model.int8.onnx"
 SAVED_MODEL_NAME = "saved_model"
 LANGUAGE_MODEL_NAME = "language_model.npz"
 PLOTS_NAME = "plots"
@@ -33,10 +34,35 @@ _ADDED = {
     "language_model": None,
     "base_direction": VISUAL,
     "vertical": False,
+    "int8": None,
 }
-"""Fields that versions 2 to 5 added, with the values that the versions before implied."""
+"""Fields that versions 2 to 6 added, with the values that the versions before implied."""
 RENAMED_NETWORKS = {"crnn": "ctc_conv", "crnn_large": "ctc_conv_large"}
 """Networks by the names that they had first. Older manifests and command lines have these names."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Int8Trial:
+    """The trial of a network that computes in 8 bits, on validation lines.
+
+    Attributes:
+        why: what was decided, and for which reason, for a person.
+        layers: which layers of `model.int8.onnx` compute in 8 bits; None if there is no such file.
+        temperature: its logits are divided by this; None without the file.
+        cer, float_cer: of the network in 8 and in 32 bits; None if nothing was tried.
+        standard_error: of `float_cer`.
+        lines: number of the validation lines.
+        calibration_lines: number of the training lines on which the ranges of the activations were measured.
+    """
+
+    why: str
+    layers: str | None = None
+    temperature: float | None = None
+    cer: float | None = None
+    float_cer: float | None = None
+    standard_error: float | None = None
+    lines: int = 0
+    calibration_lines: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +83,10 @@ class ModelManifest:
         language_model: `weight`, `bonus` and `exponent` of the `Fusion` with `language_model.npz`; None without one.
         base_direction: how the symbols that it gives stand on an image, one of `tfrecords.directions.DIRECTIONS`.
         vertical: whether images are turned before they are read, since their text runs from top to bottom.
+        int8: the trial of the network in 8 bits; None in manifests of versions that had none.
         schema_version: of this manifest and of the files. Version 1 had no `model.onnx`, and its SavedModel took
-            prepared batches only. Version 2 had no temperature, version 3 no language model, version 4 no directions.
+            prepared batches only. Version 2 had no temperature, version 3 no language model, version 4 no directions,
+            version 5 no `model.int8.onnx`.
     """
 
     model_id: str
@@ -74,6 +102,7 @@ class ModelManifest:
     language_model: dict[str, float] | None = None
     base_direction: str = VISUAL
     vertical: bool = False
+    int8: Int8Trial | None = None
     schema_version: int = SCHEMA_VERSION
 
     def write(self, folder: str) -> None:
@@ -94,11 +123,16 @@ class ModelManifest:
         if manifest.model in RENAMED_NETWORKS:
             name = RENAMED_NETWORKS[manifest.model]
             manifest = dataclasses.replace(manifest, model=name, options={**manifest.options, "model": name})
-        if not _is_positive(manifest.temperature):
-            raise DataError(
-                f"the manifest in {folder} has the temperature {manifest.temperature!r}, by which logits are divided, "
-                f"and which must be a number above 0: {suggest_remedy(folder, 'train')}"
-            )
+        if manifest.int8 is not None:
+            manifest = dataclasses.replace(manifest, int8=Int8Trial(**content["int8"]))
+        int8_temperature = manifest.int8_temperature
+        temperatures = [manifest.temperature, *([] if int8_temperature is None else [int8_temperature])]
+        for temperature in temperatures:
+            if not _is_positive(temperature):
+                raise DataError(
+                    f"the manifest in {folder} has the temperature {temperature!r}, by which logits are divided, "
+                    f"and which must be a number above 0: {suggest_remedy(folder, 'train')}"
+                )
         if not _describes_files(manifest.files):
             raise DataError(
                 f"the manifest in {folder} does not give the checksums of the model's files: "
@@ -107,6 +141,11 @@ class ModelManifest:
         if outside := [name for name in manifest.files if not {"", ".", ".."}.isdisjoint(name.split("/"))]:
             raise DataError(f"the manifest in {folder} names a file that is not in its folder: {outside[0]}")
         return manifest
+
+    @property
+    def int8_temperature(self) -> float | None:
+        """The temperature of `model.int8.onnx`; None if the model has no such file."""
+        return None if self.int8 is None else self.int8.temperature
 
     def read_charset(self, folder: str) -> Charset:
         """Reads the model's charset, and checks it against the manifest.

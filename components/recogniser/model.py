@@ -86,7 +86,7 @@ class RecogniserSpec:
 
     Attributes:
         model_folder: of a committed model, local or remote.
-        engine: what computes logits: `tensorflow`, `onnx`, or `auto` for the faster one on each machine.
+        engine: what computes logits: one of `components.recogniser.engines.ENGINES`.
         threads: processor cores that ONNX Runtime may use at once; TensorFlow takes what there is.
         decoding: how logits become text.
 
@@ -270,7 +270,7 @@ class Recogniser:
 
     def _score(self, images: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         logits, time_steps = self.engine.score(images, widths)
-        return logits / np.float32(self.manifest.temperature), time_steps
+        return logits / np.float32(self.engine.temperature), time_steps
 
     def decode_with(self, decode: Callable[..., _Decoded], *arguments: np.ndarray) -> _Decoded:
         """Calls a function of logits; raises a `DataError` if they are not finite."""

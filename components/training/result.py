@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -9,11 +10,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from components.ctc.calibration import ENOUGH_LINES, fit_temperature
-from components.ctc.fusion import tune_fusion
+from components.ctc.fusion import Fusion, tune_fusion
 from components.ctc.language_model import LanguageModel, NgramCounts
 from components.recogniser.manifest import CALIBRATION_NAME, LANGUAGE_MODEL_NAME, PLOTS_NAME
 from components.training.data import Examples, make_evaluation_batches
 from components.training.export import export_model
+from components.training.int8 import CALIBRATION_LINES, LabelledBatch, Scored, count_errors, try_int8
 from components.training.learner import make_logits_function
 from components.training.networks import find_builder
 from components.training.plots import plot_distortions, plot_history, plot_training_samples
@@ -30,43 +32,44 @@ _MOST_LOGITS = 50_000_000  # that calibration keeps in memory
 _SHOWN, _SHOWN_DISTORTED = 16, 8
 
 
+def _make_labelled_batches(validation: Examples, classes: int) -> list[LabelledBatch]:
+    """Makes batches of some `ENOUGH_LINES` validation lines, or of all if there are fewer."""
+    numbers = int(validation.widths.sum()) // TIME_STRIDE * classes
+    parts = max(1, len(validation) // ENOUGH_LINES, -(-numbers // _MOST_LOGITS))
+    return [
+        LabelledBatch(images, widths, [validation.get_label(i).tolist() for i in indices])
+        for images, widths, indices in make_evaluation_batches(validation, EVALUATION_BATCH, 0, parts)
+    ]
+
+
+def _score(compute_logits: Callable, batches: Sequence[LabelledBatch]) -> list[Scored]:
+    return [
+        (*(output.numpy() for output in compute_logits(batch.images, batch.widths)), batch.labels) for batch in batches
+    ]
+
+
 def _calibrate(
-    compute_logits: Callable,
-    labels: Sequence[np.ndarray],
-    validation: Examples,
-    charset: Charset,
-    folder: str,
-) -> float:
-    """Calibrates the model on a part of the validation split, and writes the result to its folder.
+    scored: Sequence[Scored], labels: Sequence[np.ndarray], charset: Charset, folder: str
+) -> tuple[float, Fusion | None]:
+    """Calibrates the model on lines of the validation split.
 
     Confidences are calibrated if logits are divided by a temperature. A language model goes with the model if
-    it makes the texts of the validation split better.
+    it makes the texts of these lines better.
 
     Args:
+        scored: validation lines; their logits are divided by the temperature.
         labels: what the language model learns from, int [length] each.
-
-    Returns:
-        The temperature.
+        folder: to which the language model is written.
     """
-    numbers = int(validation.widths.sum()) // TIME_STRIDE * charset.classes
-    parts = max(1, len(validation) // ENOUGH_LINES, -(-numbers // _MOST_LOGITS))
-    batches = []
-    for images, widths, indices in make_evaluation_batches(validation, EVALUATION_BATCH, 0, parts):
-        logits, time_steps = (output.numpy() for output in compute_logits(images, widths))
-        batches.append((logits, time_steps, [validation.get_label(i).tolist() for i in indices]))
-    temperature = fit_temperature(batches)
-    for logits, _, _ in batches:
+    temperature = fit_temperature(scored)
+    for logits, _, _ in scored:
         logits /= np.float32(temperature)
     counts = NgramCounts.from_labels(labels, charset.classes)
-    fusion = tune_fusion(batches, LanguageModel.from_counts(counts))
+    fusion = tune_fusion(scored, LanguageModel.from_counts(counts))
     if fusion is not None:
         counts.write(os.path.join(folder, LANGUAGE_MODEL_NAME))
         log.info(f"the decoder gets a language model, of weight {fusion.weight:g}: it makes validation texts better")
-    names = ("weight", "bonus", "exponent")
-    settings = None if fusion is None else {name: getattr(fusion, name) for name in names}
-    calibration = {"temperature": temperature, "language_model": settings}
-    storage.write_json(os.path.join(folder, CALIBRATION_NAME), calibration)
-    return temperature
+    return temperature, fusion
 
 
 def _read_texts(path: str, charset: Charset) -> list[np.ndarray]:
@@ -104,8 +107,23 @@ def write_model(
     labels = [examples.get_label(i) for i in range(len(examples))]
     if request.texts is not None:
         labels += _read_texts(request.texts, charset)
-    temperature = _calibrate(make_logits_function(recogniser, height), labels, validation, charset, folder)
+    batches = _make_labelled_batches(validation, charset.classes)
+    scored = _score(make_logits_function(recogniser, height), batches)
+    float_errors = count_errors(scored)
+    temperature, fusion = _calibrate(scored, labels, charset, folder)
+    del scored  # may be large
     export_model(recogniser, charset, height, folder, temperature, dataset.vertical)
+    chosen = np.random.default_rng(request.seed).permutation(len(examples)).tolist()
+    lines = [examples.decode_line(i) for i in chosen[:CALIBRATION_LINES]]
+    int8 = try_int8(folder, lines, batches, float_errors)
+    log.info(f"on CPUs, infer will compute in {'8' if int8.layers else '32'} bits: {int8.why}")
+    names = ("weight", "bonus", "exponent")
+    calibration = {
+        "temperature": temperature,
+        "language_model": None if fusion is None else {name: getattr(fusion, name) for name in names},
+        "int8": dataclasses.asdict(int8),
+    }
+    storage.write_json(os.path.join(folder, CALIBRATION_NAME), calibration)
     if state.left_out:
         uris = sorted(examples.uris[i] for i in state.left_out)
         storage.write_json(os.path.join(folder, LEFT_OUT_NAME), uris)
@@ -114,8 +132,7 @@ def write_model(
             f"steps; {LEFT_OUT_NAME} beside the model lists them: {', '.join(uris[:3])}{', …' * (len(uris) > 3)}"
         )
     plot_history(state.history, os.path.join(folder, PLOTS_NAME, "curves.png"))
-    chosen = np.random.default_rng(request.seed).permutation(len(examples))[:_SHOWN].tolist()
-    plot_training_samples(examples, chosen, os.path.join(folder, PLOTS_NAME, "training_samples.png"))
+    plot_training_samples(examples, chosen[:_SHOWN], os.path.join(folder, PLOTS_NAME, "training_samples.png"))
     if RECIPES[request.model].augment:
         path = os.path.join(folder, PLOTS_NAME, "distortions.png")
         plot_distortions(examples, chosen[:_SHOWN_DISTORTED], request.seed, path)

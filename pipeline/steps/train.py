@@ -11,11 +11,13 @@ from typing import Any
 from components.commit import Commit
 from components.recogniser.manifest import (
     CALIBRATION_NAME,
+    INT8_NAME,
     KERAS_NAME,
     LANGUAGE_MODEL_NAME,
     MODEL_VERSION,
     ONNX_NAME,
     SAVED_MODEL_NAME,
+    Int8Trial,
     ModelManifest,
     describe_files,
     get_first_name,
@@ -302,7 +304,7 @@ def find_model(folder: str) -> tuple[ModelManifest | None, str | None]:
         manifest = ModelManifest.read(folder)
     except FileNotFoundError:
         return None, None
-    needed = (KERAS_NAME, ONNX_NAME, SAVED_MODEL_NAME, LANGUAGE_MODEL_NAME, CHARSET_NAME)
+    needed = (KERAS_NAME, ONNX_NAME, INT8_NAME, SAVED_MODEL_NAME, LANGUAGE_MODEL_NAME, CHARSET_NAME)
     sizes = {name: described["bytes"] for name, described in manifest.files.items() if name.startswith(needed)}
     damage = storage.find_missing_or_changed(folder, sizes)
     return (manifest, None) if damage is None else (None, damage)
@@ -367,6 +369,7 @@ def describe_model(
         time_stride=TIME_STRIDE,
         temperature=calibration["temperature"],
         language_model=calibration["language_model"],
+        int8=Int8Trial(**calibration["int8"]),
         charset_sha256=charset.digest,
         base_direction=charset.direction,
         vertical=dataset.vertical,

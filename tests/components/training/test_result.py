@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 
 import numpy as np
 import tensorflow as tf
@@ -32,8 +32,8 @@ def make_examples() -> Examples:
     )
 
 
-def calibrate(folder, doubtful: dict[int, int]) -> dict:
-    """Calibrates a network that takes some symbols for others; returns what is written."""
+def calibrate(folder, doubtful: dict[int, int]) -> tuple[float, Fusion | None]:
+    """Calibrates a network that takes some symbols for others; returns its temperature and its language model's use."""
     examples = make_examples()
 
     def compute_logits(images, widths):
@@ -42,21 +42,22 @@ def calibrate(folder, doubtful: dict[int, int]) -> dict:
         return tuple(map(tf.constant, write_logits(texts, CHARSET.classes, doubtful)))
 
     labels = [examples.get_label(number) for number in range(len(examples))]
-    result._calibrate(compute_logits, labels, examples, CHARSET, str(folder))
-    return json.loads((folder / "calibration.json").read_text())
+    scored = result._score(compute_logits, result._make_labelled_batches(examples, CHARSET.classes))
+    return result._calibrate(scored, labels, CHARSET, str(folder))
 
 
 def test_a_language_model_is_written_where_it_makes_validation_texts_better(tmp_path):
-    written = calibrate(tmp_path, {2: 4})
+    temperature, found = calibrate(tmp_path, {2: 4})
+    assert found is not None
     counts = NgramCounts.read(str(tmp_path / "language_model.npz"))
-    fusion = Fusion(LanguageModel.from_counts(counts), **written["language_model"])
+    fusion = dataclasses.replace(found, model=LanguageModel.from_counts(counts))
     logits, steps = write_logits([CHARSET.encode("dbc")], CHARSET.classes, {2: 4})
-    (line,) = decode_with_language_model(logits / np.float32(written["temperature"]), steps, fusion, 4, 0)
+    (line,) = decode_with_language_model(logits / np.float32(temperature), steps, fusion, 4, 0)
     assert CHARSET.decode(line.ids) == "dbc"
 
 
 def test_no_language_model_is_written_where_nothing_is_wrong(tmp_path):
-    assert calibrate(tmp_path, {})["language_model"] is None
+    assert calibrate(tmp_path, {})[1] is None
     assert not (tmp_path / "language_model.npz").exists()
 
 
