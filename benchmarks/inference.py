@@ -66,6 +66,7 @@ from benchmarks.recognition import (
     run_in_own_process,
     time_stages,
 )
+from components.recogniser.engines import ONNX, ONNX_INT8, TENSORFLOW
 from components.recogniser.manifest import ModelManifest
 from tfrecords import read_line
 
@@ -151,13 +152,14 @@ def measure_speed(originals: Sequence[Original], count: int, workspace: Path, sc
     images = make_images(scratch / f"images-{count}", originals, count)
     paths = [str(path) for path in sorted(images.glob("*/*"))]
     model = str(find_model_folder(workspace))
-    height = ModelManifest.read(model).height
+    manifest = ModelManifest.read(model)
+    onnx = ONNX if manifest.int8_temperature is None else ONNX_INT8
     loops: dict[str, Callable[[str], object]] = {
         "read only": read_only,
         "read and decode (Pillow)": read_and_decode,
-        "decode: file to grey line": functools.partial(read_grey_line, height=height),
+        "decode: file to grey line": functools.partial(read_grey_line, height=manifest.height),
     }
-    engines = {"ONNX Runtime": "onnx", "TensorFlow": "tensorflow"}
+    engines = {"ONNX Runtime": onnx, "TensorFlow": TENSORFLOW}
     original_paths = [str(original.path) for original in originals]
     for path in paths:
         read_only(path)
@@ -180,14 +182,14 @@ def measure_speed(originals: Sequence[Original], count: int, workspace: Path, sc
     for name in (*loops, WHOLE_LOOP):
         print_rate(f"{name}, {CORES} processes", rates[name], f"{rate / rates[name].rate:.1%}")
     share, goal = f"{rate / engine.rate:.1%}", f"{GOAL_ENGINE:,}"
-    print_rate("engine: ONNX Runtime, ready batches", engine, share, goal, is_met=engine.rate >= GOAL_ENGINE)
+    print_rate(f"engine: {onnx}, ready batches", engine, share, goal, is_met=engine.rate >= GOAL_ENGINE)
     share = f"{rate / rates['TensorFlow'].rate:.1%}"
     print_rate("engine: TensorFlow, ready batches", rates["TensorFlow"], share)
     others = max(decode.others, engine.others, best.others)
     roofline = Rate(1 / (1 / decode.rate + 1 / engine.rate), decode.processor + engine.processor, others)
     of_roofline = rate / roofline.rate
     share, goal = f"{of_roofline:.1%}", f"{GOAL_SHARE:.0%} of it"
-    print_rate("roofline: decode, then ONNX Runtime", roofline, share, goal, is_met=of_roofline >= GOAL_SHARE)
+    print_rate(f"roofline: decode, then {onnx}", roofline, share, goal, is_met=of_roofline >= GOAL_SHARE)
     print_rate(f"product, infer step, {', '.join(best.figures['figures']['engines'])}", best.make_rate(count))
     print_row("product, whole process", f"{count / best.process:,.0f}", others=best.others)
     alone = {name: min(seconds[name] for seconds in rounds) for name in rounds[0]}

@@ -193,6 +193,11 @@ def test_the_main_job_trains_reads_and_reports_on_its_own_sample(tmp_path):
 
     (model_id,) = {*read.model_id}
     assert (workspace / "models" / "ACCEPTED").read_text().strip() == model_id
+    trial = json.loads((workspace / "models" / model_id / "manifest.json").read_text())["int8"]
+    assert (trial["lines"], trial["float_cer"]) == (88, pytest.approx(0, abs=0.05))
+    (run,) = (workspace / "predictions").glob("*/*/_manifest.json")
+    (engine,) = json.loads(run.read_text())["figures"]["engines"]
+    assert engine.startswith("onnx-int8 (" if trial["layers"] else "onnx (")
     for name in (
         "plots/training_samples.png",
         "plots/distortions.png",
