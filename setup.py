@@ -69,6 +69,7 @@ setup(
             "kubernetes>=35",
             "mypy>=2.4",
             "pandas>=2.2",
+            "prometheus-client>=0.26",
             "playwright>=1.65",  # drives the Chromium that is on the path, and downloads none
             "pytest>=9.2",
             "pytest-xdist>=3.8",

@@ -8,7 +8,7 @@ import datetime
 from collections.abc import Callable
 from typing import Any
 
-from tfrecords import DataError
+from tfrecords import DataError, storage
 
 
 class UsageError(DataError):
@@ -110,6 +110,17 @@ def read_web_address(text: str) -> str:
     """
     if text and not text.startswith(("http://", "https://")):
         raise UsageError("--notify_url must begin with http:// or https://")
+    return text
+
+
+def read_metrics_path(text: str) -> str:
+    """Returns the value of `--metrics_file` as it is.
+
+    Raises:
+        OutOfRangeError: for a path that the node exporter of Prometheus would not read.
+    """
+    if text and (not text.endswith(".prom") or storage.is_remote(text)):
+        raise OutOfRangeError("must be a local file whose name ends in .prom: Prometheus' node exporter reads no other")
     return text
 
 

@@ -18,6 +18,7 @@ from pipeline.flag_types import (
     FlagSection,
     number,
     read_day,
+    read_metrics_path,
     read_web_address,
     whole_number,
 )
@@ -61,6 +62,12 @@ FLAG_SECTIONS = (
                 "address to which the record of the command is posted as JSON when it ends",
                 "URL",
                 type=read_web_address,
+            ),
+            Flag(
+                "metrics_file",
+                "file for the command's figures, in the text format of Prometheus",
+                "FILE.prom",
+                type=read_metrics_path,
             ),
             Flag(
                 "retention_days",

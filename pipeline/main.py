@@ -27,6 +27,7 @@ from pipeline.exits import (
     describe_error,
 )
 from pipeline.options import LinePipelineOptions, UsageError
+from pipeline.report.metrics_file import write_metrics
 from pipeline.report.notify import notify_service
 from pipeline.signals import end_at_once, handle_signals
 from tfrecords import DataError
@@ -113,7 +114,7 @@ def _run(options: LinePipelineOptions, place: ClusterPlace | None) -> int:
         return _refuse(error, held, options)
     except DataError as error:
         return _refuse(error, choose_status(error), options)
-    _notify(options, record)  # when other commands may have the workspace
+    _pass_on(options, record)  # when other commands may have the workspace
     return status
 
 
@@ -165,12 +166,17 @@ def _refuse(error: DataError, status: int, options: LinePipelineOptions | None =
         name = "held" if status in (EXIT_HELD, EXIT_LOST) else "failed"
         record = {"status": name, "exit": status, "workspace": options.workspace, "problems": [str(error)]}
         print_line(f"summary: status={name} exit={status} workspace={shlex.quote(options.workspace)}")
-        _notify(options, record)
+        _pass_on(options, record)
     return status
 
 
-def _notify(options: LinePipelineOptions, record: dict[str, Any]) -> None:
-    """Tells the service of `--notify_url` how the command ended; one signal does not stop that, a second one does."""
+def _pass_on(options: LinePipelineOptions, record: dict[str, Any]) -> None:
+    """Writes `--metrics_file`, and tells the service of `--notify_url` how the command ended.
+
+    One signal does not stop that, a second one does.
+    """
+    if options.metrics_file:
+        write_metrics(options.metrics_file, record)
     if options.notify_url:
         with handle_signals() as interruption:
             interruption.ending = True
