@@ -33,6 +33,10 @@ _SPLIT_SALT = "split"
 _SHARD_SALT = "shard"
 _LENGTH = struct.Struct("<Q")
 _CHECKSUM = struct.Struct("<I")
+RECORD_FRAME = (_LENGTH.size + _CHECKSUM.size, _CHECKSUM.size)
+"""Bytes before and behind each record: its length with a checksum, and the checksum of its data."""
+_MOST_RECORD_BYTES = 64 << 20
+"""Bytes of a record; a line of 20,000 pixels has at most some 3 million."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +122,8 @@ def read_records(path: str) -> Iterator[bytes]:
                 if header[_LENGTH.size :] != compute_masked_crc(length):
                     raise EOFError("the checksum of its length is wrong")
                 (size,) = _LENGTH.unpack(length)
+                if size > _MOST_RECORD_BYTES:
+                    raise EOFError(f"it has {size:,} bytes, more than {_MOST_RECORD_BYTES:,}")
                 body = compressed.read(size + _CHECKSUM.size)
                 if len(body) != size + _CHECKSUM.size or body[size:] != compute_masked_crc(body[:size]):
                     raise EOFError("the checksum of its data is wrong")

@@ -63,15 +63,15 @@ class NgramCounts:
     @classmethod
     def from_labels(cls, labels: Sequence[np.ndarray], classes: int) -> NgramCounts:
         """Counts in labels, int [length] each; leaves out the rarest contexts if there are very many."""
-        text, before = _join_labels(_draw_labels(labels), classes)
+        text, before = _join_labels(labels, classes)
         # For each place in the text, the number of the context of 0, 1, … symbols before it; -1 where there are fewer.
-        numbers = [np.zeros(len(text), np.int64)]
+        numbers = [np.zeros(len(text), np.int32)]
         suffixes, frequencies = [np.zeros(1, np.int64)], [np.array([len(text)])]
         for length in range(1, ORDER):
             places = np.flatnonzero(before >= length)
-            keys = numbers[-1][places] * (classes + 1) + text[places - length]
+            keys = numbers[-1][places].astype(np.int64) * (classes + 1) + text[places - length]
             unique, inverse, frequency = np.unique(keys, return_inverse=True, return_counts=True)
-            longer = np.full(len(text), -1)
+            longer = np.full(len(text), -1, np.int32)
             longer[places] = inverse
             numbers.append(longer)
             suffixes.append(unique // (classes + 1))
@@ -84,7 +84,7 @@ class NgramCounts:
         first = np.cumsum([0, *map(len, kept)])
         renumbered = []
         for length, old in enumerate(kept):
-            new = np.full(len(frequencies[length]) + 1, -1)  # the last, for none
+            new = np.full(len(frequencies[length]) + 1, -1, np.int32)  # the last, for none
             new[old] = np.arange(len(old)) + first[length]
             renumbered.append(new)
         at = np.stack([new[old] for new, old in zip(renumbered, numbers, strict=True)])  # [ORDER, places]
@@ -139,23 +139,30 @@ class LanguageModel:
         return cls(np.log(probabilities), next_states, counts.start)
 
 
-def _draw_labels(labels: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-    """Draws labels, always the same, if there are more than can be learned from."""
-    total = sum(map(len, labels))
-    drawn = np.random.default_rng(0).random(len(labels)) * total < _MOST_SYMBOLS
-    return [label for label, taken in zip(labels, drawn, strict=True) if taken]
+def _draw_labels(labels: int, total: int) -> np.ndarray:
+    """Draws labels, always the same, if there are more symbols than can be learned from; returns their numbers."""
+    drawn = np.random.default_rng(0).random(labels) * total < _MOST_SYMBOLS
+    return np.flatnonzero(drawn)
 
 
 def _join_labels(labels: Sequence[np.ndarray], classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Joins labels to one text, with a mark before each, `classes`, and one behind it, `classes - 1`.
+    """Joins labels, or some of very many, to one text: a mark before each, `classes`, and one behind it, `classes - 1`.
 
     Returns:
-        The text, int [places], and for each place the number of symbols of its label before it, that mark included.
+        The text, int32 [places], and for each place the number of symbols of its label before it, that mark included,
+        int32 [places].
     """
-    parts = [np.concatenate([[classes], label, [classes - 1]]) for label in labels]
-    befores = [np.arange(len(part)) for part in parts]
-    nothing = np.zeros(0, np.int64)
-    return np.concatenate([nothing, *parts]), np.concatenate([nothing, *befores])
+    lengths = np.fromiter(map(len, labels), np.int64, len(labels))
+    drawn = _draw_labels(len(labels), int(lengths.sum()))
+    ends = np.cumsum(lengths[drawn] + 2)
+    text = np.empty(ends[-1] if len(ends) else 0, np.int32)
+    before = np.arange(len(text), dtype=np.int32)
+    start = 0
+    for number, end in zip(drawn.tolist(), ends.tolist(), strict=True):
+        text[start], text[start + 1 : end - 1], text[end - 1] = classes, labels[number], classes - 1
+        before[start:end] -= start
+        start = end
+    return text, before
 
 
 def _count_symbols(
@@ -169,13 +176,13 @@ def _count_symbols(
     """
     if length + 1 < ORDER:  # one place for each different context of one symbol more
         longer = np.flatnonzero(numbers[length + 1] >= 0)
-        _, chosen = np.unique(numbers[length + 1][longer] * classes + text[longer], return_index=True)
+        _, chosen = np.unique(numbers[length + 1][longer].astype(np.int64) * classes + text[longer], return_index=True)
         places = np.concatenate([longer[chosen], np.flatnonzero((before == length) & (before > 0))])
     else:
         places = np.flatnonzero(before >= length)
     places = places[at[length][places] >= 0]
     keys, examples, counts = np.unique(
-        at[length][places] * classes + text[places], return_index=True, return_counts=True
+        at[length][places].astype(np.int64) * classes + text[places], return_index=True, return_counts=True
     )
     after = np.minimum(places[examples] + 1, len(text) - 1)
     symbols = keys % classes

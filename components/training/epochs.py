@@ -147,22 +147,19 @@ class EpochLoop:
         """
         examples, cluster = self._judged, self._cluster
         counts = ErrorCounts()
-        all_lengths = examples.label_lengths
         loss_sum = finite = 0.0
         batches = make_evaluation_batches(examples, EVALUATION_BATCH, cluster.worker, cluster.workers)
         for images, widths, indices in batches:
             logits, time_steps = self._learner.compute_logits(images, widths)
             self._learner.watchdog.report_alive()
             self._saver.save_if_due()
-            lengths = all_lengths[indices]
-            labels = np.zeros((len(indices), lengths.max()), np.int32)
-            for row, i in zip(labels, indices, strict=True):
-                row[: len(examples.get_label(i))] = examples.get_label(i)
+            labels, lengths = examples.get_labels(indices)
             losses = compute_ctc_loss(logits, time_steps, labels, lengths).numpy()
             loss_sum += float(losses[np.isfinite(losses)].sum())
             finite += float(np.isfinite(losses).sum())
-            for decoded, i in zip(decode_greedily(logits.numpy(), time_steps.numpy()), indices, strict=True):
-                counts += ErrorCounts.from_texts(examples.texts[i], self._charset.decode(decoded.ids))
+            readings = decode_greedily(logits.numpy(), time_steps.numpy())
+            for decoded, text in zip(readings, examples.read_texts(indices), strict=True):
+                counts += ErrorCounts.from_texts(text, self._charset.decode(decoded.ids))
         *total, loss_sum, finite = cluster.sum_over_workers([*dataclasses.astuple(counts), loss_sum, finite])
         return ErrorCounts(*map(round, total)), float(loss_sum / finite) if finite else math.inf
 

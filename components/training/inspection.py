@@ -20,6 +20,7 @@ from components.training.request import TrainingRequest
 from tfrecords import Charset, DataError
 
 _READ, _LOOKED_AT = 300, 200  # lines of a split, at most about so many
+_MOST_LINES = 50_000  # of a split whose labels and URIs are looked at
 _ENOUGH = 10  # lines to say that a model reads no better than a constant text
 _BATCH = 64
 
@@ -29,7 +30,7 @@ def explain_constant_answers(compute_logits: Callable, judged: Examples, charset
     if len(judged) < _ENOUGH:
         return None
     readings = _read_some(compute_logits, judged, charset)
-    pairs = [(judged.texts[i], text) for i, text in readings.items()]
+    pairs = list(zip(judged.read_texts(list(readings)), readings.values(), strict=True))
     total = sum((ErrorCounts.from_texts(*pair) for pair in pairs), ErrorCounts())
     return explain_no_better(total, find_best_constant(lambda: pairs))
 
@@ -44,29 +45,42 @@ def inspect_training(
 ) -> list[str]:
     """Finds the causes of a training that reads nothing, the likeliest first.
 
+    Looks at some lines of a split that has more than `_MOST_LINES`. Labels of a neighbour are then not found.
+
     Args:
         height: of the lines, pixels.
         compute_logits: of the trained model, as `make_logits_function` makes it.
     """
+    read = [
+        [_read_some(compute, examples, charset) for examples in (train, validation)]
+        for compute in (compute_logits, *_load_starts(request, charset, height))
+    ]
+    chooser = np.random.default_rng(request.seed)
+    order = chooser.permutation(len(train))
+    lengths = train.label_lengths
+    looked_at = [i for i in order if lengths[i]][:_LOOKED_AT]  # of the others, nobody expects to see anything
+    chosen = [
+        np.union1d(shuffled[:_MOST_LINES], np.array(list(read[0][number]), int))
+        for number, shuffled in enumerate((order, chooser.permutation(len(validation))))
+    ]
+    parts = list(zip((train, validation), chosen, strict=True))
     lines = LabelledLines(
-        [*train.uris, *validation.uris],
-        [*train.texts, *validation.texts],
-        np.concatenate([train.widths, validation.widths]),
+        [uri for examples, numbers in parts for uri in examples.read_uris(numbers)],
+        [text for examples, numbers in parts for text in examples.read_texts(numbers)],
+        np.concatenate([examples.widths[numbers] for examples, numbers in parts]),
         height,
-        len(train),
+        len(chosen[0]),
         charset.direction,
     )
     readings = [
         {
-            first + i: text
-            for examples, first in ((train, 0), (validation, len(train)))
-            for i, text in _read_some(compute, examples, charset).items()
+            first + int(np.searchsorted(numbers, i)): text
+            for found, numbers, first in zip(of_model, chosen, (0, len(chosen[0])), strict=True)
+            for i, text in found.items()
         }
-        for compute in (compute_logits, *_load_starts(request, charset, height))
+        for of_model in read
     ]
-    order = np.random.default_rng(request.seed).permutation(len(train)).tolist()
-    chosen = [i for i in order if train.texts[i]][:_LOOKED_AT]  # of the others, nobody expects to see anything
-    return list(dict.fromkeys(find_causes(lines, readings, [train.decode_line(i) for i in chosen])))
+    return list(dict.fromkeys(find_causes(lines, readings, train.decode_lines(looked_at))))
 
 
 def _load_starts(request: TrainingRequest, charset: Charset, height: int) -> Iterator[Callable]:

@@ -22,7 +22,10 @@ def plot_training_samples(examples: Examples, chosen: Sequence[int], path: str) 
     """Draws a grid of training lines with their labels, as PNG."""
     plot_grid(
         "Training samples and their labels",
-        [ShownLine(examples.decode_line(i), lay_out_text(examples.texts[i])) for i in chosen],
+        [
+            ShownLine(line, lay_out_text(text))
+            for line, text in zip(examples.decode_lines(chosen), examples.read_texts(chosen), strict=True)
+        ],
         path,
     )
 
@@ -30,12 +33,12 @@ def plot_training_samples(examples: Examples, chosen: Sequence[int], path: str) 
 def plot_distortions(examples: Examples, chosen: Sequence[int], seed: int, path: str) -> None:
     """Draws training lines as they are, each followed by two ways in which training sees it, as PNG."""
     shown = []
-    for i in chosen:
-        line = examples.decode_line(i)
+    lines, texts = examples.decode_lines(chosen), examples.read_texts(chosen)
+    for i, line, text in zip(chosen, lines, texts, strict=True):
         images, widths = pad_lines([line] * _WAYS, TIME_STRIDE)
         amounts = np.random.default_rng([seed, i]).uniform(-1, 1, (_WAYS, DISTORTIONS)).astype(np.float32)
         distorted = distort(images, widths, amounts).numpy()[:, :, : line.shape[1], 0]
-        shown.append(ShownLine(line, lay_out_text(examples.texts[i])))
+        shown.append(ShownLine(line, lay_out_text(text)))
         shown += [ShownLine(pixels, f"distorted, {way} of {_WAYS}") for way, pixels in enumerate(distorted, 1)]
     plot_grid("Training lines, and how the network sees them", shown, path, columns=1 + _WAYS)
 

@@ -27,6 +27,7 @@ class TrainingRequest:
         checkpoint_every_s: seconds between checkpoints; one is due at the next look at results or the epoch's end.
         start_timeout_s: seconds that a worker waits for the others to start.
         stall_timeout_s: seconds that it waits for them later, for example for one that hangs.
+        index_folder: local; for the index of the lines, which the workers of a machine share; None for a temporary one.
         precision: of the network's arithmetic, a Keras dtype policy; None for the one that suits the devices.
     """
 
@@ -47,4 +48,5 @@ class TrainingRequest:
     checkpoint_every_s: float = 60.0
     start_timeout_s: float = 600.0
     stall_timeout_s: float = 300.0
+    index_folder: str | None = None
     precision: str | None = None

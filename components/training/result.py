@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -72,6 +73,20 @@ def _calibrate(
     return temperature, fusion
 
 
+class _Labels(Sequence[np.ndarray]):
+    """The labels of a split, int [length] each, and more behind them."""
+
+    def __init__(self, examples: Examples, more: Sequence[np.ndarray]) -> None:
+        self._examples, self._more = examples, more
+
+    def __len__(self) -> int:
+        return len(self._examples) + len(self._more)
+
+    def __getitem__(self, number: Any) -> Any:
+        count = len(self._examples)
+        return self._examples.get_label(number) if number < count else self._more[number - count]
+
+
 def _read_texts(path: str, charset: Charset) -> list[np.ndarray]:
     """Reads texts as labels, without those that have a symbol which is not in the charset."""
     with open(path, encoding="utf-8-sig") as file:
@@ -104,18 +119,15 @@ def write_model(
     os.makedirs(os.path.join(folder, PLOTS_NAME), exist_ok=True)
     recogniser = find_builder(request.model, request.init_from)(charset.classes, height, False)
     recogniser.set_weights(state.best)
-    labels = [examples.get_label(i) for i in range(len(examples))]
-    if request.texts is not None:
-        labels += _read_texts(request.texts, charset)
+    labels = _Labels(examples, _read_texts(request.texts, charset) if request.texts is not None else [])
     batches = _make_labelled_batches(validation, charset.classes)
     scored = _score(make_logits_function(recogniser, height), batches)
     float_errors = count_errors(scored)
     temperature, fusion = _calibrate(scored, labels, charset, folder)
     del scored  # may be large
     export_model(recogniser, charset, height, folder, temperature, dataset.vertical)
-    chosen = np.random.default_rng(request.seed).permutation(len(examples)).tolist()
-    lines = [examples.decode_line(i) for i in chosen[:CALIBRATION_LINES]]
-    int8 = try_int8(folder, lines, batches, float_errors)
+    chosen = np.random.default_rng(request.seed).permutation(len(examples))[:CALIBRATION_LINES].tolist()
+    int8 = try_int8(folder, examples.decode_lines(chosen), batches, float_errors)
     log.info(f"on CPUs, infer will compute in {'8' if int8.layers else '32'} bits: {int8.why}")
     names = ("weight", "bonus", "exponent")
     calibration = {
@@ -125,7 +137,7 @@ def write_model(
     }
     storage.write_json(os.path.join(folder, CALIBRATION_NAME), calibration)
     if state.left_out:
-        uris = sorted(examples.uris[i] for i in state.left_out)
+        uris = sorted(examples.read_uris(sorted(state.left_out)))
         storage.write_json(os.path.join(folder, LEFT_OUT_NAME), uris)
         log.warning(
             f"{len(uris)} images had a loss or a gradient that was not finite and were left out of those "

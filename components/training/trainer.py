@@ -33,9 +33,11 @@ from components.training.request import TrainingRequest
 from components.training.result import write_model
 from components.training.state import CheckpointSaver, TrainingState
 from components.training.watchdog import TrainingLost, Watchdog
-from tfrecords import Charset, DataError, DatasetManifest, count_adjacent_repeats
+from tfrecords import Charset, DataError, DatasetManifest
 
 log = logging.getLogger(__name__)
+
+_CHECKED_AT_A_TIME = 10_000  # lines
 
 _LOST = (
     tf.errors.UnavailableError,
@@ -79,16 +81,21 @@ def _train(request: TrainingRequest, watchdog: Watchdog, live: bool) -> None:
         watchdog.expect(0)  # the other workers are not needed, and may be gone
         if start.is_chief:
             log.info("training had already finished: only the model is still to be written")
-            splits = _Splits.load(request, start)
+            splits = _Splits.load(request, start, watchdog)
             with _open_history(request, start.state):
                 pass
             _write_model(request, start, splits)
         return
     log.info(_describe_devices(start.place))
     cluster = _join_cluster(request, start, watchdog)
-    splits = _Splits.load(request, start)
+    splits = _Splits.load(request, start, watchdog)
     learner = _prepare_learner(request, start, cluster, splits, watchdog)
-    _run_epochs(request, start, cluster, learner, splits, live)
+    try:
+        _run_epochs(request, start, cluster, learner, splits, live)
+    except tf.errors.OpError:
+        if splits.train.index.failures:  # it comes through TensorFlow as an error that says little
+            raise splits.train.index.failures[0] from None
+        raise
     watchdog.expect(0)
     if start.is_chief:
         _log_end(request, start, learner, splits)
@@ -142,10 +149,12 @@ class _Splits:
     validation: Examples
 
     @classmethod
-    def load(cls, request: TrainingRequest, start: _Start) -> _Splits:
-        """Loads both splits into memory."""
-        folder, manifest = request.dataset_folder, start.manifest
-        splits = [load_examples(folder, manifest, split) for split in ("train", "validation")]
+    def load(cls, request: TrainingRequest, start: _Start, watchdog: Watchdog) -> _Splits:
+        """Opens both splits; the first worker of a machine to do so reads their shards once."""
+        folder, manifest, index = request.dataset_folder, start.manifest, request.index_folder
+        splits = [
+            load_examples(folder, manifest, split, index, watchdog.report_alive) for split in ("train", "validation")
+        ]
         return cls(*(split.change_charset(start.dataset_charset, start.charset) for split in splits))
 
     @property
@@ -269,7 +278,8 @@ def _agree_on_start(cluster: TrainingCluster, request: TrainingRequest, start: _
     """Raises an error unless all workers train the same thing from the same step."""
     task = {
         **dataclasses.asdict(request),
-        **dict.fromkeys(("dataset_folder", "output_folder", "checkpoint_folder"), ""),  # may differ between workers
+        # These may differ between workers.
+        **dict.fromkeys(("dataset_folder", "output_folder", "checkpoint_folder", "index_folder"), ""),
         "init_from": request.init_from is not None,
         "texts": request.texts is not None,
         "dataset": (start.manifest.dataset_id, start.charset.digest),
@@ -296,15 +306,20 @@ def _refuse_labels_that_never_fit(recogniser: keras.Model, examples: Examples, n
     Raises:
         DataError: if a label needs more time steps than its image gives.
     """
-    steps = recogniser.get_layer("time_steps")(tf.constant(examples.widths)).numpy()
-    repeats = np.array([count_adjacent_repeats(examples.get_label(i).tolist()) for i in range(len(examples))])
-    needed = examples.label_lengths + repeats
-    if (needed > steps).any():
-        worst = int(np.argmax(needed - steps))
+    count, worst, lacking, given = 0, 0, 0, 0
+    for start in range(0, len(examples), _CHECKED_AT_A_TIME):
+        lines = np.arange(start, min(start + _CHECKED_AT_A_TIME, len(examples)))
+        steps = recogniser.get_layer("time_steps")(tf.constant(examples.widths[lines])).numpy()
+        missing = examples.count_time_steps(lines) - steps
+        count += int(np.count_nonzero(missing > 0))
+        if missing.max() > lacking:
+            at = int(missing.argmax())
+            lacking, worst, given = int(missing[at]), int(lines[at]), int(steps[at])
+    if count:
         raise DataError(
-            f"--model={name} gives {steps[worst]} time steps, too few for {np.count_nonzero(needed > steps)} of "
-            f"{len(examples)} labels: "
-            f'"{examples.texts[worst]}" of {examples.uris[worst]} needs {needed[worst]}; use --model=ctc_conv'
+            f"--model={name} gives {given} time steps, too few for {count} of {len(examples)} labels: "
+            f'"{examples.read_texts([worst])[0]}" of {examples.read_uris([worst])[0]} needs {given + lacking}; '
+            "use --model=ctc_conv"
         )
 
 

@@ -50,6 +50,7 @@ def train_from_start(
         "dataset_folder": dataset,
         "output_folder": os.path.join(scratch, "model"),
         "checkpoint_folder": checkpoints,
+        "index_folder": os.path.join(scratch, "index"),
         "init_from": fetch_weights(*start, scratch) if start else None,
         "init_symbols": start[1].read_charset(start[0]).symbols if start else (),
         "texts": fetch_texts(options.texts, request["texts"], scratch) if request.get("texts") else None,

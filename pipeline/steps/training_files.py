@@ -51,7 +51,7 @@ def open_training_folder(folder: str | None) -> Iterator[str]:
     try:
         yield folder
     except BaseException:
-        for name in ("dataset", "model", f"model{SLOWER}", "start", "texts"):
+        for name in ("dataset", "index", "model", f"model{SLOWER}", "start", "texts"):
             storage.remove_folder(os.path.join(folder, name))
         raise
     storage.remove_folder(folder)

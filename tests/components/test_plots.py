@@ -10,14 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image
 
 from components.plots import ShownLine, lay_out_text, plot_grid, replace_undrawable
-from components.training.data import Examples
 from components.training.history import EpochRecord
 from components.training.plots import plot_distortions, plot_history, plot_training_samples
-from tfrecords import encode_png
+from tests.written_examples import write_examples
+from tfrecords import Charset, encode_png
 
 TEXTS = ["plain", "costs $5 and $6", r"$\frac{1}$", "ſchloß", "a_b^c", "\\", "", "\ue5dc⸗\u0364", "漢字"]
 
@@ -64,13 +63,9 @@ def test_what_the_font_lacks_is_a_box():
 
 
 def test_training_samples_are_the_chosen_ones(tmp_path):
-    examples = Examples(
-        images=tf.constant([encode_png(line(i)) for i in range(3)] + [b"never drawn"]),
-        widths=np.array([40, 60, 80, 1], np.int32),
-        labels=np.empty(0, np.int32),
-        offsets=np.zeros(5, np.int64),
-        texts=["a", "$b$", "c", "d"],
-        uris=["", "", "", ""],
+    images = [encode_png(line(i)) for i in range(3)] + [b"never drawn"]
+    examples = write_examples(
+        tmp_path / "dataset", Charset(tuple("$abcd")), images, [40, 60, 80, 1], ["a", "$b$", "c", "d"]
     )
     plot_training_samples(examples, [0, 1, 2], str(tmp_path / "samples.png"))
     assert min(size_of(tmp_path / "samples.png")) > 100

@@ -190,6 +190,6 @@ def test_lines_are_what_ingest_stored(lines, tiny_dataset):
     from tfrecords import DatasetManifest
 
     examples = load_examples(str(tiny_dataset), DatasetManifest.read(str(tiny_dataset)), "train")
-    by_name = {uri.rpartition("/")[2]: i for i, uri in enumerate(examples.uris)}
+    by_name = {uri.rpartition("/")[2]: i for i, uri in enumerate(examples.read_uris(range(len(examples))))}
     for number, name in enumerate(sorted(by_name)):
         np.testing.assert_array_equal(examples.decode_line(by_name[name]), lines[number])

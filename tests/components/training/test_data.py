@@ -15,7 +15,8 @@ from components.training.data import (
     make_training_batches,
     shuffle_epoch,
 )
-from tfrecords import DataError, DatasetManifest, encode_png
+from tests.written_examples import write_examples
+from tfrecords import Charset, DataError, DatasetManifest, encode_png
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +41,13 @@ def batches_of(examples: Examples, *, steps=None, replicas=range(1), parts=1, au
 def test_loaded_examples_are_what_the_images_and_labels_were(examples, tiny_dataset, tiny_images):
     charset = DatasetManifest.read(str(tiny_dataset)).read_charset(str(tiny_dataset))
     assert len(examples) == 16
-    for i, uri in enumerate(examples.uris):
+    texts = examples.read_texts(range(16))
+    for i, uri in enumerate(examples.read_uris(range(16))):
         name = uri.rpartition("/")[2]
         assert uri == str(tiny_images / name)
-        assert examples.texts[i] == name.removesuffix(".png").partition("-")[2]
-        label = examples.labels[examples.offsets[i] : examples.offsets[i + 1]]
-        assert charset.decode(label) == examples.texts[i]
-        assert examples.label_lengths[i] == len(examples.texts[i])
+        assert texts[i] == name.removesuffix(".png").partition("-")[2]
+        assert charset.decode(examples.get_label(i)) == texts[i]
+        assert examples.label_lengths[i] == len(texts[i])
         assert examples.decode_line(i).shape == (32, examples.widths[i])
 
 
@@ -104,7 +105,7 @@ def test_lines_of_like_width_go_together_and_batches_come_in_no_order_of_width()
 
 
 def test_batches_hold_the_true_pixels_labels_and_lengths_padded_with_white(examples):
-    batches = batches_of(examples)
+    batches, texts = batches_of(examples), examples.read_texts(range(16))
     assert sorted(np.concatenate([batch["indices"] for batch in batches])) == list(range(16))
     for batch in batches:
         assert batch["images"].dtype == np.uint8
@@ -114,9 +115,8 @@ def test_batches_hold_the_true_pixels_labels_and_lengths_padded_with_white(examp
             assert width == examples.widths[i]
             np.testing.assert_array_equal(batch["images"][row, :, :width, 0], examples.decode_line(i))
             assert (batch["images"][row, :, width:] == 255).all()
-            assert length == len(examples.texts[i])
-            label = examples.labels[examples.offsets[i] : examples.offsets[i + 1]]
-            np.testing.assert_array_equal(batch["labels"][row, :length], label)
+            assert length == len(texts[i])
+            np.testing.assert_array_equal(batch["labels"][row, :length], examples.get_label(i))
 
 
 def test_epochs_come_one_after_the_other_each_in_its_own_order(examples):
@@ -196,22 +196,14 @@ def test_reading_batches_cover_each_example_once_over_all_parts(examples, parts)
 
 
 @pytest.mark.parametrize("parts", [1, 3])
-def test_lines_that_are_very_wide_are_read_in_smaller_batches(parts):
+def test_lines_that_are_very_wide_are_read_in_smaller_batches(parts, tmp_path):
     """A batch of 64 lines of 20,000 pixels would take gigabytes in the first layers."""
-    import tensorflow as tf
-
     chooser = np.random.default_rng(0)
     widths = np.concatenate([chooser.integers(20, 200, 100), [2048] * 70, [20_000] * 3, [140_000]]).astype(np.int32)
     png = {width: encode_png(np.full((1, width), 255, np.uint8)) for width in set(widths.tolist())}
     count = len(widths)
-    examples = Examples(
-        images=tf.constant([png[width] for width in widths.tolist()]),
-        widths=widths,
-        labels=np.zeros(count, np.int32),
-        offsets=np.arange(count + 1),
-        texts=["a"] * count,
-        uris=["a"] * count,
-    )
+    images = [png[width] for width in widths.tolist()]
+    examples = write_examples(tmp_path, Charset(("a",)), images, widths.tolist(), ["a"] * count)
     seen = []
     for part in range(parts):
         for images, own_widths, indices in make_evaluation_batches(examples, 64, part, parts):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -12,29 +13,22 @@ from components.ctc.language_model import LanguageModel, NgramCounts
 from components.training import result
 from components.training.data import Examples
 from tests.components.ctc.test_fusion import write_logits
+from tests.written_examples import write_examples
 from tfrecords import Charset, encode_png
 
 CHARSET = Charset(tuple("abcde"))
 TEXTS = ["abc", "dbcbc", "ab", "abcbc"] * 4
 
 
-def make_examples() -> Examples:
+def make_examples(folder: Path) -> Examples:
     """Lines whose only pixels say which of `TEXTS` they hold."""
-    labels = [np.array(CHARSET.encode(text)) for text in TEXTS]
     images = [encode_png(np.full((8, 8), number, np.uint8)) for number in range(len(TEXTS))]
-    return Examples(
-        images=tf.constant(images),
-        widths=np.full(len(TEXTS), 8, np.int32),
-        labels=np.concatenate(labels).astype(np.int32),
-        offsets=np.concatenate([[0], np.cumsum([len(label) for label in labels])]),
-        texts=TEXTS,
-        uris=[str(number) for number in range(len(TEXTS))],
-    )
+    return write_examples(folder / "dataset", CHARSET, images, [8] * len(TEXTS), TEXTS)
 
 
 def calibrate(folder, doubtful: dict[int, int]) -> tuple[float, Fusion | None]:
     """Calibrates a network that takes some symbols for others; returns its temperature and its language model's use."""
-    examples = make_examples()
+    examples = make_examples(folder)
 
     def compute_logits(images, widths):
         del widths
