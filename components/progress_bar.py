@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import sys
 
-import rich.console
-import rich.progress
-
 _BAR_WIDTH = 10  # so that the line fits 80 columns
 
 
@@ -18,6 +15,9 @@ class Bar:
     """
 
     def __init__(self, total: int):
+        import rich.console  # only here: where nobody looks, a command starts without it
+        import rich.progress
+
         self._bar = rich.progress.Progress(
             rich.progress.TextColumn("{task.description}"),
             rich.progress.BarColumn(_BAR_WIDTH, finished_style="bar.complete"),
