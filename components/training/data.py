@@ -182,6 +182,7 @@ def make_training_batches(
             distortions[wanted, own_slice].reshape(-1, DISTORTIONS).astype(np.float32),
         )
 
+    @tf.autograph.experimental.do_not_convert
     def list_lines(epoch: tf.Tensor) -> tf.data.Dataset:
         indices, padded, distortions = tf.numpy_function(plan_epoch, [epoch], (tf.int32, tf.int32, tf.float32))
         return tf.data.Dataset.from_tensor_slices(
@@ -192,6 +193,7 @@ def make_training_batches(
             )
         )
 
+    @tf.autograph.experimental.do_not_convert
     def load(index: tf.Tensor, padded: tf.Tensor, distortion: tf.Tensor) -> dict[str, tf.Tensor]:
         label = labels[index]
         image = tf.io.decode_png(images[index], channels=1)
@@ -204,6 +206,7 @@ def make_training_batches(
             "distortions": distortion,
         }
 
+    @tf.autograph.experimental.do_not_convert
     def finish(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         distortions = batch.pop("distortions")
         if augment:
