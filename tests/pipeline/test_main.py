@@ -235,7 +235,7 @@ def test_real_captchas_are_read_97_percent_exactly(tmp_path, shared_data):
         f"--workspace={tmp_path}",
         f"--infer_images={shared_data / 'captcha'}",
         "--init_from=base",
-        "--epochs=6",
+        "--epochs=10",
     )
     assert done.returncode == EXIT_DONE, done.stdout + done.stderr
     evaluation = json.loads(next((tmp_path / "models").glob("*/evaluation.json")).read_text())
