@@ -1,7 +1,7 @@
 """Benchmark of a person's corrections: of the least confident readings, or of as many images drawn by chance.
 
     python benchmarks/review.py --images=../shared/data/captcha [--seeds=0,1,2] [--count=150] [--held_out=300]
-        [--changed=0.2] [--epochs=60] [--tuning_epochs=20] [--scratch=DIR]
+        [--changed=0.2] [--height=48] [--epochs=60] [--tuning_epochs=20] [--scratch=DIR]
 
 For each seed the images are dealt anew: `--count` of them train a model from random weights, `--held_out` are held out
 from everything, and that model recognises the rest. Of both the last ones, a share of `--changed` is inverted: new
@@ -90,13 +90,14 @@ def measure(images: Path, folder: Path, seed: int, options: argparse.Namespace) 
     def run(workspace: Path, steps: str, *flags: str) -> dict[str, object]:
         return run_command(workspace, f"--steps={steps}", f"--seed={seed}", *ACCEPT_ALL, *flags).figures
 
-    def measure_held_out(workspace: Path) -> float:
-        run_id = run(workspace, "infer", f"--infer_images={folder / 'held_out'}")["run_id"]
+    def train_and_measure(workspace: Path, *flags: str) -> float:
+        """Returns the share of the held-out images that the new model recognises."""
+        held_out = f"--infer_images={folder / 'held_out'}"
+        run_id = run(workspace, "ingest,train,evaluate,infer", held_out, f"--height={options.height}", *flags)["run_id"]
         return measure_share_recognised(workspace, str(run_id))
 
     flags = (f"--images={folder / 'first'}", f"--epochs={options.epochs}", "--init_from=none")
-    run(first, "ingest,train,evaluate", *flags)
-    before = measure_held_out(first)
+    before = train_and_measure(first, *flags)
     model_id = (first / "models" / "ACCEPTED").read_text().strip()
     shutil.rmtree(first / "predictions")  # what is held out is not given out
     run(first, "infer,review", f"--infer_images={folder / 'new'}", f"--review_count={options.count}")
@@ -104,13 +105,12 @@ def measure(images: Path, folder: Path, seed: int, options: argparse.Namespace) 
     (table,) = first.glob("review/*/review.csv")
     right = correct(table)
     tuning_flags = (f"--init_from={model_id}", f"--epochs={options.tuning_epochs}")
-    run(first, "ingest,train,evaluate", f"--label_source={table}", *tuning_flags)
-    doubtful = measure_held_out(first)
+    doubtful = train_and_measure(first, f"--label_source={table}", *tuning_flags)
     chosen = random.Random(seed).sample(sorted(parts["new"]), options.count)
     images_drawn = ",".join(str(folder / "new" / name) for name in chosen)
     drawn_flags = (f"--images={images_drawn}", "--label_source=filename", "--add_to=LATEST")
-    run(second, "ingest,train,evaluate", *drawn_flags, *tuning_flags)
-    return Outcome(before, sum(right) / len(right), doubtful, measure_held_out(second))
+    drawn = train_and_measure(second, *drawn_flags, *tuning_flags)
+    return Outcome(before, sum(right) / len(right), doubtful, drawn)
 
 
 def measure_share_recognised(workspace: Path, run_id: str) -> float:
@@ -129,6 +129,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--count", type=int, default=150)
     parser.add_argument("--held_out", type=int, default=300)
+    parser.add_argument("--height", type=int, default=48)
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--tuning_epochs", type=int, default=20)
     parser.add_argument("--changed", type=float, default=0.2)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from components.training import launcher
 from pipeline.main import main
 from tests.fork_server import ForkedProcess, fork_server, make_subprocess_module
 
@@ -63,8 +65,24 @@ def label_as_read(dataset: Path, model: Path, *, ending: str = "", uris: Sequenc
 
 
 def run_command(workspace: Path | str, *flags: object) -> int:
-    """Runs the command in this process; returns its exit status."""
-    return main([f"--workspace={workspace}", *map(str, flags)])
+    """Runs the command in this process, and its trainings as `fork_trainings` says; returns its exit status."""
+    with fork_trainings():
+        return main([f"--workspace={workspace}", *map(str, flags)])
+
+
+@contextlib.contextmanager
+def fork_trainings() -> Iterator[None]:
+    """Has this process's server fork the training workers that start within, unless a test starts them in its own way.
+
+    See `start_trainings_from`.
+    """
+    before = launcher.subprocess
+    if before is subprocess:
+        start_trainings_from(None)
+    try:
+        yield
+    finally:
+        launcher.subprocess = before
 
 
 def start_command(*flags: object, **how: Any) -> subprocess.Popen[str] | ForkedProcess:
@@ -105,19 +123,28 @@ start_trainings_from({server!r})
 """
 
 
-def start_trainings_from(server: str) -> None:
-    """Has a server fork the training workers that this process starts; they end with it as if they were children."""
-    from components.training import launcher
+def start_trainings_from(server: str | None) -> None:
+    """Has a server fork the training workers that this process starts; they end with it as if they were children.
+
+    They write no SavedModel and no pictures, which take longer than a short training, and which no test of a command
+    looks at but those that start fresh interpreters.
+
+    Args:
+        server: its address; None for this process's own, which starts with the first training.
+    """
 
     def start(command: Sequence[str], **how: Any) -> ForkedProcess:
-        return ForkedProcess(server, command, prelude=_END_WITH.format(pid=os.getpid()), **how)
+        return ForkedProcess(server or get_server(), command, prelude=_FORKED_TRAINING.format(pid=os.getpid()), **how)
 
     launcher.subprocess = make_subprocess_module(start)  # type: ignore[assignment]
 
 
-_END_WITH = """
+_FORKED_TRAINING = """
 import os
+from components.training import export, result
 os.getppid = lambda: {pid} if os.path.exists("/proc/{pid}") else 1
+export._write_saved_model = lambda *_: None
+result.plot_history = result.plot_training_samples = result.plot_distortions = lambda *_: None
 """
 
 

@@ -215,12 +215,14 @@ def make_training_batches(
         images = np.array(examples.read_images(indices), object)
         return [images, labels, lengths, examples.widths[indices], indices, padded, distortions]
 
+    @tf.autograph.experimental.do_not_convert
     def read(first: tf.Tensor) -> dict[str, tf.Tensor]:
         values = dict(zip(kinds, tf.numpy_function(read_steps, [first], list(kinds.values())), strict=True))
         for name, value in values.items():
             value.set_shape([None, *shapes.get(name, [])])
         return values
 
+    @tf.autograph.experimental.do_not_convert
     def load(line: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         image = tf.io.decode_png(line["image"], channels=1)
         return {
@@ -232,6 +234,7 @@ def make_training_batches(
             "distortions": line["distortions"],
         }
 
+    @tf.autograph.experimental.do_not_convert
     def finish(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         distortions = batch.pop("distortions")
         if augment:

@@ -75,7 +75,7 @@ def export_model(
         vertical: whether images are turned before they are read.
     """
 
-    @tf.function(input_signature=make_input_signature(height))
+    @tf.function(input_signature=make_input_signature(height), autograph=False)
     def score(images: tf.Tensor, widths: tf.Tensor) -> dict[str, tf.Tensor]:
         return reader([images, widths], training=False)
 
@@ -124,7 +124,7 @@ def _write_saved_model(
     files: dict[str, str],
     folder: str,
 ) -> None:
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="files")])
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="files")], autograph=False)
     def read(files: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs = score(*read_lines(files, height, TIME_STRIDE, vertical))
         text, confidence = decode_text(outputs["logits"] / temperature, outputs["time_steps"], charset.symbols)

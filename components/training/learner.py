@@ -261,7 +261,7 @@ def _make_training_step(
             tf.where(finite & usable, -1, batch["indices"]),
         )
 
-    @tf.function
+    @tf.function(autograph=False)
     def step(iterator):
         loss, finite, left_out = strategy.run(on_replica, args=(next(iterator),))
         loss, finite = (strategy.experimental_local_results(value)[0] for value in (loss, finite))
@@ -278,7 +278,7 @@ def make_logits_function(recogniser: keras.Model, height: int) -> Callable:
         float32 [batch, time, classes] and time steps int32 [batch].
     """
 
-    @tf.function(input_signature=make_input_signature(height))
+    @tf.function(input_signature=make_input_signature(height), autograph=False)
     def compute_logits(images, widths):
         outputs = recogniser([images, widths], training=False)
         return outputs["logits"], outputs["time_steps"]

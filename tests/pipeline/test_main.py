@@ -216,14 +216,14 @@ def test_the_main_job_trains_reads_and_reports_on_its_own_sample(tmp_path):
     assert not (workspace / "unfinished").exists()
 
     # Each step alone finds what is committed, and the same request does nothing again.
-    again = _run(*_find_first_command(), cwd=tmp_path)
+    again = run_python(RUN_PIPELINE, *_find_first_command(), cwd=tmp_path)
     assert again.returncode == EXIT_DONE, again.stdout + again.stderr
     assert again.stdout.count("it was there already") == 2
     assert "nothing new: 400 images matched, all of which were read before" in again.stdout
     assert "epoch" not in again.stdout.replace("epochs on dataset", "")
 
     # A model that learned nothing is refused, and the accepted one goes on reading.
-    refused = _run("--steps=train,evaluate,infer", "--epochs=1", cwd=tmp_path)
+    refused = run_python(RUN_PIPELINE, "--steps=train,evaluate,infer", "--epochs=1", cwd=tmp_path)
     assert refused.returncode == EXIT_REFUSED
     assert "is above --max_cer=0.2" in refused.stderr
     assert (workspace / "models" / "ACCEPTED").read_text().strip() == model_id
@@ -232,7 +232,8 @@ def test_the_main_job_trains_reads_and_reports_on_its_own_sample(tmp_path):
 @pytest.mark.slow
 @pytest.mark.shared_data
 def test_real_captchas_are_read_97_percent_exactly(tmp_path, shared_data):
-    done = _run(
+    done = run_python(
+        RUN_PIPELINE,
         "--runner=DirectRunner",
         f"--images={shared_data / 'captcha'}",
         f"--workspace={tmp_path}",

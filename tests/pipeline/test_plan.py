@@ -17,6 +17,7 @@ from pipeline.steps import choose_steps
 from pipeline.steps import step as step_module
 from pipeline.steps.step import Context, Outcome, Plan, StepResult
 from pipeline.workspace import Workspace
+from tests.commands import fork_trainings
 from tfrecords import DataError
 
 DAY = datetime.datetime.now(datetime.UTC).date().isoformat()
@@ -64,7 +65,8 @@ def do(folder: Path, name: str, *flags: str) -> StepResult | str:
     options = parse_options([f"--workspace={folder}", f"--steps={name}", *flags])
     (step,) = choose_steps(options.step_names)
     try:
-        return step.run(Context(options, workspace, workspace))
+        with fork_trainings():
+            return step.run(Context(options, workspace, workspace))
     except DataError as error:
         return str(error)
 

@@ -75,8 +75,8 @@ def assert_same_training(found: dict, wanted: dict) -> None:
 @pytest.mark.parametrize(
     ("workers", "kills"),
     [
-        pytest.param(1, [(29, 0), (70, 0)], id="one worker, twice"),
-        pytest.param(2, [(21, 1), (61, 0)], id="two workers, each once"),
+        pytest.param(1, [(13, 0), (24, 0)], id="one worker, twice"),
+        pytest.param(2, [(13, 1), (24, 0)], id="two workers, each once"),
     ],
 )
 def test_a_training_whose_workers_are_killed_ends_with_the_weights_of_an_undisturbed_one(
@@ -86,7 +86,7 @@ def test_a_training_whose_workers_are_killed_ends_with_the_weights_of_an_undistu
     requests = [
         request_for(
             tiny_dataset,
-            epochs=12,
+            epochs=6,
             batch_size=2,  # 8 steps an epoch, with a checkpoint after the fifth and the last
             checkpoint_every_s=0.0,
             output_folder=str(tmp_path / name / "model"),
@@ -115,15 +115,15 @@ def test_a_training_whose_workers_are_killed_ends_with_the_weights_of_an_undistu
 
 def test_a_training_goes_on_with_another_number_of_workers(tiny_dataset, tmp_path, request_for, warm_workers):
     warm_workers.skip_export()
-    request = request_for(tiny_dataset, epochs=8, batch_size=2, checkpoint_every_s=0.0)
-    Killer(request, warm_workers, [(20, 1)]).start()
+    request = request_for(tiny_dataset, epochs=5, batch_size=2, checkpoint_every_s=0.0)
+    Killer(request, warm_workers, [(10, 1)]).start()
     with pytest.raises(TrainingLostError, match=r"training worker 1 of 2 was killed by SIGKILL.*run the same command"):
         train_in_processes(request, str(tmp_path), workers=2)
     stopped_at = last_step(request)
-    assert 20 <= stopped_at < 64
+    assert 10 <= stopped_at < 40
     train_in_processes(request, str(tmp_path), workers=1)
     _, history = final_state(request)
-    assert [record["step"] for record in history] == [8 * epoch for epoch in range(1, 9)]
+    assert [record["step"] for record in history] == [8 * epoch for epoch in range(1, 6)]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -132,14 +132,14 @@ def test_a_worker_that_somebody_stopped_is_named_and_replaced(
 ):
     monkeypatch.setattr(cluster, "_STOPPED_S", 1.0)
     warm_workers.skip_export()
-    request = request_for(tiny_dataset, epochs=12, batch_size=2, checkpoint_every_s=0.0)
+    request = request_for(tiny_dataset, epochs=6, batch_size=2, checkpoint_every_s=0.0)
     killer = Killer(request, warm_workers, [(10, workers - 1)], signal.SIGSTOP)
     killer.start()
     caplog.set_level(logging.INFO, "components")
     train_in_processes(request, str(tmp_path), workers, restarts=1)
     told = f"training worker {workers - 1} of {workers} was stopped for more than 1 s"
     assert [told in message and "restart 1 of 1" in message for message in caplog.messages] == [True]
-    assert last_step(request) == 96
+    assert last_step(request) == 48
 
 
 def test_a_worker_that_is_frozen_is_noticed_by_the_others(
@@ -148,7 +148,7 @@ def test_a_worker_that_is_frozen_is_noticed_by_the_others(
     """Neither dead nor alive: its silence tells them, as that of a frozen machine would."""
     monkeypatch.setattr(cluster, "_STOPPED_S", 1000.0)
     warm_workers.skip_export()
-    request = request_for(tiny_dataset, epochs=12, batch_size=2, checkpoint_every_s=0.0)
+    request = request_for(tiny_dataset, epochs=6, batch_size=2, checkpoint_every_s=0.0)
     killer = Killer(request, warm_workers, [(10, 1)], signal.SIGSTOP)
     killer.start()
     caplog.set_level(logging.INFO, "components")
@@ -158,7 +158,7 @@ def test_a_worker_that_is_frozen_is_noticed_by_the_others(
     assert re.search(
         r"training worker 0 of 2 (lost the other workers|waited too long).*restart 1 of 1", caplog.messages[0]
     )
-    assert last_step(request) == 96
+    assert last_step(request) == 48
 
 
 def test_a_worker_that_never_comes_is_named_by_its_address(tiny_dataset, tmp_path, request_for):

@@ -143,7 +143,7 @@ def test_going_on_with_new_symbols_alone_forgets_the_old_ones_and_rehearsing_old
     render_codes(digits, "0123456789", 150)
 
     def train(images: Path, *flags: str) -> tuple[int, str, str, dict]:
-        status = run_command(workspace, "--steps=ingest,train,evaluate", f"--images={images}", "--epochs=25", *flags)
+        status = run_command(workspace, "--steps=ingest,train,evaluate", f"--images={images}", "--epochs=10", *flags)
         model_id = (workspace / "models" / "LATEST").read_text().strip()
         figures = json.loads((workspace / "models" / model_id / "evaluation.json").read_text())
         return status, model_id, (workspace / "datasets" / "LATEST").read_text().strip(), figures
@@ -152,7 +152,7 @@ def test_going_on_with_new_symbols_alone_forgets_the_old_ones_and_rehearsing_old
     assert (status, read_accepted(workspace), figures["start"]) == (EXIT_DONE, first, None)
     capsys.readouterr()
     status, second, new_dataset, figures = train(
-        digits, f"--init_from={first}", "--learning_rate=0.004", "--epochs=50", "--patience=50"
+        digits, f"--init_from={first}", "--learning_rate=0.004", "--epochs=20", "--patience=20"
     )
     said = capsys.readouterr()
     assert f"the model keeps 12 symbols of model {first} that the dataset lacks (A B C D E F G H K L M N)" in said.out

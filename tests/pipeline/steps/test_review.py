@@ -409,9 +409,12 @@ def test_what_was_written_is_there_when_the_page_is_opened_again(browser, page):
 def test_a_model_that_learns_its_least_confident_readings_reads_better_than_with_images_drawn_by_chance(
     shared_data, tmp_path
 ):
-    """One seed of `benchmarks/review.py`: a model of 150 images, 150 corrected ones, 300 held out from all of it."""
+    """One seed of `benchmarks/review.py`: a model of 150 images, 150 corrected ones, 300 held out from all of it.
+
+    With lines half as high, which train four times as fast.
+    """
     images = shared_data / "captcha"
-    outcome = measure(images, tmp_path, 0, parse_arguments([f"--images={images}"]))
+    outcome = measure(images, tmp_path, 0, parse_arguments([f"--images={images}", "--height=24"]))
     assert outcome.given_out < outcome.before - 0.2  # its confidence knows where the mistakes are
     assert outcome.doubtful > outcome.before + 0.08
     assert outcome.doubtful > outcome.drawn

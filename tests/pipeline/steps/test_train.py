@@ -33,7 +33,8 @@ pytestmark = [
 def ingested(tiny_images, tmp_path_factory) -> Path:
     """A workspace with a dataset. Never train in it: copy it first."""
     workspace = tmp_path_factory.mktemp("ingested") / "workspace"
-    done = command(workspace, "--steps=ingest", f"--images={tiny_images}", "--label_source=sidecar").communicate()
+    flags = ("--steps=ingest", f"--images={tiny_images}", "--label_source=sidecar", "--height=32")
+    done = command(workspace, *flags).communicate()
     assert (workspace / "datasets" / "LATEST").exists(), done
     return workspace
 
@@ -79,7 +80,7 @@ def weights(workspace: Path) -> list[np.ndarray]:
 
 def test_an_interrupted_training_goes_on_where_it_was_and_ends_as_if_it_had_not_been(workspace, ingested, tmp_path):
     undisturbed = shutil.copytree(ingested, tmp_path / "undisturbed")
-    flags = ("--steps=train", "--epochs=30", "--patience=30", "--batch_size=4")
+    flags = ("--steps=train", "--epochs=12", "--patience=12", "--batch_size=4")
     said, errors = command(undisturbed, *flags).communicate(timeout=300)
     assert "trained for" in said, errors
 
@@ -105,7 +106,7 @@ def test_an_interrupted_training_goes_on_where_it_was_and_ends_as_if_it_had_not_
 def test_two_nodes_of_a_scheduler_train_one_model_although_one_of_them_loses_its_worker(workspace):
     first, second = (f"localhost:{port}" for port in find_free_ports(2))
     cluster = {"chief": [first], "worker": [second]}
-    flags = ("--steps=train", "--epochs=30", "--patience=30", "--batch_size=4")
+    flags = ("--steps=train", "--epochs=12", "--patience=12", "--batch_size=4")
     nodes = [
         command(
             workspace,
