@@ -74,15 +74,15 @@ def try_int8(
 
     from components.training.onnx_layers import PRODUCER
 
-    model = onnx.load(os.path.join(folder, ONNX_NAME))
-    lengths = np.array([len(label) for batch in batches for label in batch.labels])
-    if model.producer_name != PRODUCER:
-        return Int8Trial("this network has layers that are not computed in 8 bits")
+    lengths = np.array([len(label) for batch in batches for label in batch.labels], np.int64)
     if lengths.sum() < LEAST_SYMBOLS:
         return Int8Trial(
             f"the validation lines have {lengths.sum()} symbols, too few to tell whether 8 bits read as well: that "
             f"takes {LEAST_SYMBOLS}"
         )
+    model = onnx.load(os.path.join(folder, ONNX_NAME))
+    if model.producer_name != PRODUCER:
+        return Int8Trial("this network has layers that are not computed in 8 bits")
     path = os.path.join(folder, INT8_NAME)
     trial = Int8Trial(
         "",

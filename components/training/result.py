@@ -128,7 +128,8 @@ def write_model(
     export_model(recogniser, charset, height, folder, temperature, dataset.vertical)
     chosen = np.random.default_rng(request.seed).permutation(len(examples))[:CALIBRATION_LINES].tolist()
     int8 = try_int8(folder, examples.decode_lines(chosen), batches, float_errors)
-    log.info(f"on CPUs, infer will compute in {'8' if int8.layers else '32'} bits: {int8.why}")
+    if int8.lines:
+        log.info(f"on CPUs, infer will compute in {'8' if int8.layers else '32'} bits: {int8.why}")
     names = ("weight", "bonus", "exponent")
     calibration = {
         "temperature": temperature,

@@ -522,7 +522,8 @@ def test_a_wish_to_end_is_heard_while_validation_lines_are_read(
 
         def report_alive(self) -> None:
             self.signs += 1
-            self.asked_to_end = self.signs == 5  # two limits, two steps, and the first batch of validation lines
+            # Two limits, three shards that are indexed, two steps, and the first batch of validation lines.
+            self.asked_to_end = self.signs == 8
 
     undisturbed = request_for(
         tiny_dataset,
