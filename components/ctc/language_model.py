@@ -7,7 +7,8 @@ labels. So a decoder looks up a probability and the next state in two arrays.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ ORDER = 7
 _DISCOUNT = 0.9
 _MOST_ENTRIES = 6_000_000  # of an array with a row for each state and a column for each symbol
 _MOST_SYMBOLS = 5_000_000  # of the labels, to learn from
+_LONG = 500_000  # places of an array from which it is handled in parts, or on disk
+_PARTS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,36 +67,50 @@ class NgramCounts:
     def from_labels(cls, labels: Sequence[np.ndarray], classes: int) -> NgramCounts:
         """Counts in labels, int [length] each; leaves out the rarest contexts if there are very many."""
         text, before = _join_labels(labels, classes)
-        # For each place in the text, the number of the context of 0, 1, … symbols before it; -1 where there are fewer.
-        numbers = [np.zeros(len(text), np.int32)]
-        suffixes, frequencies = [np.zeros(1, np.int64)], [np.array([len(text)])]
+        # For each place in the text, the number of the context of 0, 1, … symbols before it; -1 where there are fewer,
+        # or where the context without its first symbol is left out.
+        numbers = [_keep_on_disk(np.zeros(len(text), np.int32))]
+        suffixes, frequencies, contexts_of = [np.zeros(1, np.int64)], [np.array([len(text)])], [1]
+        most = max(1, _MOST_ENTRIES // classes)
+        every = np.array([len(text)])
         for length in range(1, ORDER):
-            places = np.flatnonzero(before >= length)
-            keys = numbers[-1][places].astype(np.int64) * (classes + 1) + text[places - length]
-            unique, inverse, frequency = np.unique(keys, return_inverse=True, return_counts=True)
+            # A context is never more frequent than its suffix. So the suffix of one that is kept is kept, and from the
+            # suffixes that are too rare already nothing follows.
+            common = np.zeros(contexts_of[-1] + 1, bool)  # the last, for none
+            common[:-1] = frequencies[-1] >= _find_least(every, most)
+            if length == 1:
+                common[0] = True
+            extended = common[numbers[-1]] & (before >= length)
+            keys = numbers[-1][extended].astype(np.int64)
+            keys *= classes + 1
+            keys += text[: len(text) - length][extended[length:]]
+            unique, _, frequency = _find_unique(keys)
             longer = np.full(len(text), -1, np.int32)
-            longer[places] = inverse
-            numbers.append(longer)
-            suffixes.append(unique // (classes + 1))
-            frequencies.append(frequency)
+            longer[extended] = _look_up(keys, unique)
+            numbers.append(_keep_on_disk(longer))
+            suffixes.append((unique // (classes + 1)).astype(np.int32))
+            frequencies.append(frequency.astype(np.int32))
+            contexts_of.append(len(unique))
+            every = np.sort(np.concatenate([every, frequencies[-1]]))[::-1][: most + 1]
+            del keys, unique, longer
 
-        # A context is never more frequent than its suffix. So the suffix of one that is kept is kept.
-        most, every = max(1, _MOST_ENTRIES // classes), np.sort(np.concatenate(frequencies))[::-1]
-        least = every[most] + 1 if len(every) > most else 1
+        least = _find_least(every, most)
         kept = [np.flatnonzero(frequency >= least) if n else np.array([0]) for n, frequency in enumerate(frequencies)]
         first = np.cumsum([0, *map(len, kept)])
         renumbered = []
         for length, old in enumerate(kept):
-            new = np.full(len(frequencies[length]) + 1, -1, np.int32)  # the last, for none
+            new = np.full(contexts_of[length] + 1, -1, np.int32)  # the last, for none
             new[old] = np.arange(len(old)) + first[length]
             renumbered.append(new)
-        at = np.stack([new[old] for new, old in zip(renumbered, numbers, strict=True)])  # [ORDER, places]
 
-        entries = [_count_symbols(text, before, at, numbers, length, classes) for length in range(ORDER)]
+        def find_contexts(length: int, places: np.ndarray | slice) -> np.ndarray:
+            return renumbered[length][numbers[length][places]]
+
+        entries = [_count_symbols(text, before, find_contexts, numbers, length, classes) for length in range(ORDER)]
         contexts, symbols, counts, followers = (np.concatenate(parts) for parts in zip(*entries, strict=True))
         of_suffixes = [np.array([0]), *(renumbered[n - 1][suffixes[n][kept[n]]] for n in range(1, ORDER))]
         lengths = np.repeat(np.arange(ORDER), np.diff(first))
-        start = int(at[:2, 1].max()) if len(text) else 0
+        start = max(int(find_contexts(length, slice(1, 2))[0]) for length in (0, 1)) if len(text) else 0
         return cls(classes, lengths, np.concatenate(of_suffixes), contexts, symbols, counts, followers, start)
 
 
@@ -150,41 +167,95 @@ def _join_labels(labels: Sequence[np.ndarray], classes: int) -> tuple[np.ndarray
 
     Returns:
         The text, int32 [places], and for each place the number of symbols of its label before it, that mark included,
-        int32 [places].
+        at most `ORDER`, uint8 [places].
     """
     lengths = np.fromiter(map(len, labels), np.int64, len(labels))
     drawn = _draw_labels(len(labels), int(lengths.sum()))
     ends = np.cumsum(lengths[drawn] + 2)
     text = np.empty(ends[-1] if len(ends) else 0, np.int32)
-    before = np.arange(len(text), dtype=np.int32)
+    before = np.empty(len(text), np.uint8)
+    counted = np.minimum(np.arange(lengths.max(initial=0) + 2), ORDER).astype(np.uint8)
     start = 0
     for number, end in zip(drawn.tolist(), ends.tolist(), strict=True):
         text[start], text[start + 1 : end - 1], text[end - 1] = classes, labels[number], classes - 1
-        before[start:end] -= start
+        before[start:end] = counted[: end - start]
         start = end
     return text, before
 
 
 def _count_symbols(
-    text: np.ndarray, before: np.ndarray, at: np.ndarray, numbers: list[np.ndarray], length: int, classes: int
+    text: np.ndarray,
+    before: np.ndarray,
+    find_contexts: Callable[[int, np.ndarray], np.ndarray],
+    numbers: Sequence[np.ndarray],
+    length: int,
+    classes: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Counts the symbols after the contexts of one length; returns the arrays of their entries.
 
     Args:
-        at: int [ORDER, places], for each length the context before a place, -1 where there is none or it is left out.
-        numbers: the same before any was left out.
+        find_contexts: finds the contexts of a length before some places, -1 where there is none or it is left out.
+        numbers: int32 [places] each, for each length the number of the context before any was left out.
     """
     if length + 1 < ORDER:  # one place for each different context of one symbol more
         longer = np.flatnonzero(numbers[length + 1] >= 0)
-        _, chosen = np.unique(numbers[length + 1][longer].astype(np.int64) * classes + text[longer], return_index=True)
+        keys = numbers[length + 1][longer].astype(np.int64)
+        keys *= classes
+        keys += text[longer]
+        _, chosen, _ = _find_unique(keys)
         places = np.concatenate([longer[chosen], np.flatnonzero((before == length) & (before > 0))])
+        del longer, keys, chosen
     else:
         places = np.flatnonzero(before >= length)
-    places = places[at[length][places] >= 0]
-    keys, examples, counts = np.unique(
-        at[length][places].astype(np.int64) * classes + text[places], return_index=True, return_counts=True
-    )
+    places = places[find_contexts(length, places) >= 0]
+    keys = find_contexts(length, places).astype(np.int64)
+    keys *= classes
+    keys += text[places]
+    keys, examples, counts = _find_unique(keys)
     after = np.minimum(places[examples] + 1, len(text) - 1)
     symbols = keys % classes
-    followers = np.where(symbols < classes - 1, at[: length + 2, after].max(axis=0, initial=0), 0)
+    longest = np.zeros(len(after), np.int32)
+    for shorter in range(min(length + 2, ORDER)):
+        np.maximum(longest, find_contexts(shorter, after), out=longest)
+    followers = np.where(symbols < classes - 1, longest, 0)
     return keys // classes, symbols, counts, followers
+
+
+def _find_least(every: np.ndarray, most: int) -> int:
+    """Finds the frequency from which contexts are kept, given the greatest frequencies in falling order."""
+    return int(every[most]) + 1 if len(every) > most else 1
+
+
+def _keep_on_disk(array: np.ndarray) -> np.ndarray:
+    """Moves a long array to a temporary file, and maps it into memory."""
+    if len(array) < _LONG:
+        return array
+    with tempfile.TemporaryFile() as file:
+        array.tofile(file)
+        return np.memmap(file, array.dtype, "r").view(np.ndarray)
+
+
+def _find_unique(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Finds the different keys in their order, the first place of each and how often it comes, in less memory.
+
+    Args:
+        keys: int64 [places].
+    """
+    if len(keys) < _LONG:
+        return np.unique(keys, return_index=True, return_counts=True)
+    found = []
+    for part in range(_PARTS):
+        chosen = np.flatnonzero(keys & (_PARTS - 1) == part)
+        unique, first, counts = np.unique(keys[chosen], return_index=True, return_counts=True)
+        found.append((unique, chosen[first], counts))
+    unique, first, counts = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+    order = np.argsort(unique)
+    return unique[order], first[order], counts[order]
+
+
+def _look_up(keys: np.ndarray, unique: np.ndarray) -> np.ndarray:
+    """Returns the places of keys among all different ones, int32 [keys]."""
+    found = np.empty(len(keys), np.int32)
+    for start in range(0, len(keys), _LONG):
+        found[start : start + _LONG] = np.searchsorted(unique, keys[start : start + _LONG])
+    return found
