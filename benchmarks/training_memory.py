@@ -7,7 +7,7 @@ It encodes the images once, and writes their examples again and again as a datas
 A training of one epoch is stopped by SIGTERM after some steps. Its checkpoint is moved to some steps before the end of
 the epoch. The training is resumed there, validates, and writes its model. Meanwhile the memory of each worker is read
 from `/proc/PID/smaps_rollup` ten times a second: what is anonymous, and so is no page cache. Its peak is compared with
-600 MiB and 40 bytes a line. 2 million captcha lines take 5 GB of disk.
+600 MiB and 40 bytes a line. 2 million captcha lines take 10 GB of disk.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     manifest = write_dataset(source, str(folder / "dataset"), lines)
     size = sum(shard.bytes for shard in manifest.shards)
     print(f"{options.lines:,} lines, {size / 1e9:.1f} GB, written in {time.monotonic() - started:.0f} s", flush=True)
-    request = {
+    request: dict[str, Any] = {
         "dataset_folder": str(folder / "dataset"),
         "output_folder": str(folder / "model"),
         "checkpoint_folder": str(folder / "checkpoints"),
@@ -168,9 +168,10 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
         peaks = train(request, str(folder), options.workers, stop_at)
         name = "resumed, validated, written" if number else "first steps, with the index"
         for anonymous, resident in peaks.values():
+            met = "met" if anonymous <= bound else "MISSED"
             print(
                 f"{name:<28} {time.monotonic() - started:6.0f} s  without page cache {anonymous / MIB:6.0f} MiB  bound "
-                f"{bound / MIB:6.0f} MiB: {'met' if anonymous <= bound else 'MISSED'}; resident {resident / MIB:6.0f} MiB",
+                f"{bound / MIB:6.0f} MiB: {met}; resident {resident / MIB:6.0f} MiB",
                 flush=True,
             )
 
