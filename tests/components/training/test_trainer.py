@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Collection
@@ -18,7 +19,7 @@ import pytest
 
 from components.ingest.dataset import IngestRequest, commit_dataset, describe_written_shard, write_training_shard
 from components.listing import LabelRules, list_images
-from components.training import epochs, result, trainer
+from components.training import data, epochs, result, trainer
 from components.training import launcher as cluster
 from components.training.checkpoints import Checkpoints
 from components.training.data import shuffle_epoch
@@ -509,6 +510,29 @@ def test_the_chief_names_the_examples_that_any_worker_left_out(tmp_path, request
     assert row["non_finite"] == "8"
     assert math.isfinite(float(row["train_loss"]))
     assert all(np.isfinite(array).all() for array in last_state(request).values())
+
+
+@pytest.mark.slow
+def test_a_shard_that_is_damaged_while_its_lines_are_trained_on_is_named(
+    tiny_dataset, tmp_path, request_for, without_export, monkeypatch
+):
+    monkeypatch.setattr(data, "_LINES_AT_A_TIME", 16)  # so that most are not read before they are damaged
+    dataset = shutil.copytree(tiny_dataset, tmp_path / "dataset")
+
+    class Damage(Watchdog):
+        signs = 0
+
+        def report_alive(self) -> None:
+            self.signs += 1
+            if self.signs == 8:  # as the first epoch is validated
+                for path in dataset.glob("train-*"):
+                    with open(path, "r+b") as file:
+                        file.seek(300)
+                        file.write(bytes(path.stat().st_size - 400))
+
+    refusal = r"/dataset/train-\d+-of-00002\.tfrecord\.gz has changed since the training read it first: .*ingest"
+    with pytest.raises(DataError, match=refusal):
+        train(TrainingRequest(**request_for(dataset, epochs=20)), Damage(1))
 
 
 @pytest.mark.slow
