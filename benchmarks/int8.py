@@ -16,7 +16,6 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -28,11 +27,19 @@ import onnx
 
 from benchmarks.machine import measure_usage
 from components.ctc.decoding import decode_greedily
-from components.recogniser.engines import Score, load_onnx
+from components.recogniser.engines import load_onnx
 from components.recogniser.manifest import KERAS_NAME, ONNX_NAME, ModelManifest
 from components.training.data import Examples, load_examples, make_evaluation_batches
 from components.training.export import ONNX_OPSET
-from components.training.int8 import CALIBRATION_LINES, LAYERS, LabelledBatch, count_errors, quantise, try_int8
+from components.training.int8 import (
+    CALIBRATION_LINES,
+    LAYERS,
+    LabelledBatch,
+    count_errors,
+    quantise,
+    score_batches,
+    try_int8,
+)
 from components.training.onnx_layers import can_write, write_network
 from tfrecords import DatasetManifest
 
@@ -45,12 +52,6 @@ def make_batches(examples: Examples) -> list[LabelledBatch]:
         LabelledBatch(images, widths, [examples.get_label(i).tolist() for i in indices])
         for images, widths, indices in make_evaluation_batches(examples, BATCH)
     ]
-
-
-def score_all(score: Score, batches: list[LabelledBatch]) -> Iterator[tuple[np.ndarray, np.ndarray, list[list[int]]]]:
-    """Yields logits, time steps and labels of each batch."""
-    for batch in batches:
-        yield *score(batch.images, batch.widths), batch.labels
 
 
 def main() -> None:
@@ -81,7 +82,7 @@ def main() -> None:
         path = os.path.join(scratch, ONNX_NAME)
         onnx.save(model, path)
         scores = {"32 bits": load_onnx(path, manifest.time_stride, threads=1)}
-        float_errors = count_errors(list(score_all(scores["32 bits"], judged := make_batches(validation))))
+        float_errors = count_errors(list(score_batches(scores["32 bits"], judged := make_batches(validation))))
         trial = try_int8(scratch, lines, judged, float_errors)
         print(f"{manifest.model}: {trial.why}; {f'{trial.layers} in 8 bits' if trial.layers else 'not used'}")
         for layers, operations in LAYERS.items():
@@ -93,14 +94,14 @@ def main() -> None:
         for number in range(1 + options.rounds):  # the first one warms up
             for name in [*scores][:: 1 if number % 2 else -1]:
                 started = time.process_time()
-                for _ in score_all(scores[name], batches):
+                for _ in score_batches(scores[name], batches):
                     pass
                 seconds[name].append(time.process_time() - started)
     print(f"{len(test)} test lines, {options.rounds} rounds; others took {usage.others:.0%} of the cores")
     texts: dict[str, list[list[int]]] = {}
     symbols = int(test.label_lengths.sum())
     for name, score in scores.items():
-        scored = list(score_all(score, batches))
+        scored = list(score_batches(score, batches))
         errors = count_errors(scored)
         texts[name] = [line.ids.tolist() for logits, steps, _ in scored for line in decode_greedily(logits, steps)]
         other = sum(a != b for a, b in zip(texts[name], texts["32 bits"], strict=True))

@@ -21,7 +21,7 @@ from components.ctc.calibration import fit_temperature
 from components.ctc.decoding import decode_greedily
 from components.metrics import compute_edit_distance
 from components.process_settings import set_log_level
-from components.recogniser.engines import load_onnx
+from components.recogniser.engines import Score, load_onnx
 from components.recogniser.manifest import INT8_NAME, ONNX_NAME, Int8Trial
 from components.training.recipes import TIME_STRIDE
 from tfrecords import pad_lines
@@ -95,7 +95,7 @@ def try_int8(
     for layers, operations in LAYERS.items():
         quantised = quantise(model, lines, operations)
         onnx.save(quantised, path)
-        scored = list(_score(path, batches))
+        scored = list(score_batches(load_onnx(path, TIME_STRIDE, threads=1), batches))
         errors = count_errors(scored)
         trial = dataclasses.replace(trial, cer=float(errors.sum() / lengths.sum()))
         tried.append(f"{trial.cer:.2%} with {layers} in 8")
@@ -169,8 +169,8 @@ def _get_body(model: ModelProto) -> GraphProto:
     return next(attribute.g for attribute in scan.attribute if attribute.name == "body")
 
 
-def _score(path: str, batches: Sequence[LabelledBatch]) -> Iterator[Scored]:
-    score = load_onnx(path, TIME_STRIDE, threads=1)
+def score_batches(score: Score, batches: Sequence[LabelledBatch]) -> Iterator[Scored]:
+    """Scores batches, and yields each with its labels."""
     for batch in batches:
         yield *score(batch.images, batch.widths), batch.labels
 
