@@ -157,10 +157,12 @@ def clear_unfinished(workspace: Workspace) -> None:
             storage.remove_folder(path) if storage.is_folder(path) else storage.remove_file(path)
     with contextlib.suppress(OSError):
         os.rmdir(workspace.all_unfinished)
-    for folder in ("datasets", "models", "runs", "sample"):
-        for name in storage.list_names(storage.join(workspace.root, folder)):
-            if name.startswith(storage.TEMPORARY_PREFIX):
-                storage.remove_file(storage.join(workspace.root, folder, name))
+    models = storage.join(workspace.root, "models")
+    each_model = [storage.join(models, name) for name in storage.list_names(models)]  # evaluations are written there
+    folders = [storage.join(workspace.root, name) for name in ("archives", "datasets", "runs", "sample")]
+    for folder in [*folders, models, *filter(storage.is_folder, each_model)]:
+        for name in storage.list_names(folder, storage.TEMPORARY_PREFIX):
+            storage.remove_file(storage.join(folder, name))
 
 
 def _clear_remote(workspace: Workspace) -> None:

@@ -136,8 +136,13 @@ def test_a_workspace_in_a_store_without_conditions_is_said_not_to_be_locked(caps
 def test_what_killed_writers_left_is_cleared_and_nothing_else(tmp_path):
     workspace = Workspace(str(tmp_path))
     workspace.write_pointer("datasets", "LATEST", "one")
+    workspace.write_pointer("models", "LATEST", "two")
     for name in (
+        "archives/.unfinished-b.tmp",
         "datasets/.unfinished-abc.tmp",
+        "models/.unfinished-d.tmp",
+        "models/two/.unfinished-e.tmp",
+        "models/two/evaluation.json",
         "runs/.unfinished-x.tmp",
         "unfinished/dataset-one/train",
         "runs/a.json",
@@ -146,7 +151,7 @@ def test_what_killed_writers_left_is_cleared_and_nothing_else(tmp_path):
         (tmp_path / name).touch()
     clear_unfinished(workspace)
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
-    assert left == ["datasets/LATEST", "runs/a.json"]
+    assert left == ["datasets/LATEST", "models/LATEST", "models/two/evaluation.json", "runs/a.json"]
 
 
 @pytest.mark.parametrize(("days", "kept"), [(2, True), (40, False)])
