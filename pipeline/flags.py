@@ -465,6 +465,18 @@ FLAG_SECTIONS = (
         ),
     ),
     FlagSection(
+        "Accepted texts",
+        ("evaluate", "infer", "review"),
+        (
+            Flag(
+                "target_error",
+                "accepts texts that need no look: of these, at most this share is wrong, with 95 % confidence, judged "
+                "by the held-out lines; the others are marked as needs_review",
+                type=number(above=0, below=1),
+            ),
+        ),
+    ),
+    FlagSection(
         "Doubtful readings",
         ("infer", "review"),
         (

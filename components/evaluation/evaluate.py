@@ -22,6 +22,7 @@ from components.evaluation.confusions import Confusions
 from components.evaluation.constant import find_best_constant
 from components.evaluation.lines import EvaluatedLine
 from components.evaluation.positions import PositionCounts
+from components.evaluation.promise import describe_acceptance
 from components.listing.line_places import get_page
 from components.metrics import (
     ErrorCounts,
@@ -45,6 +46,7 @@ WORST_PICTURE = "worst_lines.png"
 CONFUSIONS_PICTURE = "confusions.png"
 LENGTH_PICTURE = "accuracy_by_length.png"
 CALIBRATION_PICTURE = "calibration.png"
+ACCEPTANCE_PICTURE = "acceptance.png"
 CONFUSIONS_SHOWN = 20
 _SHOWN, _WORST = 16, 12
 _ENOUGH_GROUPS = 20
@@ -181,6 +183,7 @@ def commit_evaluation(shards: Iterable[EvaluatedShard], request: EvaluationReque
         "by_length": rate_by_length(lines),
         "by_confidence": rate_by_confidence(lines),
         "by_position": positions.compute_rates(),
+        "acceptance": describe_acceptance(lines, groups) | {"note": resampled["note"]},
     }
     shown = _choose_candidates(
         [line for shard in sorted(shards, key=lambda shard: shard.name) for line in shard.candidates]
@@ -339,4 +342,5 @@ def _plot_lines(
             figures["expected_calibration_error"],
             os.path.join(scratch, CALIBRATION_PICTURE),
         )
+        plots.plot_acceptance(figures["acceptance"], os.path.join(scratch, ACCEPTANCE_PICTURE))
         storage.copy_folder(scratch, folder)

@@ -1,15 +1,15 @@
-"""Pictures of an evaluation: recognised lines, the worst of them, confusions, accuracy and calibration."""
+"""Pictures of an evaluation: recognised lines, the worst of them, confusions, accuracy, calibration and promises."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from components.evaluation.confusions import Pair, align_texts, describe_confusions, spell_symbol
 from components.plots import SANS, ShownLine, lay_out_text, plot_grid, replace_undrawable
@@ -176,6 +176,35 @@ def plot_calibration(bins: Sequence[dict[str, Any]], error: float, path: str) ->
     numbers.bar_label(bars, fmt="{:,.0f}", fontsize=8)
     numbers.margins(y=0.25)
     numbers.set(xlabel="confidence", ylabel="lines")
+    figure.savefig(path, dpi=_DPI)
+
+
+def plot_acceptance(acceptance: Mapping[str, Any], path: str) -> None:
+    """Draws what can be promised of accepted texts: their share of all, against the share of wrong ones, as PNG.
+
+    Args:
+        acceptance: as `describe_acceptance` returns it.
+    """
+    curve, lines = acceptance["curve"], acceptance["lines"]
+    coverage = [point["accepted"] / lines for point in curve]
+    errors = [point["wrong"] / point["accepted"] for point in curve]
+    bounds = [point["bound"] for point in curve]
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.fill_between(coverage, errors, bounds, color=_BAR, alpha=0.2, linewidth=0)
+    axes.plot(coverage, bounds, "--", color=_BAR, label=f"upper limit, {acceptance['level']:.0%} sure")
+    axes.plot(coverage, errors, "o-", color=_BAR, markersize=4, label=f"{lines:,} held-out lines")
+    axes.set(
+        title="Accepted texts, the most confident first",
+        xlabel="share of lines that are accepted",
+        ylabel="share of wrong texts among them",
+        xlim=(0, 1.02),
+        ylim=(0, min(1.0, max(0.02, 1.2 * max(bounds[-1], errors[-1])))),
+    )
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper left")
     figure.savefig(path, dpi=_DPI)
 
 

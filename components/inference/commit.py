@@ -62,6 +62,7 @@ def commit_run(summaries: Iterable[RecognisedShard], request: InferenceRequest) 
         counts=counts,
         **summarise_rows(ordered),
         min_confidence=request.min_confidence,
+        target_error=request.target_error,
         figures=summarise_figures([summary.figures for summary in ordered]),
         files=files,
     )

@@ -40,6 +40,7 @@ class InferenceRequest:
         processes: how many processes a worker may occupy.
         engine: scores batches; one of `components.recogniser.engines.ENGINES`.
         min_confidence: a row with less is marked for review.
+        target_error: the share of wrong texts that is promised of the rows that are not; None if none is.
         decoding: how logits become text.
     """
 
@@ -59,6 +60,7 @@ class InferenceRequest:
     processes: int = 1
     engine: str = "auto"
     min_confidence: float = 0.0
+    target_error: float | None = None
     decoding: Decoding = dataclasses.field(default_factory=Decoding)
     inputs: str = ""
     vertical: bool = False

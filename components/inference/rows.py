@@ -66,6 +66,7 @@ def make_predictions_table(
         "needs_review": needs_review,
         "margin": [reading.margin for reading in readings],
         **_make_places(readings, scales),
+        "accepted": pyarrow.nulls(count, pyarrow.bool_()) if request.target_error is None else ~needs_review,
     }
     return pyarrow.table(
         {field.name: pyarrow.array(columns[field.name], field.type) for field in PREDICTIONS_SCHEMA},

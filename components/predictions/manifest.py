@@ -69,7 +69,9 @@ class RunFigures:
         model_id: the model that recognised the images; None of merged runs of several models.
         mean_confidence: of the rows, 0 to 1.
         needs_review: rows whose confidence is below `min_confidence`.
-        min_confidence: the confidence that was asked for; None where it is not known or not one.
+        min_confidence: the confidence that was asked for, or that the promise needs; None where it is not known or not
+            one.
+        target_error: the share of wrong texts that is promised of the other rows; None if none is.
         confidence_histogram: rows by confidence, in `CONFIDENCE_BINS` bins of equal width; None where it is not known.
         inputs: digest of what was read; None where it is not known.
         figures: how long the work took; None where it is not known.
@@ -83,6 +85,7 @@ class RunFigures:
     mean_confidence: float = 0.0
     needs_review: int = 0
     min_confidence: float | None = None
+    target_error: float | None = None
     confidence_histogram: list[int] | None = None
     inputs: str | None = None
     figures: RunTimes | None = None

@@ -320,7 +320,8 @@ def _make_merged_manifest(
     manifests = [run.manifest for run in runs]
     counts = [manifest.counts for manifest in manifests]
     models = {manifest.model_id for manifest in manifests}
-    least = {manifest.min_confidence for manifest in manifests}
+    least = {(manifest.min_confidence, manifest.target_error) for manifest in manifests}
+    min_confidence, target_error = least.pop() if len(least) == 1 else (None, None)
     return RunManifest(
         run_id=run_id,
         model_id=models.pop() if len(models) == 1 else None,
@@ -336,7 +337,8 @@ def _make_merged_manifest(
         ),
         lost=sum(manifest.lost for manifest in manifests),
         **summarise_rows(parts),
-        min_confidence=least.pop() if len(least) == 1 else None,
+        min_confidence=min_confidence,
+        target_error=target_error,
         merged=tuple(run_id for run in runs for run_id in (*run.manifest.merged, run.run_id)),
         history=tuple(entry for manifest in manifests for entry in manifest.history or [_pick_figures(manifest)]),
         files=files,

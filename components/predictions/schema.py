@@ -40,6 +40,7 @@ PREDICTIONS_SCHEMA = pyarrow.schema(
             "words",
             pyarrow.list_(pyarrow.struct([("text", pyarrow.string()), ("confidence", pyarrow.float32()), *_SPAN])),
         ),
+        pyarrow.field("accepted", pyarrow.bool_()),
     ]
 )
 

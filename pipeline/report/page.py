@@ -15,6 +15,7 @@ import pyarrow.parquet
 
 from components.evaluation.confusions import align_texts, spell_symbol
 from components.evaluation.evaluate import (
+    ACCEPTANCE_PICTURE,
     CALIBRATION_PICTURE,
     CONFUSIONS_NAME,
     CONFUSIONS_PICTURE,
@@ -48,6 +49,7 @@ _EVALUATION_PICTURES = {
     CONFUSIONS_PICTURE: "The most frequent confusions of symbols",
     LENGTH_PICTURE: "Lines recognised exactly, and CER, by the length of the label",
     CALIBRATION_PICTURE: "Calibration: confidence against the share of lines recognised exactly",
+    ACCEPTANCE_PICTURE: "Promises: how many texts can be accepted without a look, at which share of wrong ones",
 }
 _REJECTS_SHOWN = 8  # of each reason
 _REJECT_FILES_READ = 200  # in search of these
@@ -80,7 +82,7 @@ def write_report(record: CommandRecord, workspace: Workspace) -> dict[str, str]:
     if "infer" in steps:
         figures = steps["infer"]["figures"]
         record.used.update(_describe_model(workspace, figures.get("model_id")))
-        record.nights = find_nights(workspace, figures.get("run_id"), record.options["min_confidence"])
+        record.nights = find_nights(workspace, figures.get("run_id"), figures.get("min_confidence", 0.0))
     finished = datetime.datetime.now(datetime.UTC)
     record.finished_at = finished.isoformat()
     record.seconds = round((finished - datetime.datetime.fromisoformat(record.started_at)).total_seconds(), 3)

@@ -12,6 +12,7 @@ import apache_beam as beam
 from components.evaluation.constant import ConstantAnswer, explain_no_better
 from components.evaluation.evaluate import EVALUATION_FOLDER, EVALUATION_NAME, EvaluationRequest, compare_cer
 from components.evaluation.positions import explain_weak_place
+from components.evaluation.promise import explain_no_promise, make_promise
 from components.evaluation.transforms import EvaluateModel
 from components.metrics import ErrorCounts
 from components.recogniser.handler import LineModelHandler
@@ -117,6 +118,8 @@ class EvaluateStep:
             f"exact match {figures['exact_match']:.1%} ({_format_interval(figures['intervals']['exact_match'], 0)}); "
             f"{'accepted' if refused is None else 'REFUSED: ' + refused}"
         )
+        if options.target_error is not None:
+            summary += _describe_promise(figures["acceptance"], options.target_error)
         return StepResult(summary, folder, figures, refused=refused)
 
     def plan(self, context: Context) -> Plan:
@@ -306,6 +309,18 @@ def _commit_evaluation(unfinished: str, model_folder: str, figures: dict[str, An
     storage.remove_file(storage.join(model_folder, EVALUATION_NAME))
     storage.move_folder(unfinished, storage.join(model_folder, EVALUATION_FOLDER))
     storage.write_json(storage.join(model_folder, EVALUATION_NAME), {**figures, "files": files})
+
+
+def _describe_promise(acceptance: Mapping[str, Any], target_error: float) -> str:
+    """Says how many texts can be accepted under a promise; warns if none can."""
+    promise = make_promise(acceptance, target_error)
+    if promise.threshold is None:
+        log.warning(explain_no_promise(acceptance, target_error))
+        return f"; no text can be accepted under --target_error={target_error:g}"
+    return (
+        f"; --target_error={target_error:g} accepts {promise.coverage:.1%} of the texts, those with a confidence of "
+        f"{promise.threshold:.6g} or more, of which {promise.wrong:,} of {promise.accepted:,} were wrong"
+    )
 
 
 def _format_interval(interval: Sequence[float], digits: int) -> str:

@@ -23,6 +23,7 @@ from pipeline.engines.jobs import choose_processes, run_job
 from pipeline.engines.progress import watch_shards
 from pipeline.options import LinePipelineOptions
 from pipeline.steps.collection import DATASET_PREFIX, SelectedCollection, select_collection
+from pipeline.steps.doubt import Doubt, find_doubt
 from pipeline.steps.estimate import estimate_time
 from pipeline.steps.infer_result import summarise_nothing_new, summarise_run
 from pipeline.steps.listing import find_sample
@@ -55,6 +56,7 @@ class _Resolved:
         model_id: of the accepted model.
         model: its manifest.
         decoding: how its logits become text.
+        doubt: which readings a person has to look at.
         runs: the sound committed runs, the oldest first.
         collection: the images that none of them has read.
         asked: digest of the request, whatever images there are.
@@ -65,6 +67,7 @@ class _Resolved:
     model_id: str
     model: ModelManifest
     decoding: Decoding
+    doubt: Doubt
     runs: list[CommittedRun]
     collection: SelectedCollection
     asked: str
@@ -116,16 +119,16 @@ class InferStep:
                 if storage.exists(unchanged):
                     rejects = storage.read_json(unchanged)["rejects"]
                     _discard_run(workspace, request.folder)
-                    return summarise_nothing_new(options, collection, rejects, workspace.all_predictions, resolved.runs)
+                    return summarise_nothing_new(context, collection, rejects, resolved.doubt, resolved.runs)
         if outcome is Outcome.NOTHING:
-            return summarise_nothing_new(options, collection, {}, workspace.all_predictions, resolved.runs)
+            return summarise_nothing_new(context, collection, {}, resolved.doubt, resolved.runs)
         if collection.same_run is not None:
             counts, folder = collection.same_run.manifest.counts, collection.same_run.folder
             require_few_rejects(options, counts.rejects, counts.matched, collection.same_run.rejects_folder)
-            return summarise_run(context, collection, resolved.runs, folder, collection.same_run.manifest)
-        return summarise_run(
-            context, collection, resolved.runs, request.destination, RunManifest.read(request.destination), outcome
-        )
+            manifest = collection.same_run.manifest
+            return summarise_run(context, collection, resolved.doubt, resolved.runs, folder, manifest)
+        manifest = RunManifest.read(request.destination)
+        return summarise_run(context, collection, resolved.doubt, resolved.runs, request.destination, manifest, outcome)
 
     def plan(self, context: Context) -> Plan:
         """Lists the images on this machine, and says how many of them would be recognised."""
@@ -205,18 +208,21 @@ def _resolve(context: Context) -> Iterator[_Resolved]:
         "limits": describe_limits(options.image_limits, model.height, model.vertical),
         "decoding": decoding.identity,
     }
+    doubt = find_doubt(options, workspace, model_id, decoding.identity)
     runs = find_sound_runs(context)
     asked = make_id(
         version=RUN_VERSION,
         images=images,
         columns=options.path_column,
-        min_confidence=options.min_confidence,
+        min_confidence=doubt.least_confidence,
         reread=options.reread,
+        **({} if options.target_error is None else {"target_error": options.target_error}),
         **reading,
     )
     with select_collection(context, images, runs, reading) as collection:
         yield _Resolved(
-            images, model_id, model, decoding, runs, collection, asked, workspace.unfinished(Unfinished.RUN, asked)
+            *(images, model_id, model, decoding, doubt, runs, collection, asked),
+            workspace.unfinished(Unfinished.RUN, asked),
         )
 
 
@@ -253,7 +259,8 @@ def _start(context: Context, resolved: _Resolved) -> InferenceRequest:
         scored_at=scored_at,
         processes=choose_processes(options, collection.images),
         engine=options.engine,
-        min_confidence=options.min_confidence,
+        min_confidence=resolved.doubt.least_confidence,
+        target_error=options.target_error,
         decoding=resolved.decoding,
     )
 

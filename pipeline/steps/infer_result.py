@@ -13,9 +13,9 @@ from components.ingest.sample import read_truth
 from components.predictions.manifest import RunManifest
 from components.predictions.runs import CommittedRun, count_below, find_rejects_folder, read_predictions
 from components.review.selection import count_doubtful
-from pipeline.options import LinePipelineOptions
 from pipeline.steps.alarms import check_alarms
 from pipeline.steps.collection import SelectedCollection
+from pipeline.steps.doubt import Doubt
 from pipeline.steps.step import Context, Outcome, StepResult, format_rejects
 from pipeline.workspace import Workspace
 from tfrecords import DataError, storage
@@ -26,6 +26,7 @@ _FIRST_ROWS = 5
 def summarise_run(
     context: Context,
     collection: SelectedCollection,
+    doubt: Doubt,
     earlier: Sequence[CommittedRun],
     folder: str,
     manifest: RunManifest,
@@ -35,14 +36,17 @@ def summarise_run(
 
     Args:
         collection: the images that were to be recognised.
+        doubt: which readings a person has to look at.
         earlier: the committed runs before it, the oldest first.
         folder, manifest: of the run.
         outcome: whether it was made now.
     """
     options, counts = context.options, manifest.counts
     # A run that was there already may have been read when another confidence was asked for.
-    needs_review = count_below(CommittedRun(folder, manifest), options.min_confidence)
-    manifest = dataclasses.replace(manifest, needs_review=needs_review, min_confidence=options.min_confidence)
+    least, promise = doubt.least_confidence, doubt.promise
+    needs_review = count_below(CommittedRun(folder, manifest), least)
+    target_error = None if promise is None else promise.target_error
+    manifest = dataclasses.replace(manifest, needs_review=needs_review, min_confidence=least, target_error=target_error)
     summary = f"run {manifest.run_id}: {counts.matched:,} images matched, "
     if counts.skipped:
         summary += f"{counts.skipped:,} skipped as read before, "
@@ -56,11 +60,14 @@ def summarise_run(
         summary += "; it was there already, read from the very same images by the same model"
     elif manifest.figures is not None:
         summary += f"; engine: {', '.join(manifest.figures.engines)}"
-    if manifest.needs_review:
-        summary += f"; {manifest.needs_review:,} below --min_confidence={options.min_confidence:g} need a review"
+    accepted = counts.read - needs_review
+    summary += doubt.describe_accepted(accepted)
+    if needs_review:
+        summary += f"; {needs_review:,} {doubt.reason} need a review"
     unwanted = ("files", "limits", "scored_at", "schema_version")
     figures = {name: value for name, value in manifest.to_json().items() if name not in unwanted}
     figures["looked_at"] = counts.looked_at
+    figures |= _describe_doubt(doubt, accepted)
     figures |= {"listing_s": round(collection.listing_s, 3), "unread_s": round(collection.unread_s, 3)}
     closing = list(_show_first_rows(folder, counts.read))
     if not options.infer_images:
@@ -75,48 +82,48 @@ def summarise_run(
         alarms=check_alarms(options, counts, manifest, earlier, _read_evaluation(context.workspace, manifest)),
         rejects=counts.rejects,
         rejects_folder=find_rejects_folder(folder),
-        summary_figures=_make_summary_figures(counts, manifest.needs_review),
+        summary_figures=_make_summary_figures(counts, needs_review),
         closing=closing,
     )
 
 
 def summarise_nothing_new(
-    options: LinePipelineOptions,
+    context: Context,
     collection: SelectedCollection,
     rejects: dict[str, int],
-    folder: str,
+    doubt: Doubt,
     runs: Sequence[CommittedRun],
 ) -> StepResult:
     """Sums up a step in which every image was read before, or still cannot be read.
 
     Args:
-        runs: the committed runs; their readings are judged by the confidence that is asked for now.
+        doubt: which readings a person has to look at now.
+        runs: the committed runs, whose readings are judged by that.
     """
     files = [path for run in runs for path in run.files]
-    needs_review = count_doubtful(files, options.min_confidence) if options.min_confidence else 0
+    needs_review = count_doubtful(files, doubt.least_confidence) if doubt.least_confidence else 0
     counts = dataclasses.replace(collection.counts, rejects=rejects)
     summary = f"nothing new: {counts.matched:,} images matched, all of which were read before"
     if rejects:
         summary += f", but for those that still cannot be: {format_rejects(rejects)}"
     if needs_review:
-        summary += (
-            f"; {needs_review:,} readings of earlier runs are below --min_confidence={options.min_confidence:g} and "
-            "need a review"
-        )
+        summary += f"; {needs_review:,} readings of earlier runs are {doubt.reason} and need a review"
     figures = {
         **counts.to_json(),
         "reread": 0,
         "needs_review": needs_review,
+        "min_confidence": doubt.least_confidence,
+        "doubt": doubt.reason,
         "looked_at": collection.images,
         "listing_s": round(collection.listing_s, 3),
         "unread_s": round(collection.unread_s, 3),
     }
     return StepResult(
         summary,
-        folder,
+        context.workspace.all_predictions,
         figures,
         Outcome.NOTHING,
-        alarms=check_alarms(options, counts, None, []),
+        alarms=check_alarms(context.options, counts, None, []),
         summary_figures=_make_summary_figures(counts, needs_review),
     )
 
@@ -129,6 +136,14 @@ def _read_evaluation(workspace: Workspace, manifest: RunManifest) -> dict[str, A
         return storage.read_json(storage.join(workspace.model(manifest.model_id), EVALUATION_NAME))
     except (FileNotFoundError, DataError):
         return None
+
+
+def _describe_doubt(doubt: Doubt, accepted: int) -> dict[str, Any]:
+    """Returns the figures of doubtful and accepted readings for the report."""
+    promise = doubt.promise
+    return {"doubt": doubt.reason} | (
+        {} if promise is None else {"promise": dataclasses.asdict(promise), "accepted": accepted}
+    )
 
 
 def _make_summary_figures(counts: Counts, needs_review: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from components.review.given_out import MANIFEST_NAME, ReviewManifest, read_give
 from components.review.page import choose_with_images, mark_doubtful, write_table_and_page
 from components.review.selection import DoubtfulText, find_least_confident, read_details
 from components.review.table import ReviewRow
+from pipeline.steps.doubt import find_doubt
 from pipeline.steps.label_review import plan_review_of_labels, review_labels
 from pipeline.steps.runs import find_sound_runs
 from pipeline.steps.step import Context, Outcome, Plan, StepResult
@@ -33,8 +34,8 @@ class _Resolved:
     Attributes:
         runs: number of committed runs.
         dataset_id: the dataset to which corrections are to be added.
-        waiting: readings that no review gave out yet, the least confident first, below `--min_confidence` if it is
-            given.
+        waiting: readings that no review gave out yet, the least confident first; doubtful ones alone, if the flags say
+            what is doubtful.
         vertical: whether the text of the images runs from top to bottom.
     """
 
@@ -72,6 +73,8 @@ class ReviewStep:
             summary = "nothing is left to review: every image that was read is in the dataset, or was given out before"
             if options.min_confidence:
                 summary += f", or was read with at least --min_confidence={options.min_confidence:g}"
+            if options.target_error is not None:
+                summary += f", or is accepted under --target_error={options.target_error:g}"
             return StepResult(summary, storage.join(workspace.root, "review"), figures, Outcome.NOTHING)
         readings = [reading for reading, _ in chosen]
         review_id = make_id(dataset=dataset_id, readings=[(reading.uri, reading.run_id) for reading in readings])
@@ -137,9 +140,17 @@ def _resolve(context: Context) -> _Resolved:
         for reading in find_least_confident([path for run in runs for path in run.files], records)
         if (reading.uri, reading.model_id, reading.text) not in given
     )
-    if least := context.options.min_confidence:  # whatever was asked for when they were read
+    if least := _find_least_confidence(context):  # whatever was asked for when they were read
         waiting = itertools.takewhile(lambda reading: np.float32(reading.confidence) < least, waiting)
     return _Resolved(len(runs), dataset_id, waiting, dataset.vertical)
+
+
+def _find_least_confidence(context: Context) -> float:
+    """Finds the confidence from which on readings are given to nobody; 0 if all may be."""
+    model_id = context.workspace.read_pointer("models", ACCEPTED)
+    if model_id is None:
+        return context.options.min_confidence
+    return find_doubt(context.options, context.workspace, model_id, None).least_confidence
 
 
 def _describe_readings(

@@ -39,7 +39,10 @@ from tfrecords import (
     write_records,
 )
 
-PICTURES = {"predictions.png", "worst_lines.png", "confusions.png", "accuracy_by_length.png", "calibration.png"}
+PICTURES = {
+    *("predictions.png", "worst_lines.png", "confusions.png"),
+    *("accuracy_by_length.png", "calibration.png", "acceptance.png"),
+}
 
 
 @pytest.fixture

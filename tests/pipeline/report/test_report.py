@@ -149,7 +149,7 @@ def test_confusions_are_named_and_shown(page):
 def test_pictures_are_there_with_a_text_for_who_cannot_see_them(page):
     assert "Held-out lines as the model recognised them" in page.pictures
     assert any(text.startswith("image that says <b>&amp;\u0303 and was recognised as ") for text in page.pictures)
-    assert len(page.pictures) == 4 + 4
+    assert len(page.pictures) == 4 + 5
     for content in page.pictures.values():
         with Image.open(io.BytesIO(content)) as image:
             assert image.format == "PNG"
