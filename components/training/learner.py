@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from components.ctc.loss import compute_ctc_loss
+from components.training.base_weights import FEW_IMAGES
 from components.training.checkpoints import Checkpoint
 from components.training.data import Examples, make_training_batches
 from components.training.export import make_input_signature
@@ -78,6 +79,7 @@ class Learner:
 
     Args:
         height: of the lines, pixels.
+        images: to train on; where they are few, more values are dropped out.
         steps: of the whole training, for the schedule of the learning rate.
 
     Attributes:
@@ -93,6 +95,7 @@ class Learner:
         request: TrainingRequest,
         charset: Charset,
         height: int,
+        images: int,
         steps: int,
         watchdog: Watchdog,
     ):
@@ -107,6 +110,8 @@ class Learner:
                 self.model = build(charset.classes, height, cluster.replicas > 1)
             finally:
                 keras.config.set_dtype_policy(before)
+            if images < FEW_IMAGES and recipe.dropout_for_few is not None:
+                _set_dropout(self.model, recipe.dropout_for_few)
             self.optimizer = _make_optimizer(request, recipe, steps)
             self.optimizer.build(self.model.trainable_variables)
         # The network that recognises validation lines and is exported knows nothing of the strategy or of bfloat16.
@@ -200,6 +205,13 @@ def copy_weights(model: keras.Model, path: str, symbols: Sequence[str], charset:
         if [weight.shape for weight in weights] != [weight.shape for weight in old_weights]:
             raise DataError(f"the model in {path} is {old.name} of another size than {model.name} here")
         layer.set_weights(old_weights)
+
+
+def _set_dropout(model: keras.Model, share: float) -> None:
+    """Sets the share of values that every dropout layer of a network leaves out."""
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = share
 
 
 def _make_optimizer(request: TrainingRequest, recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:

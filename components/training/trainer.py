@@ -186,7 +186,8 @@ def _prepare_learner(
 ) -> Learner:
     """Builds the network and, if there is a checkpoint, restores it."""
     steps = _count_steps_per_epoch(request, splits) * request.epochs
-    learner = Learner(cluster, request, start.charset, start.manifest.height, steps, watchdog)
+    images = len(splits.train)
+    learner = Learner(cluster, request, start.charset, start.manifest.height, images, steps, watchdog)
     _refuse_labels_that_never_fit(learner.recogniser, splits.train, request.model)
     if start.is_chief:
         _log_start(cluster, learner, request, start.charset, splits)

@@ -19,12 +19,13 @@ import pytest
 
 from components.ingest.dataset import IngestRequest, commit_dataset, describe_written_shard, write_training_shard
 from components.listing import LabelRules, list_images
-from components.training import data, epochs, result, trainer
+from components.training import data, epochs, learner, networks, result, trainer
 from components.training import launcher as cluster
 from components.training.checkpoints import Checkpoints
 from components.training.data import shuffle_epoch
 from components.training.history import EpochRecord
 from components.training.learner import copy_weights
+from components.training.recipes import RECIPES
 from components.training.request import TrainingRequest
 from components.training.result import LEFT_OUT_NAME
 from components.training.trainer import train
@@ -59,7 +60,7 @@ def plain(build):
     return build_plain
 
 networks.NETWORKS = {name: plain(build) for name, build in networks.NETWORKS.items()}
-plain_recipe = {"augment": False, "clip_norm": clip_norm}
+plain_recipe = {"augment": False, "clip_norm": clip_norm, "dropout_for_few": None}
 learner.RECIPES = {name: dataclasses.replace(r, **plain_recipe) for name, r in learner.RECIPES.items()}
 learner._make_optimizer = lambda request, recipe, steps: keras.optimizers.SGD(
     keras.optimizers.schedules.CosineDecay(request.learning_rate, steps)
@@ -681,3 +682,20 @@ def test_the_same_request_trains_the_same_weights_to_the_bit_and_another_seed_ot
     assert len(kernels) >= 9
     for name in kernels:
         assert np.abs(once[name] - other[name]).max() > 0.01, name
+
+
+@pytest.mark.parametrize(("few", "share"), [(17, RECIPES["ctc_conv"].dropout_for_few), (16, 0.1)])
+def test_where_images_are_few_more_values_are_dropped_out_and_the_exported_network_is_the_usual_one(
+    one_width_dataset, request_for, without_export, monkeypatch, few, share
+):
+    import keras
+
+    built = []
+    build = networks.NETWORKS["ctc_conv"]
+    monkeypatch.setitem(networks.NETWORKS, "ctc_conv", lambda *arguments: built.append(build(*arguments)) or built[-1])
+    monkeypatch.setattr(learner, "FEW_IMAGES", few)
+    train(TrainingRequest(**request_for(one_width_dataset, epochs=1, batch_size=16)))
+    trained, exported = [
+        {layer.rate for layer in network.layers if isinstance(layer, keras.layers.Dropout)} for network in built[:2]
+    ]
+    assert (trained, exported) == ({share}, {0.1})
