@@ -143,7 +143,7 @@ def test_rows_of_now_and_of_earlier_runs_open_as_one_table_with_and_without_plac
         assert len(spans) == len(text)
         assert [word["text"] for word in words] == text.split()
     frame = pd.read_parquet(predictions)  # of the columns of the first run
-    assert set(PREDICTIONS_SCHEMA.names) - {"symbol_spans", "words", "accepted"} <= set(frame.columns)
+    assert set(PREDICTIONS_SCHEMA.names) - {"symbol_spans", "words", "accepted", "expected_cer"} <= set(frame.columns)
     assert len(frame) == table.num_rows
 
 

@@ -23,6 +23,7 @@ from components.evaluation.constant import find_best_constant
 from components.evaluation.lines import EvaluatedLine
 from components.evaluation.positions import PositionCounts
 from components.evaluation.promise import describe_acceptance
+from components.expected_errors import calibrate_expected_errors, count_expected_errors
 from components.listing.line_places import get_page
 from components.metrics import (
     ErrorCounts,
@@ -61,6 +62,7 @@ _LINES_SCHEMA = pyarrow.schema(
         pyarrow.field("confidence", pyarrow.float32(), nullable=False),
         *(pyarrow.field(name, pyarrow.int32(), nullable=False) for name in _COUNTED),
         pyarrow.field("group", pyarrow.string()),
+        pyarrow.field("expected_errors", pyarrow.float32(), nullable=False),
     ]
 )
 _WORST_SCHEMA = pyarrow.schema([*list(_LINES_SCHEMA)[:4], _LINES_SCHEMA.field("symbol_errors")]).append(
@@ -141,6 +143,9 @@ def recognise_test_shard(
                     "confidence": reading.confidence,
                     **{name: getattr(counts, name) for name in _COUNTED},
                     "group": find_group(uri),
+                    "expected_errors": count_expected_errors(
+                        [reading.symbol_confidences], np.array([reading.confidence])
+                    )[0],
                 }
             )
         candidates = _choose_candidates([*candidates, *evaluated])
@@ -184,6 +189,7 @@ def commit_evaluation(shards: Iterable[EvaluatedShard], request: EvaluationReque
         "by_confidence": rate_by_confidence(lines),
         "by_position": positions.compute_rates(),
         "acceptance": describe_acceptance(lines, groups) | {"note": resampled["note"]},
+        "expected_errors": calibrate_expected_errors(lines, _read_expected_errors(request.folder)),
     }
     shown = _choose_candidates(
         [line for shard in sorted(shards, key=lambda shard: shard.name) for line in shard.candidates]
@@ -290,6 +296,12 @@ def _read_pairs(folder: str) -> Iterator[tuple[str, str]]:
     """Yields label and reading of every line."""
     for batch in _read_batches(folder, ["truth", "text"]):
         yield from zip(*(batch.column(name).to_pylist() for name in ("truth", "text")), strict=True)
+
+
+def _read_expected_errors(folder: str) -> np.ndarray:
+    """Reads the expected errors of every reading in a folder, float32 [lines], in the order of `read_line_counts`."""
+    parts = [batch.column("expected_errors").to_numpy() for batch in _read_batches(folder, ["expected_errors"])]
+    return np.concatenate(parts)
 
 
 def _count_errors(folder: str) -> tuple[pyarrow.Table, PositionCounts]:

@@ -41,6 +41,7 @@ class InferenceRequest:
         engine: scores batches; one of `components.recogniser.engines.ENGINES`.
         min_confidence: a row with less is marked for review.
         target_error: the share of wrong texts that is promised of the rows that are not; None if none is.
+        error_factor: by which expected symbol errors are multiplied; None if the model's evaluation does not say.
         decoding: how logits become text.
     """
 
@@ -61,6 +62,7 @@ class InferenceRequest:
     engine: str = "auto"
     min_confidence: float = 0.0
     target_error: float | None = None
+    error_factor: float | None = None
     decoding: Decoding = dataclasses.field(default_factory=Decoding)
     inputs: str = ""
     vertical: bool = False

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
+from components.expected_errors import count_expected_errors, estimate_cer
 from components.inference.request import InferenceRequest
 from components.predictions.schema import PREDICTIONS_SCHEMA, TIMESTAMP
 from components.recogniser.model import Recognition
@@ -67,11 +68,19 @@ def make_predictions_table(
         "margin": [reading.margin for reading in readings],
         **_make_places(readings, scales),
         "accepted": pyarrow.nulls(count, pyarrow.bool_()) if request.target_error is None else ~needs_review,
+        "expected_cer": _estimate_cer(readings, confidences, request.error_factor),
     }
     return pyarrow.table(
         {field.name: pyarrow.array(columns[field.name], field.type) for field in PREDICTIONS_SCHEMA},
         schema=PREDICTIONS_SCHEMA,
     )
+
+
+def _estimate_cer(readings: Sequence[Recognition], confidences: np.ndarray, factor: float | None) -> pyarrow.Array:
+    if factor is None:
+        return pyarrow.nulls(len(readings), pyarrow.float32())
+    errors = count_expected_errors([reading.symbol_confidences for reading in readings], confidences)
+    return pyarrow.array(estimate_cer(errors, np.array([len(reading.text) for reading in readings]), factor))
 
 
 def _make_lists(rows: Sequence[Sequence[Any]], to_array: Callable[[list[Any]], pyarrow.Array]) -> pyarrow.Array:

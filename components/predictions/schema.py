@@ -41,6 +41,7 @@ PREDICTIONS_SCHEMA = pyarrow.schema(
             pyarrow.list_(pyarrow.struct([("text", pyarrow.string()), ("confidence", pyarrow.float32()), *_SPAN])),
         ),
         pyarrow.field("accepted", pyarrow.bool_()),
+        pyarrow.field("expected_cer", pyarrow.float32()),
     ]
 )
 

@@ -67,6 +67,19 @@ def find_doubt(options: LinePipelineOptions, workspace: Workspace, model_id: str
     return Doubt(promise.threshold, reason, promise)
 
 
+def read_error_factor(workspace: Workspace, model_id: str, decoding: list[Any]) -> float | None:
+    """Reads by what expected symbol errors of a model are multiplied; None if its evaluation does not say.
+
+    Args:
+        decoding: how its logits become text; the evaluation says nothing of another way.
+    """
+    try:
+        evaluation = storage.read_json(storage.join(workspace.model(model_id), EVALUATION_NAME))
+        return evaluation["expected_errors"]["factor"] if evaluation["decoding"] == decoding else None
+    except (FileNotFoundError, KeyError, DataError):
+        return None
+
+
 def _read_acceptance(workspace: Workspace, model_id: str, decoding: list[Any] | None) -> dict[str, Any]:
     """Reads what the evaluation of a model says of accepted texts."""
     path = storage.join(workspace.model(model_id), EVALUATION_NAME)

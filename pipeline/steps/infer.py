@@ -23,7 +23,7 @@ from pipeline.engines.jobs import choose_processes, run_job
 from pipeline.engines.progress import watch_shards
 from pipeline.options import LinePipelineOptions
 from pipeline.steps.collection import DATASET_PREFIX, SelectedCollection, select_collection
-from pipeline.steps.doubt import Doubt, find_doubt
+from pipeline.steps.doubt import Doubt, find_doubt, read_error_factor
 from pipeline.steps.estimate import estimate_time
 from pipeline.steps.infer_result import summarise_nothing_new, summarise_run
 from pipeline.steps.listing import find_sample
@@ -261,6 +261,7 @@ def _start(context: Context, resolved: _Resolved) -> InferenceRequest:
         engine=options.engine,
         min_confidence=resolved.doubt.least_confidence,
         target_error=options.target_error,
+        error_factor=read_error_factor(workspace, resolved.model_id, resolved.decoding.identity),
         decoding=resolved.decoding,
     )
 

@@ -35,8 +35,8 @@ AT = datetime.datetime(2026, 3, 4, 5, 6, 7, 89, tzinfo=datetime.UTC)
 LIMITS = {"height": 32, "max_pixels": 5}
 
 
-EARLIER_SCHEMA = pyarrow.schema(list(PREDICTIONS_SCHEMA)[:-3])
-"""Of runs that had neither places of symbols and words nor promises."""
+EARLIER_SCHEMA = pyarrow.schema(list(PREDICTIONS_SCHEMA)[:-4])
+"""Of runs that had neither places of symbols and words nor promises and expected errors."""
 
 
 def write_run(
@@ -207,7 +207,9 @@ def test_rows_of_earlier_versions_get_the_columns_that_they_lack_without_values(
     (path,) = merge(tmp_path).files
     assert pyarrow.parquet.read_schema(path).equals(PREDICTIONS_SCHEMA)
     rows = rows_below(tmp_path / "predictions")
-    assert rows == [{"symbol_spans": None, "words": None, "accepted": None, **row} for row in before]
+    assert rows == [
+        {"symbol_spans": None, "words": None, "accepted": None, "expected_cer": None, **row} for row in before
+    ]
     assert [row["symbol_spans"] is None for row in rows] == [True] * 5 + [False] * 6
 
 

@@ -142,3 +142,21 @@ def test_an_evaluation_that_does_not_cover_the_readings_is_refused_with_the_way_
 @pytest.mark.parametrize("value", ["0", "1", "-0.1", "x"])
 def test_a_share_that_is_none_or_all_is_refused(workspace, value):
     assert run(workspace, "infer", f"--target_error={value}") == EXIT_USAGE
+
+
+def test_each_row_has_the_cer_that_its_symbols_let_expect(workspace, tiny_images):
+    edit_evaluation(workspace, expected_errors={"factor": 0.25, "buckets": []})
+    assert run(workspace, "infer", f"--infer_images={tiny_images}") == EXIT_DONE
+    found = f"{workspace}/predictions/*/*/*.parquet"
+    rows = duckdb.sql(f"select text, confidence, symbol_confidences, expected_cer from '{found}'").fetchall()
+    for text, confidence, symbols, expected_cer in rows:
+        errors = sum(1 - symbol for symbol in symbols) if text else 1 - confidence
+        assert expected_cer == pytest.approx(min(1, 0.25 * errors / max(1, len(text))), abs=1e-6)
+
+
+@pytest.mark.parametrize("changes", [{"expected_errors": None}, {"decoding": ["beam", 5, ""]}])
+def test_rows_have_no_expected_cer_where_the_evaluation_says_nothing_of_it(workspace, tiny_images, changes):
+    edit_evaluation(workspace, **changes)
+    assert run(workspace, "infer", f"--infer_images={tiny_images}") == EXIT_DONE
+    found = f"{workspace}/predictions/*/*/*.parquet"
+    assert duckdb.sql(f"select count(*), count(expected_cer) from '{found}'").fetchall() == [(24, 0)]
