@@ -453,7 +453,7 @@ FLAG_SECTIONS = (
             ),
             Flag(
                 "reread",
-                "recognises every image, also those that an earlier run recognised with the same model and decoder",
+                "recognises every image, also those that an earlier run recognised with the same decoder",
             ),
             Flag(
                 "reread_below",

@@ -19,7 +19,7 @@ names, without dashes; a list is joined by commas, and `true` sets a switch. The
 unknown flag, or a value that a flag does not accept, ends the command with exit status 2 before anything starts, and
 one sentence says which flag it was and what it accepts.
 
-`run_pipeline.py --help` prints the steps and the flags of every step, `--steps=infer --help` the flags of one step,
+`run_pipeline.py --help` prints the steps and the flags common to all, `--steps=infer --help` the flags of one step,
 and `--steps=all --help` all flags. `--steps` names some of these steps, which run in this order:"""
 
 _BEAM = """## Apache Beam's own flags
