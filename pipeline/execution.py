@@ -22,6 +22,7 @@ from pipeline.report.page import write_report
 from pipeline.report.record import CommandRecord
 from pipeline.retention import clear_unfinished, prune
 from pipeline.signals import Interruption, handle_signals
+from pipeline.step_names import READ_ONLY_STEPS
 from pipeline.steps import choose_steps
 from pipeline.steps.step import Context, RefusedError, Step, StepResult
 from pipeline.steps.train import TrainStep
@@ -143,7 +144,7 @@ def _write_failure(error: BaseException, log_path: str) -> str:
 
 def _conclude(options: LinePipelineOptions, workspace: Workspace, record: CommandRecord, status: int) -> dict[str, str]:
     """Clears up after the steps, and writes the run report; returns its paths."""
-    if status in (EXIT_DONE, EXIT_ALARM):
+    if status in (EXIT_DONE, EXIT_ALARM) and not READ_ONLY_STEPS.issuperset(options.step_names):
         clear_unfinished(workspace)
         prune(options, workspace)
     record.unprinted = list_losses()

@@ -27,6 +27,7 @@ def check_options(options: LinePipelineOptions) -> None:
         raise UsageError(f"--runner={runner} is none that Beam knows; {hint}")
     _check_date(options)
     _check_format(options)
+    _check_uri(options)
     if {"train", "selftrain"} <= set(options.step_names):
         raise UsageError(
             f"--steps={options.steps}: train and selftrain each make a model for evaluate to decide on; run "
@@ -78,6 +79,17 @@ def _check_format(options: LinePipelineOptions) -> None:
         return
     if "export" not in options.step_names:
         raise UsageError(f"--format={options.format} is for the export step, which --steps={options.steps} leaves out")
+
+
+def _check_uri(options: LinePipelineOptions) -> None:
+    if options.uri is None:
+        if "explain" in options.step_names:
+            raise UsageError("--steps=explain tells of one image: say which, as --uri=PATH")
+        return
+    if "explain" not in options.step_names:
+        raise UsageError(f"--uri={options.uri} is for the explain step, which --steps={options.steps} leaves out")
+    if not options.uri.strip("/"):
+        raise UsageError(f"--uri={options.uri} names no image: give its URI, or the end of it")
 
 
 def _check_labels(options: LinePipelineOptions) -> None:

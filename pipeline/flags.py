@@ -557,4 +557,17 @@ FLAG_SECTIONS = (
             ),
         ),
     ),
+    FlagSection(
+        "Explanation",
+        ("explain",),
+        (
+            Flag(
+                "uri",
+                "image to explain: its URI as the predictions have it, or a path with which the URI of no other image "
+                "ends",
+                "PATH",
+                without="the explain step needs it",
+            ),
+        ),
+    ),
 )

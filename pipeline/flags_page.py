@@ -71,7 +71,7 @@ def _format_allowed(flag: Flag) -> str:
 
 def _mark_flags(text: str) -> str:
     """Returns a text with the flags, patterns and URLs in it as code."""
-    return re.sub(r"--[a-z_]+(?:=\w+)?|\{label\}\S*|gs://|dataset:ID:test", r"`\g<0>`", text)
+    return re.sub(r"--[a-z_]+(?:=\w+)?|\{label\}[^\s;,]*|gs://|dataset:ID:test", r"`\g<0>`", text)
 
 
 def _format_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

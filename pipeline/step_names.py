@@ -17,9 +17,12 @@ STEP_SUMMARIES = {
     "review": "gives doubtful readings, or doubtful labels, to a person to correct",
     "compact": "merges the runs of predictions of one day",
     "export": "writes the newest readings into files for other systems",
+    "explain": "tells what the workspace knows of one image",
 }
 """What each step does, in the order in which they run: the one list of steps."""
 STEPS = tuple(STEP_SUMMARIES)
+READ_ONLY_STEPS = frozenset({"explain"})
+"""The steps that change nothing. After them alone, nothing is cleared up or pruned either."""
 DEFAULT_STEPS = ("ingest", "train", "evaluate", "infer")
 
 

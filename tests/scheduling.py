@@ -44,6 +44,7 @@ SECONDS = {
     "pipeline/steps/test_forecast.py": 50,
     "pipeline/steps/test_training_start.py": 40,
     "pipeline/steps/test_steps.py": 60,
+    "pipeline/steps/test_explain.py": 60,
     "pipeline/steps/test_train.py": 90,
     "pipeline/steps/test_tables_of_images.py": 60,
     "pipeline/steps/test_nights.py": 40,

@@ -6,7 +6,14 @@ decodes images starts fast.
 
 from tfrecords.charset import Charset, CharsetError, count_adjacent_repeats
 from tfrecords.errors import DataError, ProcessLostError, StoreError, StoreLostError
-from tfrecords.example import LineExample, encode_example, examples_to_record_batch, read_record_batches, read_uris
+from tfrecords.example import (
+    LineExample,
+    encode_example,
+    examples_to_record_batch,
+    read_labels,
+    read_record_batches,
+    read_uris,
+)
 from tfrecords.image import (
     ImageLimits,
     ImageRejected,
@@ -49,6 +56,7 @@ __all__ = [
     "normalise_text",
     "pad_lines",
     "read_grey",
+    "read_labels",
     "read_line",
     "read_record_batches",
     "read_records",

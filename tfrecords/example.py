@@ -85,10 +85,27 @@ def read_uris(path: str, examples_at_a_time: int = 10_000) -> Iterator[pyarrow.A
     Raises:
         DataError: if the file is damaged.
     """
-    decoder = _new_decoder(("uri",))
+    for (uris,) in _read_strings(path, ("uri",), examples_at_a_time):
+        yield uris
+
+
+def read_labels(path: str, examples_at_a_time: int = 1000) -> Iterator[tuple[pyarrow.Array, pyarrow.Array]]:
+    """Reads the URIs and the labels' texts of the examples of a TFRecord file, as Arrow strings, many at a time.
+
+    Raises:
+        DataError: if the file is damaged.
+    """
+    for uris, texts in _read_strings(path, ("uri", "text"), examples_at_a_time):  # noqa: UP028 (pairs, not lists)
+        yield uris, texts
+
+
+def _read_strings(path: str, features: Sequence[str], examples_at_a_time: int) -> Iterator[list[pyarrow.Array]]:
+    """Reads features of one string each, and decodes nothing else."""
+    decoder = _new_decoder(features)
     records = read_records(path)
     while block := list(itertools.islice(records, examples_at_a_time)):
-        yield decoder.DecodeBatch(block).column(0).flatten().cast(pyarrow.string())
+        batch = decoder.DecodeBatch(block)
+        yield [batch.column(batch.schema.get_field_index(name)).flatten().cast(pyarrow.string()) for name in features]
 
 
 def read_record_batches(path: str, examples_at_a_time: int = 1000) -> Iterator[pyarrow.RecordBatch]:

@@ -44,6 +44,13 @@ def read_given_out(reviews: str) -> set[tuple[str, str, str]]:
     }
 
 
+def read_reviews(reviews: str) -> Iterator[tuple[str, ReviewManifest]]:
+    """Yields the folder and the manifest of each committed review below a folder."""
+    known = {field.name for field in dataclasses.fields(ReviewManifest)}
+    for folder, manifest in _read_manifests(reviews):
+        yield folder, ReviewManifest(**{name: value for name, value in manifest.items() if name in known})
+
+
 def find_check(reviews: str, check_id: str) -> str | None:
     """Finds the folder of a committed review that was chosen from a check of labels; returns None if there is none."""
     folders = (folder for folder, manifest in _read_manifests(reviews) if manifest.get("check_id") == check_id)

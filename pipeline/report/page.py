@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow.compute
 import pyarrow.parquet
 
+from components.evaluation.card import CARD_NAME
 from components.evaluation.confusions import align_texts, spell_symbol
 from components.evaluation.evaluate import (
     ACCEPTANCE_PICTURE,
@@ -116,9 +117,7 @@ def _render(
         steps=steps,
         alarms=sorted(record.alarms, key=lambda alarm: not alarm["raised"]),
         pictures=_read_pictures(storage.join(model_folder, PLOTS_NAME), _PICTURES) if model_folder else [],
-        evaluation=_describe_evaluation(storage.join(steps["evaluate"]["folder"], EVALUATION_FOLDER))
-        if "evaluate" in steps
-        else None,
+        evaluation=_describe_evaluation(steps["evaluate"]["folder"]) if "evaluate" in steps else None,
         nothing_new="infer" in steps and steps["infer"]["folder"] == workspace.all_predictions,
         confidences=compare_confidences(record.nights),
         least_confident=_draw_least_confident(steps["infer"]["figures"], record, workspace.archives)
@@ -191,10 +190,12 @@ def _make_bars(histogram: Iterable[list[int]]) -> list[dict[str, int]]:
     return bars
 
 
-def _describe_evaluation(folder: str) -> dict[str, Any]:
-    """Returns the pictures, confusions and worst lines of an evaluation."""
+def _describe_evaluation(model_folder: str) -> dict[str, Any]:
+    """Returns the card, pictures, confusions and worst lines of an evaluated model."""
+    folder = storage.join(model_folder, EVALUATION_FOLDER)
     confusions, worst = (_read_table(storage.join(folder, name)) for name in (CONFUSIONS_NAME, WORST_NAME))
     return {
+        "card": storage.read_bytes(storage.join(model_folder, CARD_NAME)).decode(),
         "pictures": _read_pictures(folder, _EVALUATION_PICTURES),
         "confusions": confusions.slice(0, CONFUSIONS_SHOWN).to_pylist(),
         "pairs": confusions.num_rows,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 import apache_beam as beam
 
+from components.evaluation.card import CARD_NAME, describe_model_card
 from components.evaluation.constant import ConstantAnswer, explain_no_better
 from components.evaluation.evaluate import EVALUATION_FOLDER, EVALUATION_NAME, EvaluationRequest, compare_cer
 from components.evaluation.positions import explain_weak_place
@@ -109,7 +111,7 @@ class EvaluateStep:
         if refused is not None and accepted_id == model_id:
             workspace.remove_pointer("models", ACCEPTED)  # first: what is in use never says that it is refused
             refused += "; it had been accepted before, and no model is in use now"
-        _commit_evaluation(unfinished, folder, figures)
+        _commit_evaluation(unfinished, folder, figures, _describe_model(workspace, resolved, figures))
         if refused is None:
             workspace.write_pointer("models", ACCEPTED, model_id)
         summary = (
@@ -199,8 +201,7 @@ def _find_start_lines(
     There are none of base weights, or if both were trained on the same dataset.
     """
     start_id = model.options.get("init_from")
-    base = find_base_weights(model.model)
-    if start_id is None or (base is not None and start_id == base[1].model_id):
+    if start_id is None or _is_from_base(model):
         return None, None
     try:
         start = ModelManifest.read(workspace.model(start_id))
@@ -294,8 +295,28 @@ def _evaluate_model(
     return folder, storage.read_json(storage.join(folder, EVALUATION_NAME))
 
 
-def _commit_evaluation(unfinished: str, model_folder: str, figures: dict[str, Any]) -> None:
-    """Replaces the model's former evaluation.
+def _describe_model(workspace: Workspace, resolved: _Resolved, figures: Mapping[str, Any]) -> str:
+    """Writes the card of a model that was evaluated."""
+    folder = workspace.model(resolved.model_id)
+    model = ModelManifest.read(folder)
+    statistics = None
+    with contextlib.suppress(FileNotFoundError, DataError):  # the dataset may be gone
+        if model.dataset_id == resolved.dataset.dataset_id:
+            statistics = resolved.dataset.read_statistics(resolved.dataset_folder)
+        else:
+            dataset_folder = workspace.dataset(model.dataset_id)
+            statistics = DatasetManifest.read(dataset_folder).read_statistics(dataset_folder)
+    return describe_model_card(model, model.read_charset(folder), figures, statistics, from_base=_is_from_base(model))
+
+
+def _is_from_base(model: ModelManifest) -> bool:
+    """Tells whether a training started from the base weights."""
+    base = find_base_weights(model.model)
+    return base is not None and model.options.get("init_from") == base[1].model_id
+
+
+def _commit_evaluation(unfinished: str, model_folder: str, figures: dict[str, Any], card: str) -> None:
+    """Replaces the model's former evaluation and its card.
 
     The figures are taken away first and written last, with the files that they belong to: files
     without figures are no evaluation.
@@ -306,8 +327,10 @@ def _commit_evaluation(unfinished: str, model_folder: str, figures: dict[str, An
         for name in storage.list_names(unfinished)
         for path in [storage.join(unfinished, name)]
     }
-    storage.remove_file(storage.join(model_folder, EVALUATION_NAME))
+    for name in (EVALUATION_NAME, CARD_NAME):
+        storage.remove_file(storage.join(model_folder, name))
     storage.move_folder(unfinished, storage.join(model_folder, EVALUATION_FOLDER))
+    storage.write_bytes(storage.join(model_folder, CARD_NAME), card.encode(errors="backslashreplace"))
     storage.write_json(storage.join(model_folder, EVALUATION_NAME), {**figures, "files": files})
 
 

@@ -57,6 +57,9 @@ RUNS = {
     ("docs/export.md", ".venv/bin/python run_pipeline.py --steps=export"): Run(said="readings as txt"),
     ("docs/nightly.md", "python run_pipeline.py --config=nightly.yaml"): Run(statuses=(0, 4), said="steps=infer"),
     ("docs/nightly.md", ".venv/bin/python run_pipeline.py --steps=compact"): Run({"yesterday": "today"}),
+    ("docs/nightly.md", ".venv/bin/python run_pipeline.py --steps=explain"): Run(
+        {"scans/0012.png": "collection/00-11.png"}, said='"11"'
+    ),
     ("docs/reading.md", ".venv/bin/python run_pipeline.py --workspace=work/ --steps=infer"): Run(said="steps=infer"),
     ("docs/reading.md", "import pyarrow"): Run(said="words"),
     ("docs/workspace.md", ".venv/bin/python run_pipeline.py --plan"): Run(),

@@ -7,7 +7,7 @@ import sys
 import pytest
 import tensorflow as tf
 
-from tfrecords import LineExample, encode_example, examples_to_record_batch
+from tfrecords import LineExample, encode_example, examples_to_record_batch, read_labels, write_records
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -98,6 +98,14 @@ def test_arrow_reads_what_tensorflow_wrote():
     serialized = tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
     (row,) = examples_to_record_batch([serialized]).to_pylist()
     assert (row["label"], row["width"], row["text"]) == ([300, 1], [70], [b"ab"])
+
+
+def test_uris_and_labels_are_read_together_many_at_a_time(tmp_path):
+    path = str(tmp_path / "train-00000-of-00001.tfrecord.gz")
+    lines = [LineExample(b"png", 8, (0,), text, f"/in/{text}.png") for text in ("a", "", "é")]
+    write_records(path, map(encode_example, lines))
+    blocks = [(uris.to_pylist(), texts.to_pylist()) for uris, texts in read_labels(path, 2)]
+    assert blocks == [(["/in/a.png", "/in/.png"], ["a", ""]), (["/in/é.png"], ["é"])]
 
 
 def test_bytes_that_are_no_example_are_refused():

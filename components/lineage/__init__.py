@@ -1,0 +1,1 @@
+"""The lineage of one image: what a workspace knows of it."""
