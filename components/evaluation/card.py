@@ -13,6 +13,7 @@ from typing import Any
 from components.ctc.calibration import ENOUGH_LINES
 from components.evaluation.confusions import spell_symbol
 from components.evaluation.positions import explain_weak_place
+from components.evaluation.promise import USUAL_TARGETS, make_promise
 from components.ingest.statistics import RARE
 from components.recogniser.manifest import ModelManifest
 from tfrecords import Charset
@@ -165,7 +166,24 @@ def _describe_measurement(model: ModelManifest, figures: Mapping[str, Any]) -> I
         f"- Its mean confidence is {figures['mean_confidence']:.3f}, and its expected calibration error "
         f"{figures['expected_calibration_error']:.3f}."
     )
+    yield f"- {_describe_promises(figures['acceptance'])}"
     yield f"- Decision: {'accepted' if figures['accepted'] else 'refused, for the reason above'}."
+
+
+def _describe_promises(acceptance: Mapping[str, Any]) -> str:
+    """Says how many texts can be accepted without a look, at which share of wrong ones."""
+    promises = [make_promise(acceptance, target) for target in USUAL_TARGETS]
+    kept = [
+        f"{promise.target_error:.1%} for {promise.coverage:.0%} of the texts"
+        for promise in promises
+        if promise.threshold is not None
+    ]
+    if not kept:
+        return "Its held-out lines are too few, or too often wrong, to promise how many accepted texts are wrong."
+    return (
+        f"Of texts that are accepted by their confidence, at most this share is wrong, {acceptance['level']:.0%} sure: "
+        f"{', '.join(kept)}."
+    )
 
 
 def _compare_with_accepted(model: ModelManifest, figures: Mapping[str, Any]) -> str:

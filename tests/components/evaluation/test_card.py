@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from components.evaluation.card import describe_model_card
+from components.evaluation.promise import bound_error
 from components.recogniser.manifest import ModelManifest
 from tfrecords import Charset
 
@@ -29,6 +30,13 @@ def model_of(**changes: Any) -> ModelManifest:
     return ModelManifest(**{**facts, **changes})
 
 
+def acceptance_of(accepted: int, wrong: int) -> dict[str, Any]:
+    """What one threshold accepts of 200 lines."""
+    bound = bound_error(wrong, accepted)
+    point = {"threshold": 0.9, "accepted": accepted, "counted_as": accepted, "wrong": wrong, "bound": bound}
+    return {"level": 0.95, "lines": 200, "similarity": None, "note": "", "curve": [point]}
+
+
 def figures_of(**changes: Any) -> dict[str, Any]:
     """Figures of 200 lines, 10 of 2,000 symbols wrong."""
     return {
@@ -43,6 +51,7 @@ def figures_of(**changes: Any) -> dict[str, Any]:
         "resampled": {"units": "lines", "count": 200, "resamples": 2000, "level": 0.95, "note": ""},
         "mean_confidence": 0.97,
         "expected_calibration_error": 0.01,
+        "acceptance": acceptance_of(190, wrong=2),
         "by_length": [{"from": 10, "to": 10, "images": 200, "exact_match": 0.95, "cer": 0.005}],
         "by_position": [{"from": 0.0, "to": 0.1, "symbols": 200, "symbol_errors": 1, "cer": 0.005}],
         "decoding": ["greedy"],
@@ -66,6 +75,20 @@ def describe(charset: Charset | None = None, model: ModelManifest | None = None,
     statistics = changes.pop("statistics", statistics_of(dict.fromkeys(charset.symbols, 50)))
     from_base = changes.pop("from_base", False)
     return describe_model_card(model or model_of(), charset, figures_of(**changes), statistics, from_base=from_base)
+
+
+@pytest.mark.parametrize(
+    ("acceptance", "said"),
+    [
+        (
+            acceptance_of(190, wrong=2),
+            "is wrong, 95% sure: 5.0% for 95% of the texts, 10.0% for 95% of the texts, 20.0%",
+        ),
+        (acceptance_of(190, wrong=100), "too few, or too often wrong, to promise how many accepted texts are wrong"),
+    ],
+)
+def test_the_card_says_what_can_be_promised_of_accepted_texts(acceptance, said):
+    assert said in read_section(describe(acceptance=acceptance), "How it was measured")
 
 
 def read_section(card: str, title: str) -> str:
