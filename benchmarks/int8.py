@@ -29,7 +29,7 @@ from benchmarks.machine import measure_usage
 from components.ctc.decoding import decode_greedily
 from components.recogniser.engines import load_onnx
 from components.recogniser.manifest import KERAS_NAME, ONNX_NAME, ModelManifest
-from components.training.data import Examples, load_examples, make_evaluation_batches
+from components.training.data import Examples, load_examples, make_ordered_batches
 from components.training.export import ONNX_OPSET
 from components.training.int8 import (
     CALIBRATION_LINES,
@@ -50,7 +50,7 @@ def make_batches(examples: Examples) -> list[LabelledBatch]:
     """Makes batches of all lines of a split."""
     return [
         LabelledBatch(images, widths, [examples.get_label(i).tolist() for i in indices])
-        for images, widths, indices in make_evaluation_batches(examples, BATCH)
+        for images, widths, indices in make_ordered_batches(examples, BATCH)
     ]
 
 

@@ -30,6 +30,7 @@ from tfrecords import (
 
 _POOL_BATCHES = 32
 _LINES_AT_A_TIME = 256  # that are read together
+RECOGNISED_BATCH = 64  # lines, at most, that are recognised together
 _RECOGNISED_COLUMNS = 64 * 2048  # pixels of width, of all lines of a batch together
 
 
@@ -196,7 +197,7 @@ def make_training_batches(
     """
     own_slice = slice(replicas.start * replica_batch_size, replicas.stop * replica_batch_size)
     steps_at_a_time = max(1, _LINES_AT_A_TIME // (own_slice.stop - own_slice.start))
-    plan = _Plan(examples.widths, batch_size, seed)
+    plan = _BatchOrder(examples.widths, batch_size, seed)
     kinds = {
         "image": tf.string,
         "label": tf.int32,
@@ -248,7 +249,7 @@ def make_training_batches(
     return dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(4)
 
 
-class _Plan:
+class _BatchOrder:
     """The lines of every global batch, with their distortions; it keeps the order of the epoch last asked for."""
 
     def __init__(self, widths: np.ndarray, batch_size: int, seed: int) -> None:
@@ -291,7 +292,7 @@ class _Plan:
         return self._order
 
 
-def make_evaluation_batches(
+def make_ordered_batches(
     examples: Examples, batch_size: int, part: int = 0, parts: int = 1
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yields each example once, lines of similar width together, in smaller batches where lines are very wide.

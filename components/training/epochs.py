@@ -13,12 +13,11 @@ from components.ctc.decoding import decode_greedily
 from components.ctc.loss import compute_ctc_loss
 from components.metrics import ErrorCounts
 from components.training.best_epoch import choose_best_epoch, is_finished
-from components.training.data import Examples, make_evaluation_batches
+from components.training.data import RECOGNISED_BATCH, Examples, make_ordered_batches
 from components.training.history import EpochRecord
 from components.training.learner import Learner, TrainingCluster
 from components.training.progress import Progress
 from components.training.request import TrainingRequest
-from components.training.result import EVALUATION_BATCH
 from components.training.state import CheckpointSaver, TrainingState
 from tfrecords import Charset, DataError
 
@@ -148,7 +147,7 @@ class EpochLoop:
         examples, cluster = self._judged, self._cluster
         counts = ErrorCounts()
         loss_sum = finite = 0.0
-        batches = make_evaluation_batches(examples, EVALUATION_BATCH, cluster.worker, cluster.workers)
+        batches = make_ordered_batches(examples, RECOGNISED_BATCH, cluster.worker, cluster.workers)
         for images, widths, indices in batches:
             logits, time_steps = self._learner.compute_logits(images, widths)
             self._learner.watchdog.report_alive()

@@ -13,7 +13,7 @@ from components.metrics import ErrorCounts
 from components.recogniser.manifest import KERAS_NAME
 from components.training.base_weights import find_base_weights
 from components.training.causes import LabelledLines, find_causes
-from components.training.data import Examples, make_evaluation_batches
+from components.training.data import RECOGNISED_BATCH, Examples, make_ordered_batches
 from components.training.learner import copy_weights, make_logits_function
 from components.training.networks import find_builder
 from components.training.request import TrainingRequest
@@ -22,7 +22,6 @@ from tfrecords import Charset, DataError
 _READ, _LOOKED_AT = 300, 200  # lines of a split, at most about so many
 _MOST_LINES = 50_000  # of a split whose labels and URIs are looked at
 _ENOUGH = 10  # lines to say that a model reads no better than a constant text
-_BATCH = 64
 
 
 def explain_constant_answers(compute_logits: Callable, judged: Examples, charset: Charset) -> str | None:
@@ -104,7 +103,7 @@ def _read_some(compute_logits: Callable, examples: Examples, charset: Charset) -
     """Reads some lines of a split greedily; returns the texts by the lines' numbers."""
     found: dict[int, str] = {}
     parts = max(1, len(examples) // _READ)
-    for images, widths, indices in make_evaluation_batches(examples, _BATCH, 0, parts):
+    for images, widths, indices in make_ordered_batches(examples, RECOGNISED_BATCH, 0, parts):
         logits, time_steps = (output.numpy() for output in compute_logits(images, widths))
         texts = [charset.decode(decoded.ids) for decoded in decode_greedily(logits, time_steps)]
         found.update(zip(indices.tolist(), texts, strict=True))

@@ -88,7 +88,7 @@ _CTC_CONV = Recipe(
     augment=True,
 )
 RECIPES = {
-    "ctc_conv": dataclasses.replace(_CTC_CONV, dropout_for_few=0.3),
+    "ctc_conv": dataclasses.replace(_CTC_CONV, dropout_for_few=0.4),
     "ctc_conv_context": _CTC_CONV,
     "ctc_conv_large": dataclasses.replace(_CTC_CONV, epochs=24, learning_rate=2e-3, weight_decay=5e-2),
     "crnn_v1": _REFERENCE,

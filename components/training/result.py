@@ -14,7 +14,7 @@ from components.ctc.calibration import ENOUGH_LINES, fit_temperature
 from components.ctc.fusion import Fusion, tune_fusion
 from components.ctc.language_model import LanguageModel, NgramCounts
 from components.recogniser.manifest import CALIBRATION_NAME, LANGUAGE_MODEL_NAME, PLOTS_NAME
-from components.training.data import Examples, make_evaluation_batches
+from components.training.data import RECOGNISED_BATCH, Examples, make_ordered_batches
 from components.training.export import export_model
 from components.training.int8 import CALIBRATION_LINES, LabelledBatch, Scored, count_errors, try_int8
 from components.training.learner import make_logits_function
@@ -28,7 +28,6 @@ from tfrecords import Charset, DatasetManifest, normalise_text, storage
 log = logging.getLogger(__name__)
 
 LEFT_OUT_NAME = "left_out.json"
-EVALUATION_BATCH = 64
 _MOST_LOGITS = 50_000_000  # that calibration keeps in memory
 _SHOWN, _SHOWN_DISTORTED = 16, 8
 
@@ -39,7 +38,7 @@ def _make_labelled_batches(validation: Examples, classes: int) -> list[LabelledB
     parts = max(1, len(validation) // ENOUGH_LINES, -(-numbers // _MOST_LOGITS))
     return [
         LabelledBatch(images, widths, [validation.get_label(i).tolist() for i in indices])
-        for images, widths, indices in make_evaluation_batches(validation, EVALUATION_BATCH, 0, parts)
+        for images, widths, indices in make_ordered_batches(validation, RECOGNISED_BATCH, 0, parts)
     ]
 
 

@@ -23,7 +23,7 @@ from components.listing.listing import read_paths
 from components.listing.page_files import find_page_file_beside
 from components.predictions.runs import CommittedRun
 from pipeline.steps.listing import list_collection
-from pipeline.steps.runs import set_aside_unreadable
+from pipeline.steps.sound_runs import set_aside_unreadable
 from pipeline.steps.step import Context
 from pipeline.steps.unread import find_unread
 from pipeline.workspace import LATEST, Workspace, make_id, read_latest_dataset

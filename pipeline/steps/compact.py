@@ -14,7 +14,7 @@ from components.predictions.merging import MergedFile, MergeRequest, group_runs_
 from components.predictions.runs import CommittedRun, read_run
 from components.predictions.transforms import MergeRuns
 from pipeline.engines.jobs import run_job
-from pipeline.steps.runs import find_sound_runs
+from pipeline.steps.sound_runs import find_sound_runs
 from pipeline.steps.step import Context, Outcome, Plan, StepResult
 from pipeline.workspace import Unfinished, Workspace, make_id
 from tfrecords import storage

@@ -15,7 +15,7 @@ from components.export.page_files import PageFileFormat
 from components.export.readings import NewestReadings
 from components.export.rows import format_csv, format_jsonl
 from components.predictions.runs import CommittedRun
-from pipeline.steps.runs import find_sound_runs
+from pipeline.steps.sound_runs import find_sound_runs
 from pipeline.steps.step import Context, Outcome, Plan, StepResult, format_rejects, get_now
 from pipeline.workspace import LATEST
 from tfrecords import DataError, storage

@@ -27,7 +27,7 @@ from pipeline.steps.doubt import Doubt, find_doubt, read_error_factor
 from pipeline.steps.estimate import estimate_time
 from pipeline.steps.infer_result import summarise_nothing_new, summarise_run
 from pipeline.steps.listing import find_sample
-from pipeline.steps.runs import find_sound_runs
+from pipeline.steps.sound_runs import find_sound_runs
 from pipeline.steps.step import (
     Context,
     Outcome,

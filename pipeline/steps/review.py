@@ -19,7 +19,7 @@ from components.review.selection import DoubtfulText, find_least_confident, read
 from components.review.table import ReviewRow
 from pipeline.steps.doubt import find_doubt
 from pipeline.steps.label_review import plan_review_of_labels, review_labels
-from pipeline.steps.runs import find_sound_runs
+from pipeline.steps.sound_runs import find_sound_runs
 from pipeline.steps.step import Context, Outcome, Plan, StepResult
 from pipeline.workspace import ACCEPTED, LATEST, Unfinished, Workspace, make_id
 from tfrecords import DataError, DatasetManifest, storage

@@ -22,7 +22,7 @@ from components.training.taught_labels import (
     write_taught_labels,
 )
 from pipeline.steps.estimate import estimate_time
-from pipeline.steps.runs import find_sound_runs
+from pipeline.steps.sound_runs import find_sound_runs
 from pipeline.steps.step import Context, Outcome, Plan, StepResult, require_test_split
 from pipeline.steps.train import (
     count_least_steps,

@@ -11,7 +11,7 @@ import pytest
 from components.training.data import (
     Examples,
     load_examples,
-    make_evaluation_batches,
+    make_ordered_batches,
     make_training_batches,
     shuffle_epoch,
 )
@@ -184,7 +184,7 @@ def test_the_same_seed_gives_the_same_distorted_pixels_and_another_epoch_others(
 def test_reading_batches_cover_each_example_once_over_all_parts(examples, parts):
     seen = []
     for part in range(parts):
-        for images, widths, indices in make_evaluation_batches(examples, 3, part, parts):
+        for images, widths, indices in make_ordered_batches(examples, 3, part, parts):
             assert len(indices) <= 3
             for image, width, i in zip(images, widths, indices, strict=True):
                 assert width == examples.widths[i]
@@ -206,7 +206,7 @@ def test_lines_that_are_very_wide_are_read_in_smaller_batches(parts, tmp_path):
     examples = write_examples(tmp_path, Charset(("a",)), images, widths.tolist(), ["a"] * count)
     seen = []
     for part in range(parts):
-        for images, own_widths, indices in make_evaluation_batches(examples, 64, part, parts):
+        for images, own_widths, indices in make_ordered_batches(examples, 64, part, parts):
             assert images.shape[0] == 1 or images.shape[0] * own_widths.max() <= 64 * 2048
             seen.append(indices.tolist())
     assert sorted(i for batch in seen for i in batch) == list(range(count))

@@ -57,7 +57,7 @@ def test_no_language_model_is_written_where_nothing_is_wrong(tmp_path):
 
 def test_few_logits_are_kept_of_many_symbols(tmp_path, monkeypatch):
     monkeypatch.setattr(result, "_MOST_LOGITS", 60)
-    monkeypatch.setattr(result, "EVALUATION_BATCH", 4)
+    monkeypatch.setattr(result, "RECOGNISED_BATCH", 4)
     seen = []
     monkeypatch.setattr(result, "fit_temperature", lambda batches: seen.extend(batches) or 1.0)
     calibrate(tmp_path, {})
