@@ -16,10 +16,13 @@ _LOST_WORKER = (
     r"Channel closed prematurely|^grpc\.RpcError$|Worker subprocess exited"
     r"|StatusRuntimeException: CANCELLED: client cancelled"  # Flink's words, of a worker of Beam and of one of its own
     r"|remote task manager was lost|Heartbeat of TaskManager with id \S+ timed out|TaskManager with id \S+ is no longer"
+    r"|Process died with exit code (?:137|143)\b"  # of a worker of Beam that was killed while it started
     r"|lost contact with the service|A work item was attempted \d+ times without success"  # Dataflow's words
 )
 # What Beam's job server says when Flink's job manager has gone; it asks for a minute.
 _LOST_ENGINE = r"java\.net\.ConnectException: Connection refused"
+# What Flink says when its slots were not enough, or not free, for as long as its `slot.request.timeout`.
+_NO_SLOTS = r"TimeoutException: Timeout has occurred: (\d+) ms"
 
 
 class JobLostError(DataError):
@@ -62,6 +65,12 @@ def translate_error(error: Exception, name: str, *, local: bool) -> DataError | 
         return JobLostError(
             f"{name}: the job failed because a worker was lost (killed, out of memory, or its machine was taken away); "
             "run the same command to resume from what is finished",
+            format_story(error),
+        )
+    if waited := re.search(_NO_SLOTS, story):
+        return JobLostError(
+            f"{name}: the job got no task slots for {int(waited[1]) // 1000} s: start more task managers, wait for "
+            "other jobs to end, or lower --parallelism; then run the same command",
             format_story(error),
         )
     if type(error).__module__.startswith("google.api_core"):

@@ -58,6 +58,7 @@ _GRPC = "org.apache.beam.vendor.grpc.v1p60p1.io.grpc.StatusRuntimeException"
         "java.util.concurrent.TimeoutException: Heartbeat of TaskManager with id 10.0.0.2:30799-4c81ec timed out.",
         "org.apache.flink.runtime.jobmaster.JobMasterException: TaskManager with id 10.0.0.2:30799-4c81ec is no longer "
         "reachable.",
+        "java.lang.IllegalStateException: Process died with exit code 137",
     ],
 )
 def test_what_flink_says_of_a_lost_worker_becomes_a_sentence(said):
@@ -69,6 +70,11 @@ def test_what_flink_says_of_a_lost_worker_becomes_a_sentence(said):
 def test_what_flink_says_of_a_lost_job_manager_becomes_a_sentence():
     translated = translate_flinks("java.net.ConnectException: Connection refused")
     assert str(translated).startswith("FlinkRunner: the connection to the engine broke (connection refused); when it")
+
+
+def test_what_flink_says_when_slots_are_too_few_becomes_a_sentence():
+    translated = translate_flinks("java.util.concurrent.TimeoutException: Timeout has occurred: 20000 ms")
+    assert str(translated).startswith("FlinkRunner: the job got no task slots for 20 s: start more task managers")
 
 
 def translate_flinks(said):
