@@ -1,4 +1,4 @@
-"""Standalone clusters of Flink and Spark on this machine, each with Beam's job server: processes of their own."""
+"""A standalone cluster of Flink on this machine, with Beam's job server: processes of their own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import subprocess
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,14 +16,14 @@ from tests.engines.jars import fetch_jars
 from tests.engines.services import PortableEngine, free_port, service, write_boot
 
 _HOST = "127.0.0.1"
-_LOST_AFTER_S = 5  # without a heartbeat, a worker of the cluster counts as lost
-# What the engines look into, as their own start scripts have it for Java 17.
+_LOST_AFTER_S = 5  # without a heartbeat, a task manager counts as lost
+_REGISTERING_S = 30
+# What Flink looks into, as its own start scripts have it for Java 17.
 _OPENED = ("lang", "lang.invoke", "lang.reflect", "io", "net", "nio", "text", "time", "util", "util.concurrent")
 _OPENED_OF_SUN = ("nio.ch", "nio.cs", "security.action", "util.calendar")
 _JAVA = [
     "java",
     *("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-Xmx512m"),  # starts in half the time
-    "-Dorg.slf4j.simpleLogger.showDateTime=true",
     *(f"--add-opens=java.base/java.{name}=ALL-UNNAMED" for name in (*_OPENED, "util.concurrent.atomic")),
     *(f"--add-opens=java.base/sun.{name}=ALL-UNNAMED" for name in _OPENED_OF_SUN),
     "--add-exports=java.base/sun.net.util=ALL-UNNAMED",
@@ -41,17 +42,17 @@ public class JobServer {
 
 
 @dataclasses.dataclass(frozen=True)
-class Cluster(PortableEngine):
-    """An engine with a job server and workers of its own, beside a pool for Beam's workers in Python.
+class FlinkCluster(PortableEngine):
+    """A cluster whose task managers start Beam's workers as processes.
 
     Attributes:
-        workers: the processes of its workers; Flink calls them task managers.
-        start_worker: starts one more.
+        task_managers: their processes, dead or alive.
+        start_task_manager: starts one more.
         address: of its page and its API, as a URL.
     """
 
-    workers: list[subprocess.Popen[bytes]]
-    start_worker: Callable[[], None]
+    task_managers: list[subprocess.Popen[bytes]]
+    start_task_manager: Callable[[], None]
     address: str
 
     def ask(self, path: str) -> dict:
@@ -61,19 +62,19 @@ class Cluster(PortableEngine):
 
 
 @contextlib.contextmanager
-def flink_cluster(python: Path, folder: Path, workers: int = 2, *, restarts: int = 0) -> Iterator[Cluster]:
+def flink_cluster(python: Path, folder: Path, *, task_managers: int = 2, restarts: int = 0) -> Iterator[FlinkCluster]:
     """A job manager and task managers of two slots, over which tasks are spread.
 
     Args:
         python: the interpreter of Beam's workers.
         folder: for their files and logs.
-        restarts: how often Flink itself restarts a job that lost a worker.
+        restarts: how often Flink itself starts a job again that lost a worker.
 
     Raises:
         JarsLackError: if the archives are not here and cannot be fetched soon.
     """
-    jars = fetch_jars("flink")
-    java = [*_JAVA, f"-Djava.io.tmpdir={folder}", "-cp", f"{jars}/jars/*"]
+    jars = fetch_jars()
+    java = [*_JAVA, f"-Djava.io.tmpdir={folder}", "-cp", f"{jars}/*"]
     rpc, rest, jobs = free_port(), free_port(), free_port()
     (folder / "flink-conf.yaml").write_text(_configure_flink(folder, rpc, rest, restarts))
     manager = ["org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint", "--configDir", str(folder)]
@@ -85,27 +86,31 @@ def flink_cluster(python: Path, folder: Path, workers: int = 2, *, restarts: int
         *(f"--job-host={_HOST}", f"--job-port={jobs}", "--artifact-port=0", "--expansion-port=0"),
     ]
 
-    def start_worker() -> None:
+    def start_task_manager() -> None:
         port = free_port()
         command = ["org.apache.flink.runtime.taskexecutor.TaskManagerRunner", "--configDir", str(folder)]
         process = running.enter_context(service([*java, *command, f"-Dtaskmanager.rpc.port={port}"], port, folder))
-        cluster.workers.append(process)
+        cluster.task_managers.append(process)
+        until = time.monotonic() + _REGISTERING_S
+        while not any(f":{port}-" in known["id"] for known in cluster.ask("taskmanagers")["taskmanagers"]):
+            assert time.monotonic() < until
+            time.sleep(0.1)
 
     with contextlib.ExitStack() as running, ThreadPoolExecutor() as starting:
         manager_starts = starting.submit(running.enter_context, service([*java, *manager], rest, folder))
         server_starts = starting.submit(running.enter_context, service([*java, *job_server], jobs, folder))
         boot = json.dumps({"command": str(write_boot(python, folder))})
-        environment = ["--environment_type=PROCESS", f"--environment_config={boot}"]
-        cluster = Cluster(
-            ["--runner=FlinkRunner", f"--job_endpoint={_HOST}:{jobs}", *environment],
+        flags = ["--runner=FlinkRunner", f"--job_endpoint={_HOST}:{jobs}", "--environment_type=PROCESS"]
+        cluster = FlinkCluster(
+            [*flags, f"--environment_config={boot}"],
             folder / "opened",
             server_starts.result(),
             [],
-            start_worker,
+            start_task_manager,
             f"http://{_HOST}:{rest}",
         )
-        workers_start = [starting.submit(start_worker) for _ in range(workers)]
-        for starts in (manager_starts, *workers_start):
+        manager_starts.result()
+        for starts in [starting.submit(start_task_manager) for _ in range(task_managers)]:
             starts.result()
         yield cluster
 
