@@ -16,6 +16,7 @@ _LOST_WORKER = (
     r"Channel closed prematurely|^grpc\.RpcError$|Worker subprocess exited"
     r"|StatusRuntimeException: CANCELLED: client cancelled"  # Flink's words, of a worker of Beam and of one of its own
     r"|remote task manager was lost|Heartbeat of TaskManager with id \S+ timed out|TaskManager with id \S+ is no longer"
+    r"|RecipientUnreachableException: Could not send message \[RemoteRpcInvocation\(TaskExecutorGateway\."
     r"|Process died with exit code (?:137|143)\b"  # of a worker of Beam that was killed while it started
     r"|lost contact with the service|A work item was attempted \d+ times without success"  # Dataflow's words
 )

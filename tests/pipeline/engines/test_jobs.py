@@ -58,6 +58,8 @@ _GRPC = "org.apache.beam.vendor.grpc.v1p60p1.io.grpc.StatusRuntimeException"
         "java.util.concurrent.TimeoutException: Heartbeat of TaskManager with id 10.0.0.2:30799-4c81ec timed out.",
         "org.apache.flink.runtime.jobmaster.JobMasterException: TaskManager with id 10.0.0.2:30799-4c81ec is no longer "
         "reachable.",
+        "org.apache.flink.runtime.rpc.exceptions.RecipientUnreachableException: Could not send message "
+        "[RemoteRpcInvocation(TaskExecutorGateway.submitTask(TaskDeploymentDescriptor, JobMasterId, Time))] from",
         "java.lang.IllegalStateException: Process died with exit code 137",
     ],
 )
