@@ -19,6 +19,7 @@ SECONDS = {
     "pipeline/test_hostile_night.py": 60,
     "components/test_bounds.py": 40,
     "engines/test_dask.py": 180,
+    "engines/test_flink.py": 200,
     "pipeline/steps/test_train.py::"
     "test_two_nodes_of_a_scheduler_train_one_model_although_one_of_them_loses_its_worker": 180,
     "pipeline/steps/test_train.py::"

@@ -11,11 +11,19 @@ from pipeline.engines.dask_cluster import ClusterLostError
 from tfrecords import DataError, ProcessLostError, StoreError, StoreLostError
 
 _LACKS_PROJECT = r"No module named '(pipeline|components|tfrecords)\b"
-# What Beam's own engine says when the connection to a worker breaks.
+# What engines say when the connection to a worker breaks; the first line is from Beam's own.
 _LOST_WORKER = (
     r"Channel closed prematurely|^grpc\.RpcError$|Worker subprocess exited"
+    r"|StatusRuntimeException: CANCELLED: client cancelled"  # Flink's words, of a worker of Beam and of one of its own
+    r"|remote task manager was lost|Heartbeat of TaskManager with id \S+ timed out|TaskManager with id \S+ is no longer"
+    r"|RecipientUnreachableException: Could not send message \[RemoteRpcInvocation\(TaskExecutorGateway\."
+    r"|Process died with exit code (?:137|143)\b"  # of a worker of Beam that was killed while it started
     r"|lost contact with the service|A work item was attempted \d+ times without success"  # Dataflow's words
 )
+# What Beam's job server says when Flink's job manager has gone; it asks for a minute.
+_LOST_ENGINE = r"java\.net\.ConnectException: Connection refused"
+# What Flink says when its slots were not enough, or not free, for as long as its `slot.request.timeout`.
+_NO_SLOTS = r"TimeoutException: Timeout has occurred: (\d+) ms"
 
 
 class JobLostError(DataError):
@@ -41,7 +49,7 @@ def translate_error(error: Exception, name: str, *, local: bool) -> DataError | 
     if isinstance(error, DataError):
         kinds: tuple[type[DataError], ...] = (StoreLostError, StoreError, ClusterLostError, ProcessLostError, DataError)
         return next(kind for kind in kinds if isinstance(error, kind))(_strip_place(story))
-    if isinstance(error, grpc.RpcError) and not local:
+    if not local and (isinstance(error, grpc.RpcError) or re.search(_LOST_ENGINE, story)):
         return JobLostError(
             f"{name}: the connection to the engine broke ({_describe_status(error)}); when it is back, run the same "
             "command to resume from what is finished",
@@ -58,6 +66,12 @@ def translate_error(error: Exception, name: str, *, local: bool) -> DataError | 
         return JobLostError(
             f"{name}: the job failed because a worker was lost (killed, out of memory, or its machine was taken away); "
             "run the same command to resume from what is finished",
+            format_story(error),
+        )
+    if waited := re.search(_NO_SLOTS, story):
+        return JobLostError(
+            f"{name}: the job got no task slots for {int(waited[1]) // 1000} s: start more task managers, wait for "
+            "other jobs to end, or lower --parallelism; then run the same command",
             format_story(error),
         )
     if type(error).__module__.startswith("google.api_core"):
@@ -80,7 +94,9 @@ def format_story(error: Exception) -> str:
     return "".join(traceback.format_exception(error))
 
 
-def _describe_status(error: grpc.RpcError) -> str:
+def _describe_status(error: Exception) -> str:
+    if not isinstance(error, grpc.RpcError):
+        return "connection refused"
     code, details = getattr(error, "code", None), getattr(error, "details", None)
     return f"{code().name}: {details()}" if code and details else type(error).__name__
 

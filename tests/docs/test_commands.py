@@ -78,8 +78,10 @@ NOT_HERE = {
     ("docs/engines.md", "docker build -f deploy/Dockerfile --target=worker"): "needs Docker, a registry and Dataflow; "
     "tests/engines/test_dataflow.py submits to a stand-in",
     ("docs/engines.md", "docker build -f deploy/Dockerfile --target=launcher"): "needs Docker, a registry and Dataflow",
-    ("docs/engines.md", ".venv/bin/python run_pipeline.py --runner=FlinkRunner"): "needs clusters of Flink and Spark; "
-    "tests/pipeline/engines checks their job graphs",
+    ("docs/engines.md", ".venv/bin/python run_pipeline.py --runner=FlinkRunner"): "needs a cluster; "
+    "tests/engines/test_flink.py runs the command on one of its own",
+    ("docs/engines.md", ".venv/bin/python run_pipeline.py --runner=SparkRunner"): "needs a cluster of Spark; "
+    "tests/pipeline/engines checks the job graphs",
     ("docs/few-labels.md", ".venv/bin/python run_pipeline.py --workspace=work/ --steps=infer"): "trains models; "
     "tests/pipeline/steps/test_selftrain.py runs the step",
     ("docs/few-labels.md", ".venv/bin/python run_pipeline.py --workspace=work/ --steps=forecast"): "trains models; "

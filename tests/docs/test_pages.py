@@ -19,12 +19,19 @@ OTHER_PROGRAMS = {
     "curl": {"--data"},
     "dask": {"--nthreads", "--nworkers", "--port"},
     "docker": {"--build-arg", "--target"},
+    "build": {"--sdist"},
     "gcloud": {"--config", "--display-name", "--image", "--metadata-file", "--parameters", "--sdk-language"}
     | {"--template-file-gcs-location"},
     "the job service and its workers": {"--port", "--service_port"},
     "pytest and ruff": {"--airflow-python", "--check", "--require-tools", "--slow"},
     "tensorboard": {"--logdir"},
-    "benchmarks, tests.crashes and tests.fuzz_scanlines": {"--changed", "--contenders", "--inputs", "--kills", "--only"}
+    "benchmarks, tests.crashes, tests.fuzz_scanlines and tests.engines.flink": {
+        "--changed",
+        "--contenders",
+        "--inputs",
+        "--kills",
+        "--only",
+    }
     | {"--scratch"},
 }
 """Flags that the pages mention and that are not this command's."""

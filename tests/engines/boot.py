@@ -34,17 +34,23 @@ from google.protobuf import json_format, text_format
 def main() -> None:
     """Never returns."""
     parser = argparse.ArgumentParser()
-    for flag in ("id", "logging_endpoint", "artifact_endpoint", "provision_endpoint", "control_endpoint"):
+    for flag in ("id", "provision_endpoint"):
         parser.add_argument(f"--{flag}", required=True)
+    for flag in ("logging_endpoint", "artifact_endpoint", "control_endpoint"):  # a pool gives them, Flink does not
+        parser.add_argument(f"--{flag}")
     given = parser.parse_args()
     headers = [("worker_id", given.id)]
     with grpc.insecure_channel(given.provision_endpoint) as channel:
         provision = beam_provision_api_pb2_grpc.ProvisionServiceStub(channel)
         request = beam_provision_api_pb2.GetProvisionInfoRequest()
         info = provision.GetProvisionInfo(request, metadata=headers).info
+    logging, artifacts_at, control = (
+        getattr(given, f"{name}_endpoint") or getattr(info, f"{name}_endpoint").url
+        for name in ("logging", "artifact", "control")
+    )
     folder = tempfile.mkdtemp(prefix="worker-")
     packages = folder
-    with grpc.insecure_channel(given.artifact_endpoint) as channel:
+    with grpc.insecure_channel(artifacts_at) as channel:
         artifacts = beam_artifact_api_pb2_grpc.ArtifactRetrievalServiceStub(channel)
         for dependency in info.dependencies:
             role = beam_runner_api_pb2.ArtifactStagingToRolePayload.FromString(dependency.role_payload)
@@ -64,8 +70,8 @@ def main() -> None:
         "WORKER_ID": given.id,
         "PIPELINE_OPTIONS": json_format.MessageToJson(info.pipeline_options),
         "SEMI_PERSISTENT_DIRECTORY": folder,
-        "LOGGING_API_SERVICE_DESCRIPTOR": described(given.logging_endpoint),
-        "CONTROL_API_SERVICE_DESCRIPTOR": described(given.control_endpoint),
+        "LOGGING_API_SERVICE_DESCRIPTOR": described(logging),
+        "CONTROL_API_SERVICE_DESCRIPTOR": described(control),
     }
     os.chdir(folder)
     note_opened_files()

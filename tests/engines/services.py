@@ -105,14 +105,23 @@ class PortableEngine:
         return {int(path.name) for path in self.opened.iterdir() if what in path.read_text()}
 
 
-@contextlib.contextmanager
-def portable_service(python: Path, folder: Path) -> Iterator[PortableEngine]:
-    """A job service and a worker pool, whose workers run with an interpreter of `make_worker_python`."""
+def write_boot(python: Path, folder: Path) -> Path:
+    """Writes a program that becomes a worker of Beam, with an interpreter of `make_worker_python`.
+
+    In `opened/` of the folder, each worker notes the files that it opens.
+    """
     opened = folder / "opened"
     opened.mkdir()
     boot = folder / "boot"
     boot.write_text(f'#!/bin/sh\nOPENED_FILES="{opened}" exec "{python}" "{ROOT}/tests/engines/boot.py" "$@"\n')
     boot.chmod(0o755)
+    return boot
+
+
+@contextlib.contextmanager
+def portable_service(python: Path, folder: Path) -> Iterator[PortableEngine]:
+    """A job service and a worker pool, whose workers run with an interpreter of `make_worker_python`."""
+    boot = write_boot(python, folder)
     jobs, pool = free_port(), free_port()
     job_service = [f"{ROOT}/tests/engines/job_service.py", str(jobs)]
     worker_pool = ["-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={pool}"]
@@ -126,7 +135,7 @@ def portable_service(python: Path, folder: Path) -> Iterator[PortableEngine]:
             "--environment_type=EXTERNAL",
             f"--environment_config=localhost:{pool}",
         ]
-        yield PortableEngine(flags, opened, jobs_process)
+        yield PortableEngine(flags, folder / "opened", jobs_process)
 
 
 @dataclasses.dataclass

@@ -11,6 +11,7 @@ import pytest
 from components.processes import HelperPool
 from pipeline.command_line import parse_options
 from pipeline.engines import dask_cluster
+from pipeline.engines.errors import JobLostError, translate_error
 from pipeline.engines.jobs import describe_runner, run_job
 from pipeline.engines.logs import quieten_engines
 from tfrecords import DataError
@@ -42,6 +43,47 @@ def test_an_error_that_is_not_ours_is_not_dressed_up():
             parse_options([]),
             lambda pipeline: pipeline | beam.Create([0]) | beam.Map(lambda element: 1 / element),
         )
+
+
+_GRPC = "org.apache.beam.vendor.grpc.v1p60p1.io.grpc.StatusRuntimeException"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        f"{_GRPC}: {_GRPC}: CANCELLED: client cancelled",
+        "org.apache.flink.runtime.io.network.netty.exception.RemoteTransportException: Connection unexpectedly closed "
+        "by remote task manager 'host/10.0.0.2:34363 [ host:25867-6e ] '. This might indicate that the remote task "
+        "manager was lost.",
+        "java.util.concurrent.TimeoutException: Heartbeat of TaskManager with id 10.0.0.2:30799-4c81ec timed out.",
+        "org.apache.flink.runtime.jobmaster.JobMasterException: TaskManager with id 10.0.0.2:30799-4c81ec is no longer "
+        "reachable.",
+        "org.apache.flink.runtime.rpc.exceptions.RecipientUnreachableException: Could not send message "
+        "[RemoteRpcInvocation(TaskExecutorGateway.submitTask(TaskDeploymentDescriptor, JobMasterId, Time))] from",
+        "java.lang.IllegalStateException: Process died with exit code 137",
+    ],
+)
+def test_what_flink_says_of_a_lost_worker_becomes_a_sentence(said):
+    translated = translate_flinks(said)
+    assert str(translated).startswith("FlinkRunner: the job failed because a worker was lost")
+    assert said in translated.story
+
+
+def test_what_flink_says_of_a_lost_job_manager_becomes_a_sentence():
+    translated = translate_flinks("java.net.ConnectException: Connection refused")
+    assert str(translated).startswith("FlinkRunner: the connection to the engine broke (connection refused); when it")
+
+
+def test_what_flink_says_when_slots_are_too_few_becomes_a_sentence():
+    translated = translate_flinks("java.util.concurrent.TimeoutException: Timeout has occurred: 20000 ms")
+    assert str(translated).startswith("FlinkRunner: the job got no task slots for 20 s: start more task managers")
+
+
+def translate_flinks(said):
+    error = RuntimeError(f"Pipeline BeamApp-1_2 failed in state FAILED: {said}")
+    translated = translate_error(error, "FlinkRunner", local=False)
+    assert isinstance(translated, JobLostError)
+    return translated
 
 
 @pytest.mark.parametrize("name", ["DaskRunner", "daskrunner", "dask", dask_cluster.DASK_RUNNER])
