@@ -12,7 +12,7 @@ from components.recogniser.manifest import ModelManifest
 BASE = "base"
 """Stands for base weights where a model is named."""
 FEW_IMAGES = 500
-"""Training images below which trainings start from base weights, and drop out more values."""
+"""Training images below which trainings start from base weights."""
 _FOLDER = os.path.join(os.path.dirname(__file__), "base")
 
 

@@ -79,7 +79,7 @@ class Learner:
 
     Args:
         height: of the lines, pixels.
-        images: to train on; where they are few, more values are dropped out.
+        images: to train on.
         steps: of the whole training, for the schedule of the learning rate.
 
     Attributes:
@@ -110,8 +110,8 @@ class Learner:
                 self.model = build(charset.classes, height, cluster.replicas > 1)
             finally:
                 keras.config.set_dtype_policy(before)
-            if images < FEW_IMAGES and recipe.dropout_for_few is not None:
-                _set_dropout(self.model, recipe.dropout_for_few)
+            if request.from_base and images < FEW_IMAGES and recipe.dropout_from_base is not None:
+                _set_dropout(self.model, recipe.dropout_from_base)
             self.optimizer = _make_optimizer(request, recipe, steps)
             self.optimizer.build(self.model.trainable_variables)
         # The network that recognises validation lines and is exported knows nothing of the strategy or of bfloat16.

@@ -33,8 +33,8 @@ class Recipe:
         augment: whether training lines are distorted a little, differently each time.
         fine_tuning: factor on the learning rate when training starts from another model's weights.
         from_base: the same for the base weights, which are farther from what is to be learned.
-        dropout_for_few: the share of values that dropout leaves out where there are few training images; None for the
-            network's own share.
+        dropout_from_base: the share of values that dropout leaves out in a training on few images from the base weights;
+            None for the network's own share.
     """
 
     epochs: int
@@ -47,7 +47,7 @@ class Recipe:
     augment: bool
     fine_tuning: float = 0.25
     from_base: float = 0.5
-    dropout_for_few: float | None = None
+    dropout_from_base: float | None = None
 
     def count_least_steps(self, symbols: float) -> int:
         """Counts the steps that a training needs.
@@ -88,7 +88,7 @@ _CTC_CONV = Recipe(
     augment=True,
 )
 RECIPES = {
-    "ctc_conv": dataclasses.replace(_CTC_CONV, dropout_for_few=0.4),
+    "ctc_conv": dataclasses.replace(_CTC_CONV, dropout_from_base=0.4),
     "ctc_conv_context": _CTC_CONV,
     "ctc_conv_large": dataclasses.replace(_CTC_CONV, epochs=24, learning_rate=2e-3, weight_decay=5e-2),
     "crnn_v1": _REFERENCE,

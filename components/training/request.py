@@ -22,6 +22,7 @@ class TrainingRequest:
         init_from: local `.keras` file of a model of the same network, whose weights are the start;
             or None.
         init_symbols: that model's charset.
+        from_base: whether these are the base weights that come with the program.
         kept_symbols: that the new model knows beside those of the dataset, none of which is among them.
         texts: local file of texts, one a line, from which the language model learns beside the labels; or None.
         checkpoint_every_s: seconds between checkpoints; one is due at the next look at results or the epoch's end.
@@ -43,6 +44,7 @@ class TrainingRequest:
     least_steps: int = 0
     init_from: str | None = None
     init_symbols: Sequence[str] = ()
+    from_base: bool = False
     kept_symbols: Sequence[str] = ()
     texts: str | None = None
     checkpoint_every_s: float = 60.0

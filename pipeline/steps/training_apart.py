@@ -12,7 +12,7 @@ from components.training.place import ClusterPlace
 from pipeline.options import LinePipelineOptions
 from pipeline.steps.repeated_training import remove_checkpoints, train_until_reading
 from pipeline.steps.training_files import fetch_texts, fetch_weights, open_training_folder
-from pipeline.steps.training_start import Start, is_fine_tuning
+from pipeline.steps.training_start import Start, is_base, is_fine_tuning
 from tfrecords import storage
 
 
@@ -53,6 +53,7 @@ def train_from_start(
         "index_folder": os.path.join(scratch, "index"),
         "init_from": fetch_weights(*start, scratch) if start else None,
         "init_symbols": start[1].read_charset(start[0]).symbols if start else (),
+        "from_base": is_base(start),
         "texts": fetch_texts(options.texts, request["texts"], scratch) if request.get("texts") else None,
     }
     repeats = not (options.learning_rate or is_fine_tuning(start))

@@ -60,7 +60,7 @@ def plain(build):
     return build_plain
 
 networks.NETWORKS = {name: plain(build) for name, build in networks.NETWORKS.items()}
-plain_recipe = {"augment": False, "clip_norm": clip_norm, "dropout_for_few": None}
+plain_recipe = {"augment": False, "clip_norm": clip_norm, "dropout_from_base": None}
 learner.RECIPES = {name: dataclasses.replace(r, **plain_recipe) for name, r in learner.RECIPES.items()}
 learner._make_optimizer = lambda request, recipe, steps: keras.optimizers.SGD(
     keras.optimizers.schedules.CosineDecay(request.learning_rate, steps)
@@ -684,9 +684,12 @@ def test_the_same_request_trains_the_same_weights_to_the_bit_and_another_seed_ot
         assert np.abs(once[name] - other[name]).max() > 0.01, name
 
 
-@pytest.mark.parametrize(("few", "share"), [(17, RECIPES["ctc_conv"].dropout_for_few), (16, 0.1)])
-def test_where_images_are_few_more_values_are_dropped_out_and_the_exported_network_is_the_usual_one(
-    one_width_dataset, request_for, without_export, monkeypatch, few, share
+@pytest.mark.parametrize(
+    ("from_base", "few", "share"),
+    [(True, 17, RECIPES["ctc_conv"].dropout_from_base), (True, 16, 0.1), (False, 17, 0.1)],
+)
+def test_from_the_base_weights_on_few_images_more_values_are_dropped_out_and_the_exported_network_is_the_usual_one(
+    one_width_dataset, request_for, without_export, monkeypatch, from_base, few, share
 ):
     import keras
 
@@ -694,7 +697,7 @@ def test_where_images_are_few_more_values_are_dropped_out_and_the_exported_netwo
     build = networks.NETWORKS["ctc_conv"]
     monkeypatch.setitem(networks.NETWORKS, "ctc_conv", lambda *arguments: built.append(build(*arguments)) or built[-1])
     monkeypatch.setattr(learner, "FEW_IMAGES", few)
-    train(TrainingRequest(**request_for(one_width_dataset, epochs=1, batch_size=16)))
+    train(TrainingRequest(**request_for(one_width_dataset, epochs=1, batch_size=16, from_base=from_base)))
     trained, exported = [
         {layer.rate for layer in network.layers if isinstance(layer, keras.layers.Dropout)} for network in built[:2]
     ]
