@@ -33,7 +33,7 @@ class Recipe:
         augment: whether training lines are distorted a little, differently each time.
         fine_tuning: factor on the learning rate when training starts from another model's weights.
         from_base: the same for the base weights, which are farther from what is to be learned.
-        dropout_from_base: the share of values that dropout leaves out in a training on few images from the base weights;
+        dropout_from_base: the share of values that dropout leaves out in a training from base weights on few images;
             None for the network's own share.
     """
 

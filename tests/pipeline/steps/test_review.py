@@ -250,7 +250,7 @@ def page(workspace, night) -> Path:
     at = datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC)
     row = dict.fromkeys(PREDICTIONS_SCHEMA.names, 1)
     row.update(modified=at, scored_at=at, model_id="m", run_id="r", needs_review=False, margin=None, alternatives=[])
-    row.update(symbol_spans=None, words=None)  # as in a run of an earlier version
+    row.update(symbol_spans=None, words=None, accepted=None, expected_cer=None)  # as in a run of an earlier version
     some = [
         {"text": "=a<b>&\"'", "confidence": 0.1, "symbol_confidences": [0.99, 0.5, 0.2, 0.99, 0.95, 1, 1, 1]},
         {"text": "00", "confidence": 0.2, "symbol_confidences": [0.95, 0.95], "alternatives": [{"text": "</script>"}]},
