@@ -199,7 +199,7 @@ def plot_acceptance(acceptance: Mapping[str, Any], path: str) -> None:
         xlabel="share of lines that are accepted",
         ylabel="share of wrong texts among them",
         xlim=(0, 1.02),
-        ylim=(0, min(1.0, max(0.02, 1.2 * max(bounds[-1], errors[-1])))),
+        ylim=(0, min(1.0, max(5 * min(bounds), 1.2 * errors[-1]))),  # the bounds of the first few lines are near 1
     )
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.yaxis.set_major_formatter(PercentFormatter(1))
