@@ -40,14 +40,16 @@ def main() -> None:
     wrong = lines.get_column("exact") == 0
     print(f"{len(wrong):,} readings, {wrong.mean():.2%} wrong; each world draws {count:,} of {drawn_of}")
     print("target   promised   kept   accepted on average")
+    acceptances = []
+    for world in range(arguments.worlds):
+        chosen = np.random.default_rng(world).integers(0, len(units), count)
+        picked = np.concatenate([units[unit] for unit in chosen])
+        group = np.repeat(np.arange(count), [len(units[unit]) for unit in chosen]) if is_grouped else None
+        acceptances.append(describe_acceptance(LineCounts(lines.counts[picked], lines.confidences[picked]), group))
     for target in USUAL_TARGETS:
         made, kept, accepted = 0, 0, 0.0
-        for world in range(arguments.worlds):
-            chosen = np.random.default_rng(world).integers(0, len(units), count)
-            picked = np.concatenate([units[unit] for unit in chosen])
-            group = np.repeat(np.arange(count), [len(units[unit]) for unit in chosen]) if is_grouped else None
-            sample = LineCounts(lines.counts[picked], lines.confidences[picked])
-            promise = make_promise(describe_acceptance(sample, group), target)
+        for acceptance in acceptances:
+            promise = make_promise(acceptance, target)
             if promise.threshold is None:
                 kept += 1
                 continue

@@ -87,3 +87,8 @@ def merge_counts(counts: Iterable[dict[_Counted, int]]) -> dict[_Counted, int]:
     for count in counts:
         total.update(count)
     return dict(sorted(total.items()))
+
+
+def format_count(number: int, noun: str) -> str:
+    """Writes a number with its noun, as in "3 runs"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

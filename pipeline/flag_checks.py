@@ -25,9 +25,7 @@ def check_options(options: LinePipelineOptions) -> None:
         near = difflib.get_close_matches(runner, names, 1)
         hint = f"did you mean {near[0]}?" if near else f"runners are {', '.join(names)}"
         raise UsageError(f"--runner={runner} is none that Beam knows; {hint}")
-    _check_date(options)
-    _check_format(options)
-    _check_uri(options)
+    _check_flags_of_one_step(options)
     if {"train", "selftrain"} <= set(options.step_names):
         raise UsageError(
             f"--steps={options.steps}: train and selftrain each make a model for evaluate to decide on; run "
@@ -63,32 +61,19 @@ def check_options(options: LinePipelineOptions) -> None:
         raise UsageError(f"--charset={options.charset} is not a file")
 
 
-def _check_date(options: LinePipelineOptions) -> None:
-    if options.date is None:
-        if "compact" in options.step_names:
-            raise UsageError("--steps=compact merges the runs of one day: say which, as --date=YYYY-MM-DD")
-        return
-    if "compact" not in options.step_names:
-        raise UsageError(f"--date={options.date} is for the compact step, which --steps={options.steps} leaves out")
-
-
-def _check_format(options: LinePipelineOptions) -> None:
-    if options.format is None:
-        if "export" in options.step_names:
-            raise UsageError(f"--steps=export writes files of one format: say which, as --format={'|'.join(FORMATS)}")
-        return
-    if "export" not in options.step_names:
-        raise UsageError(f"--format={options.format} is for the export step, which --steps={options.steps} leaves out")
-
-
-def _check_uri(options: LinePipelineOptions) -> None:
-    if options.uri is None:
-        if "explain" in options.step_names:
-            raise UsageError("--steps=explain tells of one image: say which, as --uri=PATH")
-        return
-    if "explain" not in options.step_names:
-        raise UsageError(f"--uri={options.uri} is for the explain step, which --steps={options.steps} leaves out")
-    if not options.uri.strip("/"):
+def _check_flags_of_one_step(options: LinePipelineOptions) -> None:
+    """Checks flags that one step needs and no other has."""
+    for flag, step, missing in (
+        ("date", "compact", "merges the runs of one day: say which, as --date=YYYY-MM-DD"),
+        ("format", "export", f"writes files of one format: say which, as --format={'|'.join(FORMATS)}"),
+        ("uri", "explain", "tells of one image: say which, as --uri=PATH"),
+    ):
+        value, is_asked = getattr(options, flag), step in options.step_names
+        if value is None and is_asked:
+            raise UsageError(f"--steps={step} {missing}")
+        if value is not None and not is_asked:
+            raise UsageError(f"--{flag}={value} is for the {step} step, which --steps={options.steps} leaves out")
+    if options.uri is not None and not options.uri.strip("/"):
         raise UsageError(f"--uri={options.uri} names no image: give its URI, or the end of it")
 
 

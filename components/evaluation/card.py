@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from components.counts import format_count
 from components.ctc.calibration import ENOUGH_LINES
 from components.evaluation.confusions import spell_symbol
 from components.evaluation.positions import explain_weak_place
@@ -89,12 +90,12 @@ def _describe_training(
     else:
         splits = statistics["splits"]
         yield (
-            f"- Dataset {_quote(model.dataset_id)}: {_count(splits['train']['examples'], 'line')} to train on and "
-            f"{_count(splits['validation']['examples'], 'line')} to choose the best epoch by."
+            f"- Dataset {_quote(model.dataset_id)}: {format_count(splits['train']['examples'], 'line')} to train on "
+            f"and {format_count(splits['validation']['examples'], 'line')} to choose the best epoch by."
         )
         if statistics.get("added_to"):
             yield (
-                f"- {_count(statistics['kept'], 'line')} of all splits are those of dataset "
+                f"- {format_count(statistics['kept'], 'line')} of all splits are those of dataset "
                 f"{_quote(statistics['added_to'])}, which it extends."
             )
         if statistics.get("label_source"):
@@ -109,7 +110,7 @@ def _describe_training(
         f"- Lines are {model.height} pixels high. They are {describe_lines(model.vertical)}; their text runs "
         f"{_DIRECTIONS[model.base_direction] if not model.vertical else 'from top to bottom'}."
     )
-    yield f"- Charset of {_count(len(charset.symbols), 'symbol')}: {_list_symbols(charset.symbols)}."
+    yield f"- Charset of {format_count(len(charset.symbols), 'symbol')}: {_list_symbols(charset.symbols)}."
     settings = [
         f"{name.replace('_', ' ')} {options[name]}"
         for name in ("epochs", "batch_size", "learning_rate", "patience", "seed")
@@ -123,8 +124,8 @@ def _describe_training(
     if options.get("teacher"):
         rounds, taught = len(options["taught"]), ", then ".join(f"{count:,}" for count in options["taught"])
         yield (
-            f"- Self-training in {_count(rounds, 'round')}, taught at first by model {_quote(options['teacher'])}: "
-            f"{taught} lines with readings for labels, which nobody checked."
+            f"- Self-training in {format_count(rounds, 'round')}, taught at first by model "
+            f"{_quote(options['teacher'])}: {taught} lines with readings for labels, which nobody checked."
         )
     if model.language_model is not None:
         texts = " and from texts beside them" if options.get("texts") else ""
@@ -134,8 +135,8 @@ def _describe_training(
 def _describe_measurement(model: ModelManifest, figures: Mapping[str, Any]) -> Iterator[str]:
     counts, resampled = figures["counts"], figures["resampled"]
     yield (
-        f"On {_count(figures['images'], 'held-out line')} of dataset {_quote(figures['dataset_id'])}, with the decoder "
-        f"{_quote(' '.join(str(part) for part in figures['decoding']))}."
+        f"On {format_count(figures['images'], 'held-out line')} of dataset {_quote(figures['dataset_id'])}, with the "
+        f"decoder {_quote(' '.join(str(part) for part in figures['decoding']))}."
     )
     if figures["dataset_id"] != model.dataset_id:
         yield "The model was trained on another dataset, which may have some of these lines among its training lines."
@@ -146,7 +147,7 @@ def _describe_measurement(model: ModelManifest, figures: Mapping[str, Any]) -> I
         low, high = figures["intervals"][name]
         yield f"| {title} | {figures[name]:.2%} | {low:.2%} to {high:.2%} |"
     yield ""
-    units = _count(resampled["count"], resampled["units"].removesuffix("s"))
+    units = format_count(resampled["count"], resampled["units"].removesuffix("s"))
     note = f" {_capitalise(_escape(resampled['note']))}." if resampled["note"] else ""
     yield f"- The intervals are from {resampled['resamples']:,} resamples of {units}.{note}"
     if not counts["symbol_errors"] and figures["images"]:
@@ -159,8 +160,8 @@ def _describe_measurement(model: ModelManifest, figures: Mapping[str, Any]) -> I
     yield f"- {_compare_with_accepted(model, figures)}"
     if start := figures["start"]:
         yield (
-            f"- On the {_count(start['images'], 'held-out line')} of model {_quote(start['model_id'])}, from which it "
-            f"started, its CER is {start['cer']:.2%}; that model has {start['start_cer']:.2%}."
+            f"- On the {format_count(start['images'], 'held-out line')} of model {_quote(start['model_id'])}, from "
+            f"which it started, its CER is {start['cer']:.2%}; that model has {start['start_cer']:.2%}."
         )
     yield (
         f"- Its mean confidence is {figures['mean_confidence']:.3f}, and its expected calibration error "
@@ -266,7 +267,7 @@ def _describe_limits(
         if validation_warning := _explain_calibration(statistics["splits"]["validation"]["examples"]):
             yield f"- {validation_warning}"
     if figures["images"] < _FEW_LINES:
-        yield f"- Promises about its error rate: it was measured on {_count(figures['images'], 'line')} only."
+        yield f"- Promises about its error rate: it was measured on {format_count(figures['images'], 'line')} only."
     yield "- Images of another kind than those that it was trained on. No figure on this page speaks of them."
 
 
@@ -278,7 +279,7 @@ def _describe_untried_shapes(model: ModelManifest, statistics: Mapping[str, Any]
     widest, longest = trained["widths"][-1][0], trained["label_lengths"][-1][0]
     yield (
         f"- Lines far wider than {widest:,} pixels at a height of {model.height}, or of far more than "
-        f"{_count(longest, 'symbol')}: it has seen none."
+        f"{format_count(longest, 'symbol')}: it has seen none."
     )
     if trained["label_lengths"][0][0] > 0:
         yield "- Telling whether there is text at all: each line that it was trained on had some."
@@ -290,7 +291,8 @@ def _explain_calibration(lines: int) -> str | None:
         return None
     if not lines:
         return "Decisions by its confidence: there were no validation lines to calibrate it on."
-    return f"Fine decisions by its confidence: it was calibrated on {_count(lines, 'line')}, fewer than {ENOUGH_LINES}."
+    calibrated_on = f"{format_count(lines, 'line')}, fewer than {ENOUGH_LINES}"
+    return f"Fine decisions by its confidence: it was calibrated on {calibrated_on}."
 
 
 def _find_missing_kinds(charset: Charset) -> list[str]:
@@ -331,10 +333,6 @@ def _list_symbols(symbols: Sequence[str]) -> str:
 
 def _say_more(symbols: Sequence[str]) -> str:
     return f" and {len(symbols) - _SYMBOLS_SHOWN:,} more" if len(symbols) > _SYMBOLS_SHOWN else ""
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _join(words: Sequence[str]) -> str:

@@ -129,7 +129,10 @@ def recognise_test_shard(
         )
         lines = ((i, decode_png(image)) for i, image in enumerate(images))
         evaluated = []
-        for i, reading in sorted(recognise_in_batches(lines, recognise), key=lambda tagged: tagged[0]):
+        readings = sorted(recognise_in_batches(lines, recognise), key=lambda tagged: tagged[0])
+        confidences = np.array([reading.confidence for _, reading in readings])
+        expected_errors = count_expected_errors([reading.symbol_confidences for _, reading in readings], confidences)
+        for (i, reading), expected in zip(readings, expected_errors.tolist(), strict=True):
             uri, truth = uris[i].decode(), texts[i].decode()
             counts = ErrorCounts.from_texts(truth, reading.text)
             evaluated.append(
@@ -143,9 +146,7 @@ def recognise_test_shard(
                     "confidence": reading.confidence,
                     **{name: getattr(counts, name) for name in _COUNTED},
                     "group": find_group(uri),
-                    "expected_errors": count_expected_errors(
-                        [reading.symbol_confidences], np.array([reading.confidence])
-                    )[0],
+                    "expected_errors": expected,
                 }
             )
         candidates = _choose_candidates([*candidates, *evaluated])

@@ -10,6 +10,7 @@ from typing import Any
 
 import apache_beam as beam
 
+from components.counts import format_count
 from components.predictions.merging import MergedFile, MergeRequest, group_runs_to_merge, plan_merged_files
 from components.predictions.runs import CommittedRun, read_run
 from components.predictions.transforms import MergeRuns
@@ -85,11 +86,11 @@ class CompactStep:
         resolved = _resolve(context)
         rows = sum(run.manifest.counts.read for run in resolved.runs)
         files = sum(len(run.files) for run in resolved.runs)
-        lines = [f"{_count(len(resolved.runs), 'run')} of {date}, {rows:,} rows in {_count(files, 'file')}"]
+        lines = [f"{format_count(len(resolved.runs), 'run')} of {date}, {rows:,} rows in {format_count(files, 'file')}"]
         if not resolved.groups:
             return Plan(Outcome.NOTHING, [*lines, "nothing to merge"])
         written = sum(len(files) for _, files in resolved.groups)
-        lines.append(f"merge {resolved.merged:,} runs into {len(resolved.groups):,}, {_count(written, 'file')}")
+        lines.append(f"merge {resolved.merged:,} runs into {len(resolved.groups):,}, {format_count(written, 'file')}")
         return Plan(Outcome.MADE, lines)
 
     def count_images(self, figures: Mapping[str, Any]) -> int:
@@ -131,11 +132,12 @@ def _remove_rejects_of_no_run(folder: str, runs: list[CommittedRun]) -> None:
 
 def _summarise(figures: dict[str, Any], merged: bool) -> str:
     """Sums up in one sentence what became of the day's runs."""
-    held = f"{figures['rows']:,} rows in {_count(figures['files'], 'file')}"
+    held = f"{figures['rows']:,} rows in {format_count(figures['files'], 'file')}"
     if merged:
         return (
-            f"{figures['date']}: {_count(figures['runs_before'], 'run')} in {_count(figures['files_before'], 'file')} "
-            f"merged into {_count(figures['runs'], 'run')}: {held}"
+            f"{figures['date']}: {format_count(figures['runs_before'], 'run')} in "
+            f"{format_count(figures['files_before'], 'file')} merged into "
+            f"{format_count(figures['runs'], 'run')}: {held}"
         )
     if not figures["runs"]:
         return f"{figures['date']}: nothing to merge, since no run of that day is committed"
@@ -145,8 +147,3 @@ def _summarise(figures: dict[str, Any], merged: bool) -> str:
         f"{figures['date']}: nothing to merge, since each of {figures['runs']:,} runs was read with another decoder or "
         f"other limits, by an older version of this program, or has nothing left: {held}"
     )
-
-
-def _count(number: int, noun: str) -> str:
-    """Writes a number with its noun, as in "3 runs"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -73,10 +73,17 @@ def read_error_factor(workspace: Workspace, model_id: str, decoding: list[Any]) 
     Args:
         decoding: how its logits become text; the evaluation says nothing of another way.
     """
+    evaluation = read_evaluation(workspace, model_id)
+    if evaluation is None or "expected_errors" not in evaluation or evaluation["decoding"] != decoding:
+        return None
+    return evaluation["expected_errors"]["factor"]
+
+
+def read_evaluation(workspace: Workspace, model_id: str) -> dict[str, Any] | None:
+    """Reads the evaluation of a model; returns None if it has none that can be read."""
     try:
-        evaluation = storage.read_json(storage.join(workspace.model(model_id), EVALUATION_NAME))
-        return evaluation["expected_errors"]["factor"] if evaluation["decoding"] == decoding else None
-    except (FileNotFoundError, KeyError, DataError):
+        return storage.read_json(storage.join(workspace.model(model_id), EVALUATION_NAME))
+    except (FileNotFoundError, DataError):
         return None
 
 

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
+from components.counts import format_count
 from components.ingest.dataset import UNUSED_LABELS_NAME
 from components.lineage.history import DatasetFacts, ImageHistory, ModelFacts, describe_history
 from components.lineage.names import ImageName
@@ -148,7 +149,7 @@ def _resolve(context: Context) -> _Resolved:
 
 def _join_counts(counts: Mapping[str, int]) -> str:
     """Writes numbers with their nouns, as in "3 runs and 1 review"."""
-    parts = [f"{number:,} {noun}{'' if number == 1 else 's'}" for noun, number in counts.items()]
+    parts = [format_count(number, noun) for noun, number in counts.items()]
     return f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 

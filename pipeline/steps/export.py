@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from components.counts import format_count
 from components.export.exporting import Tally, export_files, export_rows, write_rejects
 from components.export.formats import FileFormat, TextFormat
 from components.export.hocr import HocrFormat
@@ -71,7 +72,8 @@ class ExportStep:
         resolved = _resolve(context)
         count = resolved.readings.count
         log.info(
-            f"exporting the newest readings of {_count(len(resolved.runs), 'run')}, {count:,}, as {resolved.format}"
+            f"exporting the newest readings of {format_count(len(resolved.runs), 'run')}, {count:,}, as "
+            f"{resolved.format}"
         )
         tally = resolved.export(write=True)
         _check_page_files(resolved, tally)
@@ -123,14 +125,14 @@ class ExportStep:
         resolved = _resolve(context)
         tally = resolved.export(write=False)
         _check_page_files(resolved, tally)
-        runs = _count(len(resolved.runs), "run")
+        runs = format_count(len(resolved.runs), "run")
         lines = [
             f"the newest readings of {runs}, {resolved.readings.count:,}, as {options.format}",
-            f"to {resolved.folder}, which has {_count(tally.unchanged, 'file')} with the newest readings",
+            f"to {resolved.folder}, which has {format_count(tally.unchanged, 'file')} with the newest readings",
         ]
         if not tally.written and not tally.removed:
             return Plan(Outcome.NOTHING, [*lines, "nothing to write"])
-        return Plan(Outcome.MADE, [*lines, f"write up to {_count(tally.written, 'file')}"])
+        return Plan(Outcome.MADE, [*lines, f"write up to {format_count(tally.written, 'file')}"])
 
     def count_images(self, figures: Mapping[str, Any]) -> int:
         """Returns 0: no image is looked at."""
@@ -164,11 +166,6 @@ def _summarise(resolved: _Resolved, tally: Tally) -> str:
         held += f", {tally.passed_over:,} passed over"
     held += f", {format_rejects(tally.rejected)}"
     if not tally.written and not tally.removed:
-        return f"nothing new to export: {_count(tally.unchanged, 'file')} with {held}"
+        return f"nothing new to export: {format_count(tally.unchanged, 'file')} with {held}"
     removed = f", {tally.removed:,} removed" if tally.removed else ""
-    return f"{_count(tally.written, 'file')} written, {tally.unchanged:,} unchanged{removed}: {held}"
-
-
-def _count(number: int, noun: str) -> str:
-    """Writes a number with its noun, as in "3 runs"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{format_count(tally.written, 'file')} written, {tally.unchanged:,} unchanged{removed}: {held}"

@@ -8,17 +8,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from components.counts import Counts
-from components.evaluation.evaluate import EVALUATION_NAME
 from components.ingest.sample import read_truth
 from components.predictions.manifest import RunManifest
 from components.predictions.runs import CommittedRun, count_below, find_rejects_folder, read_predictions
 from components.review.selection import count_doubtful
 from pipeline.steps.alarms import check_alarms
 from pipeline.steps.collection import SelectedCollection
-from pipeline.steps.doubt import Doubt
+from pipeline.steps.doubt import Doubt, read_evaluation
 from pipeline.steps.step import Context, Outcome, StepResult, format_rejects
 from pipeline.workspace import Workspace
-from tfrecords import DataError, storage
 
 _FIRST_ROWS = 5
 
@@ -43,10 +41,11 @@ def summarise_run(
     """
     options, counts = context.options, manifest.counts
     # A run that was there already may have been read when another confidence was asked for.
-    least, promise = doubt.least_confidence, doubt.promise
+    least = doubt.least_confidence
     needs_review = count_below(CommittedRun(folder, manifest), least)
-    target_error = None if promise is None else promise.target_error
-    manifest = dataclasses.replace(manifest, needs_review=needs_review, min_confidence=least, target_error=target_error)
+    manifest = dataclasses.replace(
+        manifest, needs_review=needs_review, min_confidence=least, target_error=options.target_error
+    )
     summary = f"run {manifest.run_id}: {counts.matched:,} images matched, "
     if counts.skipped:
         summary += f"{counts.skipped:,} skipped as read before, "
@@ -69,6 +68,7 @@ def summarise_run(
     figures["looked_at"] = counts.looked_at
     figures |= _describe_doubt(doubt, accepted)
     figures |= {"listing_s": round(collection.listing_s, 3), "unread_s": round(collection.unread_s, 3)}
+    evaluation = None if manifest.model_id is None else read_evaluation(context.workspace, manifest.model_id)
     closing = list(_show_first_rows(folder, counts.read))
     if not options.infer_images:
         figures["right"] = right = _count_right(context.workspace, folder, manifest)
@@ -79,7 +79,7 @@ def summarise_run(
         folder,
         figures,
         outcome,
-        alarms=check_alarms(options, counts, manifest, earlier, _read_evaluation(context.workspace, manifest)),
+        alarms=check_alarms(options, counts, manifest, earlier, evaluation),
         rejects=counts.rejects,
         rejects_folder=find_rejects_folder(folder),
         summary_figures=_make_summary_figures(counts, needs_review),
@@ -126,16 +126,6 @@ def summarise_nothing_new(
         alarms=check_alarms(context.options, counts, None, []),
         summary_figures=_make_summary_figures(counts, needs_review),
     )
-
-
-def _read_evaluation(workspace: Workspace, manifest: RunManifest) -> dict[str, Any] | None:
-    """Reads the evaluation of the model of a run; returns None if it has none."""
-    if manifest.model_id is None:
-        return None
-    try:
-        return storage.read_json(storage.join(workspace.model(manifest.model_id), EVALUATION_NAME))
-    except (FileNotFoundError, DataError):
-        return None
 
 
 def _describe_doubt(doubt: Doubt, accepted: int) -> dict[str, Any]:
